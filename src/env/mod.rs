@@ -1,0 +1,457 @@
+//! The seams between a node and the world: clock, network, disk, randomness and tasks.
+//!
+//! A node never asks the operating system for anything; it asks its [`Env`]. Production hands it
+//! [`real`] (tokio, the kernel, the file system); the testbed hands it simulated ones and may then
+//! bend every answer. Nothing else in the crate knows which of the two it has.
+//!
+//! Two rules make this work:
+//! * each trait's doc is a promise: whether a call may block, who owns the buffer, what survives a crash;
+//! * an `Env` travels with its tasks. [`Env::spawn`] runs the task inside a task-local scope, so code
+//!   that can take no argument (openraft's runtime trait has only static methods) still finds the
+//!   clock of its own node through [`Env::current`].
+//!
+//! What is deliberately absent: file paths (a node has one directory, named by whoever built the
+//! `Env`), DNS, threads, and any way to read a clock that is not this node's.
+
+mod memory;
+pub mod observe;
+pub mod real;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::{Add, AddAssign, Sub, SubAssign};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, Either, select};
+use rand::SeedableRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+pub use memory::MemoryDisk;
+pub use observe::{Observed, Observer};
+
+/// The random generator that every component owns one of; see [`Env::rng`].
+pub type Rng = rand::rngs::StdRng;
+
+/// A point on a node's own monotonic clock, in nanoseconds since an arbitrary start.
+///
+/// Instants of different nodes, or of two lives of one node, have nothing to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// Time since `earlier`, or zero if `earlier` is later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+    fn add(self, rhs: Duration) -> Instant {
+        Instant(self.0.saturating_add(nanos(rhs)))
+    }
+}
+
+impl AddAssign<Duration> for Instant {
+    fn add_assign(&mut self, rhs: Duration) {
+        *self = *self + rhs;
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Instant;
+    fn sub(self, rhs: Duration) -> Instant {
+        Instant(self.0.saturating_sub(nanos(rhs)))
+    }
+}
+
+impl SubAssign<Duration> for Instant {
+    fn sub_assign(&mut self, rhs: Duration) {
+        *self = *self - rhs;
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+    fn sub(self, rhs: Instant) -> Duration {
+        self.since(rhs)
+    }
+}
+
+/// A node's clocks.
+pub trait Clock: Send + Sync {
+    /// The monotonic clock: never goes back within one life of the node. Does not block.
+    fn now(&self) -> Instant;
+
+    /// The wall clock as time since 1970-01-01 UTC. May jump either way at any moment, so it is for
+    /// people to read: no decision of the node may rest on it. Does not block.
+    fn wall(&self) -> Duration;
+
+    /// Completes when [`Clock::now`] has reached `deadline`; at once when it already has.
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+}
+
+/// What a byte stream must be: readable, writable, movable between tasks.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connected byte stream. Bytes arrive in order and at most once, or the stream breaks; a write
+/// that returned may still be lost. Dropping it closes it.
+pub type BoxStream = Box<dyn Stream>;
+
+/// A node's network.
+pub trait Network: Send + Sync {
+    /// Listens for streams. `addr` with port 0 picks a free port.
+    ///
+    /// # Errors
+    /// `AddrInUse` when the port is taken.
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;
+
+    /// Connects a stream. May hang for as long as the peer's silence lasts: callers bound it with
+    /// [`Env::timeout`].
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>>;
+
+    /// Binds a datagram socket. `addr` with port 0 picks a free port.
+    ///
+    /// # Errors
+    /// `AddrInUse` when the port is taken.
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Arc<dyn Datagrams>>>;
+}
+
+/// A listening socket. Dropping it frees the port.
+pub trait Listener: Send + Sync {
+    /// The address it is bound to, with the real port.
+    fn local_addr(&self) -> SocketAddr;
+    /// The next incoming stream and its peer. Cancel safe. An error concerns one incoming
+    /// connection, not the listener: keep accepting.
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
+}
+
+/// A datagram socket: datagrams may be lost, repeated and reordered, never joined or split.
+pub trait Datagrams: Send + Sync {
+    /// The address it is bound to, with the real port.
+    fn local_addr(&self) -> SocketAddr;
+    /// Sends one datagram. `Ok` says it left, not that it arrives.
+    fn send_to<'a>(&'a self, payload: &'a [u8], to: SocketAddr) -> BoxFuture<'a, io::Result<()>>;
+    /// The next datagram and its sender. Cancel safe. An error concerns one datagram: keep receiving.
+    fn recv_from(&self) -> BoxFuture<'_, io::Result<(Vec<u8>, SocketAddr)>>;
+}
+
+/// A node's directory. All calls block: make them inside [`Env::blocking`].
+///
+/// What survives a power loss: the bytes of a file that a [`File::sync`] covered, and the names that
+/// a [`Disk::sync_dir`] covered. Everything else may be there, gone, or half there.
+pub trait Disk: Send + Sync {
+    /// Takes the directory for this process until the guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process (or another life of this node) holds it.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Opens `name` for reading and writing, creating it empty if it is absent.
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>>;
+
+    /// Whether a file of this name exists.
+    fn exists(&self, name: &str) -> io::Result<bool>;
+
+    /// Makes creations in the directory durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// How errors name the directory.
+    fn describe(&self) -> String;
+}
+
+/// An open file. All calls block.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills the whole of `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before that.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Writes the whole of `data` at `offset`, growing the file if need be. Not durable before a sync.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts or extends (with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes all that was written durable.
+    ///
+    /// An error is final: the kernel may have dropped the pages it could not write, so a later sync
+    /// that succeeds proves nothing. The node must stop.
+    fn sync(&self) -> io::Result<()>;
+    /// Whether the file holds nothing.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// Where tasks run.
+pub trait Executor: Send + Sync {
+    /// Runs `task` to its end or until the node dies. Does not block.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// Runs `job`, which may block, away from the tasks. The future completes after the job has; the
+    /// job runs even if the future is dropped.
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+}
+
+/// One node's world. Cheap to clone; all clones are the same world.
+#[derive(Clone)]
+pub struct Env {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    network: Arc<dyn Network>,
+    disk: Arc<dyn Disk>,
+    executor: Arc<dyn Executor>,
+    observer: Arc<dyn Observer>,
+    seed: u64,
+}
+
+tokio::task_local! {
+    static CURRENT: Env;
+}
+
+impl Env {
+    /// Puts a world together. `seed` is the root of all randomness of this node's life.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        network: Arc<dyn Network>,
+        disk: Arc<dyn Disk>,
+        executor: Arc<dyn Executor>,
+        observer: Arc<dyn Observer>,
+        seed: u64,
+    ) -> Env {
+        Env { inner: Arc::new(Inner { clock, network, disk, executor, observer, seed }) }
+    }
+
+    /// The `Env` of the running task, if it was started by [`Env::spawn`] or [`Env::scope`].
+    pub fn current() -> Option<Env> {
+        CURRENT.try_with(Env::clone).ok()
+    }
+
+    /// Runs `future` with this as its [`Env::current`].
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        CURRENT.scope(self.clone(), future)
+    }
+
+    /// The monotonic clock. See [`Clock::now`].
+    pub fn now(&self) -> Instant {
+        self.inner.clock.now()
+    }
+
+    /// The wall clock, for people to read. See [`Clock::wall`].
+    pub fn wall(&self) -> Duration {
+        self.inner.clock.wall()
+    }
+
+    /// Sleeps by this node's own clock.
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// Sleeps until this node's own clock shows `deadline`.
+    pub fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.inner.clock.sleep_until(deadline)
+    }
+
+    /// Waits for `future`, at most for `duration`.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the time was over first; the future is dropped.
+    pub async fn timeout<F: Future>(&self, duration: Duration, future: F) -> Result<F::Output, Elapsed> {
+        let deadline = self.now() + duration;
+        match select(pin!(future), self.sleep_until(deadline)).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(_) => Err(Elapsed),
+        }
+    }
+
+    /// The network. See [`Network`].
+    pub fn network(&self) -> &dyn Network {
+        &*self.inner.network
+    }
+
+    /// The node's directory. See [`Disk`].
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.inner.disk.clone()
+    }
+
+    /// A stream of random numbers of one's own.
+    ///
+    /// Each component asks for its stream by name, so that one that draws more does not move the
+    /// others. The same name gives the same stream again.
+    pub fn rng(&self, stream: &str) -> Rng {
+        let mut seed = [0u8; 32];
+        for (i, chunk) in seed.chunks_mut(8).enumerate() {
+            let word = xxhash_rust::xxh3::xxh3_64_with_seed(
+                stream.as_bytes(),
+                self.inner.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            );
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        Rng::from_seed(seed)
+    }
+
+    /// Starts a task. Dropping the handle leaves the task running.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let (abort, registration) = AbortHandle::new_pair();
+        let task = Abortable::new(CURRENT.scope(self.clone(), future), registration);
+        self.inner.executor.spawn(Box::pin(async move {
+            if let Ok(output) = task.await {
+                // Nobody may be waiting any more.
+                let _ = sender.send(output);
+            }
+        }));
+        JoinHandle { receiver, abort }
+    }
+
+    /// Runs a blocking job away from the tasks and waits for what it returns.
+    ///
+    /// # Errors
+    /// [`JoinError`] when the job panicked or the node is going down.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner
+            .executor
+            .blocking(Box::new(move || {
+                let _ = sender.send(job());
+            }))
+            .await;
+        receiver.await.map_err(|_| JoinError { cancelled: false })
+    }
+
+    /// Tells the world's observer what this node just did. Free in production.
+    pub fn observe(&self, event: Observed) {
+        self.inner.observer.observe(event);
+    }
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").finish_non_exhaustive()
+    }
+}
+
+/// The time of [`Env::timeout`] was over first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("timed out")]
+pub struct Elapsed;
+
+/// Why a task has no output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinError {
+    cancelled: bool,
+}
+
+impl JoinError {
+    /// Whether the task panicked, as opposed to having been aborted.
+    pub fn is_panic(&self) -> bool {
+        !self.cancelled
+    }
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.cancelled { "task aborted" } else { "task panicked or its node went down" })
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+/// A task started by [`Env::spawn`]; awaiting it gives the task's output.
+#[derive(Debug)]
+pub struct JoinHandle<T> {
+    receiver: oneshot::Receiver<T>,
+    abort: AbortHandle,
+}
+
+impl<T> JoinHandle<T> {
+    /// Ends the task at its next await. Its output is lost.
+    pub fn abort(&self) {
+        self.abort.abort();
+    }
+
+    /// A guard that aborts the task when dropped.
+    pub fn abort_on_drop(self) -> AbortOnDrop {
+        AbortOnDrop(self.abort)
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver)
+            .poll(cx)
+            .map(|output| output.map_err(|_| JoinError { cancelled: self.abort.is_aborted() }))
+    }
+}
+
+/// Aborts its task when dropped: a task that belongs to whoever holds this.
+#[derive(Debug)]
+pub struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt;
+
+    #[test]
+    fn streams_are_repeatable_and_apart() {
+        let env = real::env_in_memory(7);
+        let draw = |name: &str| env.rng(name).random::<u64>();
+        assert_eq!(draw("election"), draw("election"));
+        assert_ne!(draw("election"), draw("gossip"));
+    }
+
+    #[tokio::test]
+    async fn a_task_finds_its_own_env_and_so_do_its_children() {
+        let env = real::env_in_memory(7);
+        assert!(Env::current().is_none());
+        let seen =
+            env.spawn(async { Env::current().unwrap().spawn(async { Env::current() }).await.unwrap() });
+        assert!(seen.await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_says_so() {
+        let env = real::env_in_memory(7);
+        let task = env.spawn(std::future::pending::<()>());
+        task.abort();
+        let error = task.await.unwrap_err();
+        assert!(!error.is_panic());
+    }
+
+    #[tokio::test]
+    async fn timeout_drops_what_is_late() {
+        let env = real::env_in_memory(7);
+        assert_eq!(env.timeout(Duration::from_millis(1), std::future::pending::<()>()).await, Err(Elapsed));
+        assert_eq!(env.timeout(Duration::from_secs(60), async { 5 }).await, Ok(5));
+    }
+}

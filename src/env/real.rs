@@ -1,0 +1,266 @@
+//! The production world: tokio, the kernel's sockets and clocks, and one directory of the file system.
+//!
+//! The only file in the crate where time, threads, files and randomness are real.
+
+#![allow(clippy::disallowed_methods)]
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::observe::NoObserver;
+use super::{BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Listener, MemoryDisk, Network};
+
+/// The production world with its files in `directory`, which is created if it is absent.
+///
+/// # Errors
+/// When the directory cannot be created, or the system gives no random seed.
+pub fn env(directory: &Path) -> io::Result<Env> {
+    let disk = RealDisk::open(directory)?;
+    Ok(assemble(Arc::new(disk), system_seed()?))
+}
+
+/// The production world with its files in memory.
+///
+/// # Errors
+/// When the system gives no random seed.
+pub fn ephemeral_env() -> io::Result<Env> {
+    Ok(env_in_memory(system_seed()?))
+}
+
+/// The production world with its files in memory and a given seed: for tests.
+pub fn env_in_memory(seed: u64) -> Env {
+    assemble(Arc::new(MemoryDisk::default()), seed)
+}
+
+fn assemble(disk: Arc<dyn Disk>, seed: u64) -> Env {
+    Env::new(
+        Arc::new(RealClock { start: std::time::Instant::now() }),
+        Arc::new(RealNetwork),
+        disk,
+        Arc::new(TokioExecutor),
+        Arc::new(NoObserver),
+        seed,
+    )
+}
+
+fn system_seed() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut bytes)
+        .map_err(|error| io::Error::other(format!("the system gives no randomness: {error}")))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+struct RealClock {
+    start: std::time::Instant,
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> Instant {
+        Instant(super::nanos(self.start.elapsed()))
+    }
+
+    fn wall(&self) -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        // A deadline too far to express is one that never comes.
+        match self.start.checked_add(Duration::from_nanos(deadline.0)) {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).boxed(),
+            None => std::future::pending().boxed(),
+        }
+    }
+}
+
+struct RealNetwork;
+
+impl Network for RealNetwork {
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        async move {
+            let listener = TcpListener::bind(addr).await?;
+            let addr = listener.local_addr()?;
+            Ok(Box::new(RealListener { listener, addr }) as Box<dyn Listener>)
+        }
+        .boxed()
+    }
+
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>> {
+        async move {
+            let stream = TcpStream::connect(addr).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as BoxStream)
+        }
+        .boxed()
+    }
+
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Arc<dyn Datagrams>>> {
+        async move {
+            let socket = UdpSocket::bind(addr).await?;
+            let addr = socket.local_addr()?;
+            Ok(Arc::new(RealDatagrams { socket, addr }) as Arc<dyn Datagrams>)
+        }
+        .boxed()
+    }
+}
+
+struct RealListener {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener for RealListener {
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        async move {
+            let (stream, peer) = self.listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as BoxStream, peer))
+        }
+        .boxed()
+    }
+}
+
+struct RealDatagrams {
+    socket: UdpSocket,
+    addr: SocketAddr,
+}
+
+/// The largest UDP payload over IPv4: a receive buffer of this size truncates nothing.
+const MAX_DATAGRAM: usize = 65_507;
+
+impl Datagrams for RealDatagrams {
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn send_to<'a>(&'a self, payload: &'a [u8], to: SocketAddr) -> BoxFuture<'a, io::Result<()>> {
+        self.socket.send_to(payload, to).map(|sent| sent.map(drop)).boxed()
+    }
+
+    fn recv_from(&self) -> BoxFuture<'_, io::Result<(Vec<u8>, SocketAddr)>> {
+        async move {
+            loop {
+                self.socket.readable().await?;
+                // Allocated after the wait, so an idle socket holds no buffer.
+                let mut buffer = vec![0; MAX_DATAGRAM];
+                match self.socket.try_recv_from(&mut buffer) {
+                    Ok((len, from)) => {
+                        buffer.truncate(len);
+                        buffer.shrink_to_fit();
+                        return Ok((buffer, from));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+struct RealDisk {
+    directory: PathBuf,
+}
+
+impl RealDisk {
+    fn open(directory: &Path) -> io::Result<RealDisk> {
+        fs::create_dir_all(directory).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
+        })?;
+        Ok(RealDisk { directory: directory.to_owned() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.path("LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock"))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.path(name))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.path(name).try_exists()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        fs::File::open(&self.directory)?.sync_all()
+    }
+
+    fn describe(&self) -> String {
+        self.directory.display().to_string()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(fs::File);
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+struct TokioExecutor;
+
+impl Executor for TokioExecutor {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        // A panic in the job has dropped its channel: whoever waits for the result learns of it there.
+        tokio::task::spawn_blocking(job).map(drop).boxed()
+    }
+}

@@ -1,0 +1,3 @@
+//! driftline: placeholder map.
+pub mod env;
+pub mod mutant;

@@ -1,0 +1,26 @@
+//! Real bugs put back on purpose, one at a time, so that the testbed can prove it catches them.
+//!
+//! Compiled in only with the `mutants` feature, which only the testbed turns on; everywhere else
+//! [`is`] is a constant `false` and the bug is not in the binary. Each id is described in
+//! `sim/src/mutants.rs`, with where it comes from and the check that must catch it.
+
+#[cfg(feature = "mutants")]
+static ACTIVE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Turns one bug on for the rest of this process. The first call wins.
+#[cfg(feature = "mutants")]
+pub fn activate(id: &str) {
+    let _ = ACTIVE.set(id.to_owned());
+}
+
+/// Whether the bug `id` is on.
+#[inline]
+pub fn is(id: &str) -> bool {
+    #[cfg(feature = "mutants")]
+    return ACTIVE.get().is_some_and(|active| active == id);
+    #[cfg(not(feature = "mutants"))]
+    {
+        let _ = id;
+        false
+    }
+}
