@@ -1,0 +1,5 @@
+//! SWIM gossip.
+
+mod timing;
+
+pub use timing::Timing;
