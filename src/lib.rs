@@ -1,4 +1,8 @@
 //! driftline: placeholder map.
+pub mod agent;
+pub mod config;
 pub mod env;
+pub mod gossip;
+pub mod http;
 pub mod mutant;
 pub mod state;
