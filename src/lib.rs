@@ -5,4 +5,6 @@ pub mod env;
 pub mod gossip;
 pub mod http;
 pub mod mutant;
+pub mod node;
 pub mod state;
+pub mod telemetry;

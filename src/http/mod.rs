@@ -57,6 +57,8 @@ use crate::agent::Agent;
 use crate::config::Limits;
 use crate::env::{BoxStream, Env, Listener, Rng};
 
+pub use params::parse_duration;
+
 use params::Params;
 use reply::{Failure, Reply};
 use stream::{Busy, PatientStream};
