@@ -13,7 +13,12 @@ use crate::env::Env;
 use crate::gossip::{Member, Status, UserEvent};
 use crate::state::{Command, Outcome, Request, RequestId, State};
 
-pub use crate::gossip::EventFilters;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilters {
+    pub node: String,
+    pub service: String,
+    pub tag: String,
+}
 
 #[derive(Clone)]
 pub struct Agent {
@@ -158,7 +163,10 @@ impl Agent {
             id: format!("00000000-0000-0000-0000-{ltime:012}"),
             name: name.to_owned(),
             payload,
-            filters,
+            node_filter: filters.node,
+            service_filter: filters.service,
+            tag_filter: filters.tag,
+            version: 1,
             ltime,
         };
         events.push(event.clone());

@@ -6,5 +6,6 @@ pub mod gossip;
 pub mod http;
 pub mod mutant;
 pub mod node;
+pub mod raft;
 pub mod state;
 pub mod telemetry;

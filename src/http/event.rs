@@ -43,10 +43,10 @@ impl<'a> Event<'a> {
             id: &event.id,
             name: &event.name,
             payload: (!event.payload.is_empty()).then(|| BASE64.encode(&event.payload)),
-            node_filter: &event.filters.node,
-            service_filter: &event.filters.service,
-            tag_filter: &event.filters.tag,
-            version: 1,
+            node_filter: &event.node_filter,
+            service_filter: &event.service_filter,
+            tag_filter: &event.tag_filter,
+            version: event.version,
             ltime: event.ltime,
         }
     }

@@ -1,20 +1,7 @@
 //! Stand-in until gossip lands: only the shapes that HTTP reads.
 #![allow(missing_docs)]
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timing {
-    pub probe_period_ms: u64,
-}
-
-impl Timing {
-    pub fn check(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -34,18 +21,14 @@ pub struct Member {
     pub status: Status,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventFilters {
-    pub node: String,
-    pub service: String,
-    pub tag: String,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserEvent {
     pub id: String,
     pub name: String,
     pub payload: Bytes,
-    pub filters: EventFilters,
+    pub node_filter: String,
+    pub service_filter: String,
+    pub tag_filter: String,
+    pub version: u32,
     pub ltime: u64,
 }
