@@ -3,6 +3,8 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod file;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

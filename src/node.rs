@@ -2,20 +2,48 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use futures_util::future::{Either, select};
-use std::pin::pin;
+use tokio::sync::oneshot;
 
 use crate::agent::{Agent, Error};
 use crate::config::Config;
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{Env, JoinHandle};
 
-/// A running node. Dropping it stops the API but not the agent: end it with [`Node::run`] or
-/// [`Node::leave`].
+/// Where a node listens, with the real ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The HTTP API.
+    pub http: SocketAddr,
+    /// Other servers.
+    pub rpc: SocketAddr,
+    /// Gossip, UDP and TCP.
+    pub gossip: SocketAddr,
+}
+
+/// A running node. It runs until [`Node::run`] returns, whether or not this is dropped.
 pub struct Node {
     agent: Agent,
-    http_addr: SocketAddr,
-    _serving: AbortOnDrop,
+    listening: Listening,
+    serving: JoinHandle<()>,
+    close: oneshot::Sender<()>,
+}
+
+/// Starts a node, tells where it listens, and runs it until it stops by itself or until `leave`
+/// completes and it has left.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn run(
+    env: Env,
+    config: Config,
+    leave: impl Future<Output = ()>,
+    started: impl FnOnce(&Listening),
+) -> Result<(), Error> {
+    let node = Node::start(env, config).await?;
+    started(&node.listening);
+    node.run(leave).await
 }
 
 impl Node {
@@ -24,16 +52,18 @@ impl Node {
     /// # Errors
     /// See [`Error`]. Nothing of the node runs then.
     pub async fn start(env: Env, config: Config) -> Result<Node, Error> {
-        let listening = env.scope(env.network().listen(config.http_addr)).await;
-        let listener = listening.map_err(|source| Error::Listen {
-            addr: config.http_addr,
-            purpose: "the HTTP API",
-            source,
-        })?;
-        let http_addr = listener.local_addr();
-        let agent = env.scope(Agent::start(env.clone(), config, http_addr.port())).await?;
-        let serving = env.spawn(crate::http::serve(agent.clone(), listener)).abort_on_drop();
-        Ok(Node { agent, http_addr, _serving: serving })
+        let wanted = config.http_addr;
+        let listener = env.network().listen(wanted).await;
+        let listener =
+            listener.map_err(|source| Error::Listen { addr: wanted, purpose: "the HTTP API", source })?;
+        let http = listener.local_addr();
+        let agent = env.scope(Agent::start(env.clone(), config, http.port())).await?;
+        let listening = Listening { http, rpc: agent.raft().me().addr, gossip: agent.local_member().addr };
+        let (close, closed) = oneshot::channel();
+        // A dropped sender closes the API too.
+        let serving =
+            env.spawn(crate::http::serve_until(agent.clone(), listener, async { drop(closed.await) }));
+        Ok(Node { agent, listening, serving, close })
     }
 
     /// The agent.
@@ -41,28 +71,28 @@ impl Node {
         &self.agent
     }
 
-    /// Where the API is served.
-    pub fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+    /// Where it listens.
+    pub fn listening(&self) -> Listening {
+        self.listening
     }
 
-    /// Runs until the node stops by itself, or until `leave` completes and it has left.
+    /// Runs until the node stops by itself, or until `leave` completes and it has left. Requests that
+    /// are being answered then are finished first.
     ///
     /// # Errors
     /// [`Error::Stopped`] when it can no longer run.
     pub async fn run(self, leave: impl Future<Output = ()>) -> Result<(), Error> {
-        match select(pin!(self.agent.wait()), pin!(leave)).await {
+        let env = self.agent.env().clone();
+        let outcome = match select(pin!(self.agent.wait()), pin!(leave)).await {
             Either::Left((stopped, _)) => stopped,
             Either::Right(((), _)) => {
-                self.leave().await;
+                env.scope(self.agent.leave()).await;
                 Ok(())
             }
-        }
-    }
-
-    /// Leaves the cluster gracefully, and stops.
-    pub async fn leave(&self) {
-        let env = self.agent.env().clone();
-        env.scope(self.agent.leave()).await;
+        };
+        drop(self.close);
+        // It ends by itself, within its own bound.
+        let _ = self.serving.await;
+        outcome
     }
 }
