@@ -537,14 +537,15 @@ impl Agent {
         if let Err(error) = self.inner.gossip.leave(LEAVE_WITHIN).await {
             tracing::warn!(%error, "leaving without knowing that others heard");
         }
+        // The leader sees us gone and takes us out; asking for it as well tells us when that is done.
         if others {
-            let gone = async {
-                while node.members().iter().any(|m| m.voter && m.server.node_id == self.node_id()) {
-                    self.inner.env.sleep(Duration::from_millis(50)).await;
+            let removed = self.inner.client.remove_server(self.node_id());
+            match self.inner.env.timeout(LEAVE_WITHIN, removed).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "leaving while still in the configuration"),
+                Err(_) => {
+                    tracing::warn!("leaving before this server was seen to be out of the configuration")
                 }
-            };
-            if self.inner.env.timeout(LEAVE_WITHIN, gone).await.is_err() {
-                tracing::warn!("leaving before this server was seen to be out of the configuration");
             }
         }
         self.stop(Ok(())).await;
