@@ -1,4 +1,5 @@
 //! driftline: placeholder map.
 pub mod env;
+pub mod gossip;
 pub mod mutant;
 pub mod state;
