@@ -344,6 +344,18 @@ impl Env {
     pub fn observe(&self, event: Observed) {
         self.inner.observer.observe(event);
     }
+
+    /// The same for what takes work to compute: not even computed when nobody looks.
+    pub fn observe_with(&self, event: impl FnOnce() -> Observed) {
+        if self.is_observed() {
+            self.observe(event());
+        }
+    }
+
+    /// Whether anybody looks.
+    pub fn is_observed(&self) -> bool {
+        self.inner.observer.watches()
+    }
 }
 
 fn stream_rng(seed: u64, stream: &str) -> Rng {

@@ -227,13 +227,20 @@ async fn attempt(
     let leader = node.leader().ok_or(Attempt::NoLeader)?;
     let within = deadline.since(env.now()).min(at_most);
     let addr = node.address_of(leader).unwrap_or(node.me().addr);
-    // Our own answer can take long too: the call to ourselves is bounded like any other.
-    match env.timeout(within, node.ask(leader, ask, within)).await {
-        Ok(answer) => answer.map_err(Attempt::Call),
-        Err(_) => {
-            Err(Attempt::Call(CallError::NoAnswer { addr, reason: "not committed in time".to_owned() }))
-        }
-    }
+    let mut metrics = node.inner.core.server_metrics();
+    let another = metrics.wait_until(|now| now.current_leader.is_some_and(|now| now != leader));
+    let no_answer = |reason: &str| CallError::NoAnswer { addr, reason: reason.to_owned() };
+    let answer = tokio::select! {
+        biased;
+        // Our own answer can take long too: the call to ourselves is bounded like any other.
+        answer = env.timeout(within, node.ask(leader, ask, within)) => match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(no_answer("not committed in time")),
+        },
+        // A deposed leader may never answer; its successor is asked at once.
+        _ = another => Err(no_answer("another server leads now")),
+    };
+    answer.map_err(Attempt::Call)
 }
 
 /// Waits a moment, or until another leader is known. False when the time is over.

@@ -15,7 +15,14 @@ const MESSAGE_BYTES: usize = 1 << 20;
 
 /// The log, as openraft writes and reads it.
 #[derive(Clone)]
-pub struct Log(pub(super) Store);
+pub struct Log(Store);
+
+impl Log {
+    /// The log of a store.
+    pub fn new(store: Store) -> Log {
+        Log(store)
+    }
+}
 
 impl RaftLogReader<TypeConfig> for Log {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(

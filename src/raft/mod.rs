@@ -34,13 +34,14 @@ pub mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::SnapshotResponse;
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
 use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -48,7 +49,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
-use crate::env::{AbortOnDrop, Env, Listener, Observed};
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
 use crate::mutant;
 use crate::state::{Outcome, Request};
 
@@ -116,6 +117,8 @@ const PROPOSALS: usize = 4096;
 const MAX_PROPOSAL_BATCH: usize = 512;
 /// Bytes of a snapshot that a leader may send.
 const MAX_SNAPSHOT: usize = 2 << 30;
+/// Snapshots being received at once.
+const MAX_INCOMING: usize = 2;
 /// A learner this close behind the leader's last entry is made a voter.
 const PROMOTION_LAG: u64 = 64;
 
@@ -138,6 +141,9 @@ struct Inner {
     proposals: mpsc::Sender<Proposal>,
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
+    gossip_addr: SocketAddr,
+    /// When the leader was last heard, in nanoseconds of the node's clock.
+    heard_leader: AtomicU64,
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
@@ -222,6 +228,7 @@ impl RaftNode {
         config: &RaftConfig,
         me: ServerInfo,
         store: Store,
+        gossip_addr: SocketAddr,
         addresses: AddressBook,
         listener: Box<dyn Listener>,
     ) -> Result<RaftNode, StartError> {
@@ -256,7 +263,7 @@ impl RaftNode {
             append_timeout: Duration::from_millis(1_000.max(2 * config.election_timeout_max_ms)),
         };
         let core =
-            Core::new(me.node_id, Arc::new(openraft_config), network, log::Log(store.clone()), machine)
+            Core::new(me.node_id, Arc::new(openraft_config), network, log::Log::new(store.clone()), machine)
                 .await
                 .map_err(|error| StartError::Raft(error.to_string()))?;
 
@@ -273,6 +280,8 @@ impl RaftNode {
                 proposals,
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
+                gossip_addr,
+                heard_leader: AtomicU64::new(env.now().0),
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
             }),
@@ -352,6 +361,19 @@ impl RaftNode {
         metrics.state == ServerState::Leader && metrics.current_leader == Some(self.inner.me.node_id)
     }
 
+    /// How long ago the leader was last heard; zero on the leader itself.
+    pub fn last_contact(&self) -> Duration {
+        if self.is_leader() {
+            return Duration::ZERO;
+        }
+        self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until the state holds again what it held before the restart. False when Raft has stopped.
+    pub async fn recovered(&self) -> bool {
+        self.inner.core.wait_for_recovery(None).await.is_ok()
+    }
+
     /// The leader's Raft id, as far as known.
     pub fn leader(&self) -> Option<u64> {
         self.inner.core.metrics().borrow_watched().current_leader
@@ -395,6 +417,7 @@ impl RaftNode {
             cluster: self.cluster(),
             leader: self.leader(),
             has_state: self.has_state(),
+            gossip: self.inner.gossip_addr,
         }
     }
 
@@ -418,8 +441,8 @@ impl RaftNode {
 
     /// Founds the cluster of these servers, this one among them. Done already: nothing happens.
     ///
-    /// Every founder must have promised first. Two of them may both found: they write the same first
-    /// entry, and Raft elects one.
+    /// Every founder must have promised first, and only one of them may call this: the first entry is
+    /// written once and replicated to the others.
     ///
     /// # Errors
     /// When this server belongs to, or promised to, another cluster.
@@ -633,7 +656,12 @@ impl RaftNode {
                     return Answer::Failed(reason);
                 }
                 match self.inner.core.append_entries(request).await {
-                    Ok(answer) => Answer::Append(answer),
+                    Ok(answer) => {
+                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                            self.inner.heard_leader.store(self.inner.env.now().0, Ordering::Relaxed);
+                        }
+                        Answer::Append(answer)
+                    }
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
@@ -658,6 +686,10 @@ impl RaftNode {
         let whole = {
             let mut incoming = locked(&self.inner.incoming);
             if chunk.offset == 0 {
+                // One leader sends at a time; a second is its successor. Whoever was first gave up.
+                while incoming.len() >= MAX_INCOMING {
+                    incoming.pop_first();
+                }
                 let fresh = Incoming { vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
                 incoming.insert(from, fresh);
             }
@@ -681,9 +713,13 @@ impl RaftNode {
             incoming.remove(&from)
         };
         let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
-        // Checked before openraft sees it: a damaged snapshot must not get near the state.
+        // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
+        // impossible one would make openraft panic.
         if let Err(error) = crate::state::State::from_snapshot(&whole.data) {
             return Answer::Failed(error.to_string());
+        }
+        if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
+            return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
@@ -699,6 +735,18 @@ impl RaftNode {
             tracing::debug!(%error, "Raft had stopped already");
         }
     }
+}
+
+/// openraft trusts its peers' snapshots to come from one history.
+fn check_possible(vote: &Vote, meta: &SnapshotMeta, committed: Option<LogId>) -> Result<(), String> {
+    let Some(last) = meta.last_log_id else { return Err("the snapshot is empty".to_owned()) };
+    if last.committed_leader_id().term > vote.leader_id.term {
+        return Err("the snapshot is from a later term than its sender".to_owned());
+    }
+    if committed.is_some_and(|committed| last > committed && last.index() <= committed.index()) {
+        return Err("the snapshot contradicts what is committed here".to_owned());
+    }
+    Ok(())
 }
 
 /// openraft trusts its peers' entries to be consecutive, so that is made sure of here.
@@ -850,7 +898,7 @@ mod tests {
             let env = env_in_memory(env.ambient_random());
             let store = Store::open(&env).await.expect("a new store opens");
             let (machine, _) = StateMachine::load(&env, &store).await.expect("an empty state loads");
-            Ok(((), Log(store), machine))
+            Ok(((), Log::new(store), machine))
         }
     }
 
@@ -872,7 +920,9 @@ mod tests {
             addr: listener.local_addr(),
         };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
-        let node = RaftNode::start(env, &config, me, store, AddressBook::default(), listener).await.unwrap();
+        let node = RaftNode::start(env, &config, me, store, localhost(), AddressBook::default(), listener)
+            .await
+            .unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
     }
 

@@ -133,6 +133,8 @@ pub struct Status {
     pub leader: Option<u64>,
     /// Whether its log or vote holds anything.
     pub has_state: bool,
+    /// Where its gossip is reached.
+    pub gossip: SocketAddr,
 }
 
 /// An answer, of the same name as the [`Ask`].

@@ -115,7 +115,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 };
                 (outcome, applied.state.digest())
             });
-            self.env.observe(Observed::Applied {
+            self.env.observe_with(|| Observed::Applied {
                 index,
                 term: term_of(Some(entry.log_id)),
                 entry: entry_digest(&entry),
