@@ -27,7 +27,7 @@ use tokio::runtime::{self, Runtime};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Gossip and Raft settings that make failures show within seconds.
-pub const QUICK: &str = "log_level = 'info,driftline=debug'\nretry_interval_ms = 200\n";
+pub const QUICK: &str = "log_level = 'debug'\nretry_interval_ms = 200\n";
 
 /// The program under test.
 pub fn driftline() -> Command {
@@ -152,7 +152,10 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("--- log of {} ---\n{}", self.name, self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(100)..];
+            eprintln!("--- end of the log of {} ---\n{}", self.name, last.join("\n"));
         }
     }
 }
