@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::EnvFilter;
 
 /// The level when nobody names one.
-pub const DEFAULT_LEVEL: &str = "info";
+pub const DEFAULT_LEVEL: &str = "info,openraft=warn";
 
 /// Starts logging. `wanted` is a level (`debug`) or a list of targets with levels
 /// (`info,openraft=debug`).

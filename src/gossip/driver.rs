@@ -54,7 +54,7 @@ const CONFIRMATIONS: usize = 3;
 /// Everything that can wake the loop.
 enum Wake {
     Command(Option<Command>),
-    Report(Report),
+    Report(Box<Report>),
     Datagram(std::io::Result<(Vec<u8>, SocketAddr)>),
     Stream(std::io::Result<(BoxStream, SocketAddr)>),
     Changed,
@@ -365,7 +365,7 @@ impl Driver {
             match wake {
                 Wake::Command(None) => return None,
                 Wake::Command(Some(command)) => self.on_command(command, now),
-                Wake::Report(report) => self.on_report(report, now),
+                Wake::Report(report) => self.on_report(*report, now),
                 Wake::Datagram(Ok((bytes, from))) => {
                     self.receive_failures = 0;
                     self.on_datagram(&bytes, from, now);
@@ -417,7 +417,7 @@ impl Driver {
         tokio::select! {
             biased;
             command = self.commands.recv() => Wake::Command(command),
-            Some(report) = self.reports.recv() => Wake::Report(report),
+            Some(report) = self.reports.recv() => Wake::Report(Box::new(report)),
             received = self.socket.recv_from() => {
                 self.burst += 1;
                 Wake::Datagram(received)
@@ -948,7 +948,7 @@ impl Driver {
         let from = self.id().node_id;
         self.direct(id.addr, &Part::Suspicion { suspect: id, incarnation, from });
         self.queue_suspicion(id, incarnation, from);
-        self.arm_suspicion(id.node_id);
+        self.arm_suspicion(id.node_id, now);
     }
 
     fn queue_suspicion(&mut self, suspect: Identity, incarnation: u16, from: u64) {
@@ -975,17 +975,16 @@ impl Driver {
             *claim = Claim { id: suspect, incarnation, from: BTreeSet::new(), own: None };
         }
         let news = claim.from.insert(from);
-        if news && claim.own.is_some() && now >= self.suspicion_ends(suspect.node_id).unwrap_or(now) {
-            self.alarms.set(now, Alarm::Suspicion(suspect.node_id));
-        } else if news {
-            self.arm_suspicion(suspect.node_id);
+        if news {
+            self.arm_suspicion(suspect.node_id, now);
         }
         news
     }
 
-    fn arm_suspicion(&mut self, node_id: u64) {
+    fn arm_suspicion(&mut self, node_id: u64, now: Instant) {
         if let Some(at) = self.suspicion_ends(node_id) {
-            self.alarms.set(at, Alarm::Suspicion(node_id));
+            // A confirmation may end it earlier than now; an alarm in the past would look like a stall.
+            self.alarms.set(at.max(now), Alarm::Suspicion(node_id));
         }
     }
 
