@@ -247,7 +247,8 @@ fn a_server_that_leaves_is_shown_as_left_and_the_rest_go_on() {
         eventually("left", || (cluster.http(*i).status_of(NAMES[leaver]) == Some(3)).then_some(()));
         eventually("two voters", || (cluster.http(*i).voters() == 2).then_some(()));
     }
-    assert!(cluster.http(rest[0]).set("k", "v"));
+    let written = cluster.http(rest[0]).put("/v1/kv/k", "v");
+    assert_eq!((written.status, written.text().as_str()), (200, "true"));
     cluster.everywhere("k", "v");
 }
 
