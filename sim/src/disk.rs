@@ -25,29 +25,13 @@ use bytes::Bytes;
 use driftline::env::{Disk, File};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde::{Deserialize, Serialize};
 
 use crate::clock::{Life, Pump};
-use crate::scenario::stream;
+use crate::scenario::{DiskSettings, stream};
 use crate::trace::Event;
 
 const BLOCK: usize = 4096;
 const SECTOR: u64 = 512;
-
-/// How fast the disk is when nothing is wrong.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DiskSettings {
-    /// The shortest sync, in microseconds.
-    pub sync_min_us: u64,
-    /// The longest sync, in microseconds.
-    pub sync_max_us: u64,
-}
-
-impl Default for DiskSettings {
-    fn default() -> DiskSettings {
-        DiskSettings { sync_min_us: 100, sync_max_us: 800 }
-    }
-}
 
 /// How a host goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,16 +23,29 @@ use futures_util::future::BoxFuture;
 use madsim::runtime::{Handle, NodeHandle};
 
 use crate::clock::{Life, Pump, SimClock};
-use crate::disk::{Crash, DiskModel, DiskSettings, SimDisk};
-use crate::net::{LinkSettings, Net, SimNetwork};
-use crate::scenario::stream;
+use crate::disk::{Crash, DiskModel, SimDisk};
+use crate::net::{Net, SimNetwork};
+use crate::scenario::{DiskSettings, LinkSettings, stream};
 use crate::trace::{Trace, WORLD};
 
 /// A clock that nobody bends: for what waits in true time.
 const TRUE_CLOCK: u32 = WORLD;
 
-/// What hosts tell: called with true time, the host and the fact.
-pub type Listener = Arc<dyn Fn(u64, u32, &Observed) + Send + Sync>;
+/// Somebody who is told what hosts do, as they do it. Must not call back into the world.
+pub trait Witness: Send + Sync {
+    /// A process observed something about itself.
+    fn observed(&self, at_ns: u64, host: u32, event: &Observed);
+    /// A host sent a datagram.
+    fn datagram(&self, at_ns: u64, host: u32);
+}
+
+/// A witness who does not care.
+pub struct NoWitness;
+
+impl Witness for NoWitness {
+    fn observed(&self, _: u64, _: u32, _: &Observed) {}
+    fn datagram(&self, _: u64, _: u32) {}
+}
 
 /// A panic of a node, which must never happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,16 +68,21 @@ pub struct Universe {
     pub trace: Arc<Trace>,
     seed: u64,
     handle: Handle,
-    listener: Listener,
+    witness: Arc<dyn Witness>,
     panics: Mutex<Vec<Panic>>,
     true_life: Arc<Life>,
 }
 
 impl Universe {
     /// An empty world, with its pump running. Must be called inside the simulation's runtime.
-    pub fn new(seed: u64, trace: Arc<Trace>, links: LinkSettings, listener: Listener) -> Arc<Universe> {
+    pub fn new(
+        seed: u64,
+        trace: Arc<Trace>,
+        links: LinkSettings,
+        witness: Arc<dyn Witness>,
+    ) -> Arc<Universe> {
         let pump = Pump::new(trace.clone());
-        let net = Net::new(pump.clone(), seed, links);
+        let net = Net::new(pump.clone(), seed, links, witness.clone());
         madsim::task::spawn(pump.clone().run(net.clone()));
         Arc::new(Universe {
             pump,
@@ -72,7 +90,7 @@ impl Universe {
             trace,
             seed,
             handle: Handle::current(),
-            listener,
+            witness,
             panics: Mutex::default(),
             true_life: Life::new(TRUE_CLOCK, 1),
         })
@@ -313,7 +331,7 @@ impl Observer for SimObserver {
     fn observe(&self, event: Observed) {
         if self.life.is_alive() {
             self.universe.pump.note(self.life.host, "observed", format!("{event:?}"));
-            (self.universe.listener)(self.universe.pump.now(), self.life.host, &event);
+            self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
         }
     }
 }

@@ -37,12 +37,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::{Life, Pump};
+use crate::executor::Witness;
 use crate::fault::{Rule, Rules, Verdict};
-use crate::scenario::stream;
+use crate::scenario::{LinkSettings, stream};
 use crate::trace::{self, Message, Transport};
 
 const MS: u64 = 1_000_000;
@@ -73,23 +73,6 @@ const MAX_DATAGRAM: usize = 65_507;
 
 /// Ports from here on are given to whoever asks for any.
 const EPHEMERAL: u16 = 32_768;
-
-/// How good the links are when nothing is wrong.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LinkSettings {
-    /// Least one-way latency, in microseconds.
-    pub latency_min_us: u64,
-    /// Most one-way latency but for the tail, in microseconds.
-    pub latency_max_us: u64,
-    /// How many messages in a thousand take up to ten times the most.
-    pub tail_per_mille: u32,
-}
-
-impl Default for LinkSettings {
-    fn default() -> LinkSettings {
-        LinkSettings { latency_min_us: 200, latency_max_us: 1_000, tail_per_mille: 5 }
-    }
-}
 
 /// Something that arrives, or a retransmission that is due.
 #[derive(Debug)]
@@ -296,7 +279,7 @@ struct Table {
     attempts: BTreeMap<u64, Attempt>,
     connections: BTreeMap<u64, Connection>,
     next_id: u64,
-    datagrams: BTreeMap<u32, u64>,
+    witness: Arc<dyn Witness>,
     /// Whom to wake once the table is unlocked.
     wake: Vec<Waker>,
 }
@@ -308,7 +291,7 @@ pub struct Net {
 
 impl Net {
     /// A network without hosts.
-    pub fn new(pump: Arc<Pump>, seed: u64, settings: LinkSettings) -> Arc<Net> {
+    pub fn new(pump: Arc<Pump>, seed: u64, settings: LinkSettings, witness: Arc<dyn Witness>) -> Arc<Net> {
         Arc::new(Net {
             table: Mutex::new(Table {
                 pump,
@@ -321,7 +304,7 @@ impl Net {
                 attempts: BTreeMap::new(),
                 connections: BTreeMap::new(),
                 next_id: 0,
-                datagrams: BTreeMap::new(),
+                witness,
                 wake: Vec::new(),
             }),
         })
@@ -374,11 +357,6 @@ impl Net {
     /// Takes all rules out of force.
     pub fn heal(&self) {
         self.with(|table| table.rules.clear());
-    }
-
-    /// How many datagrams each host has sent.
-    pub fn datagrams_sent(&self) -> BTreeMap<u32, u64> {
-        self.with(|table| table.datagrams.clone())
     }
 
     /// How many connections some end still knows of: for tests that look for leaks.
@@ -471,7 +449,7 @@ impl Table {
         let from = self.source(host, to, port);
         let message = Message::new(Transport::Udp, from, to, payload);
         self.pump.record(host, trace::Event::Send(message));
-        *self.datagrams.entry(host).or_default() += 1;
+        self.witness.datagram(self.pump.now(), host);
         let Some(target) = self.host_at(host, to) else {
             self.pump.record(host, trace::Event::Drop(message, "no such host"));
             return;

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use driftline::env::Env;
-use sim::disk::DiskSettings;
-use sim::executor::{Machine, Universe};
+use sim::executor::{Machine, NoWitness, Universe};
 use sim::fault::{Effect, Hosts, Rule};
-use sim::net::LinkSettings;
+use sim::scenario::{DiskSettings, LinkSettings};
 use sim::trace::Trace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -23,7 +22,7 @@ fn story<F: Future<Output = ()>>(seed: u64, tell: impl FnOnce(Arc<Universe>) -> 
     runtime.block_on(async {
         let trace = Arc::new(Trace::new(None));
         let links = LinkSettings { latency_min_us: 1_000, latency_max_us: 2_000, tail_per_mille: 0 };
-        let universe = Universe::new(seed, trace.clone(), links, Arc::new(|_, _, _| {}));
+        let universe = Universe::new(seed, trace.clone(), links, Arc::new(NoWitness));
         tell(universe.clone()).await;
         assert_eq!(universe.panics(), []);
         (trace.hash(), trace.count())
