@@ -3,6 +3,8 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod file;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -162,7 +164,10 @@ impl Config {
     pub fn check(&self) -> Result<(), Invalid> {
         let invalid = |key, reason: String| Err(Invalid { key, reason });
         let raft = &self.raft;
-        if self.node_name.is_empty() || self.node_name.len() > 128 || self.node_name.contains(char::is_control) {
+        if self.node_name.is_empty()
+            || self.node_name.len() > 128
+            || self.node_name.contains(char::is_control)
+        {
             return invalid("node_name", "must be 1 to 128 bytes without control characters".to_owned());
         }
         if raft.heartbeat_ms == 0 || raft.heartbeat_ms > 60_000 {
@@ -178,10 +183,15 @@ impl Config {
                 ),
             );
         }
-        if raft.election_timeout_max_ms <= raft.election_timeout_min_ms || raft.election_timeout_max_ms > 600_000 {
+        if raft.election_timeout_max_ms <= raft.election_timeout_min_ms
+            || raft.election_timeout_max_ms > 600_000
+        {
             return invalid(
                 "raft.election_timeout_max_ms",
-                format!("must be above election_timeout_min_ms ({}) and at most 600000", raft.election_timeout_min_ms),
+                format!(
+                    "must be above election_timeout_min_ms ({}) and at most 600000",
+                    raft.election_timeout_min_ms
+                ),
             );
         }
         if raft.snapshot_entries == 0 {

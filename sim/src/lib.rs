@@ -1,4 +1,25 @@
 //! The deterministic simulation testbed of driftline.
+//!
+//! From a seed to a verdict, in the order in which a run goes through them:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`runner`] | starts a process for each seed and collects the reports |
+//! | [`scenario`] | seed -> nodes, faults and workload, as one value that can be printed and cut down |
+//! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
+//! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
+//! | [`fault`] | what is wrong with the network right now |
+//! | `workload` | the clients |
+//! | [`trace`] | everything that happened, hashed |
+//! | [`history`] | what the clients did and were told |
+//! | [`check`] | what must hold, one property a file |
+//! | [`report`] | what came of it, for machines and people |
+//! | [`shrink`] | a failing scenario made small |
+//! | [`mutants`] | bugs put back on purpose, to prove that the checks bite |
+//!
+//! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
+
+pub mod check;
 #[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
@@ -6,7 +27,16 @@ pub mod disk;
 #[cfg(madsim)]
 pub mod executor;
 pub mod fault;
+pub mod history;
+pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod report;
+pub mod runner;
 pub mod scenario;
+pub mod shrink;
 pub mod trace;
+#[cfg(madsim)]
+pub mod workload;
+#[cfg(madsim)]
+pub mod world;

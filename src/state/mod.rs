@@ -14,6 +14,7 @@
 pub mod dedup;
 pub mod kv;
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,36 @@ pub enum Outcome {
     },
     /// A late copy of a request whose origin already had its answer. Nothing changed, nobody waits.
     Stale,
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestId { origin, number } = self.id;
+        write!(f, "{origin:016x}/{number} ")?;
+        // Values can be long, and are the users' own: they stay out of logs.
+        match &self.command {
+            Command::Kv(KvCommand::Set { key, value, cas, .. }) => {
+                write!(f, "set {key:?} to {} bytes", value.len())?;
+                cas.map_or(Ok(()), |cas| write!(f, " if at {cas}"))
+            }
+            Command::Kv(KvCommand::Delete { key, cas }) => {
+                write!(f, "delete {key:?}")?;
+                cas.map_or(Ok(()), |cas| write!(f, " if at {cas}"))
+            }
+            Command::Kv(KvCommand::DeleteTree { prefix }) => write!(f, "delete all under {prefix:?}"),
+            Command::Noop => write!(f, "no-op"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Done { index } => write!(f, "done at {index}"),
+            Outcome::ConditionFailed { index } => write!(f, "condition failed at {index}"),
+            Outcome::Stale => write!(f, "stale"),
+        }
+    }
 }
 
 impl Outcome {

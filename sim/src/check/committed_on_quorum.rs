@@ -1,0 +1,145 @@
+//! CQ: what is applied is durable on a majority of the voters; of each set of them while joint
+//! (Raft, 5.3, 5.4.2 and section 6).
+//!
+//! Judged once an index, when the first node applies it. A voter has the entry if it reported the index
+//! durable and its log shows the same term there, or if a snapshot of its own covers the index. A voter
+//! that is down still has what it had called durable; what it truly kept, MV asks at its restart.
+//!
+//! Which configuration decides is the leader's secret: the newest in its log when the entry committed.
+//! Accepted is a majority of *any* candidate: the newest configuration up to the entry's index, or one
+//! after it that some node has already taken up. So a commit on too few voters during a membership change
+//! can pass; without one the check is exact.
+//!
+//! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
+//! heard of.
+
+use std::collections::BTreeMap;
+
+use driftline::env::Observed;
+
+use super::view::{NodeView, View};
+use super::{At, Check, Event, Findings};
+
+/// The check's memory.
+#[derive(Debug, Default)]
+pub struct CommittedOnQuorum {
+    /// Voter sets by the index of their configuration.
+    configurations: BTreeMap<u64, Vec<Vec<u64>>>,
+    /// The highest index judged.
+    judged: Option<u64>,
+}
+
+fn has_entry(node: &NodeView, index: u64, term: u64) -> bool {
+    let covered = node.log.first().is_some_and(|first| index < first)
+        || (node.log.last().is_none_or(|last| index > last) && node.applied >= Some(index));
+    covered || (node.durable >= Some(index) && node.log.get(index).is_some_and(|(own, _)| own == term))
+}
+
+fn majority(voters: &[u64], index: u64, term: u64, view: &View) -> bool {
+    let with = voters
+        .iter()
+        .filter(|voter| view.by_raft_id(**voter).is_none_or(|(_, node)| has_entry(node, index, term)))
+        .count();
+    with * 2 > voters.len()
+}
+
+impl Check for CommittedOnQuorum {
+    fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings) {
+        match event {
+            Event::Observed(Observed::Membership { index, voters, .. }) => {
+                self.configurations.insert(*index, voters.clone());
+            }
+            Event::Observed(Observed::Applied { index, term, .. }) if self.judged < Some(*index) => {
+                self.judged = Some(*index);
+                let at_entry = self.configurations.range(..=*index).next_back();
+                let after = self.configurations.range(index + 1..);
+                let mut candidates = at_entry.into_iter().chain(after).map(|(_, sets)| sets).peekable();
+                if candidates.peek().is_none() {
+                    return;
+                }
+                if !candidates.any(|sets| sets.iter().all(|voters| majority(voters, *index, *term, view))) {
+                    let sets = at_entry.map_or(&[][..], |(_, sets)| sets);
+                    findings.add(
+                        "CQ",
+                        at,
+                        format!(
+                            "node {} applied entry {index} of term {term}, which is not durable on a majority \
+                             of voters {sets:?}: {}",
+                            at.node,
+                            describe(sets, *index, *term, view)
+                        ),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn describe(sets: &[Vec<u64>], index: u64, term: u64, view: &View) -> String {
+    let mut voters: Vec<u64> = sets.iter().flatten().copied().collect();
+    voters.sort_unstable();
+    voters.dedup();
+    let known = |voter: &u64| match view.by_raft_id(*voter) {
+        Some((_, node)) if has_entry(node, index, term) => format!("{voter} has it"),
+        Some((_, node)) => match (node.log.get(index), node.durable) {
+            (Some((other, _)), _) if other != term => format!("{voter} has term {other} there"),
+            (Some(_), durable) => format!("{voter} has it, durable up to {}", shown(durable)),
+            (None, _) => format!("{voter}'s log ends at {}", shown(node.log.last())),
+        },
+        None => format!("{voter} is unheard of"),
+    };
+    voters.iter().map(known).collect::<Vec<_>>().join("; ")
+}
+
+fn shown(index: Option<u64>) -> String {
+    index.map_or("nothing".to_owned(), |index| index.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test::Bench;
+    use super::*;
+
+    fn bench() -> Bench<CommittedOnQuorum> {
+        let mut bench = Bench::new(CommittedOnQuorum::default()).boots(3);
+        for node in 0..3 {
+            bench = bench.appends(node, 1, 1);
+        }
+        bench
+    }
+
+    #[test]
+    fn an_entry_durable_on_two_of_three_is_accepted() {
+        bench().syncs(0, 1).syncs(2, 1).applies(0, 1, 1).applies(1, 1, 1).accepts();
+    }
+
+    #[test]
+    fn an_entry_durable_on_one_of_three_is_rejected() {
+        bench().syncs(0, 1).applies(0, 1, 1).rejects("2 has it, durable up to 0");
+    }
+
+    #[test]
+    fn another_term_s_entry_does_not_count() {
+        bench().appends(1, 1, 7).syncs(0, 1).syncs(1, 1).applies(0, 1, 1).rejects("2 has term 7 there");
+    }
+
+    #[test]
+    fn a_joint_configuration_needs_both_majorities() {
+        let joint = Observed::Membership { index: 0, voters: vec![vec![1, 2, 3], vec![1]], learners: vec![] };
+        let only_new = |bench: Bench<CommittedOnQuorum>| bench.syncs(0, 1).applies(0, 1, 1);
+        only_new(bench().says(0, joint.clone())).rejects("not durable on a majority");
+        bench().says(0, joint).syncs(0, 1).syncs(1, 1).applies(0, 1, 1).accepts();
+    }
+
+    #[test]
+    fn a_snapshot_counts_for_what_it_covers() {
+        let snapshot = Observed::SnapshotInstalled { index: 1, term: 1, state: 0 };
+        bench()
+            .syncs(0, 1)
+            .says(1, Observed::Truncated { index: 0 })
+            .says(1, snapshot)
+            .applies(0, 1, 1)
+            .accepts();
+    }
+}

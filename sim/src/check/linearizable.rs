@@ -1,0 +1,975 @@
+//! LIN: every read and write seems to happen at one instant between its call and its answer.
+//!
+//! The search of Wing and Gong with the improvements of Lowe: keys are independent, so each is checked
+//! alone; the events of a key are a doubly linked list of calls and returns, from which an operation is
+//! lifted out when it is linearized and put back when that turns out wrong; configurations that were
+//! seen before (which operations are done, what the key holds) are not searched again.
+//!
+//! Three facts about registers keep the search nearly linear, and none of them changes the verdict:
+//! * an operation that changes nothing and whose answer fits the present state is linearized at once:
+//!   wherever a proof puts it, it can be moved here;
+//! * a value has one writer, so it cannot come back: while somebody still has to observe the present
+//!   value, nothing may replace it;
+//! * a write of unknown outcome stays open for ever and may just as well take effect after everything
+//!   else, so it is only tried where somebody's answer depends on it.
+//!
+//! The search is bounded in steps and memory. Where the bound is met the verdict is
+//! [`Verdict::Unknown`], never a guess.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+use crate::history::{Action, Operation, Outcome, Response};
+
+/// What is known after checking a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is an order that explains every answer.
+    Linearizable,
+    /// There is none.
+    Violation(Box<Broken>),
+    /// The bound was met before either was proved.
+    Unknown {
+        /// The key that was being searched.
+        key: String,
+        /// How many steps were spent.
+        steps: u64,
+    },
+}
+
+/// A key whose answers no order explains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The key.
+    pub key: String,
+    /// How many operations could be put in order, at best.
+    pub explained: usize,
+    /// How many had to be.
+    pub total: usize,
+    /// Ids of the last few operations of that best order.
+    pub tail: Vec<u64>,
+    /// Ids of the operations of which one had to come next and none could: because its own answer does
+    /// not fit, or because a later answer would not fit any more.
+    pub stuck: Vec<u64>,
+    /// When the answer returned that cannot be explained.
+    pub at_ns: u64,
+    /// The node that gave that answer.
+    pub node: u32,
+    /// All of this in words.
+    pub words: String,
+}
+
+/// How much to spend on one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Operations linearized or undone.
+    pub steps: u64,
+    /// Configurations remembered.
+    pub configurations: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { steps: 20_000_000, configurations: 1_000_000 }
+    }
+}
+
+/// Checks a history with the default bounds.
+pub fn check(history: &[Operation]) -> Verdict {
+    check_within(history, Bounds::default())
+}
+
+/// Checks a history key by key; the first key (in order of name) that is broken decides, then the first
+/// that met the bound.
+pub fn check_within(history: &[Operation], bounds: Bounds) -> Verdict {
+    let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
+    for operation in history {
+        keys.entry(&operation.key).or_default().push(operation);
+    }
+    let mut unknown = None;
+    for (key, operations) in keys {
+        match Search::new(key, &operations, bounds).run() {
+            Verdict::Linearizable => {}
+            Verdict::Unknown { key, steps } => {
+                unknown.get_or_insert(Verdict::Unknown { key, steps });
+            }
+            broken => return broken,
+        }
+    }
+    unknown.unwrap_or(Verdict::Linearizable)
+}
+
+/// What a key holds: 0 is nothing, other numbers stand for values.
+type State = u32;
+const ABSENT: State = 0;
+
+/// An operation reduced to what the search needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// A read that must find this.
+    Read(State),
+    /// A write of this, whatever is there.
+    Write(State),
+    /// A compare-and-set from the first to the second that was told it succeeded.
+    Swap(State, State),
+    /// A compare-and-set that was told the key did not hold this.
+    Mismatch(State),
+    /// An answer that no state explains: a put or delete that was told `false`.
+    Never,
+}
+
+impl Step {
+    /// The state after it, or `None` if its answer does not fit `state`.
+    fn apply(self, state: State) -> Option<State> {
+        match self {
+            Step::Read(seen) => (seen == state).then_some(state),
+            Step::Write(new) => Some(new),
+            Step::Swap(expected, new) => (expected == state).then_some(new),
+            Step::Mismatch(expected) => (expected != state).then_some(state),
+            Step::Never => None,
+        }
+    }
+}
+
+/// An operation that never got its answer.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    invoked_ns: u64,
+    /// `Write` or `Swap`.
+    step: Step,
+    id: u64,
+    kind: Kind,
+}
+
+/// Open operations of one kind can stand in for one another, so only the one that was called first is
+/// ever tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Like no other.
+    Single,
+    /// A write of a value that no answer mentions.
+    Unseen,
+    /// A removal.
+    Removal,
+}
+
+const HEAD: usize = 0;
+const NONE: usize = usize::MAX;
+
+/// A call or a return in the list of events. Node 0 is the list's head.
+struct Event {
+    /// Index into `definite`.
+    operation: usize,
+    /// For a call, the node of its return; for a return, `NONE`.
+    matching: usize,
+    at_ns: u64,
+    previous: usize,
+    next: usize,
+}
+
+/// What was chosen at one level of the search, and what it replaced.
+struct Frame {
+    choice: Choice,
+    before: State,
+    /// Whether another choice may be tried here.
+    forced: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// The call event of a definite operation.
+    Definite(usize),
+    /// Index into `pending`.
+    Pending(usize),
+}
+
+/// A configuration: the first operation not linearized, the ones after it as bits, the open ones that
+/// were used, and the state.
+#[derive(PartialEq, Eq, Hash)]
+struct Configuration {
+    words: Box<[u64]>,
+    first_word: usize,
+    pending: Box<[u64]>,
+    state: State,
+}
+
+struct Search<'a> {
+    key: &'a str,
+    bounds: Bounds,
+    by_id: BTreeMap<u64, &'a Operation>,
+    values: Vec<&'a str>,
+    definite: Vec<(Step, u64)>,
+    pending: Vec<Pending>,
+    events: Vec<Event>,
+    /// Linearized definite operations, in order of call.
+    done: Vec<u64>,
+    /// One past the highest word of `done` that may have a bit.
+    done_words: usize,
+    used: Vec<u64>,
+    /// For each value: how many operations write it, at most 2 counted.
+    writers: Vec<u8>,
+    /// For each value: operations still to be linearized that must find it, must not find it, and open
+    /// compare-and-sets that would do something if they found it.
+    must_find: Vec<u32>,
+    must_miss: Vec<u32>,
+    may_swap: Vec<u32>,
+}
+
+impl<'a> Search<'a> {
+    fn new(key: &'a str, operations: &[&'a Operation], bounds: Bounds) -> Search<'a> {
+        let mut search = Search {
+            key,
+            bounds,
+            by_id: operations.iter().map(|operation| (operation.id, *operation)).collect(),
+            values: vec![""],
+            definite: Vec::new(),
+            pending: Vec::new(),
+            events: Vec::new(),
+            done: Vec::new(),
+            done_words: 0,
+            used: Vec::new(),
+            writers: Vec::new(),
+            must_find: Vec::new(),
+            must_miss: Vec::new(),
+            may_swap: Vec::new(),
+        };
+        let mut numbers: BTreeMap<&str, State> = BTreeMap::new();
+        let mut sorted: Vec<&Operation> = operations.to_vec();
+        sorted.sort_by_key(|operation| (operation.invoked_ns, operation.id));
+        let mut times = Vec::new();
+        for operation in sorted {
+            let mut number = |value: &'a str| {
+                *numbers.entry(value).or_insert_with(|| {
+                    search.values.push(value);
+                    (search.values.len() - 1) as State
+                })
+            };
+            let write = match &operation.action {
+                Action::Get => None,
+                Action::Put { value } => Some(Step::Write(number(value))),
+                Action::Delete => Some(Step::Write(ABSENT)),
+                Action::Cas { expected, value } => {
+                    Some(Step::Swap(expected.as_deref().map_or(ABSENT, &mut number), number(value)))
+                }
+            };
+            let step = match (&operation.outcome, write) {
+                (Outcome::Failed(_), _) | (Outcome::Unknown(_), None) => continue,
+                (Outcome::Unknown(_), Some(step)) => {
+                    let (invoked_ns, id) = (operation.invoked_ns, operation.id);
+                    search.pending.push(Pending { invoked_ns, step, id, kind: Kind::Single });
+                    continue;
+                }
+                (Outcome::Ok(Response::Value(seen)), _) => {
+                    Step::Read(seen.as_ref().map_or(ABSENT, |seen| number(&seen.value)))
+                }
+                (Outcome::Ok(Response::Done(true)), step) => step.unwrap_or(Step::Never),
+                (Outcome::Ok(Response::Done(false)), Some(Step::Swap(expected, _))) => {
+                    Step::Mismatch(expected)
+                }
+                (Outcome::Ok(Response::Done(false)), _) => Step::Never,
+            };
+            times.push((operation.invoked_ns, operation.returned_ns.unwrap_or(u64::MAX)));
+            search.definite.push((step, operation.id));
+        }
+        search.link(&times);
+        search.count();
+        search
+    }
+
+    /// Builds the list of events. At equal times calls come first: the two may have overlapped.
+    fn link(&mut self, times: &[(u64, u64)]) {
+        let mut order: Vec<(u64, bool, usize)> = Vec::with_capacity(times.len() * 2);
+        for (operation, (invoked, returned)) in times.iter().enumerate() {
+            order.push((*invoked, false, operation));
+            order.push((*returned, true, operation));
+        }
+        order.sort_unstable();
+        self.events.push(Event { operation: NONE, matching: NONE, at_ns: 0, previous: NONE, next: NONE });
+        let mut calls = vec![NONE; times.len()];
+        for (at_ns, is_return, operation) in order {
+            let index = self.events.len();
+            if is_return {
+                self.events[calls[operation]].matching = index;
+            } else {
+                calls[operation] = index;
+            }
+            self.events.push(Event { operation, matching: NONE, at_ns, previous: index - 1, next: NONE });
+            self.events[index - 1].next = index;
+        }
+    }
+
+    fn count(&mut self) {
+        self.done = vec![0; self.definite.len().div_ceil(64)];
+        self.used = vec![0; self.pending.len().div_ceil(64)];
+        self.writers = vec![0; self.values.len()];
+        self.must_find = vec![0; self.values.len()];
+        self.must_miss = vec![0; self.values.len()];
+        self.may_swap = vec![0; self.values.len()];
+        let steps = self.definite.iter().map(|(step, _)| *step).chain(self.pending.iter().map(|p| p.step));
+        for step in steps {
+            if let Step::Write(new) | Step::Swap(_, new) = step {
+                let writers = &mut self.writers[new as usize];
+                *writers = writers.saturating_add(1).min(2);
+            }
+        }
+        for at in 0..self.definite.len() {
+            self.expect(self.definite[at].0, true);
+        }
+        for at in 0..self.pending.len() {
+            if let Step::Swap(expected, _) = self.pending[at].step {
+                self.may_swap[expected as usize] += 1;
+            }
+        }
+        for at in 0..self.pending.len() {
+            self.pending[at].kind = match self.pending[at].step {
+                Step::Write(ABSENT) => Kind::Removal,
+                Step::Write(new) if self.is_mentioned(new) => Kind::Single,
+                Step::Write(_) => Kind::Unseen,
+                _ => Kind::Single,
+            };
+        }
+    }
+
+    fn is_mentioned(&self, value: State) -> bool {
+        let at = value as usize;
+        self.writers[at] > 1 || self.must_find[at] > 0 || self.must_miss[at] > 0 || self.may_swap[at] > 0
+    }
+
+    /// Counts (or discounts) what a definite operation still has to find.
+    fn expect(&mut self, step: Step, add: bool) {
+        let counter = match step {
+            Step::Read(state) | Step::Swap(state, _) => &mut self.must_find[state as usize],
+            Step::Mismatch(state) => &mut self.must_miss[state as usize],
+            Step::Write(_) | Step::Never => return,
+        };
+        if add {
+            *counter += 1;
+        } else {
+            *counter -= 1;
+        }
+    }
+
+    fn run(mut self) -> Verdict {
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut seen: HashSet<Configuration, BuildHasherDefault<DefaultHasher>> = HashSet::default();
+        let mut state = ABSENT;
+        let mut steps = 0u64;
+        let mut linearized = 0;
+        let mut best: Option<(usize, Vec<u64>, Vec<u64>, State)> = None;
+        // Where to go on at this level: `None` from the start, else after this choice.
+        let mut after: Option<Choice> = None;
+        loop {
+            if linearized == self.definite.len() {
+                // Whatever is still open takes effect now, or never.
+                return Verdict::Linearizable;
+            }
+            steps += 1;
+            if steps > self.bounds.steps || seen.len() > self.bounds.configurations {
+                return Verdict::Unknown { key: self.key.to_owned(), steps };
+            }
+            let (choice, forced) = match self.effortless(state).filter(|_| after.is_none()) {
+                Some(call) => (Some(Choice::Definite(call)), true),
+                None => (self.next_choice(state, after), false),
+            };
+            if let Some(choice) = choice {
+                let before = state;
+                state = self.take(choice, state);
+                if forced || seen.insert(self.configuration(state)) {
+                    frames.push(Frame { choice, before, forced });
+                    linearized += usize::from(matches!(choice, Choice::Definite(_)));
+                    after = None;
+                } else {
+                    self.put_back(choice);
+                    state = before;
+                    after = Some(choice);
+                }
+                continue;
+            }
+            if after.is_none() && best.as_ref().is_none_or(|(depth, ..)| linearized > *depth) {
+                let tail = frames.iter().rev().take(6).rev().map(|frame| self.id(frame.choice)).collect();
+                best = Some((linearized, tail, self.window(), state));
+            }
+            loop {
+                let Some(frame) = frames.pop() else {
+                    return self.broken(best.unwrap_or((0, Vec::new(), self.window(), ABSENT)));
+                };
+                self.put_back(frame.choice);
+                steps += 1;
+                linearized -= usize::from(matches!(frame.choice, Choice::Definite(_)));
+                state = frame.before;
+                if !frame.forced {
+                    after = Some(frame.choice);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn id(&self, choice: Choice) -> u64 {
+        match choice {
+            Choice::Definite(call) => self.definite[self.events[call].operation].1,
+            Choice::Pending(at) => self.pending[at].id,
+        }
+    }
+
+    /// Operations of which one must be next, as they were called before the first return.
+    fn window(&self) -> Vec<u64> {
+        let mut ids = Vec::new();
+        let mut at = self.events[HEAD].next;
+        while at != NONE && self.events[at].matching != NONE {
+            ids.push(self.definite[self.events[at].operation].1);
+            at = self.events[at].next;
+        }
+        ids
+    }
+
+    /// The first operation that fits the state and leaves it alone.
+    fn effortless(&self, state: State) -> Option<usize> {
+        let mut at = self.events[HEAD].next;
+        while at != NONE && self.events[at].matching != NONE {
+            let step = self.definite[self.events[at].operation].0;
+            if matches!(step, Step::Read(_) | Step::Mismatch(_)) && step.apply(state).is_some() {
+                return Some(at);
+            }
+            at = self.events[at].next;
+        }
+        None
+    }
+
+    /// The next thing worth trying after `after`: definite operations first, then open ones.
+    fn next_choice(&self, state: State, after: Option<Choice>) -> Option<Choice> {
+        let mut at = match after {
+            None => self.events[HEAD].next,
+            Some(Choice::Definite(call)) => self.events[call].next,
+            Some(Choice::Pending(_)) => NONE,
+        };
+        while at != NONE && self.events[at].matching != NONE {
+            let step = self.definite[self.events[at].operation].0;
+            if step.apply(state).is_some() && self.may_replace(state, matches!(step, Step::Swap(..)).into()) {
+                return Some(Choice::Definite(at));
+            }
+            at = self.events[at].next;
+        }
+        let first = match after {
+            Some(Choice::Pending(at)) => at + 1,
+            _ => 0,
+        };
+        if first >= self.pending.len() {
+            return None;
+        }
+        let limit_ns = self.first_return_ns();
+        (first..self.pending.len())
+            .take_while(|at| self.pending[*at].invoked_ns <= limit_ns)
+            .find(|at| {
+                !bit(&self.used, *at) && self.is_worth_trying(*at, state) && self.is_first_of_kind(*at)
+            })
+            .map(Choice::Pending)
+    }
+
+    fn is_first_of_kind(&self, at: usize) -> bool {
+        let kind = self.pending[at].kind;
+        kind == Kind::Single
+            || !(0..at).any(|earlier| self.pending[earlier].kind == kind && !bit(&self.used, earlier))
+    }
+
+    /// Time of the first return in the list: whatever was called later cannot be next.
+    fn first_return_ns(&self) -> u64 {
+        let mut at = self.events[HEAD].next;
+        while at != NONE {
+            if self.events[at].matching == NONE {
+                return self.events[at].at_ns;
+            }
+            at = self.events[at].next;
+        }
+        u64::MAX
+    }
+
+    /// Whether the value may be replaced by an operation that itself accounts for `own` of those who
+    /// must find it.
+    fn may_replace(&self, state: State, own: u32) -> bool {
+        state == ABSENT || self.writers[state as usize] != 1 || self.must_find[state as usize] <= own
+    }
+
+    /// Whether somebody's answer can depend on this open operation taking effect now.
+    fn is_worth_trying(&self, at: usize, state: State) -> bool {
+        let new = match self.pending[at].step {
+            Step::Write(new) => new,
+            Step::Swap(expected, new) if expected == state => new,
+            _ => return false,
+        };
+        if new == state || !self.may_replace(state, 0) {
+            return false;
+        }
+        self.must_find[new as usize] > 0
+            || self.may_swap[new as usize] > 0
+            || self.must_miss[state as usize] > 0
+    }
+
+    /// Linearizes a choice and returns the state after it.
+    fn take(&mut self, choice: Choice, state: State) -> State {
+        let step = match choice {
+            Choice::Definite(call) => {
+                let Event { operation, matching, .. } = self.events[call];
+                self.unlink(call);
+                self.unlink(matching);
+                set_bit(&mut self.done, operation, true);
+                self.done_words = self.done_words.max(operation / 64 + 1);
+                let step = self.definite[operation].0;
+                self.expect(step, false);
+                step
+            }
+            Choice::Pending(at) => {
+                set_bit(&mut self.used, at, true);
+                let step = self.pending[at].step;
+                if let Step::Swap(expected, _) = step {
+                    self.may_swap[expected as usize] -= 1;
+                }
+                step
+            }
+        };
+        step.apply(state).unwrap_or(state)
+    }
+
+    /// Undoes [`Search::take`]; choices are undone in reverse order.
+    fn put_back(&mut self, choice: Choice) {
+        match choice {
+            Choice::Definite(call) => {
+                let Event { operation, matching, .. } = self.events[call];
+                self.relink(matching);
+                self.relink(call);
+                set_bit(&mut self.done, operation, false);
+                self.expect(self.definite[operation].0, true);
+            }
+            Choice::Pending(at) => {
+                set_bit(&mut self.used, at, false);
+                if let Step::Swap(expected, _) = self.pending[at].step {
+                    self.may_swap[expected as usize] += 1;
+                }
+            }
+        }
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let Event { previous, next, .. } = self.events[at];
+        self.events[previous].next = next;
+        if next != NONE {
+            self.events[next].previous = previous;
+        }
+    }
+
+    fn relink(&mut self, at: usize) {
+        let Event { previous, next, .. } = self.events[at];
+        self.events[previous].next = at;
+        if next != NONE {
+            self.events[next].previous = at;
+        }
+    }
+
+    /// Everything before the first word with a gap is linearized, so only the rest is remembered.
+    fn configuration(&mut self, state: State) -> Configuration {
+        let head = self.events[HEAD].next;
+        let first_word = if head == NONE { self.done.len() } else { self.events[head].operation / 64 };
+        while self.done_words > first_word && self.done[self.done_words - 1] == 0 {
+            self.done_words -= 1;
+        }
+        let end = self.done_words.max(first_word);
+        Configuration {
+            words: self.done[first_word..end].into(),
+            first_word,
+            pending: self.used.as_slice().into(),
+            state,
+        }
+    }
+
+    fn broken(&self, best: (usize, Vec<u64>, Vec<u64>, State)) -> Verdict {
+        let (explained, tail, stuck, state) = best;
+        let total = self.definite.len();
+        let mut words = format!(
+            "key {:?}: {explained} of {total} operations can be put in order, after which the key holds {}",
+            self.key,
+            self.name(state),
+        );
+        if !tail.is_empty() {
+            words += "; the last of them:";
+        }
+        for id in &tail {
+            words += &format!("\n    {}", self.describe(*id));
+        }
+        words += "\n  one of these had to be next, and none can be:";
+        for id in stuck.iter().take(8) {
+            words += &format!("\n    {}", self.describe(*id));
+        }
+        if stuck.len() > 8 {
+            words += &format!("\n    and {} more", stuck.len() - 8);
+        }
+        // A write is only held back for the sake of a later reader of what it would replace.
+        let fits =
+            |id: &u64| self.definite.iter().any(|(step, other)| other == id && step.apply(state).is_some());
+        let reader = if stuck.iter().any(fits) { self.last_reader(state) } else { None };
+        if let Some(reader) = reader {
+            words += &format!("\n  because {} would be gone, and it is still seen later:", self.name(state));
+            words += &format!("\n    {}", self.describe(reader));
+        }
+        let first = stuck
+            .iter()
+            .filter_map(|id| self.by_id.get(id))
+            .min_by_key(|operation| (operation.returned_ns.unwrap_or(u64::MAX), operation.id));
+        let culprit = reader.and_then(|id| self.by_id.get(&id)).or(first);
+        Verdict::Violation(Box::new(Broken {
+            key: self.key.to_owned(),
+            explained,
+            total,
+            tail,
+            stuck,
+            at_ns: culprit.and_then(|operation| operation.returned_ns).unwrap_or(0),
+            node: culprit.map_or(0, |operation| operation.node),
+            words,
+        }))
+    }
+
+    /// The last called of the operations that must find `state`.
+    fn last_reader(&self, state: State) -> Option<u64> {
+        let finds = |step: &Step| matches!(step, Step::Read(seen) | Step::Swap(seen, _) if *seen == state);
+        self.definite.iter().rev().find(|(step, _)| finds(step)).map(|(_, id)| *id)
+    }
+
+    fn name(&self, state: State) -> String {
+        if state == ABSENT { "nothing".to_owned() } else { format!("{:?}", self.values[state as usize]) }
+    }
+
+    fn describe(&self, id: u64) -> String {
+        self.by_id.get(&id).map_or_else(|| format!("operation {id}"), |operation| describe(operation))
+    }
+}
+
+/// An operation in words.
+pub fn describe(operation: &Operation) -> String {
+    let did = match (&operation.action, &operation.outcome) {
+        (Action::Get, Outcome::Ok(Response::Value(None))) => "read nothing".to_owned(),
+        (Action::Get, Outcome::Ok(Response::Value(Some(seen)))) => {
+            format!("read {:?} (index {})", seen.value, seen.modify_index)
+        }
+        (Action::Get, _) => "read".to_owned(),
+        (Action::Put { value }, _) => format!("wrote {value:?}"),
+        (Action::Delete, _) => "deleted the key".to_owned(),
+        (Action::Cas { expected, value }, outcome) => {
+            let expected = expected.as_ref().map_or("nothing".to_owned(), |expected| format!("{expected:?}"));
+            match outcome {
+                Outcome::Ok(Response::Done(false)) => {
+                    format!("was told the key does not hold {expected} (so {value:?} was not written)")
+                }
+                _ => format!("changed {expected} to {value:?}"),
+            }
+        }
+    };
+    let end = operation.returned_ns.map_or("open".to_owned(), |returned| seconds(returned).to_string());
+    let tail = match &operation.outcome {
+        Outcome::Ok(Response::Done(false)) if !matches!(operation.action, Action::Cas { .. }) => {
+            " and was told false"
+        }
+        Outcome::Ok(_) => "",
+        Outcome::Failed(_) => " (failed)",
+        Outcome::Unknown(_) => " (outcome unknown)",
+    };
+    format!(
+        "[{} .. {end}] op {}: client {} {did} through node {}{tail}",
+        seconds(operation.invoked_ns),
+        operation.id,
+        operation.client,
+        operation.node,
+    )
+}
+
+fn seconds(ns: u64) -> String {
+    format!("{}.{:09}s", ns / 1_000_000_000, ns % 1_000_000_000)
+}
+
+fn bit(words: &[u64], at: usize) -> bool {
+    words[at / 64] & (1 << (at % 64)) != 0
+}
+
+fn set_bit(words: &mut [u64], at: usize, on: bool) {
+    if on {
+        words[at / 64] |= 1 << (at % 64);
+    } else {
+        words[at / 64] &= !(1 << (at % 64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Versioned;
+    use crate::history::test::Story;
+    use proptest::prelude::*;
+
+    fn is_fine(story: Story) -> bool {
+        match check(&story.0) {
+            Verdict::Linearizable => true,
+            Verdict::Violation(_) => false,
+            Verdict::Unknown { .. } => panic!("the bound was met on a small history"),
+        }
+    }
+
+    #[test]
+    fn a_read_during_a_write_may_see_either_side() {
+        let story = |seen| Story::default().put((0, 1), "a").put((2, 9), "b").get((3, 4), Some((seen, 1)));
+        assert!(is_fine(story("a")));
+        assert!(is_fine(story("b")));
+        assert!(!is_fine(story("c")));
+    }
+
+    #[test]
+    fn a_read_after_a_write_must_see_it() {
+        assert!(!is_fine(Story::default().put((0, 1), "a").put((2, 3), "b").get((4, 5), Some(("a", 1)))));
+        assert!(!is_fine(Story::default().put((0, 1), "a").get((2, 3), None)));
+    }
+
+    #[test]
+    fn two_reads_may_not_disagree_about_the_order_of_writes() {
+        let story = Story::default().put((0, 20), "a").put((0, 20), "b");
+        assert!(!is_fine(
+            story.get((1, 2), Some(("a", 1))).get((3, 4), Some(("b", 2))).get((5, 6), Some(("a", 1)))
+        ));
+    }
+
+    #[test]
+    fn an_unknown_write_may_happen_late_or_never_but_once() {
+        let story = || Story::default().put((0, 1), "a").maybe_put(2, "b").put((3, 4), "c");
+        assert!(is_fine(story().get((5, 6), Some(("c", 3)))));
+        assert!(is_fine(story().get((5, 6), Some(("c", 3))).get((7, 8), Some(("b", 4)))));
+        assert!(!is_fine(
+            story().get((5, 6), Some(("b", 2))).get((7, 8), Some(("c", 3))).get((9, 10), Some(("b", 4)))
+        ));
+        assert!(!is_fine(Story::default().get((0, 1), Some(("b", 1))).maybe_put(2, "b")));
+    }
+
+    #[test]
+    fn a_failed_write_must_never_be_seen() {
+        let story = Story::default()
+            .put((0, 1), "a")
+            .add((2, 3), Action::Put { value: "b".into() }, Outcome::Failed("no leader".into()))
+            .get((4, 5), Some(("b", 2)));
+        let Verdict::Violation(broken) = check(&story.0) else { panic!("accepted") };
+        assert_eq!((broken.explained, broken.total, broken.tail, broken.stuck), (1, 2, vec![0], vec![2]));
+    }
+
+    #[test]
+    fn of_two_equal_compare_and_sets_only_one_may_succeed() {
+        let story = |second| {
+            Story::default().put((0, 1), "a").cas((2, 9), Some("a"), "b", true).cas(
+                (2, 9),
+                Some("a"),
+                "c",
+                second,
+            )
+        };
+        assert!(is_fine(story(false)));
+        assert!(!is_fine(story(true)));
+        assert!(!is_fine(Story::default().put((0, 1), "a").cas((2, 3), Some("a"), "b", false)));
+        assert!(is_fine(Story::default().cas((0, 1), None, "a", true).delete((2, 3)).get((4, 5), None)));
+    }
+
+    #[test]
+    fn an_unknown_write_can_explain_a_compare_and_set_that_missed() {
+        let story = Story::default().put((0, 1), "a").maybe_put(2, "b").cas((3, 4), Some("a"), "c", false);
+        assert!(is_fine(story));
+    }
+
+    #[test]
+    fn a_put_that_was_told_false_is_a_violation() {
+        let put = Action::Put { value: "a".into() };
+        assert!(!is_fine(Story::default().add((0, 1), put, Outcome::Ok(Response::Done(false)))));
+    }
+
+    #[test]
+    fn where_the_bound_is_met_the_verdict_is_unknown() {
+        let story = Story::default().put((0, 1), "a").get((2, 3), Some(("a", 1)));
+        let bounds = Bounds { steps: 1, configurations: 100 };
+        assert!(matches!(check_within(&story.0, bounds), Verdict::Unknown { .. }));
+    }
+
+    #[test]
+    fn the_report_names_what_cannot_follow() {
+        let story = Story::default().put((0, 1), "a").put((2, 3), "b").get((4, 5), Some(("a", 1)));
+        let Verdict::Violation(broken) = check(&story.0) else { panic!("accepted") };
+        insta::assert_snapshot!(broken.words);
+    }
+
+    #[test]
+    fn a_hundred_thousand_operations_are_checked_in_moments() {
+        let history = busy_history(100_000, 16, 5, 1);
+        assert_eq!(check(&history), Verdict::Linearizable);
+        // One stale read in the middle is found, and it does not take for ever either.
+        let mut broken = history;
+        let first = broken.iter().position(|operation| operation.action.writes().is_some()).unwrap();
+        let stale = broken[first].action.writes().unwrap().to_owned();
+        let key = broken[first].key.clone();
+        let victim = broken
+            .iter()
+            .position(|operation| {
+                operation.id > 50_000 && operation.action == Action::Get && operation.key == key
+            })
+            .unwrap();
+        broken[victim].outcome =
+            Outcome::Ok(Response::Value(Some(Versioned { value: stale, modify_index: 1 })));
+        assert!(matches!(check(&broken), Verdict::Violation(_)));
+    }
+
+    /// A true history: operations overlap, take effect at a point between call and return, and one in
+    /// fifty is never answered (and half of those never happen).
+    fn busy_history(count: u64, clients: u32, keys: u64, seed: u64) -> Vec<Operation> {
+        use rand::{RngExt, SeedableRng};
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut free_at = vec![0u64; clients as usize];
+        let mut planned = Vec::new();
+        for id in 0..count {
+            let client = rng.random_range(0..clients);
+            let invoked_ns = free_at[client as usize] + rng.random_range(1..50);
+            let point = invoked_ns + rng.random_range(0..100);
+            let returned = point + rng.random_range(0..100);
+            free_at[client as usize] = returned;
+            planned.push((point, id, client, invoked_ns, returned, rng.random_range(0..keys)));
+        }
+        planned.sort_unstable();
+        let mut held: BTreeMap<u64, String> = BTreeMap::new();
+        let mut history = Vec::new();
+        for (_, id, client, invoked_ns, returned, key) in planned {
+            let unknown = rng.random_range(0..50) == 0;
+            let happens = !unknown || rng.random_bool(0.5);
+            let value = format!("v{id}");
+            let now = held.get(&key).cloned();
+            let mut outcome = Response::Done(true);
+            let action = match rng.random_range(0..10) {
+                0..5 => {
+                    outcome = Response::Value(now.map(|value| Versioned { value, modify_index: 1 }));
+                    Action::Get
+                }
+                5..8 => {
+                    if happens {
+                        held.insert(key, value.clone());
+                    }
+                    Action::Put { value }
+                }
+                8 => {
+                    let expected = if rng.random_bool(0.5) { now.clone() } else { Some("v1".to_owned()) };
+                    outcome = Response::Done(expected == now);
+                    if happens && expected == now {
+                        held.insert(key, value.clone());
+                    }
+                    Action::Cas { expected, value }
+                }
+                _ => {
+                    if happens {
+                        held.remove(&key);
+                    }
+                    Action::Delete
+                }
+            };
+            let outcome = if unknown { Outcome::Unknown("lost".into()) } else { Outcome::Ok(outcome) };
+            let returned_ns = (!unknown).then_some(returned);
+            let key = format!("k{key}");
+            history.push(Operation { id, client, node: 0, key, action, invoked_ns, outcome, returned_ns });
+        }
+        history
+    }
+
+    /// Tries every order of every subset of the open operations. Nothing shared with the search.
+    fn by_force(history: &[Operation]) -> bool {
+        fn answer(held: &mut Option<String>, action: &Action) -> Response {
+            match action {
+                Action::Get => {
+                    Response::Value(held.clone().map(|value| Versioned { value, modify_index: 1 }))
+                }
+                Action::Put { value } => {
+                    *held = Some(value.clone());
+                    Response::Done(true)
+                }
+                Action::Delete => {
+                    *held = None;
+                    Response::Done(true)
+                }
+                Action::Cas { expected, value } => {
+                    let holds = held == expected;
+                    if holds {
+                        *held = Some(value.clone());
+                    }
+                    Response::Done(holds)
+                }
+            }
+        }
+        fn extend(left: &[&Operation], held: &Option<String>) -> bool {
+            if left.iter().all(|operation| matches!(operation.outcome, Outcome::Unknown(_))) {
+                return true;
+            }
+            (0..left.len()).any(|at| {
+                let candidate = left[at];
+                if left.iter().any(|other| other.returned_ns.is_some_and(|end| end < candidate.invoked_ns)) {
+                    return false;
+                }
+                let mut held = held.clone();
+                let said = answer(&mut held, &candidate.action);
+                if matches!(&candidate.outcome, Outcome::Ok(expected) if *expected != said) {
+                    return false;
+                }
+                let mut rest = left.to_vec();
+                rest.remove(at);
+                extend(&rest, &held)
+            })
+        }
+        let left: Vec<&Operation> =
+            history.iter().filter(|operation| !matches!(operation.outcome, Outcome::Failed(_))).collect();
+        extend(&left, &None)
+    }
+
+    /// Any small history, true or not: values are unique, everything else is free.
+    fn any_history() -> impl Strategy<Value = Vec<Operation>> {
+        let operation = (0u8..4, 0u64..12, 0u64..8, 0u8..10, 0u8..6, any::<bool>());
+        proptest::collection::vec(operation, 1..7).prop_map(|parts| {
+            let mut story = Story::default();
+            for (at, (action, from, span, fate, value, held)) in parts.into_iter().enumerate() {
+                let some = (value > 0).then(|| format!("v{}", value - 1));
+                let own = format!("v{at}");
+                let (action, response) = match action {
+                    0 => {
+                        let seen = some.map(|value| Versioned { value, modify_index: 1 });
+                        (Action::Get, Response::Value(seen))
+                    }
+                    1 => (Action::Put { value: own }, Response::Done(true)),
+                    2 => (Action::Cas { expected: some, value: own }, Response::Done(held)),
+                    _ => (Action::Delete, Response::Done(true)),
+                };
+                let (outcome, end) = match fate {
+                    0 => (Outcome::Failed("refused".into()), from + span),
+                    1..4 => (Outcome::Unknown("lost".into()), u64::MAX),
+                    _ => (Outcome::Ok(response), from + span),
+                };
+                story = story.add((from, end), action, outcome);
+            }
+            story.0
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn the_search_agrees_with_trying_everything(history in any_history()) {
+            prop_assert_eq!(check(&history) == Verdict::Linearizable, by_force(&history));
+        }
+
+        #[test]
+        fn true_histories_are_accepted_and_mutated_ones_judged_like_force(
+            seed in any::<u64>(), count in 1u64..7, victim in any::<prop::sample::Index>(), value in 0u64..7,
+        ) {
+            let mut history = busy_history(count, 3, 1, seed);
+            prop_assert_eq!(check(&history), Verdict::Linearizable);
+            let victim = victim.index(history.len());
+            if let Outcome::Ok(Response::Value(seen)) = &mut history[victim].outcome {
+                *seen = Some(Versioned { value: format!("v{value}"), modify_index: 1 });
+            } else if let Outcome::Ok(Response::Done(held)) = &mut history[victim].outcome {
+                *held = !*held;
+            }
+            prop_assert_eq!(check(&history) == Verdict::Linearizable, by_force(&history));
+        }
+    }
+}

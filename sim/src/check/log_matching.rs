@@ -1,0 +1,134 @@
+//! LM: entries with the same index and term are the same, and so are all entries before them (Raft, 5.3).
+//!
+//! Each (index, term) remembers its digest and the term of the entry before it. If both agree wherever
+//! the pair is seen, then by induction the logs agree from there down, which is the theorem. Reopened
+//! logs are judged like appended ones, so a torn or rotten record that is taken for an entry shows here.
+//!
+//! Let pass: the predecessor of an entry at the start of a log, because a snapshot hides it.
+
+use std::collections::BTreeMap;
+
+use driftline::env::Observed;
+
+use super::view::View;
+use super::{At, Check, Event, Findings};
+
+/// The check's memory.
+#[derive(Debug, Default)]
+pub struct LogMatching {
+    /// By index and term: digest, term of the entry before (where seen), and who showed it first.
+    entries: BTreeMap<(u64, u64), (u64, Option<u64>, u32)>,
+}
+
+impl LogMatching {
+    fn entry(
+        &mut self,
+        at: At,
+        index: u64,
+        (term, digest): (u64, u64),
+        before: Option<u64>,
+        findings: &mut Findings,
+    ) {
+        let known = self.entries.entry((index, term)).or_insert((digest, before, at.node));
+        let (first_digest, first_before, first_node) = *known;
+        if first_digest != digest {
+            findings.add(
+                "LM",
+                at,
+                format!(
+                    "entry {index} of term {term} differs: digest {digest:016x} on node {}, {first_digest:016x} \
+                     on node {first_node}",
+                    at.node
+                ),
+            );
+        }
+        match (first_before, before) {
+            (Some(first), Some(now)) if first != now => findings.add(
+                "LM",
+                at,
+                format!(
+                    "entry {index} of term {term} follows an entry of term {now} on node {}, but one of term \
+                     {first} on node {first_node}",
+                    at.node
+                ),
+            ),
+            (None, Some(_)) => known.1 = before,
+            _ => {}
+        }
+    }
+}
+
+impl Check for LogMatching {
+    fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings) {
+        match event {
+            Event::Observed(Observed::Appended { index, term, digest }) => {
+                let before = index.checked_sub(1).and_then(|before| view.node(at.node).log.get(before));
+                self.entry(at, *index, (*term, *digest), before.map(|(term, _)| term), findings);
+            }
+            Event::Observed(Observed::Recovered { log, .. }) => {
+                let mut last: Option<(u64, u64)> = None;
+                for (index, term, digest) in log {
+                    if last.is_some_and(|(before, _)| before + 1 != *index) {
+                        findings.add("LM", at, format!("the reopened log has a gap before index {index}"));
+                        last = None;
+                    }
+                    self.entry(at, *index, (*term, *digest), last.map(|(_, term)| term), findings);
+                    last = Some((*index, *term));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test::{Bench, digest};
+    use super::*;
+
+    fn bench() -> Bench<LogMatching> {
+        Bench::new(LogMatching::default())
+            .boots(3)
+            .appends(0, 1, 1)
+            .appends(0, 2, 1)
+            .appends(1, 1, 1)
+            .appends(1, 2, 1)
+    }
+
+    #[test]
+    fn equal_logs_and_replaced_tails_are_accepted() {
+        bench()
+            .appends(1, 3, 1)
+            .says(1, Observed::Truncated { index: 2 })
+            .appends(1, 3, 2)
+            .appends(0, 3, 2)
+            .recovers(1, 2, 0, &[(1, 1), (2, 1), (3, 2)])
+            .accepts();
+    }
+
+    #[test]
+    fn another_payload_under_the_same_index_and_term_is_rejected() {
+        bench()
+            .says(2, Observed::Appended { index: 1, term: 1, digest: 5 })
+            .rejects("entry 1 of term 1 differs");
+        let log = vec![(1, 1, digest(1, 1)), (2, 1, 77)];
+        bench()
+            .says(1, Observed::Recovered { raft_id: 2, term: 1, last_index: 2, applied: 0, log })
+            .rejects("entry 2 of term 1 differs");
+    }
+
+    #[test]
+    fn the_same_entry_after_another_past_is_rejected() {
+        bench()
+            .appends(0, 3, 4)
+            .appends(2, 1, 1)
+            .appends(2, 2, 3)
+            .appends(2, 3, 4)
+            .rejects("follows an entry of term 3");
+    }
+
+    #[test]
+    fn a_hole_in_a_reopened_log_is_rejected() {
+        bench().recovers(1, 1, 0, &[(1, 1), (3, 1)]).rejects("gap before index 3");
+    }
+}

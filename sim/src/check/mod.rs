@@ -1,0 +1,473 @@
+//! The checks: what must hold whatever the world does to the nodes.
+//!
+//! One property a file, named for its theorem. Two kinds:
+//! * streaming checks are told every [`Event`] in the order of true time and object at once. They share
+//!   one [`view`] of what each node has said about itself, which shows the cluster *just before* the
+//!   event under judgement;
+//! * verdicts look at the whole run at its end: the clients' history and the final contents.
+//!
+//! Checks are humble: what cannot be observed is not held against a node. Each file says what it lets
+//! pass for that reason. Each has a sequence in its tests that it must accept and one it must reject.
+//!
+//! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `DET` and
+//! `CRASH` are judged outside this module, by the simulated world and by the runner.
+
+pub mod accuracy;
+pub mod committed_immutable;
+pub mod committed_on_quorum;
+pub mod completeness;
+pub mod durability;
+pub mod election_safety;
+pub mod event_once;
+pub mod gossip_traffic;
+pub mod index_order;
+pub mod leader_completeness;
+pub mod linearizable;
+pub mod log_matching;
+pub mod monotonic;
+pub mod no_resurrection;
+pub mod sessions;
+pub mod state_machine_safety;
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use driftline::env::Observed;
+use serde::{Deserialize, Serialize};
+
+use crate::history::Operation;
+use view::View;
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Id of the check, from [`TABLE`].
+    pub check: String,
+    /// What happened, in words.
+    pub detail: String,
+    /// True simulated time.
+    #[serde(default)]
+    pub at_ns: u64,
+    /// The node it happened on, if it is one node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
+}
+
+/// One line of the table of checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    /// How reports name it.
+    pub id: &'static str,
+    /// What must hold.
+    pub claim: &'static str,
+    /// Where the claim comes from.
+    pub source: &'static str,
+    /// The file that checks it, under `sim/src`.
+    pub file: &'static str,
+}
+
+const fn property(
+    id: &'static str,
+    claim: &'static str,
+    source: &'static str,
+    file: &'static str,
+) -> Property {
+    Property { id, claim, source, file }
+}
+
+/// Every check there is. Which mutants prove one that it bites: [`crate::mutants::proofs_of`].
+pub const TABLE: &[Property] = &[
+    property(
+        "LIN",
+        "every read and write seems to happen at one instant between call and answer",
+        "Herlihy and Wing 1990; Raft section 8",
+        "check/linearizable.rs",
+    ),
+    property(
+        "IDX",
+        "a key's modify index never goes back in real time",
+        "Raft section 8",
+        "check/index_order.rs",
+    ),
+    property(
+        "ES",
+        "at most one leader a term, at most one vote a node and term",
+        "Raft 5.2",
+        "check/election_safety.rs",
+    ),
+    property(
+        "LM",
+        "same index and term: same entry, and same entries before it",
+        "Raft 5.3",
+        "check/log_matching.rs",
+    ),
+    property(
+        "LC",
+        "a leader has every entry committed in earlier terms",
+        "Raft 5.4",
+        "check/leader_completeness.rs",
+    ),
+    property(
+        "SMS",
+        "all nodes apply the same entry at an index, to the same effect",
+        "Raft 5.4.3",
+        "check/state_machine_safety.rs",
+    ),
+    property(
+        "CQ",
+        "what is applied is durable on a majority of the voters",
+        "Raft 5.3, 5.4.2, section 6",
+        "check/committed_on_quorum.rs",
+    ),
+    property(
+        "CI",
+        "what is applied is never removed or replaced",
+        "Raft 5.4",
+        "check/committed_immutable.rs",
+    ),
+    property(
+        "MV",
+        "term, vote, durable log and snapshot outlive a restart",
+        "Raft figure 2, persistent state",
+        "check/monotonic.rs",
+    ),
+    property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
+    property("SESS", "a write is applied at most once", "Raft thesis 6.3", "check/sessions.rs"),
+    property(
+        "GC",
+        "after heal every live member knows every other as alive",
+        "SWIM 3, strong completeness",
+        "check/completeness.rs",
+    ),
+    property(
+        "GA",
+        "an undisturbed member is not declared failed",
+        "SWIM 4.2; Lifeguard",
+        "check/accuracy.rs",
+    ),
+    property(
+        "GR",
+        "a member's incarnation never goes back and the dead stay dead at theirs",
+        "SWIM 4.2",
+        "check/no_resurrection.rs",
+    ),
+    property("GT", "gossip traffic a node is bounded", "SWIM 5, constant load", "check/gossip_traffic.rs"),
+    property(
+        "EV",
+        "a user event reaches a node's ring at most once",
+        "Serf user events",
+        "check/event_once.rs",
+    ),
+    property("LIVE", "after heal there is a leader and writes succeed everywhere", "Raft 5.6", "world.rs"),
+    property("DET", "the same seed gives the same trace", "none: the testbed's own", "runner.rs"),
+    property("CRASH", "no seed panics, hangs or dies", "none: the testbed's own", "runner.rs"),
+];
+
+/// The line of the table for an id.
+pub fn property_of(id: &str) -> Option<&'static Property> {
+    TABLE.iter().find(|property| property.id == id)
+}
+
+/// How a node went down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It ended by itself, in good order.
+    Graceful,
+    /// The process died; the operating system kept what was written.
+    Kill,
+    /// The machine died; only what was synced is left.
+    PowerLoss,
+}
+
+/// What the streaming checks are told about a node.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The node is about to start, or start again, under this gossip name.
+    Started {
+        /// Its gossip name.
+        name: &'a str,
+    },
+    /// The node is gone.
+    Stopped(Stop),
+    /// The node said something about itself.
+    Observed(&'a Observed),
+    /// A fault that may make gossip about this node, or by it, wrong begins: a partition begins for
+    /// every node that cannot reach every other, loss for both ends, a stall for the stalled node.
+    FaultBegan,
+    /// One such fault ends.
+    FaultEnded,
+    /// The node sent a datagram.
+    Datagram,
+}
+
+/// When and where an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// True simulated time. Never decreases from one event to the next.
+    pub ns: u64,
+    /// The testbed's number of the node; not its Raft id.
+    pub node: u32,
+}
+
+/// What a check has to say.
+#[derive(Debug, Default)]
+pub struct Findings {
+    violations: Vec<Violation>,
+    repeated: BTreeMap<&'static str, u64>,
+}
+
+/// One broken invariant often breaks again with every event; the first few tell the story.
+const FINDINGS_PER_CHECK: usize = 3;
+
+impl Findings {
+    /// Records a violation on a node.
+    pub fn add(&mut self, check: &'static str, at: At, detail: String) {
+        self.push(check, at.ns, Some(at.node), detail);
+    }
+
+    /// Records a violation that belongs to no single node.
+    pub fn add_global(&mut self, check: &'static str, at_ns: u64, detail: String) {
+        self.push(check, at_ns, None, detail);
+    }
+
+    fn push(&mut self, check: &'static str, at_ns: u64, node: Option<u32>, detail: String) {
+        if self.violations.iter().filter(|violation| violation.check == check).count() < FINDINGS_PER_CHECK {
+            self.violations.push(Violation { check: check.to_owned(), detail, at_ns, node });
+        } else {
+            *self.repeated.entry(check).or_default() += 1;
+        }
+    }
+}
+
+/// A property that is checked event by event.
+pub trait Check {
+    /// Judges one event. `view` is the cluster just before it.
+    fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings);
+}
+
+/// What the checks must know about the run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long after the last fault that touched it a node may still be taken for dead.
+    pub accuracy_grace_ns: u64,
+    /// Datagrams a node may send a second, averaged over ten seconds.
+    pub datagrams_per_second: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { accuracy_grace_ns: 15_000_000_000, datagrams_per_second: 200 }
+    }
+}
+
+/// What the verdicts are given once the cluster has healed and come to rest.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// True simulated time.
+    pub at_ns: u64,
+    /// Nodes that are up and have not left.
+    pub live: BTreeSet<u32>,
+    /// All operations of all clients, final reads included.
+    pub history: Vec<Operation>,
+    /// For each live node its whole store: key to value and modify index.
+    pub stores: BTreeMap<u32, BTreeMap<String, (String, u64)>>,
+}
+
+/// All checks of one run.
+pub struct Checks {
+    view: View,
+    checks: Vec<Box<dyn Check + Send>>,
+    completeness: completeness::Completeness,
+    findings: Findings,
+}
+
+impl Checks {
+    /// Checks for a run about to begin.
+    pub fn new(settings: &Settings) -> Checks {
+        Checks {
+            view: View::default(),
+            checks: vec![
+                Box::new(election_safety::ElectionSafety::default()),
+                Box::new(log_matching::LogMatching::default()),
+                Box::new(leader_completeness::LeaderCompleteness::default()),
+                Box::new(state_machine_safety::StateMachineSafety::default()),
+                Box::new(committed_on_quorum::CommittedOnQuorum::default()),
+                Box::new(committed_immutable::CommittedImmutable::default()),
+                Box::new(monotonic::Monotonic::default()),
+                Box::new(accuracy::Accuracy::new(settings.accuracy_grace_ns)),
+                Box::new(no_resurrection::NoResurrection::default()),
+                Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
+                Box::new(event_once::EventOnce::default()),
+            ],
+            completeness: completeness::Completeness::default(),
+            findings: Findings::default(),
+        }
+    }
+
+    /// Tells all checks of an event. Call in order of true time.
+    pub fn on(&mut self, at_ns: u64, node: u32, event: Event<'_>) {
+        let at = At { ns: at_ns, node };
+        for check in &mut self.checks {
+            check.on(at, &event, &self.view, &mut self.findings);
+        }
+        self.completeness.on(at, &event);
+        self.view.on(at, &event);
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.findings.violations
+    }
+
+    /// Judges the run as a whole and returns everything found, in order of time.
+    pub fn finish(mut self, end: &End) -> Vec<Violation> {
+        let findings = &mut self.findings;
+        match linearizable::check(&end.history) {
+            linearizable::Verdict::Linearizable => {}
+            linearizable::Verdict::Violation(broken) => {
+                findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words);
+            }
+            // Nothing was proved, so nothing is claimed; the world counts these.
+            linearizable::Verdict::Unknown { .. } => {}
+        }
+        index_order::check(&end.history, findings);
+        sessions::check(&end.history, findings);
+        durability::check(end, findings);
+        self.completeness.check(end, &self.view, findings);
+        for (check, times) in std::mem::take(&mut findings.repeated) {
+            if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {
+                last.detail += &format!(" (and {times} more like it)");
+            }
+        }
+        let mut violations = self.findings.violations;
+        violations.sort_by_key(|violation| violation.at_ns);
+        violations
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod test {
+    //! Feeds events to one check and collects what it says.
+    use super::*;
+
+    /// A check with its view.
+    pub(crate) struct Bench<C> {
+        pub(crate) check: C,
+        view: View,
+        findings: Findings,
+        now_ns: u64,
+    }
+
+    impl<C: Check> Bench<C> {
+        pub(crate) fn new(check: C) -> Bench<C> {
+            Bench { check, view: View::default(), findings: Findings::default(), now_ns: 0 }
+        }
+
+        /// Feeds an event, one second after the last.
+        pub(crate) fn on(mut self, node: u32, event: Event<'_>) -> Bench<C> {
+            self.now_ns += 1_000_000_000;
+            let at = At { ns: self.now_ns, node };
+            self.check.on(at, &event, &self.view, &mut self.findings);
+            self.view.on(at, &event);
+            self
+        }
+
+        /// Feeds something a node said.
+        pub(crate) fn says(self, node: u32, observed: Observed) -> Bench<C> {
+            self.on(node, Event::Observed(&observed))
+        }
+
+        /// Starts nodes 0 to `count` - 1 as Raft ids 1 to `count`, all voters.
+        pub(crate) fn boots(mut self, count: u32) -> Bench<C> {
+            for node in 0..count {
+                self = self.recovers(node, 0, 0, &[]);
+            }
+            let voters = vec![(1..=u64::from(count)).collect()];
+            for node in 0..count {
+                self = self
+                    .says(node, Observed::Membership { index: 0, voters: voters.clone(), learners: vec![] });
+            }
+            self
+        }
+
+        /// A node opens its store.
+        pub(crate) fn recovers(self, node: u32, term: u64, applied: u64, log: &[(u64, u64)]) -> Bench<C> {
+            let log: Vec<_> =
+                log.iter().map(|(index, term)| (*index, *term, digest(*index, *term))).collect();
+            let name = format!("n{node}");
+            let last_index = log.last().map_or(applied, |(index, ..)| *index);
+            let raft_id = u64::from(node) + 1;
+            self.on(node, Event::Started { name: &name })
+                .says(node, Observed::Recovered { raft_id, term, last_index, applied, log })
+        }
+
+        pub(crate) fn leads(self, node: u32, term: u64) -> Bench<C> {
+            let leader = Some(u64::from(node) + 1);
+            self.says(node, Observed::Role { term, role: driftline::env::observe::RaftRole::Leader, leader })
+        }
+
+        pub(crate) fn votes(self, node: u32, term: u64, candidate: u64) -> Bench<C> {
+            self.says(node, Observed::Vote { term, candidate, committed: false })
+        }
+
+        pub(crate) fn appends(self, node: u32, index: u64, term: u64) -> Bench<C> {
+            self.says(node, Observed::Appended { index, term, digest: digest(index, term) })
+        }
+
+        pub(crate) fn syncs(self, node: u32, index: u64) -> Bench<C> {
+            self.says(node, Observed::Durable { index })
+        }
+
+        pub(crate) fn applies(self, node: u32, index: u64, term: u64) -> Bench<C> {
+            let entry = digest(index, term);
+            self.says(node, Observed::Applied { index, term, entry, state: index * 1000 })
+        }
+
+        /// Details of all that was found.
+        pub(crate) fn found(&self) -> Vec<&str> {
+            self.findings.violations.iter().map(|violation| violation.detail.as_str()).collect()
+        }
+
+        pub(crate) fn accepts(&self) {
+            assert_eq!(self.found(), Vec::<&str>::new());
+        }
+
+        pub(crate) fn rejects(&self, because: &str) {
+            assert!(self.found().iter().any(|detail| detail.contains(because)), "{:?}", self.found());
+        }
+    }
+
+    pub(crate) fn digest(index: u64, term: u64) -> u64 {
+        index * 31 + term
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_files_exist() {
+        let ids: BTreeSet<_> = TABLE.iter().map(|property| property.id).collect();
+        assert_eq!(ids.len(), TABLE.len());
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for property in TABLE {
+            assert!(source.join(property.file).exists(), "{}", property.file);
+        }
+    }
+
+    #[test]
+    fn a_check_that_objects_to_everything_is_quoted_three_times_and_counted() {
+        let mut checks = Checks::new(&Settings::default());
+        for term in [5, 6, 7, 8, 9] {
+            for node in [0, 1] {
+                let event =
+                    Observed::Role { term, role: driftline::env::observe::RaftRole::Leader, leader: None };
+                checks.on(term, node, Event::Observed(&event));
+            }
+        }
+        let found = checks.finish(&End::default());
+        assert_eq!(found.len(), 3);
+        assert!(found[2].detail.ends_with("(and 2 more like it)"), "{}", found[2].detail);
+    }
+}

@@ -1,0 +1,248 @@
+//! What came of one seed, for a machine (one JSON line) and for a person.
+//!
+//! A person who opens a failure wants, in this order: what broke, in one line; when and where; the
+//! smallest scenario known to break it; and the one command that shows it again. [`RunReport::text`] is
+//! that and little else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{self, Violation};
+
+/// What came of one seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunReport {
+    /// The seed.
+    pub seed: u64,
+    /// Whether nothing was violated.
+    pub ok: bool,
+    /// How many nodes there were.
+    pub nodes: u32,
+    /// Hash of the whole trace, in hexadecimal. The same seed and code give the same hash.
+    pub trace_hash: String,
+    /// How many events the trace has.
+    pub trace_events: u64,
+    /// Simulated time.
+    pub sim_seconds: f64,
+    /// Real time. The only field that two runs of a seed may differ in.
+    pub wall_seconds: f64,
+    /// Operations that were answered.
+    pub ops_ok: u64,
+    /// Operations whose outcome nobody knows.
+    pub ops_unknown: u64,
+    /// Operations that were refused.
+    pub ops_failed: u64,
+    /// Faults that took place, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// What was violated.
+    pub violations: Vec<Violation>,
+}
+
+impl RunReport {
+    /// The report of a seed that could not be run to its end.
+    pub fn crashed(seed: u64, detail: String) -> RunReport {
+        let mut report = RunReport { seed, ..RunReport::default() };
+        report.violate("CRASH", detail);
+        report
+    }
+
+    /// Adds a violation.
+    pub fn violate(&mut self, check: &str, detail: String) {
+        self.ok = false;
+        self.violations.push(Violation { check: check.to_owned(), detail, at_ns: 0, node: None });
+    }
+
+    /// Whether this check was violated.
+    pub fn violates(&self, check: &str) -> bool {
+        self.violations.iter().any(|violation| violation.check == check)
+    }
+
+    /// The report for a person. `scenario` says where the smallest known scenario is, `again` is the
+    /// command that shows the same run again.
+    pub fn text(&self, scenario: &str, again: &str) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = match self.violations.first() {
+            None => writeln!(text, "seed {}: ok", self.seed),
+            Some(first) => writeln!(text, "seed {}: {} violated: {}", self.seed, first.check, claim(first)),
+        };
+        for violation in &self.violations {
+            let _ =
+                writeln!(text, "  {}{}: {}", violation.check, place(violation), indented(&violation.detail));
+        }
+        let _ = writeln!(
+            text,
+            "  {} nodes, {:.1} simulated s, {} events, trace {}",
+            self.nodes,
+            self.sim_seconds,
+            self.trace_events,
+            if self.trace_hash.is_empty() { "unknown" } else { &self.trace_hash }
+        );
+        let _ = writeln!(
+            text,
+            "  operations: {} ok, {} unknown, {} failed; faults: {}",
+            self.ops_ok,
+            self.ops_unknown,
+            self.ops_failed,
+            listed(&self.faults)
+        );
+        if !self.ok {
+            let _ = writeln!(text, "  smallest known scenario: {scenario}");
+        }
+        let _ = writeln!(text, "  again: {again}");
+        text
+    }
+}
+
+fn claim(violation: &Violation) -> &'static str {
+    check::property_of(&violation.check).map_or("unknown check", |property| property.claim)
+}
+
+fn place(violation: &Violation) -> String {
+    let node = violation.node.map(|node| format!(" on node {node}")).unwrap_or_default();
+    if violation.at_ns == 0 {
+        return node;
+    }
+    format!(" at {}.{:09}s{node}", violation.at_ns / 1_000_000_000, violation.at_ns % 1_000_000_000)
+}
+
+fn indented(detail: &str) -> String {
+    detail.trim_end().replace('\n', "\n    ")
+}
+
+fn listed(faults: &BTreeMap<String, u64>) -> String {
+    if faults.is_empty() {
+        return "none".to_owned();
+    }
+    faults.iter().map(|(kind, times)| format!("{times} {kind}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What came of many seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    seeds: u64,
+    failed: Vec<u64>,
+    by_check: BTreeMap<String, u64>,
+    sim_seconds: f64,
+    operations: u64,
+    faults: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// Counts a seed in.
+    pub fn add(&mut self, report: &RunReport) {
+        self.seeds += 1;
+        self.sim_seconds += report.sim_seconds;
+        self.operations += report.ops_ok + report.ops_unknown + report.ops_failed;
+        for (kind, times) in &report.faults {
+            *self.faults.entry(kind.clone()).or_default() += times;
+        }
+        if !report.ok {
+            self.failed.push(report.seed);
+        }
+        let checks: std::collections::BTreeSet<&String> =
+            report.violations.iter().map(|violation| &violation.check).collect();
+        for check in checks {
+            *self.by_check.entry(check.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether every seed was fine, and there was one.
+    pub fn is_ok(&self) -> bool {
+        self.failed.is_empty() && self.seeds > 0
+    }
+
+    /// The summary for a person; `wall_seconds` is how long it all took.
+    pub fn text(&self, wall_seconds: f64) -> String {
+        let verdict = match self.failed.len() {
+            0 => "all ok".to_owned(),
+            failed => format!("{failed} FAILED"),
+        };
+        let mut text = format!(
+            "{} seeds: {verdict}; {:.0} simulated s in {wall_seconds:.1} s ({:.0} times real time); \
+             {} operations; faults: {}\n",
+            self.seeds,
+            self.sim_seconds,
+            self.sim_seconds / wall_seconds.max(0.001),
+            self.operations,
+            listed(&self.faults)
+        );
+        if !self.failed.is_empty() {
+            let seeds: Vec<String> = self.failed.iter().take(20).map(u64::to_string).collect();
+            let more = if self.failed.len() > 20 { ", ..." } else { "" };
+            let _ = writeln!(text, "violated (seeds): {}", listed(&self.by_check));
+            let _ = writeln!(text, "failing seeds: {}{more}", seeds.join(", "));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passing() -> RunReport {
+        RunReport {
+            seed: 17,
+            ok: true,
+            nodes: 5,
+            trace_hash: "00c0ffee00c0ffee".into(),
+            trace_events: 123_456,
+            sim_seconds: 41.5,
+            wall_seconds: 0.2,
+            ops_ok: 700,
+            ops_unknown: 12,
+            ops_failed: 30,
+            faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
+            violations: Vec::new(),
+        }
+    }
+
+    fn failing() -> RunReport {
+        let mut report = passing();
+        report.ok = false;
+        report.violations.push(Violation {
+            check: "ES".into(),
+            detail: "node 2 voted twice in term 3: first for Raft id 1, then for Raft id 2".into(),
+            at_ns: 12_345_678_901,
+            node: Some(2),
+        });
+        report
+            .violate("LIVE", "no leader within 30 s of the heal\nnode 1: candidate\nnode 2: follower".into());
+        report
+    }
+
+    #[test]
+    fn a_passing_seed_is_told_briefly() {
+        insta::assert_snapshot!(passing().text("as generated", "cargo sim run --seed 17"));
+    }
+
+    #[test]
+    fn a_failing_seed_says_what_broke_and_how_to_see_it_again() {
+        let scenario = "shrunk.json (3 faults, 8 operations)";
+        insta::assert_snapshot!(failing().text(scenario, "cargo sim run --scenario shrunk.json"));
+    }
+
+    #[test]
+    fn a_sweep_is_summed_up() {
+        let mut summary = Summary::default();
+        assert!(!summary.is_ok(), "no seed at all proves nothing");
+        summary.add(&passing());
+        assert!(summary.is_ok());
+        summary.add(&failing());
+        assert!(!summary.is_ok());
+        insta::assert_snapshot!(summary.text(2.0));
+    }
+
+    #[test]
+    fn reports_survive_a_pipe_and_unknown_fields() {
+        let json = serde_json::to_string(&failing()).unwrap();
+        assert!(!json.contains('\n'));
+        assert_eq!(serde_json::from_str::<RunReport>(&json).unwrap(), failing());
+        let newer = json.replacen('{', r#"{"of_tomorrow":1,"#, 1);
+        assert_eq!(serde_json::from_str::<RunReport>(&newer).unwrap(), failing());
+    }
+}
