@@ -30,6 +30,7 @@ use tokio::sync::{Notify, watch};
 use crate::config::{Bootstrap, Config, Invalid};
 use crate::env::{AbortOnDrop, Env};
 use crate::gossip::{self, EventDelegate, Gossip, Member, NewEvent, UserEvent, UserEvents};
+use crate::mutant;
 use crate::raft::client::{Client, NO_LEADER, WriteError as RaftWriteError};
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{AddressBook, OpenError, RaftNode, ServerInfo, StartError, Store};
@@ -725,8 +726,10 @@ impl Agent {
     async fn reconcile(self) {
         let env = &self.inner.env;
         loop {
+            // Mutant T02: the system's randomness gets into a timer.
+            let jitter = if mutant::is("T02") { mutant::system_jitter() } else { Duration::ZERO };
             // Whichever comes first; neither is an error.
-            let _ = env.timeout(RECONCILE_EVERY, self.inner.membership_changed.notified()).await;
+            let _ = env.timeout(RECONCILE_EVERY + jitter, self.inner.membership_changed.notified()).await;
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.seen().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };

@@ -138,7 +138,7 @@ fn parse(source: &Source) -> Result<Map<String, Value>, FileError> {
 
 /// The known keys of a table are those of its default. An empty default (`tags`) is a table of the
 /// user's own keys.
-fn own_keys<'a>(default: &'a Value) -> Option<&'a Map<String, Value>> {
+fn own_keys(default: &Value) -> Option<&Map<String, Value>> {
     default.as_object().filter(|keys| !keys.is_empty())
 }
 

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use crate::agent::Indexed;
-use crate::state::{Command, Entry, KvCommand, Outcome, State};
+use crate::state::{Command, Entry, KvCommand, Outcome};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -76,23 +76,15 @@ fn named(key: &str) -> Result<(), Failure> {
     if key.is_empty() { Err(Failure::bad_request("Missing key name")) } else { Ok(()) }
 }
 
-/// The index by which a blocked reader is woken. One beyond anything this log has reached comes from
-/// another life of the cluster, and would block for ever: its reader is woken at once, sees a smaller
-/// index and starts over.
-fn waking(index: u64, min_index: u64, state: &State) -> u64 {
-    if min_index > state.applied().max(1) { u64::MAX } else { index }
-}
-
 async fn get(api: &Api, params: &Params, key: String) -> Reply {
     named(&key)?;
     let options = params.query_options(|| api.spread())?;
-    let (consistency, min_index) = (options.consistency, options.min_index);
+    let consistency = options.consistency;
     let answer = api
         .agent
         .query(options, |state| {
             let kv = state.kv();
-            let index = waking(kv.key_index(&key), min_index, state);
-            Indexed { index, value: (kv.get(&key).cloned(), kv.table_index()) }
+            Indexed { index: kv.key_index(&key), value: (kv.get(&key).cloned(), kv.table_index()) }
         })
         .await?;
     let (entry, table_index) = &answer.value;
@@ -109,7 +101,7 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
 
 async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
     let options = params.query_options(|| api.spread())?;
-    let (consistency, min_index) = (options.consistency, options.min_index);
+    let consistency = options.consistency;
     let answer = api
         .agent
         .query(options, |state| {
@@ -117,7 +109,7 @@ async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
             let index = kv.prefix_index(&prefix);
             let entries: Vec<(String, Entry)> =
                 kv.list(&prefix).map(|(key, entry)| (key.clone(), entry.clone())).collect();
-            Indexed { index: waking(index, min_index, state), value: (entries, index) }
+            Indexed { index, value: (entries, index) }
         })
         .await?;
     let (entries, index) = &answer.value;
@@ -132,7 +124,7 @@ async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
 
 async fn keys(api: &Api, params: &Params, prefix: String) -> Reply {
     let options = params.query_options(|| api.spread())?;
-    let (consistency, min_index) = (options.consistency, options.min_index);
+    let consistency = options.consistency;
     // The misspelling is as old as the API, and some clients send it.
     let separator = params.get("separator").or(params.get("seperator")).unwrap_or_default();
     let answer = api
@@ -141,7 +133,7 @@ async fn keys(api: &Api, params: &Params, prefix: String) -> Reply {
             let kv = state.kv();
             let index = kv.prefix_index(&prefix);
             let keys = kv.keys(&prefix, separator);
-            Indexed { index: waking(index, min_index, state), value: (keys, index) }
+            Indexed { index, value: (keys, index) }
         })
         .await?;
     let (keys, index) = &answer.value;

@@ -1,13 +1,13 @@
 //! The HTTP API: Consul's paths, verbs, JSON names, headers and texts, answered by the [`Agent`].
 //!
 //! How a request flows: [`serve`] accepts a connection and gives it a task; hyper reads the head
-//! through a [`stream::PatientStream`]; the router finds the route; [`route`] does what all routes
+//! through a stream that knows when to lose patience; the router finds the route; `route` does what all routes
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * [`kv`], [`event`], [`status`], [`agent`]: one file for each family of paths.
-//! * [`legacy`]: the three paths of the older API, `/set`, `/get` and `/join`.
-//! * [`params`], [`reply`]: what a request says in its address, and what goes back.
+//! * `kv`, `event`, `status`, `agent`: one file for each family of paths.
+//! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
+//! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
 //!
 //! JSON shapes live here and nowhere below: renaming a field of the agent changes no client.
@@ -319,28 +319,26 @@ where
     F: Future<Output = Reply> + Send + 'static,
 {
     any(move |State(api): State<Arc<Api>>, request: Request| async move {
-        match admit(&api, methods, request) {
-            Ok(call) => handler(api, call).await,
-            Err(settled) => settled,
+        if request.method() == Method::OPTIONS {
+            let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
+            return Ok((StatusCode::OK, allow).into_response());
         }
+        let call = admit(&api, methods, request)?;
+        handler(api, call).await
     })
 }
 
-/// Checks what every route checks. `Err` holds the reply of a request that needs no handler.
-fn admit(api: &Api, methods: &[&str], request: Request) -> Result<Call, Reply> {
+/// Checks what every route checks.
+fn admit(api: &Api, methods: &[&str], request: Request) -> Result<Call, Failure> {
     let (head, body) = request.into_parts();
-    if head.method == Method::OPTIONS {
-        let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
-        return Err(Ok((StatusCode::OK, allow).into_response()));
-    }
     if !methods.contains(&head.method.as_str()) {
         let text = format!("method {} not allowed", head.method);
         let allow = Some(methods.join(","));
-        return Err(Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) }));
+        return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
     }
-    let params = Params::parse(head.uri.query()).map_err(Err)?;
+    let params = Params::parse(head.uri.query())?;
     if params.text("dc").is_some_and(|dc| dc != api.agent.config().datacenter) {
-        return Err(Err(Failure::refused("No path to datacenter")));
+        return Err(Failure::refused("No path to datacenter"));
     }
     Ok(Call { head, params, body })
 }

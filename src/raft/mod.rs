@@ -751,12 +751,11 @@ fn check_possible(vote: &Vote, meta: &SnapshotMeta, committed: Option<LogId>) ->
 
 /// openraft trusts its peers' entries to be consecutive, so that is made sure of here.
 fn check_consecutive(request: &openraft::raft::AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
-    let mut expected = request.prev_log_id.map_or(0, |log_id| log_id.index() + 1);
-    for entry in &request.entries {
+    let first = request.prev_log_id.map_or(0, |log_id| log_id.index() + 1);
+    for (expected, entry) in (first..).zip(&request.entries) {
         if entry.log_id.index() != expected {
             return Err(format!("entry {} where {expected} was due", entry.log_id.index()));
         }
-        expected += 1;
     }
     Ok(())
 }

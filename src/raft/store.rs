@@ -160,9 +160,8 @@ struct Backend {
 
 impl Backend {
     fn guard<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| {
+        result.inspect_err(|error| {
             locked(&self.failed).get_or_insert_with(|| error.to_string());
-            error
         })
     }
 
