@@ -18,7 +18,7 @@ use std::fs::File;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -115,8 +115,10 @@ async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
         machines: Mutex::default(),
         state: Mutex::default(),
         exits,
+        own: OnceLock::new(),
     });
-    let mut main = world.own_client().await;
+    let main = world.own_client();
+    let _ = world.own.set(main.clone());
     madsim::task::spawn(world.clone().supervise(exited));
 
     let mut stage = Some("form a cluster");
@@ -126,7 +128,7 @@ async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
         world.heal().await;
         if !world.works_everywhere(&main).await {
             stage = Some("serve a write through every node after the heal");
-        } else if !world.agrees(&main).await {
+        } else if !world.agrees().await {
             stage = Some("agree on state and members after the heal");
         }
     }
@@ -134,10 +136,12 @@ async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
         let detail = format!("the cluster does not {stage}: {}", world.describe());
         report.violations.push(violation("LIVE", detail, universe.pump.now()));
     }
-    let end = world.last_look(&mut main).await;
+    let end = world.last_look(&main).await;
     // What happens from here on is of no interest.
     let checks = std::mem::replace(&mut *watch.checks(), Checks::new(&check::Settings::default()));
-    report.violations.extend(checks.finish(&end));
+    let verdict = checks.finish(&end);
+    report.violations.extend(verdict.violations);
+    report.undecided = verdict.undecided;
     report.violations.extend(world.crashes());
     report.ok = report.violations.is_empty();
     report.sim_seconds = universe.pump.now() as f64 / 1e9;
@@ -240,6 +244,7 @@ struct World {
     machines: Mutex<BTreeMap<u32, Arc<Machine>>>,
     state: Mutex<State>,
     exits: mpsc::UnboundedSender<u32>,
+    own: OnceLock<Env>,
 }
 
 fn node_ip(node: u32) -> IpAddr {
@@ -268,7 +273,7 @@ impl World {
     }
 
     /// A host whose clock is right and that nothing happens to, and its world.
-    async fn own_client(&self) -> Env {
+    fn own_client(&self) -> Env {
         let machine =
             Machine::new(self.universe.clone(), FIRST_CLIENT + WORLDS_CLIENT, DiskSettings::default());
         let slot = Arc::new(Mutex::new(None));
@@ -537,7 +542,7 @@ impl World {
     }
 
     /// Waits until all nodes have applied the same to the same effect, and see each other alive.
-    async fn agrees(self: &Arc<World>, _env: &Env) -> bool {
+    async fn agrees(self: &Arc<World>) -> bool {
         let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
         loop {
             if self.disagreement().is_none() {
@@ -592,7 +597,7 @@ impl World {
     }
 
     /// Reads every key once more, and every store.
-    async fn last_look(self: &Arc<World>, env: &mut Env) -> End {
+    async fn last_look(self: &Arc<World>, env: &Env) -> End {
         let live: BTreeSet<u32> = self
             .machines()
             .iter()
@@ -847,8 +852,8 @@ impl World {
 
     /// Has a node do something, from a host that nothing happens to. Whether it did is not asked.
     async fn command(&self, node: u32, method: Method, path: &str) {
-        let env = self.own_client().await;
-        let _ = self.clients.call(&env, node, method, path, Bytes::new()).await;
+        let Some(env) = self.own.get() else { return };
+        let _ = self.clients.call(env, node, method, path, Bytes::new()).await;
     }
 }
 
