@@ -277,6 +277,44 @@ mod tests {
         assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33"]);
     }
 
+    /// Processes that answer by a shell script; the arguments are `--seed N [--without KIND]... --mutant ID`.
+    #[cfg(unix)]
+    fn hunted(id: &str, script: &str) -> Score {
+        let script = format!(
+            r#"violated() {{ echo "{{\"seed\":$seed,\"violations\":[{{\"check\":\"$1\",\"detail\":\"\"}}]}}"; exit; }}
+               seed=$2; {script}
+               echo "{{\"seed\":$seed,\"ok\":true}}""#
+        );
+        let runner = Runner {
+            program: "/bin/sh".into(),
+            prefix: ["-c", &script, "sh"].map(Into::into).into(),
+            jobs: 2,
+            time_limit: std::time::Duration::from_secs(20),
+            check_determinism: false,
+        };
+        score(find(id).unwrap(), &runner, &Case::default(), 10, 6)
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_mutant_is_hunted_until_its_own_check_objects_and_must_survive_without_its_faults() {
+        let good = hunted(
+            "S04",
+            r#"[ $3 = --without ] || case $seed in 11) violated LIVE;; 13) violated DUR;; esac"#,
+        );
+        assert_eq!(good.killed, Some((13, "DUR".to_owned(), 4)));
+        assert_eq!((good.elsewhere.len(), good.ablated.clone()), (1, Some(None)));
+        assert!(good.is_good());
+        let anyway = hunted("S04", "[ $seed = 12 ] && violated DUR");
+        assert_eq!(anyway.ablated, Some(Some((12, "DUR".to_owned()))));
+        assert!(!anyway.is_good());
+        let survivor = hunted("S04", "[ $seed = 12 ] && violated LIVE");
+        assert_eq!((survivor.killed, survivor.ablated), (None, None));
+        let restless = hunted("T02", r#"echo "{\"seed\":$seed,\"ok\":true,\"trace_hash\":\"$$\"}"; exit"#);
+        assert_eq!(restless.killed, Some((10, "DET".to_owned(), 1)));
+        assert!(restless.is_good() && restless.ablated.is_none());
+    }
+
     #[test]
     fn the_table_shows_who_was_caught_and_who_was_not() {
         let scores = [
