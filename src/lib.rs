@@ -1,3 +1,36 @@
-//! driftline: placeholder map.
+//! driftline: a Consul-style agent whose every node also runs, unchanged, in a deterministic
+//! simulation.
+//!
+//! ```text
+//!            main  cli                 parse, build the real Env, start a node, leave on a signal
+//!              └─ node                 one node with its API: the entry of production and simulation
+//!                  ├─ http             routes and wire types; turns requests into agent calls
+//!                  └─ agent            raft and gossip under one roof; founding, joining, leaving
+//!                      ├─ raft         replicated log on openraft: store, peer rpc, client
+//!                      │   └─ state    the state machine: pure, total, clockless
+//!                      └─ gossip       membership and events on foca
+//!                          env         the seams under all of it: clock, net, disk, rng, tasks
+//! ```
+//!
+//! An arrow down is a permission to import; `raft` and `gossip` do not know each other, `state` knows
+//! nobody, `config` is plain data. `tests/tidy.rs` holds the code to it.
+//!
+//! What always holds, whatever fails:
+//! * a write that was acknowledged is on the disks of a majority, and is never lost or applied twice;
+//! * a read that is not marked `stale` sees every write that was finished before it began;
+//! * two servers that applied the same log index hold the same state, bit for bit;
+//! * an outcome that is not known is reported as unknown.
+//!
+//! Deliberately absent: wall-clock decisions, ambient randomness, threads outside [`env::real`], and
+//! any knowledge of whether the world is real.
+
+pub mod agent;
+pub mod config;
 pub mod env;
+pub mod gossip;
+pub mod http;
 pub mod mutant;
+pub mod node;
+pub mod raft;
+pub mod state;
+pub mod telemetry;

@@ -24,3 +24,16 @@ pub fn is(id: &str) -> bool {
         false
     }
 }
+
+/// Up to a tenth of a second from the operating system's generator: what mutant T02 lets into a timer.
+pub fn system_jitter() -> std::time::Duration {
+    #[cfg(feature = "mutants")]
+    {
+        let mut byte = [0u8];
+        // Without entropy there is no jitter, and the mutant survives.
+        let _ = rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut byte);
+        return std::time::Duration::from_micros(u64::from(byte[0]) * 390);
+    }
+    #[cfg(not(feature = "mutants"))]
+    std::time::Duration::ZERO
+}

@@ -48,9 +48,10 @@ const LOST_REPLIES: &[&str] = &[
 pub const TABLE: &[Mutant] = &[
     Mutant {
         id: "R02",
-        what: "the vote is answered before it is durable",
+        what: "the vote is never persisted",
         origin: "NodeDB-Lab/nodedb#161",
-        needs: &["power-loss"],
+        // Whatever restarts a process; a graceful leave does as well.
+        needs: &["power-loss", "kill", "membership", "fsync-fail"],
         checks: &["ES", "MV"],
     },
     Mutant {

@@ -23,12 +23,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, Either, select};
-use rand::SeedableRng;
+use rand::{Rng as _, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -217,6 +217,7 @@ struct Inner {
     executor: Arc<dyn Executor>,
     observer: Arc<dyn Observer>,
     seed: u64,
+    ambient: Mutex<Rng>,
 }
 
 tokio::task_local! {
@@ -233,7 +234,8 @@ impl Env {
         observer: Arc<dyn Observer>,
         seed: u64,
     ) -> Env {
-        Env { inner: Arc::new(Inner { clock, network, disk, executor, observer, seed }) }
+        let ambient = Mutex::new(stream_rng(seed, "ambient"));
+        Env { inner: Arc::new(Inner { clock, network, disk, executor, observer, seed, ambient }) }
     }
 
     /// The `Env` of the running task, if it was started by [`Env::spawn`] or [`Env::scope`].
@@ -293,15 +295,13 @@ impl Env {
     /// Each component asks for its stream by name, so that one that draws more does not move the
     /// others. The same name gives the same stream again.
     pub fn rng(&self, stream: &str) -> Rng {
-        let mut seed = [0u8; 32];
-        for (i, chunk) in seed.chunks_mut(8).enumerate() {
-            let word = xxhash_rust::xxh3::xxh3_64_with_seed(
-                stream.as_bytes(),
-                self.inner.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            );
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        Rng::from_seed(seed)
+        stream_rng(self.inner.seed, stream)
+    }
+
+    /// The next number of the one stream that belongs to nobody: for code that can own no generator
+    /// (openraft asks for "the" generator of the thread).
+    pub fn ambient_random(&self) -> u64 {
+        self.inner.ambient.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
     }
 
     /// Starts a task. Dropping the handle leaves the task running.
@@ -344,6 +344,28 @@ impl Env {
     pub fn observe(&self, event: Observed) {
         self.inner.observer.observe(event);
     }
+
+    /// The same for what takes work to compute: not even computed when nobody looks.
+    pub fn observe_with(&self, event: impl FnOnce() -> Observed) {
+        if self.is_observed() {
+            self.observe(event());
+        }
+    }
+
+    /// Whether anybody looks.
+    pub fn is_observed(&self) -> bool {
+        self.inner.observer.watches()
+    }
+}
+
+fn stream_rng(seed: u64, stream: &str) -> Rng {
+    let mut bytes = [0u8; 32];
+    for (i, chunk) in bytes.chunks_mut(8).enumerate() {
+        let salted = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let word = xxhash_rust::xxh3::xxh3_64_with_seed(stream.as_bytes(), salted);
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    Rng::from_seed(bytes)
 }
 
 impl fmt::Debug for Env {

@@ -9,6 +9,10 @@ use std::net::SocketAddr;
 pub trait Observer: Send + Sync {
     /// Called in the order in which things happen on this node.
     fn observe(&self, event: Observed);
+    /// Whether anybody looks; what is costly to compute is not computed otherwise.
+    fn watches(&self) -> bool {
+        true
+    }
 }
 
 /// The production observer.
@@ -17,6 +21,9 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {
     fn observe(&self, _event: Observed) {}
+    fn watches(&self) -> bool {
+        false
+    }
 }
 
 /// A node's part in Raft.

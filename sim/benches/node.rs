@@ -1,0 +1,80 @@
+//! What one write costs a node, part by part: applying it, and making it durable.
+//!
+//! `cargo bench -p sim`. Compare ratios between two runs on one machine, not times between machines.
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use driftline::env::real;
+use driftline::raft::log::Log;
+use driftline::raft::{Store, TypeConfig};
+use driftline::state::{Command, KvCommand, Request, RequestId, State};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::alias::{EntryOf, LogIdOf};
+use openraft::{EntryPayload, LogId};
+
+fn write(number: u64) -> Request {
+    let set = KvCommand::Set {
+        key: format!("key/{}", number % 1000),
+        value: vec![number as u8; 256].into(),
+        flags: 0,
+        cas: None,
+    };
+    let id = RequestId { origin: 1, number };
+    Request { id, done_below: number.saturating_sub(64), command: Command::Kv(set) }
+}
+
+fn apply(c: &mut Criterion) {
+    let mut group = c.benchmark_group("state");
+    group.throughput(Throughput::Elements(1));
+    let mut state = State::default();
+    let mut index = 0;
+    group.bench_function("apply a 256-byte write", |b| {
+        b.iter_batched(
+            || {
+                index += 1;
+                (index, write(index))
+            },
+            |(index, request)| state.apply(index, &request),
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn log_id(index: u64) -> LogIdOf<TypeConfig> {
+    LogId::new(openraft::impls::leader_id_std::CommittedLeaderId::new(1), index)
+}
+
+fn append(c: &mut Criterion) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let env = real::env(directory.path()).expect("an environment");
+    let _entered = runtime.enter();
+    let store = runtime.block_on(env.scope(Store::open(&env))).expect("a new store");
+    let mut log = Log::new(store);
+    let mut next = 1;
+    let mut group = c.benchmark_group("log");
+    for batch in [1u64, 16, 256] {
+        group.throughput(Throughput::Elements(batch));
+        group.bench_function(format!("append and sync {batch} entries of 256 bytes"), |b| {
+            b.iter(|| {
+                let entries: Vec<EntryOf<TypeConfig>> = (next..next + batch)
+                    .map(|i| EntryOf::<TypeConfig> {
+                        log_id: log_id(i),
+                        payload: EntryPayload::Normal(write(i)),
+                    })
+                    .collect();
+                next += batch;
+                runtime.block_on(env.scope(async {
+                    let (sender, flushed) = tokio::sync::oneshot::channel();
+                    let sender = openraft_rt_tokio::TokioOneshotSender(sender);
+                    log.append(entries, IOFlushed::signal(sender)).await.expect("appended");
+                    flushed.await.expect("answered").expect("synced");
+                }));
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, apply, append);
+criterion_main!(benches);

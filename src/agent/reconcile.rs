@@ -1,0 +1,93 @@
+//! The leader's duty: the Raft configuration follows what gossip knows.
+//!
+//! [`plan`] is the decision, a pure function; the agent's loop carries out one step at a time and
+//! looks again.
+//!
+//! Gossip may add a server and may confirm a *graceful* departure. It never removes a server for
+//! being silent: a partition makes half of the servers silent, and removing those would let the other
+//! half shrink the quorum under the data. Silent servers stay voters until they return, leave, or an
+//! operator removes them.
+
+use crate::gossip::Status;
+use crate::mutant;
+use crate::raft::{Member as RaftMember, ServerInfo};
+
+/// A server as gossip sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Who it is.
+    pub server: ServerInfo,
+    /// How it is.
+    pub status: Status,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make it a voter, by way of a learner.
+    Add(ServerInfo),
+    /// Take it out.
+    Remove {
+        /// Its Raft id.
+        node_id: u64,
+    },
+}
+
+/// What to do next so that `configuration` fits `seen`, from the viewpoint of the leader `me`.
+pub fn plan(seen: &[Seen], configuration: &[RaftMember], me: u64) -> Option<Step> {
+    let configured = |id: u64| configuration.iter().find(|member| member.server.node_id == id);
+    let gone = |status: Status| {
+        // Mutant G14: a verdict of "failed" is enough to remove a voter.
+        status == Status::Left || (mutant::is("G14") && status == Status::Failed)
+    };
+    let leaver = seen.iter().find(|seen| {
+        seen.server.node_id != me && gone(seen.status) && configured(seen.server.node_id).is_some()
+    });
+    if let Some(leaver) = leaver {
+        return Some(Step::Remove { node_id: leaver.server.node_id });
+    }
+    let newcomer = seen.iter().find(|seen| {
+        seen.status == Status::Alive && !configured(seen.server.node_id).is_some_and(|member| member.voter)
+    });
+    newcomer.map(|newcomer| Step::Add(newcomer.server.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn server(node_id: u64) -> ServerInfo {
+        let addr = SocketAddr::from(([10, 0, 0, node_id as u8], 8300));
+        ServerInfo { node_id, name: format!("n{node_id}"), addr }
+    }
+
+    fn seen(node_id: u64, status: Status) -> Seen {
+        Seen { server: server(node_id), status }
+    }
+
+    fn member(node_id: u64, voter: bool) -> RaftMember {
+        RaftMember { server: server(node_id), voter }
+    }
+
+    #[test]
+    fn newcomers_are_added_and_learners_promoted() {
+        let seen = [seen(1, Status::Alive), seen(2, Status::Alive)];
+        assert_eq!(plan(&seen, &[member(1, true)], 1), Some(Step::Add(server(2))));
+        assert_eq!(plan(&seen, &[member(1, true), member(2, false)], 1), Some(Step::Add(server(2))));
+        assert_eq!(plan(&seen, &[member(1, true), member(2, true)], 1), None);
+    }
+
+    #[test]
+    fn who_left_is_removed_and_who_fell_silent_is_not() {
+        let configuration = [member(1, true), member(2, true), member(3, true)];
+        let seen = [seen(1, Status::Alive), seen(2, Status::Failed), seen(3, Status::Left)];
+        assert_eq!(plan(&seen, &configuration, 1), Some(Step::Remove { node_id: 3 }));
+        assert_eq!(plan(&seen[..2], &configuration, 1), None);
+    }
+
+    #[test]
+    fn a_leader_does_not_remove_itself() {
+        assert_eq!(plan(&[seen(1, Status::Left)], &[member(1, true)], 1), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! The command line: `driftline agent` runs a node; the other commands ask a running one, over HTTP.
+//!
+//! What a command prints goes to standard output as a whole, once it has succeeded; what went wrong
+//! goes to standard error as one message, and the exit code says which kind of wrong it was.
+
+mod agent;
+mod ask;
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The exit codes, for `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; a write that failed was not applied
+  2  the command line makes no sense
+  3  a write was sent but its outcome is unknown: it may have been, or may yet be, applied";
+
+/// A Consul-style agent: a strongly consistent key-value store, membership and events.
+#[derive(Debug, Parser)]
+#[command(name = "driftline", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs an agent until it is told to leave or gets a signal
+    Agent(Box<agent::AgentArgs>),
+    /// Reads and writes keys
+    #[command(subcommand)]
+    Kv(ask::Kv),
+    /// Lists the members that the agent knows
+    Members(ask::Members),
+    /// Fires user events and lists them
+    #[command(subcommand)]
+    Event(ask::Event),
+    /// Shows the agent's own statistics
+    Info(ask::Info),
+    /// Makes the agent join the members at these addresses
+    Join(ask::Join),
+    /// Makes the agent leave its cluster gracefully and stop
+    Leave(ask::Leave),
+    /// Makes a failed member one that has left
+    ForceLeave(ask::ForceLeave),
+}
+
+/// Where the agent is that a command asks.
+#[derive(Args, Clone, Debug)]
+struct Api {
+    /// Address of the agent's HTTP API: host:port
+    #[arg(long, env = "DRIFTLINE_HTTP_ADDR", default_value = "127.0.0.1:8500", value_name = "HOST:PORT")]
+    http_addr: String,
+}
+
+/// Why a command did not do what it was asked: an exit code and a text.
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    code: u8,
+    text: String,
+}
+
+impl Problem {
+    fn failed(text: impl Into<String>) -> Problem {
+        Problem { code: 1, text: text.into() }
+    }
+
+    fn usage(text: impl Into<String>) -> Problem {
+        Problem { code: 2, text: text.into() }
+    }
+
+    fn unknown(text: impl Into<String>) -> Problem {
+        Problem { code: 3, text: text.into() }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too, with code 0. A closed pipe is nobody's loss.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match cli.command {
+        Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
+        other => ask::run(other),
+    };
+    match done {
+        Ok(output) => match io::stdout().write_all(&output).and_then(|()| io::stdout().flush()) {
+            // Whoever read the output has had enough of it.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(&format!("cannot write the output: {error}"));
+                ExitCode::from(1)
+            }
+            _ => ExitCode::SUCCESS,
+        },
+        Err(problem) => {
+            complain(&problem.text);
+            ExitCode::from(problem.code)
+        }
+    }
+}
+
+fn complain(text: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "driftline: {text}");
+}
+
+/// The address that `host:port` (or `host` alone, with the default port) stands for.
+fn resolve(text: &str, default_port: u16) -> Result<SocketAddr, Problem> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = bare.parse() {
+        return Ok(SocketAddr::new(ip, default_port));
+    }
+    let with_port = if text.contains(':') { text.to_owned() } else { format!("{text}:{default_port}") };
+    let mut found = with_port
+        .to_socket_addrs()
+        .map_err(|error| Problem::failed(format!("address {text:?} does not resolve: {error}")))?;
+    found.next().ok_or_else(|| Problem::failed(format!("address {text:?} resolves to nothing")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_may_leave_the_port_out() {
+        let cases = [
+            ("127.0.0.1", "127.0.0.1:8500"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("::1", "[::1]:8500"),
+            ("[::1]", "[::1]:8500"),
+            ("[::1]:2", "[::1]:2"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(resolve(text, 8500).unwrap().to_string(), expected, "{text:?}");
+        }
+        assert_eq!(resolve("127.0.0.1:x", 8500).unwrap_err().code, 1);
+    }
+}

@@ -1,0 +1,574 @@
+//! The commands that ask a running agent something, over its HTTP API.
+
+use std::io::Read;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use driftline::env::{Env, real};
+use driftline::http::client::{self, CallError, Response};
+use hyper::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::{Api, Command, Problem, resolve};
+
+/// Longer than the agent's own patience with its cluster, so that its answer arrives.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+const HTTP_PORT: u16 = 8500;
+
+/// What a path escapes. Slashes stay, as they are part of keys.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// What a query escapes.
+const QUERY: &AsciiSet = &PATH.add(b'/');
+
+#[derive(Debug, Subcommand)]
+pub enum Kv {
+    /// Prints a key's value
+    Get(KvGet),
+    /// Writes a value
+    Put(KvPut),
+    /// Deletes a key, or all under a prefix
+    Delete(KvDelete),
+    /// Lists the keys under a prefix
+    List(KvList),
+}
+
+#[derive(Args, Debug)]
+pub struct KvGet {
+    /// The key, or with --recurse or --keys a prefix
+    #[arg(default_value = "")]
+    key: String,
+    /// Print all entries under the prefix, as key:value lines
+    #[arg(long, conflicts_with = "keys")]
+    recurse: bool,
+    /// Print the keys under the prefix
+    #[arg(long)]
+    keys: bool,
+    /// Let any server answer from what it has, which may be old
+    #[arg(long)]
+    stale: bool,
+    /// Print values in base64
+    #[arg(long)]
+    base64: bool,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct KvPut {
+    /// The key
+    key: String,
+    /// The value; `-` reads standard input, `@FILE` a file
+    #[arg(default_value = "")]
+    value: String,
+    /// Write only if the entry's modify index is this; 0: only if there is no entry
+    #[arg(long, value_name = "INDEX")]
+    cas: Option<u64>,
+    /// A number to keep beside the value
+    #[arg(long, value_name = "NUMBER")]
+    flags: Option<u64>,
+    /// The value is given in base64
+    #[arg(long)]
+    base64: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct KvDelete {
+    /// The key, or with --recurse a prefix
+    #[arg(default_value = "")]
+    key: String,
+    /// Delete all keys under the prefix
+    #[arg(long, conflicts_with = "cas")]
+    recurse: bool,
+    /// Delete only if the entry's modify index is this
+    #[arg(long, value_name = "INDEX")]
+    cas: Option<u64>,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct KvList {
+    /// The prefix
+    #[arg(default_value = "")]
+    prefix: String,
+    /// Cut keys after this, when it follows the prefix
+    #[arg(long)]
+    separator: Option<String>,
+    /// Let any server answer from what it has, which may be old
+    #[arg(long)]
+    stale: bool,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Members {
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Event {
+    /// Sends an event to all members
+    Fire(EventFire),
+    /// Lists the events that the agent has seen, oldest first
+    List(EventList),
+}
+
+#[derive(Args, Debug)]
+pub struct EventFire {
+    /// The event's name
+    name: String,
+    /// What to send with it; `-` reads standard input, `@FILE` a file
+    #[arg(default_value = "")]
+    payload: String,
+    /// Only for nodes whose names match this expression
+    #[arg(long)]
+    node: Option<String>,
+    /// Only for nodes with a service that matches
+    #[arg(long)]
+    service: Option<String>,
+    /// Only if that service has a tag that matches
+    #[arg(long, requires = "service")]
+    tag: Option<String>,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct EventList {
+    /// Only events of this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Info {
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Join {
+    /// Gossip addresses of members: IP or IP:port
+    #[arg(required = true)]
+    addr: Vec<String>,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Leave {
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct ForceLeave {
+    /// The member's name
+    node: String,
+    /// Forget it at once
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+/// Does what the command asks and returns what it prints.
+pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(async {
+        let env = real::ephemeral_env()
+            .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
+        match command {
+            // Runs elsewhere, for as long as it likes.
+            Command::Agent(_) => Ok(Vec::new()),
+            Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
+            Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
+            Command::Kv(Kv::Delete(args)) => kv_delete(&env, args).await,
+            Command::Kv(Kv::List(args)) => kv_list(&env, args).await,
+            Command::Members(args) => members(&env, args).await,
+            Command::Event(Event::Fire(args)) => event_fire(&env, args).await,
+            Command::Event(Event::List(args)) => event_list(&env, args).await,
+            Command::Info(args) => info(&env, args).await,
+            Command::Join(args) => join(&env, args).await,
+            Command::Leave(args) => leave(&env, args).await,
+            Command::ForceLeave(args) => force_leave(&env, args).await,
+        }
+    })
+}
+
+fn path(escaped: &str) -> String {
+    utf8_percent_encode(escaped, PATH).to_string()
+}
+
+/// A query string from the parameters that are there.
+fn query<const N: usize>(parameters: [(&str, Option<String>); N]) -> String {
+    let given: Vec<String> = parameters
+        .into_iter()
+        .filter_map(|(name, value)| {
+            value.map(|value| format!("{name}={}", utf8_percent_encode(&value, QUERY)))
+        })
+        .collect();
+    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+}
+
+fn switch(on: bool) -> Option<String> {
+    on.then(String::new)
+}
+
+/// One request. Every answer but a 200 is a problem, except a 404 for whoever expects one.
+async fn ask(
+    env: &Env,
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: impl Into<Bytes>,
+    may_be_missing: bool,
+) -> Result<Response, Problem> {
+    let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
+    let addr = resolve(text, HTTP_PORT)?;
+    let reads = method == Method::GET;
+    let response = match client::call(env, addr, method, path, body.into(), TIMEOUT).await {
+        Ok(response) => response,
+        Err(CallError::NotSent(reason)) => {
+            return Err(Problem::failed(format!(
+                "cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?"
+            )));
+        }
+        Err(error) if reads => return Err(Problem::failed(format!("the agent at {addr}: {error}"))),
+        Err(error) => return Err(Problem::unknown(format!("the agent at {addr}: {error}; outcome unknown"))),
+    };
+    match response.status {
+        200 => Ok(response),
+        404 if may_be_missing => Ok(response),
+        status => {
+            let text = format!("the agent at {addr} answers {status}: {}", response.text().trim_end());
+            Err(if response.header("x-driftline-outcome") == Some("unknown") {
+                Problem::unknown(format!("{text}; outcome unknown"))
+            } else {
+                Problem::failed(text)
+            })
+        }
+    }
+}
+
+fn parse(response: &Response) -> Result<Value, Problem> {
+    serde_json::from_slice(&response.body)
+        .map_err(|error| Problem::failed(format!("the agent's answer is not JSON ({error})")))
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    // A `Value` always has a text.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+    lines.into_iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+}
+
+/// An argument that may point to standard input or a file.
+fn content(argument: String) -> Result<Vec<u8>, Problem> {
+    if argument == "-" {
+        let mut content = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut content)
+            .map_err(|error| Problem::failed(format!("cannot read standard input: {error}")))?;
+        return Ok(content);
+    }
+    match argument.strip_prefix('@') {
+        Some(file) => {
+            std::fs::read(file).map_err(|error| Problem::failed(format!("cannot read {file}: {error}")))
+        }
+        None => Ok(argument.into_bytes()),
+    }
+}
+
+/// The value of an entry of the API, in base64 or plain.
+fn value_of(entry: &Value, base64: bool) -> Result<Vec<u8>, Problem> {
+    let encoded = text(entry, "Value");
+    if base64 {
+        return Ok(encoded.as_bytes().to_vec());
+    }
+    BASE64
+        .decode(encoded)
+        .map_err(|error| Problem::failed(format!("the agent's value is not base64 ({error})")))
+}
+
+async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
+    if args.keys {
+        let KvGet { key: prefix, stale, json, api, .. } = args;
+        return kv_list(env, KvList { prefix, separator: None, stale, json, api }).await;
+    }
+    if args.key.is_empty() && !args.recurse {
+        return Err(Problem::usage("kv get needs a key, or --recurse for all of them"));
+    }
+    let query = query([("recurse", switch(args.recurse)), ("stale", switch(args.stale))]);
+    let path = format!("/v1/kv/{}{query}", path(&args.key));
+    let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
+    if response.status == 404 {
+        let what = if args.recurse { "no key under" } else { "no key" };
+        return Err(Problem::failed(format!("{what} {:?}", args.key)));
+    }
+    let entries = parse(&response)?;
+    if args.json {
+        return Ok(pretty(&entries));
+    }
+    let mut output = Vec::new();
+    for entry in items(&entries) {
+        if args.recurse {
+            output.extend_from_slice(text(entry, "Key").as_bytes());
+            output.push(b':');
+        }
+        output.extend(value_of(entry, args.base64)?);
+        output.push(b'\n');
+    }
+    Ok(output)
+}
+
+async fn kv_list(env: &Env, args: KvList) -> Result<Vec<u8>, Problem> {
+    let query = query([("keys", switch(true)), ("separator", args.separator), ("stale", switch(args.stale))]);
+    let path = format!("/v1/kv/{}{query}", path(&args.prefix));
+    let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
+    // No keys are an empty list, not a failure.
+    let keys = if response.status == 404 { Value::Array(Vec::new()) } else { parse(&response)? };
+    if args.json {
+        return Ok(pretty(&keys));
+    }
+    Ok(lines(items(&keys).iter().filter_map(Value::as_str)))
+}
+
+/// The answer of a conditional write.
+fn held(response: &Response, key: &str) -> Result<(), Problem> {
+    match parse(response)? {
+        Value::Bool(true) => Ok(()),
+        _ => Err(Problem::failed(format!(
+            "{key:?} was not changed: its modify index is not the one that --cas gives"
+        ))),
+    }
+}
+
+async fn kv_put(env: &Env, args: KvPut) -> Result<Vec<u8>, Problem> {
+    let mut value = content(args.value)?;
+    if args.base64 {
+        value = BASE64
+            .decode(value.trim_ascii())
+            .map_err(|error| Problem::usage(format!("the value is not base64: {error}")))?;
+    }
+    let query = query([
+        ("cas", args.cas.map(|index| index.to_string())),
+        ("flags", args.flags.map(|flags| flags.to_string())),
+    ]);
+    let path = format!("/v1/kv/{}{query}", path(&args.key));
+    let response = ask(env, &args.api, Method::PUT, &path, value, false).await?;
+    held(&response, &args.key)?;
+    Ok(lines([format!("Success! Data written to: {}", args.key).as_str()]))
+}
+
+async fn kv_delete(env: &Env, args: KvDelete) -> Result<Vec<u8>, Problem> {
+    if args.key.is_empty() && !args.recurse {
+        return Err(Problem::usage("kv delete needs a key, or --recurse for all of them"));
+    }
+    let query = query([("recurse", switch(args.recurse)), ("cas", args.cas.map(|index| index.to_string()))]);
+    let path = format!("/v1/kv/{}{query}", path(&args.key));
+    let response = ask(env, &args.api, Method::DELETE, &path, Bytes::new(), false).await?;
+    held(&response, &args.key)?;
+    let what = if args.recurse { "keys with prefix" } else { "key" };
+    Ok(lines([format!("Success! Deleted {what}: {}", args.key).as_str()]))
+}
+
+/// Rows as columns of equal width, the last one ragged.
+fn table(rows: &[Vec<String>]) -> Vec<u8> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let rows: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}", width = *width))
+                .collect();
+            cells.join("  ").trim_end().to_owned()
+        })
+        .collect();
+    lines(rows.iter().map(String::as_str))
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn status_name(status: &Value) -> &'static str {
+    match status.as_u64() {
+        Some(1) => "alive",
+        Some(2) => "leaving",
+        Some(3) => "left",
+        Some(4) => "failed",
+        _ => "none",
+    }
+}
+
+async fn members(env: &Env, args: Members) -> Result<Vec<u8>, Problem> {
+    let response = ask(env, &args.api, Method::GET, "/v1/agent/members", Bytes::new(), false).await?;
+    let members = parse(&response)?;
+    if args.json {
+        return Ok(pretty(&members));
+    }
+    let mut rows = vec![row(["Node", "Address", "Status", "Tags"])];
+    for member in items(&members) {
+        let ip = text(member, "Addr");
+        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let tags: Vec<String> = member["Tags"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        rows.push(row([
+            text(member, "Name"),
+            &format!("{ip}:{}", member["Port"]),
+            status_name(&member["Status"]),
+            &tags.join(","),
+        ]));
+    }
+    Ok(table(&rows))
+}
+
+async fn event_fire(env: &Env, args: EventFire) -> Result<Vec<u8>, Problem> {
+    let payload = content(args.payload)?;
+    let query = query([("node", args.node), ("service", args.service), ("tag", args.tag)]);
+    let path = format!("/v1/event/fire/{}{query}", path(&args.name));
+    let response = ask(env, &args.api, Method::PUT, &path, payload, false).await?;
+    let event = parse(&response)?;
+    if args.json {
+        return Ok(pretty(&event));
+    }
+    Ok(lines([format!("Event ID: {}", text(&event, "ID")).as_str()]))
+}
+
+async fn event_list(env: &Env, args: EventList) -> Result<Vec<u8>, Problem> {
+    let path = format!("/v1/event/list{}", query([("name", args.name)]));
+    let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), false).await?;
+    let events = parse(&response)?;
+    if args.json {
+        return Ok(pretty(&events));
+    }
+    let mut rows = vec![row(["LTime", "ID", "Name", "Payload"])];
+    for event in items(&events) {
+        let payload = value_of(&serde_json::json!({ "Value": event["Payload"] }), false)?;
+        let payload = payload.escape_ascii().to_string();
+        rows.push(row([&event["LTime"].to_string(), text(event, "ID"), text(event, "Name"), &payload]));
+    }
+    Ok(table(&rows))
+}
+
+async fn info(env: &Env, args: Info) -> Result<Vec<u8>, Problem> {
+    let response = ask(env, &args.api, Method::GET, "/v1/agent/self", Bytes::new(), false).await?;
+    let stats = parse(&response)?["Stats"].take();
+    if args.json {
+        return Ok(pretty(&stats));
+    }
+    let mut output = Vec::new();
+    for (section, values) in stats.as_object().into_iter().flatten() {
+        output.extend(lines([format!("{section}:").as_str()]));
+        for (name, value) in values.as_object().into_iter().flatten() {
+            let line = format!("    {name} = {}", value.as_str().unwrap_or_default());
+            output.extend(lines([line.as_str()]));
+        }
+    }
+    Ok(output)
+}
+
+async fn join(env: &Env, args: Join) -> Result<Vec<u8>, Problem> {
+    let mut joined = 0;
+    let mut problems = Vec::new();
+    for addr in &args.addr {
+        let path = format!("/v1/agent/join/{}", path(addr));
+        match ask(env, &args.api, Method::PUT, &path, Bytes::new(), false).await {
+            Ok(_) => joined += 1,
+            Err(problem) => problems.push(problem),
+        }
+    }
+    match problems.into_iter().next() {
+        Some(problem) if joined == 0 => Err(problem),
+        _ => Ok(lines([format!("Joined by contacting {joined} of {} members.", args.addr.len()).as_str()])),
+    }
+}
+
+async fn leave(env: &Env, args: Leave) -> Result<Vec<u8>, Problem> {
+    ask(env, &args.api, Method::PUT, "/v1/agent/leave", Bytes::new(), false).await?;
+    Ok(lines(["The agent has left."]))
+}
+
+async fn force_leave(env: &Env, args: ForceLeave) -> Result<Vec<u8>, Problem> {
+    let query = query([("prune", switch(args.prune))]);
+    let path = format!("/v1/agent/force-leave/{}{query}", path(&args.node));
+    ask(env, &args.api, Method::PUT, &path, Bytes::new(), false).await?;
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_keep_their_slashes_and_parameters_do_not() {
+        assert_eq!(path("a/b c%é?#"), "a/b%20c%25%C3%A9%3F%23");
+        assert_eq!(
+            query([("a", Some("x/y&z".to_owned())), ("b", None), ("c", switch(true))]),
+            "?a=x%2Fy%26z&c="
+        );
+        assert_eq!(query([("b", None)]), "");
+    }
+
+    #[test]
+    fn a_table_has_columns() {
+        let rows = [row(["Node", "Status"]), row(["a-long-name", "alive"])];
+        assert_eq!(String::from_utf8(table(&rows)).unwrap(), "Node         Status\na-long-name  alive\n");
+    }
+}

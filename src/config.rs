@@ -1,0 +1,221 @@
+//! What an agent is told when it starts.
+//!
+//! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
+//! makes one from a scenario. Nothing below reads a file or an environment variable.
+
+pub mod file;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gossip::Timing;
+
+/// Everything an agent needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the node, unique in the cluster.
+    pub node_name: String,
+    /// Name of the datacenter; only a label here.
+    pub datacenter: String,
+    /// Where the HTTP API listens.
+    pub http_addr: SocketAddr,
+    /// Where servers talk to each other (Raft and forwarded requests).
+    pub rpc_addr: SocketAddr,
+    /// Where gossip listens, UDP and TCP.
+    pub gossip_addr: SocketAddr,
+    /// The address that others reach this node at, when it is not the one it listens on.
+    pub advertise: Option<IpAddr>,
+    /// How the first server or servers of a new cluster begin.
+    pub bootstrap: Bootstrap,
+    /// Gossip addresses of members to join at start. Failing to reach any is an error.
+    pub join: Vec<SocketAddr>,
+    /// Gossip addresses of members to join, tried until one answers.
+    pub retry_join: Vec<SocketAddr>,
+    /// Pause between two tries of `retry_join`, in milliseconds.
+    pub retry_interval_ms: u64,
+    /// Gives up after so many tries of `retry_join`; 0 never does.
+    pub retry_max: u32,
+    /// Labels gossiped with the node.
+    pub tags: std::collections::BTreeMap<String, String>,
+    /// Raft's knobs.
+    pub raft: RaftConfig,
+    /// Gossip's knobs.
+    pub gossip: Timing,
+    /// What a client may ask for.
+    pub limits: Limits,
+}
+
+/// How a server comes to its first cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bootstrap {
+    /// Waits to be added to a cluster.
+    Wait,
+    /// Founds a cluster of itself alone, unless it already belongs to one.
+    Alone,
+    /// Founds a cluster together with others, once gossip shows this many servers that expect the same
+    /// number and none of them belongs to a cluster.
+    Expect(u32),
+}
+
+/// Raft's knobs. Times in milliseconds by the node's own clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RaftConfig {
+    /// How often a leader makes itself heard.
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing waits at least this long before it stands for election.
+    pub election_timeout_min_ms: u64,
+    /// And less than this long.
+    pub election_timeout_max_ms: u64,
+    /// A snapshot is taken after this many entries.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot.
+    pub trailing_entries: u64,
+    /// Bytes of a snapshot sent in one message.
+    pub snapshot_chunk_bytes: u64,
+    /// How long a client's request may take.
+    pub request_timeout_ms: u64,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest key in bytes.
+    pub key_bytes: usize,
+    /// Longest value in bytes.
+    pub value_bytes: usize,
+    /// Connections to the HTTP API at once.
+    pub http_connections: usize,
+    /// Milliseconds a client may take to send a request's head, and again its body.
+    pub http_read_timeout_ms: u64,
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            node_name: "node".to_owned(),
+            datacenter: "dc1".to_owned(),
+            http_addr: any(8500),
+            rpc_addr: any(8300),
+            gossip_addr: any(8301),
+            advertise: None,
+            bootstrap: Bootstrap::Wait,
+            join: Vec::new(),
+            retry_join: Vec::new(),
+            retry_interval_ms: 30_000,
+            retry_max: 0,
+            tags: Default::default(),
+            raft: RaftConfig::default(),
+            gossip: Timing::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for RaftConfig {
+    fn default() -> RaftConfig {
+        RaftConfig {
+            heartbeat_ms: 50,
+            election_timeout_min_ms: 200,
+            election_timeout_max_ms: 400,
+            snapshot_entries: 16_384,
+            trailing_entries: 10_240,
+            snapshot_chunk_bytes: 1 << 20,
+            request_timeout_ms: 7_000,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            key_bytes: 512,
+            value_bytes: 512 * 1024,
+            http_connections: 4096,
+            http_read_timeout_ms: 10_000,
+        }
+    }
+}
+
+/// A value that no agent can run with, by the name it has in the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct Invalid {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// The first value that no agent can run with.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let invalid = |key, reason: String| Err(Invalid { key, reason });
+        let raft = &self.raft;
+        if self.node_name.is_empty()
+            || self.node_name.len() > 128
+            || self.node_name.contains(char::is_control)
+        {
+            return invalid("node_name", "must be 1 to 128 bytes without control characters".to_owned());
+        }
+        if raft.heartbeat_ms == 0 || raft.heartbeat_ms > 60_000 {
+            return invalid("raft.heartbeat_ms", format!("{} is not within 1..=60000", raft.heartbeat_ms));
+        }
+        if raft.election_timeout_min_ms < 2 * raft.heartbeat_ms {
+            return invalid(
+                "raft.election_timeout_min_ms",
+                format!(
+                    "{} is less than two heartbeats ({}); followers would depose a healthy leader",
+                    raft.election_timeout_min_ms,
+                    2 * raft.heartbeat_ms
+                ),
+            );
+        }
+        if raft.election_timeout_max_ms <= raft.election_timeout_min_ms
+            || raft.election_timeout_max_ms > 600_000
+        {
+            return invalid(
+                "raft.election_timeout_max_ms",
+                format!(
+                    "must be above election_timeout_min_ms ({}) and at most 600000",
+                    raft.election_timeout_min_ms
+                ),
+            );
+        }
+        if raft.snapshot_entries == 0 {
+            return invalid("raft.snapshot_entries", "must be at least 1".to_owned());
+        }
+        if !(1024..=16 << 20).contains(&raft.snapshot_chunk_bytes) {
+            return invalid("raft.snapshot_chunk_bytes", "must be 1024 to 16777216".to_owned());
+        }
+        if raft.request_timeout_ms == 0 {
+            return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if self.bootstrap == Bootstrap::Expect(0) {
+            return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());
+        }
+        if self.limits.value_bytes > 8 << 20 {
+            return invalid("limits.value_bytes", "must be at most 8388608".to_owned());
+        }
+        self.gossip.check().map_err(|reason| Invalid { key: "gossip", reason })
+    }
+}
+
+impl RaftConfig {
+    /// How long a client's request may take.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+}

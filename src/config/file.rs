@@ -1,0 +1,281 @@
+//! Configuration files: TOML or JSON, laid over one another in order.
+//!
+//! A file says only what differs from the defaults; a later file wins over an earlier one, and tables
+//! are merged key by key. Every mistake is reported with the file and the full name of the key: a
+//! misspelt key that was silently ignored would be a default in force that nobody chose.
+//!
+//! [`merge`] is a function of texts. Reading the files is the caller's business.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Config;
+
+/// A configuration file that was read but not yet understood.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// How errors name the file. Its ending gives the format: `.toml` or `.json`.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// All files together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merged {
+    /// What the agent is told. Not yet checked: the command line comes on top.
+    pub config: Config,
+    /// What only the process needs.
+    pub process: Process,
+}
+
+/// Keys of a file that concern the process around the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Process {
+    /// Where the agent keeps its files.
+    pub data_dir: Option<PathBuf>,
+    /// What is logged: a level, or `tracing` directives.
+    pub log_level: Option<String>,
+    /// Whether logs are JSON lines.
+    pub log_json: Option<bool>,
+}
+
+const PROCESS_KEYS: [&str; 3] = ["data_dir", "log_level", "log_json"];
+
+/// Why a file cannot be used. Nothing has been started; correct the file and try again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The name has neither ending.
+    #[error("{file}: the format is not clear; name the file .toml or .json")]
+    Format {
+        /// The file.
+        file: String,
+    },
+    /// The text is not TOML, or not JSON, or not a table.
+    #[error("{file}: {reason}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// What the parser says, with the line.
+        reason: String,
+    },
+    /// There is no such key.
+    #[error("{file}: unknown key `{key}`; known here: {known}")]
+    UnknownKey {
+        /// The file.
+        file: String,
+        /// The key's full name.
+        key: String,
+        /// What it might have been meant to be.
+        known: String,
+    },
+    /// The key exists but cannot hold this.
+    #[error("{file}: {key}: {reason}")]
+    Value {
+        /// The file.
+        file: String,
+        /// The key's full name.
+        key: String,
+        /// What is wrong with the value.
+        reason: String,
+    },
+}
+
+/// Lays the files over `base`, the last one on top.
+///
+/// # Errors
+/// The first mistake in the first file that has one.
+pub fn merge(base: &Config, files: &[Source]) -> Result<Merged, FileError> {
+    let internal = |reason: serde_json::Error| FileError::Value {
+        file: "defaults".to_owned(),
+        key: "configuration".to_owned(),
+        reason: reason.to_string(),
+    };
+    let base = serde_json::to_value(base).map_err(internal)?;
+    let mut config = base.clone();
+    let mut process = Map::new();
+    for source in files {
+        let mut table = parse(source)?;
+        for key in PROCESS_KEYS {
+            if let Some(value) = table.remove(key) {
+                let alone = Map::from_iter([(key.to_owned(), value.clone())]);
+                Process::deserialize(Value::Object(alone)).map_err(|error| FileError::Value {
+                    file: source.name.clone(),
+                    key: key.to_owned(),
+                    reason: error.to_string(),
+                })?;
+                process.insert(key.to_owned(), value);
+            }
+        }
+        check_keys(source, "", &table, &base)?;
+        check_values(source, &mut Vec::new(), &table, &base)?;
+        overlay(&mut config, Value::Object(table));
+    }
+    Ok(Merged {
+        config: Config::deserialize(config).map_err(internal)?,
+        process: Process::deserialize(Value::Object(process)).map_err(internal)?,
+    })
+}
+
+fn parse(source: &Source) -> Result<Map<String, Value>, FileError> {
+    let Source { name: file, text } = source;
+    let syntax = |reason: String| FileError::Syntax { file: file.clone(), reason };
+    let value: Value = if file.ends_with(".toml") {
+        toml::from_str(text).map_err(|error| syntax(error.to_string().trim_end().to_owned()))?
+    } else if file.ends_with(".json") {
+        serde_json::from_str(text).map_err(|error| syntax(error.to_string()))?
+    } else {
+        return Err(FileError::Format { file: file.clone() });
+    };
+    match value {
+        Value::Object(table) => Ok(table),
+        _ => Err(syntax("must hold a table of keys".to_owned())),
+    }
+}
+
+/// The known keys of a table are those of its default. An empty default (`tags`) is a table of the
+/// user's own keys.
+fn own_keys(default: &Value) -> Option<&Map<String, Value>> {
+    default.as_object().filter(|keys| !keys.is_empty())
+}
+
+fn check_keys(
+    source: &Source,
+    path: &str,
+    table: &Map<String, Value>,
+    default: &Value,
+) -> Result<(), FileError> {
+    let Some(known) = own_keys(default) else { return Ok(()) };
+    for (key, value) in table {
+        let full = format!("{path}{key}");
+        let Some(default) = known.get(key) else {
+            let process = PROCESS_KEYS.iter().copied().filter(|_| path.is_empty());
+            let mut names: Vec<&str> = known.keys().map(String::as_str).chain(process).collect();
+            names.sort_unstable();
+            return Err(FileError::UnknownKey {
+                file: source.name.clone(),
+                key: full,
+                known: names.join(", "),
+            });
+        };
+        if let Value::Object(table) = value {
+            check_keys(source, &format!("{full}."), table, default)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tries each value alone over the defaults, so that an error has a name.
+fn check_values(
+    source: &Source,
+    path: &mut Vec<String>,
+    table: &Map<String, Value>,
+    base: &Value,
+) -> Result<(), FileError> {
+    for (key, value) in table {
+        path.push(key.clone());
+        let default = path.iter().try_fold(base, |at, key| at.get(key));
+        match value {
+            Value::Object(table) if default.is_some_and(|default| own_keys(default).is_some()) => {
+                check_values(source, path, table, base)?;
+            }
+            _ if default.is_some_and(|default| own_keys(default).is_some()) => {
+                return Err(FileError::Value {
+                    file: source.name.clone(),
+                    key: path.join("."),
+                    reason: "must be a table of keys".to_owned(),
+                });
+            }
+            _ => {
+                let alone = path
+                    .iter()
+                    .rev()
+                    .fold(value.clone(), |value, key| Value::Object(Map::from_iter([(key.clone(), value)])));
+                let mut tried = base.clone();
+                overlay(&mut tried, alone);
+                Config::deserialize(tried).map_err(|error| FileError::Value {
+                    file: source.name.clone(),
+                    key: path.join("."),
+                    reason: error.to_string(),
+                })?;
+            }
+        }
+        path.pop();
+    }
+    Ok(())
+}
+
+fn overlay(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                overlay(below.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Bootstrap;
+
+    fn source(name: &str, text: &str) -> Source {
+        Source { name: name.to_owned(), text: text.to_owned() }
+    }
+
+    fn error(name: &str, text: &str) -> String {
+        merge(&Config::default(), &[source(name, text)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn later_files_win_and_tables_are_merged() {
+        let files = [
+            source(
+                "a.toml",
+                "node_name = 'a'\ndata_dir = '/var/lib/a'\n[raft]\nheartbeat_ms = 40\n[tags]\nrack = '1'",
+            ),
+            source(
+                "b.json",
+                r#"{"node_name":"b","bootstrap":{"expect":3},"raft":{"snapshot_entries":9},"tags":{"row":"2"}}"#,
+            ),
+        ];
+        let merged = merge(&Config::default(), &files).unwrap();
+        assert_eq!(merged.config.node_name, "b");
+        assert_eq!(merged.config.bootstrap, Bootstrap::Expect(3));
+        assert_eq!((merged.config.raft.heartbeat_ms, merged.config.raft.snapshot_entries), (40, 9));
+        assert_eq!(merged.config.tags.len(), 2);
+        assert_eq!(merged.process.data_dir, Some("/var/lib/a".into()));
+    }
+
+    #[test]
+    fn no_file_leaves_the_base() {
+        let base = Config { node_name: "host".to_owned(), ..Config::default() };
+        assert_eq!(merge(&base, &[]).unwrap(), Merged { config: base, process: Process::default() });
+    }
+
+    #[test]
+    fn every_mistake_names_its_file_and_key() {
+        let mistakes = [
+            ("a.toml", "node = 'x'"),
+            ("a.toml", "[raft]\nheart_beat_ms = 5"),
+            ("a.toml", "[raft]\nheartbeat_ms = 'soon'"),
+            ("a.toml", "http_addr = 'localhost:8500'"),
+            ("a.toml", "bootstrap = 'together'"),
+            ("a.toml", "raft = 3"),
+            ("a.toml", "node_name = 'unclosed"),
+            ("a.json", "{\"tags\":{\"a\":1}}"),
+            ("a.json", "{\"log_json\":\"yes\"}"),
+            ("a.json", "{"),
+            ("a.json", "[]"),
+            ("a.yaml", ""),
+        ];
+        let told: Vec<String> =
+            mistakes.iter().map(|(name, text)| format!("{text}\n=> {}\n", error(name, text))).collect();
+        insta::assert_snapshot!(told.join("\n"));
+    }
+}

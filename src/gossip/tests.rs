@@ -1,0 +1,378 @@
+//! Small clusters over real loopback sockets, with short times.
+
+use super::*;
+use crate::env::real::env_in_memory;
+use bytes::Bytes;
+
+fn quick() -> Timing {
+    Timing {
+        probe_period_ms: 100,
+        probe_timeout_ms: 40,
+        gossip_interval_ms: 20,
+        push_pull_interval_ms: 1_000,
+        reconnect_interval_ms: 300,
+        stream_timeout_ms: 500,
+        leave_propagate_ms: 60,
+        refute_delay_ms: 150,
+        ..Timing::default()
+    }
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Log(Mutex<Vec<(String, String, Status)>>);
+
+impl Log {
+    fn note(&self, what: &str, member: &Member) {
+        self.0.lock().unwrap().push((what.to_owned(), member.name.clone(), member.status));
+    }
+    fn of(&self, name: &str) -> Vec<(String, Status)> {
+        let log = self.0.lock().unwrap();
+        log.iter().filter(|(_, n, _)| n == name).map(|(what, _, status)| (what.clone(), *status)).collect()
+    }
+}
+
+impl EventDelegate for Log {
+    fn notify_join(&self, member: &Member) {
+        self.note("join", member);
+    }
+    fn notify_leave(&self, member: &Member) {
+        self.note("leave", member);
+    }
+    fn notify_update(&self, member: &Member) {
+        self.note("update", member);
+    }
+    fn notify_conflict(&self, first: &Member, _second: &Member) {
+        self.note("conflict", first);
+    }
+}
+
+struct Node {
+    gossip: Gossip,
+    events: UserEvents,
+    meta: Arc<Mutex<Bytes>>,
+    log: Arc<Log>,
+}
+
+fn options(node_id: u64, generation: u64, bind: SocketAddr) -> Options {
+    Options {
+        node_id,
+        name: format!("n{node_id}"),
+        bind,
+        advertise: None,
+        generation,
+        timing: quick(),
+        cluster: "test".to_owned(),
+    }
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+async fn start(options: Options) -> Node {
+    let env = env_in_memory(options.node_id * 1_000 + options.generation);
+    let meta = Arc::new(Mutex::new(Bytes::from_static(b"v1")));
+    let source = meta.clone();
+    let events = UserEvents::new(&env, move || source.lock().unwrap().clone());
+    let log = Arc::new(Log::default());
+    let gossip = Gossip::start(&env, options, Arc::new(events.clone()), log.clone()).await.unwrap();
+    Node { gossip, events, meta, log }
+}
+
+impl Node {
+    fn addr(&self) -> SocketAddr {
+        self.gossip.local().addr
+    }
+
+    fn sees(&self, name: &str) -> Option<Status> {
+        self.gossip.members().into_iter().find(|member| member.name == name).map(|member| member.status)
+    }
+}
+
+async fn cluster(n: u64) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 0..n {
+        let node = start(options(i + 1, 1, any_port())).await;
+        if let Some(first) = nodes.first() {
+            assert_eq!(node.gossip.join(&[first.addr()]).await.unwrap(), 1);
+        }
+        nodes.push(node);
+    }
+    let count = n as usize;
+    until("everybody knows everybody", || {
+        nodes.iter().all(|node| {
+            let members = node.gossip.members();
+            members.len() == count && members.iter().all(|member| member.status == Status::Alive)
+        })
+    })
+    .await;
+    nodes
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let env = env_in_memory(0);
+    let deadline = env.now() + Duration::from_secs(8);
+    while !done() {
+        assert!(env.now() < deadline, "not within 8 s: {what}");
+        env.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn five_nodes_join_and_see_each_other() {
+    let nodes = cluster(5).await;
+    let members = nodes[4].gossip.members();
+    assert_eq!(members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["n1", "n2", "n3", "n4", "n5"]);
+    assert!(members.iter().all(|member| member.meta == "v1"));
+    assert_eq!(nodes[0].gossip.stats()["members"], "5");
+    assert_eq!(nodes[0].log.of("n3"), [("join".to_owned(), Status::Alive)]);
+}
+
+#[tokio::test]
+async fn new_metadata_is_an_update_and_nothing_else() {
+    let nodes = cluster(3).await;
+    *nodes[1].meta.lock().unwrap() = Bytes::from_static(b"v2");
+    nodes[1].gossip.update_meta().await.unwrap();
+    assert_eq!(nodes[1].gossip.local().meta, "v2");
+    until("the others see it", || [0, 2].iter().all(|i| nodes[*i].gossip.members()[1].meta == "v2")).await;
+    assert_eq!(
+        nodes[0].log.of("n2"),
+        [("join".to_owned(), Status::Alive), ("update".to_owned(), Status::Alive)]
+    );
+    *nodes[1].meta.lock().unwrap() = vec![0; META_LIMIT + 1].into();
+    assert!(matches!(nodes[1].gossip.update_meta().await, Err(Error::MetaTooLarge { size: 513 })));
+    assert_eq!(nodes[1].gossip.local().meta, "v2");
+}
+
+#[tokio::test]
+async fn the_largest_metadata_and_name_reach_everybody() {
+    let first = start(options(1, 1, any_port())).await;
+    let name = "x".repeat(wire::MAX_NAME);
+    let big = start(Options { name: name.clone(), ..options(2, 1, any_port()) }).await;
+    *big.meta.lock().unwrap() = vec![7; META_LIMIT].into();
+    big.gossip.update_meta().await.unwrap();
+    big.gossip.join(&[first.addr()]).await.unwrap();
+    let third = start(options(3, 1, any_port())).await;
+    third.gossip.join(&[first.addr()]).await.unwrap();
+    until("all have it", || {
+        [&first, &third]
+            .iter()
+            .all(|node| node.gossip.members().iter().any(|m| m.name == name && m.meta.len() == META_LIMIT))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_reaches_everybody_once() {
+    let nodes = cluster(5).await;
+    for i in 0..20 {
+        let name = format!("e{i}");
+        nodes[i % 5].events.fire(NewEvent { name, ..NewEvent::default() }).unwrap();
+    }
+    until("all events are everywhere", || nodes.iter().all(|n| n.events.list(None).1.len() >= 20)).await;
+    env_in_memory(0).sleep(Duration::from_millis(100)).await;
+    for node in &nodes {
+        let events = node.events.list(None).1;
+        let ids: std::collections::BTreeSet<_> = events.iter().map(|event| &event.id).collect();
+        assert_eq!((events.len(), ids.len()), (20, 20));
+    }
+    until("the queues drain", || nodes.iter().all(|n| n.gossip.stats()["event_queue"] == "0")).await;
+}
+
+#[tokio::test]
+async fn who_leaves_has_left_and_has_not_failed() {
+    let nodes = cluster(4).await;
+    nodes[3].gossip.leave(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(nodes[3].gossip.local().status, Status::Left);
+    nodes[3].gossip.shutdown().await;
+    until("the others see that it left", || {
+        nodes[..3].iter().all(|node| node.sees("n4") == Some(Status::Left))
+    })
+    .await;
+    for node in &nodes[..3] {
+        let log = node.log.of("n4");
+        assert_eq!(log.last().unwrap(), &("leave".to_owned(), Status::Left));
+        assert!(log.iter().all(|(_, status)| *status != Status::Failed), "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_killed_has_failed_and_comes_back_with_its_next_life() {
+    let mut nodes = cluster(3).await;
+    let dead = nodes.pop().unwrap();
+    let addr = dead.addr();
+    dead.gossip.shutdown().await;
+    until("it is seen as failed", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Failed))).await;
+
+    let reborn = start(options(3, 2, addr)).await;
+    reborn.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is back", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Alive))).await;
+    let log = nodes[1].log.of("n3");
+    assert_eq!(
+        log.iter()
+            .filter(|(what, _)| what != "update")
+            .map(|(what, s)| (what.as_str(), *s))
+            .collect::<Vec<_>>(),
+        [("join", Status::Alive), ("leave", Status::Failed), ("join", Status::Alive)]
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_forgot_its_generation_is_told_and_comes_back_without_joining_by_hand() {
+    let mut nodes = cluster(3).await;
+    let dead = nodes.pop().unwrap();
+    let addr = dead.addr();
+    dead.gossip.shutdown().await;
+    until("it is seen as failed", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Failed))).await;
+    // The same generation again, and nobody tells it whom to join: the others knock.
+    let reborn = start(options(3, 1, addr)).await;
+    until("it is back", || {
+        nodes.iter().all(|n| n.sees("n3") == Some(Status::Alive))
+            && reborn.gossip.members().iter().filter(|m| m.status == Status::Alive).count() == 3
+    })
+    .await;
+    assert!(reborn.gossip.local().generation > 1);
+}
+
+#[tokio::test]
+async fn a_node_at_a_new_address_is_the_same_node_and_does_not_fail_later() {
+    let mut nodes = cluster(3).await;
+    let old = nodes.pop().unwrap();
+    old.gossip.shutdown().await;
+    let moved = start(options(3, 2, any_port())).await;
+    moved.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    let addr = moved.addr();
+    until("the new address is known", || {
+        nodes.iter().all(|n| n.gossip.members().iter().any(|m| m.name == "n3" && m.addr == addr))
+    })
+    .await;
+    // Longer than it takes to find the old address dead.
+    env_in_memory(0).sleep(Duration::from_millis(900)).await;
+    for node in &nodes {
+        assert_eq!(node.sees("n3"), Some(Status::Alive));
+        assert_eq!(node.gossip.members().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn another_node_may_take_the_address_of_a_dead_one() {
+    let mut nodes = cluster(3).await;
+    let dead = nodes.pop().unwrap();
+    let addr = dead.addr();
+    dead.gossip.shutdown().await;
+    let heir = start(Options { generation: 0, ..options(9, 1, addr) }).await;
+    heir.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("the heir lives and the dead one has failed", || {
+        nodes.iter().all(|n| n.sees("n9") == Some(Status::Alive) && n.sees("n3") == Some(Status::Failed))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn force_leave_makes_a_failed_member_left_everywhere_and_prune_removes_it() {
+    let mut nodes = cluster(4).await;
+    nodes.pop().unwrap().gossip.shutdown().await;
+    until("it is seen as failed", || nodes.iter().all(|n| n.sees("n4") == Some(Status::Failed))).await;
+    nodes[0].gossip.force_leave("n4", false).await.unwrap();
+    until("it has left", || nodes.iter().all(|n| n.sees("n4") == Some(Status::Left))).await;
+    nodes[1].gossip.force_leave("n4", true).await.unwrap();
+    until("it is gone", || nodes.iter().all(|n| n.sees("n4").is_none())).await;
+    assert!(matches!(nodes[2].gossip.force_leave("n4", false).await, Err(Error::UnknownMember { .. })));
+    // A newcomer does not hear of it either.
+    let new = start(options(7, 1, any_port())).await;
+    new.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    assert_eq!(new.sees("n4"), None);
+}
+
+#[tokio::test]
+async fn a_live_member_contradicts_who_forces_it_to_leave() {
+    let nodes = cluster(3).await;
+    nodes[0].gossip.force_leave("n2", false).await.unwrap();
+    until("it is leaving", || nodes[0].sees("n2") == Some(Status::Leaving)).await;
+    until("it is alive", || nodes.iter().all(|n| n.sees("n2") == Some(Status::Alive))).await;
+    assert_eq!(nodes[1].gossip.local().generation, 2);
+    assert!(matches!(nodes[1].gossip.force_leave("n2", false).await, Err(Error::ForceLeaveSelf)));
+}
+
+#[tokio::test]
+async fn joining_counts_who_was_reached_and_explains_who_was_not() {
+    let nodes = cluster(2).await;
+    let lonely = start(options(5, 1, any_port())).await;
+    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    match lonely.gossip.join(&[nobody, lonely.addr()]).await {
+        Err(Error::Join(reasons)) => {
+            assert_eq!(reasons.len(), 2);
+            assert!(reasons[1].1.contains("this node itself"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lonely.gossip.join(&[nobody, nodes[0].addr(), nodes[1].addr()]).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused() {
+    let nodes = cluster(1).await;
+    let stranger = start(Options { cluster: "other".into(), ..options(5, 1, any_port()) }).await;
+    match stranger.gossip.join(&[nodes[0].addr()]).await {
+        Err(Error::Join(reasons)) => assert!(reasons[0].1.contains("another cluster"), "{reasons:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((nodes[0].gossip.members().len(), stranger.gossip.members().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn two_members_of_one_name_are_both_listed_and_reported() {
+    let nodes = cluster(2).await;
+    let twin = start(Options { name: "n2".into(), ..options(8, 1, any_port()) }).await;
+    twin.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("the conflict is noticed", || nodes[0].gossip.stats()["name_conflicts"] == "1").await;
+    assert_eq!(nodes[0].gossip.members().iter().filter(|m| m.name == "n2").count(), 2);
+}
+
+#[tokio::test]
+async fn garbage_is_counted_and_does_no_harm() {
+    let nodes = cluster(2).await;
+    let env = env_in_memory(0);
+    let socket = env.network().bind(any_port()).await.unwrap();
+    for garbage in [&b""[..], b"x", &[0; 1_400], &[1; 3_000]] {
+        let _ = socket.send_to(garbage, nodes[0].addr()).await;
+    }
+    // A stream that says nothing, and one that says nonsense.
+    let _silent = env.network().connect(nodes[0].addr()).await.unwrap();
+    let mut loud = env.network().connect(nodes[0].addr()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut loud, &[0xff; 64]).await.unwrap();
+    until("it is counted", || {
+        let stats = nodes[0].gossip.stats();
+        stats["dropped_damaged"] != "0" && stats["push_pull_errors"] != "0"
+    })
+    .await;
+    assert_eq!(nodes[1].gossip.join(&[nodes[0].addr()]).await.unwrap(), 1);
+    assert_eq!(nodes[0].sees("n2"), Some(Status::Alive));
+}
+
+#[tokio::test]
+async fn after_shutdown_the_ports_are_free_and_calls_say_stopped() {
+    let node = start(options(1, 1, any_port())).await;
+    let addr = node.addr();
+    let mut fatal = Box::pin(node.gossip.fatal());
+    node.gossip.shutdown().await;
+    node.gossip.shutdown().await;
+    assert!(matches!(node.gossip.update_meta().await, Err(Error::Stopped)));
+    assert!(futures_util::poll!(&mut fatal).is_pending());
+    start(options(1, 2, addr)).await;
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_at_start() {
+    let env = env_in_memory(1);
+    let silent = Arc::new(Silent);
+    let wrong = |options| Gossip::start(&env, options, silent.clone(), silent.clone());
+    let good = options(1, 1, any_port());
+    assert!(matches!(wrong(Options { name: String::new(), ..good.clone() }).await, Err(Error::Options(_))));
+    let everywhere = "0.0.0.0:0".parse().unwrap();
+    assert!(matches!(wrong(Options { bind: everywhere, ..good.clone() }).await, Err(Error::Options(_))));
+    let events = UserEvents::new(&env, || vec![0; 513].into());
+    let refused = Gossip::start(&env, good, Arc::new(events), silent.clone()).await;
+    assert!(matches!(refused, Err(Error::MetaTooLarge { size: 513 })));
+}

@@ -1,0 +1,197 @@
+//! `/v1/agent/…`: this agent, and the members it knows.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::gossip::{self, Status};
+
+use super::reply::{self, Failure, Reply};
+use super::{Api, Call};
+
+/// The version of Consul's API that clients should expect, with our own behind it.
+const VERSION: &str = concat!("1.20.0+driftline.", env!("CARGO_PKG_VERSION"));
+
+/// A member as clients know it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Member {
+    name: String,
+    addr: String,
+    port: u16,
+    tags: BTreeMap<String, String>,
+    status: u8,
+    protocol_min: u8,
+    protocol_max: u8,
+    protocol_cur: u8,
+    delegate_min: u8,
+    delegate_max: u8,
+    delegate_cur: u8,
+}
+
+impl Member {
+    fn new(member: &gossip::Member) -> Member {
+        Member {
+            name: member.name.clone(),
+            addr: member.addr.ip().to_string(),
+            port: member.addr.port(),
+            tags: Agent::member_tags(member),
+            status: match member.status {
+                Status::Alive => 1,
+                Status::Leaving => 2,
+                Status::Left => 3,
+                Status::Failed => 4,
+            },
+            // Clients written for Serf look at these: the protocol versions it has spoken since 0.8.
+            protocol_min: 1,
+            protocol_max: 5,
+            protocol_cur: 2,
+            delegate_min: 2,
+            delegate_max: 5,
+            delegate_cur: 4,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SelfReply<'a> {
+    config: SelfConfig<'a>,
+    debug_config: &'a Config,
+    coord: Coordinate,
+    member: Member,
+    stats: BTreeMap<String, BTreeMap<String, String>>,
+    meta: &'a BTreeMap<String, String>,
+    /// There is no service mesh here.
+    #[serde(rename = "xDS")]
+    xds: Option<()>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SelfConfig<'a> {
+    datacenter: &'a str,
+    primary_datacenter: &'a str,
+    node_name: &'a str,
+    #[serde(rename = "NodeID")]
+    node_id: String,
+    revision: &'a str,
+    server: bool,
+    version: &'a str,
+    build_date: &'a str,
+}
+
+/// A network coordinate. Agents do not measure round trips yet, so each stands where all of them start.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Coordinate {
+    vec: [f64; 8],
+    error: f64,
+    adjustment: f64,
+    height: f64,
+}
+
+/// This agent: configuration, statistics, and how its members see it.
+pub async fn this(api: Arc<Api>, call: Call) -> Reply {
+    let agent = &api.agent;
+    let config = agent.config();
+    let member = Member::new(&agent.local_member());
+    let node_id = member.tags.get("id").cloned().unwrap_or_else(|| format!("{:016x}", agent.node_id()));
+    let reply = SelfReply {
+        config: SelfConfig {
+            datacenter: &config.datacenter,
+            primary_datacenter: &config.datacenter,
+            node_name: &config.node_name,
+            node_id,
+            revision: "",
+            server: true,
+            version: VERSION,
+            build_date: "1970-01-01T00:00:01Z",
+        },
+        debug_config: config,
+        coord: Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 1e-5 },
+        member,
+        stats: agent.stats(),
+        meta: &config.tags,
+        xds: None,
+    };
+    reply::json(&reply, call.params.pretty())
+}
+
+/// Everyone this agent knows of, the failed and the gone included.
+pub async fn members(api: Arc<Api>, call: Call) -> Reply {
+    if let Some(segment) = call.params.text("segment").filter(|segment| *segment != "_all") {
+        return Err(Failure::internal(format!("unknown segment {segment:?}: there is only the default one")));
+    }
+    let mut members: Vec<Member> = api.agent.members().iter().map(Member::new).collect();
+    if call.params.switch("wan") {
+        // There is one datacenter: its members are all that the wide area has.
+        for member in &mut members {
+            member.name = format!("{}.{}", member.name, api.agent.config().datacenter);
+        }
+    }
+    reply::json(&members, call.params.pretty())
+}
+
+/// `IP`, `IP:port`, `[IP]` or `[IP]:port`.
+fn gossip_addr(text: &str, default_port: u16) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let ip = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port));
+    ip.or_else(|| text.parse().ok())
+}
+
+/// Joins the gossip of the members at the address in the path.
+pub async fn join(api: Arc<Api>, call: Call) -> Reply {
+    let text = call.tail("/v1/agent/join/")?;
+    let addr = gossip_addr(&text, api.agent.config().gossip_addr.port()).ok_or_else(|| {
+        Failure::bad_request(format!(
+            "Invalid address {text:?}: must be an IP address, with a port if need be"
+        ))
+    })?;
+    if call.params.switch("wan") {
+        return Err(Failure::internal("There is no wide-area gossip to join: this is the only datacenter"));
+    }
+    api.agent.join(&[addr]).await.map_err(Failure::internal)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Leaves the cluster gracefully; the agent stops soon after.
+pub async fn leave(api: Arc<Api>, _: Call) -> Reply {
+    api.agent.leave().await;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Makes a failed member one that has left; with `prune`, forgets it.
+pub async fn force_leave(api: Arc<Api>, call: Call) -> Reply {
+    let node = call.tail("/v1/agent/force-leave/")?;
+    api.agent.force_leave(&node, call.params.switch("prune")).await.map_err(Failure::internal)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_address_may_leave_the_port_out() {
+        let cases = [
+            ("10.0.0.1", Some("10.0.0.1:8301")),
+            ("10.0.0.1:1", Some("10.0.0.1:1")),
+            ("::1", Some("[::1]:8301")),
+            ("[::1]", Some("[::1]:8301")),
+            ("[::1]:2", Some("[::1]:2")),
+            ("host", None),
+            ("", None),
+            ("10.0.0.1:", None),
+            ("10.0.0.1:70000", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(gossip_addr(text, 8301).map(|addr| addr.to_string()).as_deref(), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The other end of the API: one request, one connection, one answer.
+//!
+//! The command line and every test speak through this. Its point is the error: a caller that retries a
+//! write must know whether the server can have seen it, so "never sent" and "no telling" are apart.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::http::{Method, Request, header};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use crate::env::Env;
+
+/// An answer longer than this is given up on.
+const MAX_BODY: usize = 1 << 30;
+
+/// A complete answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// Names (in small letters) and values, in the order of their arrival.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// The first value of a header; `name` in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text, for people.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Why there is no complete answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No byte of the request left: it has certainly not been acted on, and may be sent elsewhere.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The request, or part of it, was sent: whether it was acted on is unknown.
+    #[error("no complete answer: {0}")]
+    Unknown(String),
+}
+
+/// Sends one request to the API at `addr` over a new connection and waits for the whole answer, at
+/// most for `timeout`. `path_and_query` must be escaped already.
+///
+/// # Errors
+/// See [`CallError`]. An HTTP error status is an answer, not an error.
+pub async fn call(
+    env: &Env,
+    addr: SocketAddr,
+    method: Method,
+    path_and_query: &str,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<Response, CallError> {
+    let deadline = env.now() + timeout;
+    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
+    let request = Request::builder()
+        .method(method)
+        .uri(path_and_query)
+        .header(header::HOST, addr.to_string())
+        .body(Full::new(body))
+        .map_err(|error| not_sent(&error))?;
+    let stream = env
+        .timeout(timeout, env.network().connect(addr))
+        .await
+        .map_err(|_| CallError::NotSent("the connection timed out".to_owned()))?
+        .map_err(|error| not_sent(&error))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))?;
+
+    let exchange = async {
+        let response = sender.try_send_request(request).await.map_err(|mut error| {
+            // hyper hands the request back only if it had not begun to write it.
+            match error.take_message() {
+                Some(_) => CallError::NotSent(describe(error.error())),
+                None => CallError::Unknown(describe(error.error())),
+            }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_BODY).collect().await;
+        let body = body.map_err(|error| CallError::Unknown(describe(&*error)))?.to_bytes();
+        let headers = head.headers.iter().map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        });
+        Ok(Response { status: head.status.as_u16(), headers: headers.collect(), body })
+    };
+    // The connection is driven beside the exchange; how it ends, the exchange learns by itself.
+    let connection = async {
+        let _ = connection.await;
+        pending::<()>().await;
+    };
+    let exchange = async {
+        match select(pin!(exchange), pin!(connection)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(CallError::Unknown("the connection ended".to_owned())),
+        }
+    };
+    env.timeout(deadline.since(env.now()), exchange)
+        .await
+        .unwrap_or_else(|_| Err(CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))))
+}
+
+/// An error with its causes: hyper's own texts say only at which step it failed.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

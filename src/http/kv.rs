@@ -1,0 +1,190 @@
+//! `/v1/kv/…`: keys and values.
+//!
+//! A reader that blocks waits for the key's (or prefix's) own index to pass the one it gave. A missing
+//! key is answered with the index of the whole store, since it has none of its own.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Serialize;
+
+use crate::agent::Indexed;
+use crate::state::{Command, Entry, KvCommand, Outcome};
+
+use super::params::Params;
+use super::reply::{self, Failure, Reply};
+use super::{Api, Call};
+
+/// An entry as clients know it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KvPair<'a> {
+    lock_index: u64,
+    key: &'a str,
+    flags: u64,
+    /// `null` when empty.
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> KvPair<'a> {
+    fn new(key: &'a str, entry: &'a Entry) -> KvPair<'a> {
+        KvPair {
+            lock_index: entry.lock_index,
+            key,
+            flags: entry.flags,
+            value: (!entry.value.is_empty()).then(|| BASE64.encode(&entry.value)),
+            session: entry.session.as_deref(),
+            create_index: entry.create_index,
+            modify_index: entry.modify_index,
+        }
+    }
+}
+
+/// The path's key, and what to do with it.
+pub async fn key(api: Arc<Api>, call: Call) -> Reply {
+    let key = call.tail("/v1/kv")?;
+    let key = key.strip_prefix('/').unwrap_or(&key).to_owned();
+    check_key(&api, &key)?;
+    let Call { head, params, body } = call;
+    match head.method {
+        Method::PUT => put(&api, &params, key, body).await,
+        Method::DELETE => delete(&api, &params, key).await,
+        _ if params.has("keys") => keys(&api, &params, key).await,
+        _ if params.has("recurse") => list(&api, &params, key).await,
+        _ => get(&api, &params, key).await,
+    }
+}
+
+/// Refuses a key that is longer than the limit.
+pub fn check_key(api: &Api, key: &str) -> Result<(), Failure> {
+    let limit = api.limits.key_bytes;
+    if key.len() > limit {
+        let text = format!("Key is too long ({} bytes), the limit is {limit} bytes", key.len());
+        return Err(Failure::bad_request(text));
+    }
+    Ok(())
+}
+
+fn named(key: &str) -> Result<(), Failure> {
+    if key.is_empty() { Err(Failure::bad_request("Missing key name")) } else { Ok(()) }
+}
+
+async fn get(api: &Api, params: &Params, key: String) -> Reply {
+    named(&key)?;
+    let options = params.query_options(|| api.spread())?;
+    let consistency = options.consistency;
+    let answer = api
+        .agent
+        .query(options, |state| {
+            let kv = state.kv();
+            Indexed { index: kv.key_index(&key), value: (kv.get(&key).cloned(), kv.table_index()) }
+        })
+        .await?;
+    let (entry, table_index) = &answer.value;
+    let Some(entry) = entry else {
+        return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
+    };
+    let response = if params.has("raw") {
+        reply::raw(entry.value.to_vec())
+    } else {
+        reply::json(&[KvPair::new(&key, entry)], params.pretty())?
+    };
+    Ok(reply::describe(response, entry.modify_index, &answer, consistency))
+}
+
+async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
+    let options = params.query_options(|| api.spread())?;
+    let consistency = options.consistency;
+    let answer = api
+        .agent
+        .query(options, |state| {
+            let kv = state.kv();
+            let index = kv.prefix_index(&prefix);
+            let entries: Vec<(String, Entry)> =
+                kv.list(&prefix).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            Indexed { index, value: (entries, index) }
+        })
+        .await?;
+    let (entries, index) = &answer.value;
+    let response = if entries.is_empty() {
+        reply::empty(StatusCode::NOT_FOUND)
+    } else {
+        let pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
+        reply::json(&pairs, params.pretty())?
+    };
+    Ok(reply::describe(response, *index, &answer, consistency))
+}
+
+async fn keys(api: &Api, params: &Params, prefix: String) -> Reply {
+    let options = params.query_options(|| api.spread())?;
+    let consistency = options.consistency;
+    // The misspelling is as old as the API, and some clients send it.
+    let separator = params.get("separator").or(params.get("seperator")).unwrap_or_default();
+    let answer = api
+        .agent
+        .query(options, |state| {
+            let kv = state.kv();
+            let index = kv.prefix_index(&prefix);
+            let keys = kv.keys(&prefix, separator);
+            Indexed { index, value: (keys, index) }
+        })
+        .await?;
+    let (keys, index) = &answer.value;
+    let response = if keys.is_empty() && !prefix.is_empty() {
+        reply::empty(StatusCode::NOT_FOUND)
+    } else {
+        reply::json(keys, params.pretty())?
+    };
+    Ok(reply::describe(response, *index, &answer, consistency))
+}
+
+/// At most one of these parameters may be there.
+fn exclusive(params: &Params, names: &[&str]) -> Result<(), Failure> {
+    if names.iter().filter(|name| params.has(name)).count() > 1 {
+        return Err(Failure::bad_request(format!("Conflicting flags: {}\n", params.encode())));
+    }
+    Ok(())
+}
+
+async fn put(api: &Api, params: &Params, key: String, body: Body) -> Reply {
+    named(&key)?;
+    exclusive(params, &["cas", "acquire", "release"])?;
+    let flags = params.number("flags")?.unwrap_or(0);
+    let cas = params.number("cas")?;
+    let body = api.read_body(body).await?;
+    // There are no sessions yet: nobody holds a lock, and nobody can take one.
+    if let Some(session) = params.get("acquire") {
+        return Err(Failure::refused(format!("invalid session {session:?}")));
+    }
+    if params.has("release") {
+        return reply::json(&false, params.pretty());
+    }
+    let command = KvCommand::Set { key, value: body[..].into(), flags, cas };
+    write(api, command, params.pretty()).await
+}
+
+async fn delete(api: &Api, params: &Params, key: String) -> Reply {
+    exclusive(params, &["recurse", "cas"])?;
+    if params.has("recurse") {
+        return write(api, KvCommand::DeleteTree { prefix: key }, params.pretty()).await;
+    }
+    named(&key)?;
+    let cas = params.number("cas")?;
+    write(api, KvCommand::Delete { key, cas }, params.pretty()).await
+}
+
+async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
+    match api.agent.write(Command::Kv(command)).await? {
+        Outcome::Done { .. } => reply::json(&true, pretty),
+        Outcome::ConditionFailed { .. } => reply::json(&false, pretty),
+        // The log's answer to a late copy; what the first copy came to is not known here.
+        Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
+    }
+}

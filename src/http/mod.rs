@@ -1,0 +1,344 @@
+//! The HTTP API: Consul's paths, verbs, JSON names, headers and texts, answered by the [`Agent`].
+//!
+//! How a request flows: [`serve`] accepts a connection and gives it a task; hyper reads the head
+//! through a stream that knows when to lose patience; the router finds the route; `route` does what all routes
+//! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
+//! reply. Handlers hold no state, so a node serves as many as there are connections.
+//!
+//! * `kv`, `event`, `status`, `agent`: one file for each family of paths.
+//! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
+//! * `params`, `reply`: what a request says in its address, and what goes back.
+//! * [`client`]: the other end, for the command line, the tests and the testbed.
+//!
+//! JSON shapes live here and nowhere below: renaming a field of the agent changes no client.
+//!
+//! What is bounded, and what happens at the bound: connections (one more is told 503 and closed), the
+//! time a client may take (the connection is closed, a late body is told 408), a body's size (413),
+//! the bytes of large bodies held at once (further ones wait, and are told 503 when their time is up),
+//! keys (400). All of it is checked before anything is proposed to the cluster.
+//!
+//! What is deliberately absent: TLS, compression, HTTP/2, and the `Date` header, which would be the
+//! only reading of the wall clock.
+
+mod agent;
+pub mod client;
+mod event;
+mod kv;
+mod legacy;
+mod params;
+mod reply;
+mod status;
+mod stream;
+
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header, request};
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, any};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use rand::RngExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::agent::Agent;
+use crate::config::Limits;
+use crate::env::{BoxStream, Env, Listener, Rng};
+
+pub use params::parse_duration;
+
+use params::Params;
+use reply::{Failure, Reply};
+use stream::{Busy, PatientStream};
+
+/// When the server stops, requests in flight have this long to get their answers.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Rest after a failed accept. The usual cause is too many open files, which passes as others close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bodies up to this size are not counted; most are far smaller.
+const SMALL_BODY: u64 = 16 * 1024;
+
+/// Bytes of larger bodies held at once, in KiB.
+const BODY_ROOM_KIB: u32 = 64 * 1024;
+
+/// Answers HTTP on `listener` until dropped.
+pub async fn serve(agent: Agent, listener: Box<dyn Listener>) {
+    serve_until(agent, listener, std::future::pending()).await;
+}
+
+/// Answers HTTP on `listener` until `stop` completes; then closes the port, gives requests in flight a
+/// second, and returns.
+pub async fn serve_until(agent: Agent, listener: Box<dyn Listener>, stop: impl Future<Output = ()>) {
+    let env = agent.env().clone();
+    let limits = agent.config().limits.clone();
+    let most = limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
+    let slots = Arc::new(Semaphore::new(most));
+    // Nothing is ever sent: that the sender is gone is the message.
+    let (open, stopped) = watch::channel(());
+    let service = TowerToHyperService::new(router(Arc::new(Api::new(agent))));
+
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match slots.clone().try_acquire_owned() {
+                Ok(slot) => {
+                    let patience = Duration::from_millis(limits.http_read_timeout_ms);
+                    let serving = connection(env.clone(), stream, service.clone(), patience, stopped.clone());
+                    drop(env.spawn(async move {
+                        serving.await;
+                        drop(slot);
+                    }));
+                }
+                Err(_) => turn_away(stream),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "could not accept an HTTP connection");
+                env.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    drop((listener, open));
+    let all = u32::try_from(most).unwrap_or(u32::MAX);
+    let _ = env.timeout(DRAIN, slots.acquire_many(all)).await;
+}
+
+/// One connection, from accept to close.
+async fn connection(
+    env: Env,
+    stream: BoxStream,
+    service: TowerToHyperService<Router>,
+    patience: Duration,
+    mut stopped: watch::Receiver<()>,
+) {
+    let busy = Busy::default();
+    let stream = PatientStream::new(&env, stream, busy.clone(), patience);
+    let service = hyper::service::service_fn(move |request| {
+        busy.set(true);
+        let (busy, reply) = (busy.clone(), service.call(request));
+        async move {
+            let reply = reply.await;
+            busy.set(false);
+            reply
+        }
+    });
+    let serving = http1::Builder::new()
+        .auto_date_header(false)
+        // The patient stream does this, on the node's clock.
+        .header_read_timeout(None)
+        // As Go writes them; some scripts look for `X-Consul-Index` by its letters.
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut serving => Some(ended),
+        _ = stopped.changed() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            match env.timeout(DRAIN, serving).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // The client's doing nearly always: garbage, silence, or a connection cut short.
+        tracing::debug!(%error, "HTTP connection ended early");
+    }
+}
+
+/// Says 503 to a connection there is no room for, if that can be said without waiting.
+fn turn_away(mut stream: BoxStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
+        Content-Type: text/plain; charset=utf-8\r\nContent-Length: 31\r\n\r\n\
+        Too many connections, try later";
+    let _ = stream.write_all(FULL).now_or_never();
+}
+
+/// What handlers share.
+struct Api {
+    agent: Agent,
+    limits: Limits,
+    rng: Mutex<Rng>,
+    body_room: Arc<Semaphore>,
+}
+
+impl Api {
+    fn new(agent: Agent) -> Api {
+        let limits = agent.config().limits.clone();
+        let rng = Mutex::new(agent.env().rng("http"));
+        Api { agent, limits, rng, body_room: Arc::new(Semaphore::new(BODY_ROOM_KIB as usize)) }
+    }
+
+    /// A number in `0.0..1.0` to spread the ends of blocking queries with.
+    fn spread(&self) -> f64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).random()
+    }
+
+    /// The whole body, checked against the limit before and while it is read.
+    async fn read_body(&self, body: Body) -> Result<Upload, Failure> {
+        let limit = self.limits.value_bytes as u64;
+        let too_large = |size: &str| {
+            Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!(
+                    "Request body({size} bytes) too large, max size: {limit} bytes. \
+                     See limits.value_bytes in the agent's configuration."
+                ),
+            )
+        };
+        let length = hyper::body::Body::size_hint(&body).exact();
+        if let Some(length) = length.filter(|length| *length > limit) {
+            return Err(too_large(&length.to_string()));
+        }
+        if length == Some(0) {
+            return Ok(Upload { bytes: Bytes::new(), _room: None });
+        }
+
+        let expected = length.unwrap_or(limit);
+        let read = async {
+            let room = match expected {
+                0..=SMALL_BODY => None,
+                _ => {
+                    let kib = u32::try_from(expected.div_ceil(1024)).unwrap_or(u32::MAX).min(BODY_ROOM_KIB);
+                    // The semaphore is never closed; without room the body would merely go uncounted.
+                    self.body_room.clone().acquire_many_owned(kib).await.ok()
+                }
+            };
+            let bytes = Limited::new(body, self.limits.value_bytes).collect().await;
+            (bytes, room)
+        };
+        let mut read = pin!(read);
+        // Most bodies arrive with their heads: no timer for those.
+        let read = match read.as_mut().now_or_never() {
+            Some(read) => read,
+            None => {
+                let patience = Duration::from_millis(self.limits.http_read_timeout_ms);
+                self.agent.env().timeout(patience, read).await.map_err(|_| {
+                    let text =
+                        format!("The request's body did not arrive within {} ms", patience.as_millis());
+                    Failure::new(StatusCode::REQUEST_TIMEOUT, text)
+                })?
+            }
+        };
+        match read {
+            (Ok(bytes), room) => Ok(Upload { bytes: bytes.to_bytes(), _room: room }),
+            (Err(error), _) if error.is::<LengthLimitError>() => Err(too_large(&format!("over {limit}"))),
+            (Err(error), _) => Err(Failure::bad_request(format!("Cannot read the request's body: {error}"))),
+        }
+    }
+}
+
+/// A body in memory, and its place among those held at once.
+struct Upload {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Upload {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// A request as handlers see it.
+struct Call {
+    head: request::Parts,
+    params: Params,
+    body: Body,
+}
+
+impl Call {
+    /// What the path says after `prefix`, with escapes undone. Taken from the raw path, because a key
+    /// may hold slashes, be empty, or look like a path to something else.
+    fn tail(&self, prefix: &str) -> Result<String, Failure> {
+        let escaped = self.head.uri.path().strip_prefix(prefix).unwrap_or_default();
+        let bytes = params::unescape(escaped, false)
+            .ok_or_else(|| Failure::bad_request(format!("Invalid escape in path {escaped:?}")))?;
+        String::from_utf8(bytes)
+            .map_err(|_| Failure::bad_request(format!("Invalid path {escaped:?}: not UTF-8")))
+    }
+}
+
+fn router(api: Arc<Api>) -> Router {
+    let key = || route(&["GET", "PUT", "DELETE"], kv::key);
+    Router::new()
+        .route("/", route(&["GET"], status::root))
+        .route("/v1/kv", key())
+        .route("/v1/kv/", key())
+        .route("/v1/kv/{*key}", key())
+        .route("/v1/event/fire/", route(&["PUT"], event::fire))
+        .route("/v1/event/fire/{*name}", route(&["PUT"], event::fire))
+        .route("/v1/event/list", route(&["GET"], event::list))
+        .route("/v1/status/leader", route(&["GET"], status::leader))
+        .route("/v1/status/peers", route(&["GET"], status::peers))
+        .route("/v1/agent/self", route(&["GET"], agent::this))
+        .route("/v1/agent/members", route(&["GET"], agent::members))
+        .route("/v1/agent/join/{*addr}", route(&["PUT"], agent::join))
+        .route("/v1/agent/leave", route(&["PUT"], agent::leave))
+        .route("/v1/agent/force-leave/{*node}", route(&["PUT"], agent::force_leave))
+        .route("/set", route(&["GET", "PUT", "POST"], legacy::set))
+        .route("/get", route(&["GET"], legacy::get))
+        .route("/join", route(&["GET", "PUT", "POST"], legacy::join))
+        .fallback(any(|| async {
+            let text = "Invalid URL path: not a recognized HTTP API endpoint";
+            Failure::new(StatusCode::NOT_FOUND, text)
+        }))
+        .with_state(api)
+}
+
+/// A route: what all of them do first, then the handler.
+fn route<H, F>(methods: &'static [&'static str], handler: H) -> MethodRouter<Arc<Api>>
+where
+    H: Fn(Arc<Api>, Call) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    any(move |State(api): State<Arc<Api>>, request: Request| async move {
+        if request.method() == Method::OPTIONS {
+            let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
+            return Ok((StatusCode::OK, allow).into_response());
+        }
+        let call = admit(&api, methods, request)?;
+        handler(api, call).await
+    })
+}
+
+/// Checks what every route checks.
+fn admit(api: &Api, methods: &[&str], request: Request) -> Result<Call, Failure> {
+    let (head, body) = request.into_parts();
+    if !methods.contains(&head.method.as_str()) {
+        let text = format!("method {} not allowed", head.method);
+        let allow = Some(methods.join(","));
+        return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
+    }
+    let params = Params::parse(head.uri.query())?;
+    if params.text("dc").is_some_and(|dc| dc != api.agent.config().datacenter) {
+        return Err(Failure::refused("No path to datacenter"));
+    }
+    Ok(Call { head, params, body })
+}

@@ -1,0 +1,25 @@
+//! `/v1/status/…`: who leads, and who votes, by the addresses that servers use among themselves.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+
+use super::reply::{self, Reply};
+use super::{Api, Call};
+
+/// `/`: says who is there.
+pub async fn root(_: Arc<Api>, _: Call) -> Reply {
+    Ok(reply::text(StatusCode::OK, "Consul Agent"))
+}
+
+/// The leader's address, or the empty string.
+pub async fn leader(api: Arc<Api>, call: Call) -> Reply {
+    let leader = api.agent.leader().map(|addr| addr.to_string()).unwrap_or_default();
+    reply::json(&leader, call.params.pretty())
+}
+
+/// The addresses of the servers that vote.
+pub async fn peers(api: Arc<Api>, call: Call) -> Reply {
+    let peers: Vec<String> = api.agent.peers().iter().map(ToString::to_string).collect();
+    reply::json(&peers, call.params.pretty())
+}

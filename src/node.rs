@@ -1,0 +1,98 @@
+//! A node with its API: the one entry of production and simulation.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+
+use futures_util::future::{Either, select};
+use tokio::sync::oneshot;
+
+use crate::agent::{Agent, Error};
+use crate::config::Config;
+use crate::env::{Env, JoinHandle};
+
+/// Where a node listens, with the real ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The HTTP API.
+    pub http: SocketAddr,
+    /// Other servers.
+    pub rpc: SocketAddr,
+    /// Gossip, UDP and TCP.
+    pub gossip: SocketAddr,
+}
+
+/// A running node. It runs until [`Node::run`] returns, whether or not this is dropped.
+pub struct Node {
+    agent: Agent,
+    listening: Listening,
+    serving: JoinHandle<()>,
+    close: oneshot::Sender<()>,
+}
+
+/// Starts a node, tells where it listens, and runs it until it stops by itself or until `leave`
+/// completes and it has left.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn run(
+    env: Env,
+    config: Config,
+    leave: impl Future<Output = ()>,
+    started: impl FnOnce(&Listening),
+) -> Result<(), Error> {
+    let node = Node::start(env, config).await?;
+    started(&node.listening);
+    node.run(leave).await
+}
+
+impl Node {
+    /// Starts an agent and serves its API.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing of the node runs then.
+    pub async fn start(env: Env, config: Config) -> Result<Node, Error> {
+        let wanted = config.http_addr;
+        let listener = env.network().listen(wanted).await;
+        let listener =
+            listener.map_err(|source| Error::Listen { addr: wanted, purpose: "the HTTP API", source })?;
+        let http = listener.local_addr();
+        let agent = env.scope(Agent::start(env.clone(), config, http.port())).await?;
+        let listening = Listening { http, rpc: agent.raft().me().addr, gossip: agent.local_member().addr };
+        let (close, closed) = oneshot::channel();
+        // A dropped sender closes the API too.
+        let serving =
+            env.spawn(crate::http::serve_until(agent.clone(), listener, async { drop(closed.await) }));
+        Ok(Node { agent, listening, serving, close })
+    }
+
+    /// The agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Where it listens.
+    pub fn listening(&self) -> Listening {
+        self.listening
+    }
+
+    /// Runs until the node stops by itself, or until `leave` completes and it has left. Requests that
+    /// are being answered then are finished first.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when it can no longer run.
+    pub async fn run(self, leave: impl Future<Output = ()>) -> Result<(), Error> {
+        let env = self.agent.env().clone();
+        let outcome = match select(pin!(self.agent.wait()), pin!(leave)).await {
+            Either::Left((stopped, _)) => stopped,
+            Either::Right(((), _)) => {
+                env.scope(self.agent.leave()).await;
+                Ok(())
+            }
+        };
+        drop(self.close);
+        // It ends by itself, within its own bound.
+        let _ = self.serving.await;
+        outcome
+    }
+}

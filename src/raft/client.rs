@@ -1,0 +1,325 @@
+//! How any server gets a command applied, or a read made current, whoever leads.
+//!
+//! A write is sent to the leader again and again, under one and the same id, until its fate is known
+//! or the time is over; the state machine applies it once. If the time is over and any attempt may
+//! have got through, the answer is *unknown*, never *failed*.
+//!
+//! Reads that wait at the same time share one read-index round (Raft dissertation, section 6.4).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use rand::RngExt;
+use tokio::sync::{mpsc, oneshot};
+
+use super::rpc::{Answer, Ask, CallError, LeaderError};
+use super::{RaftNode, ServerInfo};
+use crate::env::{AbortOnDrop, Env, Instant};
+use crate::mutant;
+use crate::state::{Command, Outcome, Request, RequestId};
+
+/// Pause between two attempts when nothing else wakes us.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// One attempt at most; then the leader is asked for anew.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// Reads waiting for a round. When it is full, readers wait to be let in.
+const READERS: usize = 4096;
+
+/// Why a write has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It was not applied and will not be.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been applied, or may yet be.
+    #[error("{0}; the outcome of the write is unknown")]
+    Unknown(String),
+}
+
+/// Why a read has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadError(pub String);
+
+/// What is said when nobody leads; Consul's words.
+pub const NO_LEADER: &str = "No cluster leader";
+
+/// Gets things done by the leader. Clones are the same client.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    node: RaftNode,
+    origin: u64,
+    numbers: Mutex<Numbers>,
+    timeout: Duration,
+    readers: mpsc::Sender<oneshot::Sender<Result<u64, ReadError>>>,
+    _reading: AbortOnDrop,
+}
+
+/// The numbers of this origin's requests.
+#[derive(Default)]
+struct Numbers {
+    next: u64,
+    outstanding: BTreeSet<u64>,
+}
+
+impl Client {
+    /// A client of the server it runs on.
+    pub fn new(env: &Env, node: RaftNode, timeout: Duration) -> Client {
+        let (readers, queue) = mpsc::channel(READERS);
+        let reading = env.spawn(read_in_rounds(env.clone(), node.clone(), timeout, queue)).abort_on_drop();
+        Client {
+            inner: Arc::new(Inner {
+                env: env.clone(),
+                node,
+                origin: env.rng("request origin").random(),
+                numbers: Mutex::default(),
+                timeout,
+                readers,
+                _reading: reading,
+            }),
+        }
+    }
+
+    /// Gets a command applied.
+    ///
+    /// # Errors
+    /// [`WriteError`] tells whether it may have been applied all the same.
+    pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
+        let mut turn = Turn::take(&self.inner);
+        let deadline = self.inner.env.now() + self.inner.timeout;
+        // Whether an attempt got out whose fate we do not know.
+        let mut in_doubt: Option<String> = None;
+        let mut last_refusal = NO_LEADER.to_owned();
+        loop {
+            let request = turn.request(command.clone());
+            match self.attempt(Ask::Propose(request), deadline).await {
+                Ok(Answer::Propose(Ok(outcome))) => return Ok(outcome),
+                Ok(Answer::Propose(Err(LeaderError::NotLeader { .. }))) => {}
+                Ok(Answer::Propose(Err(LeaderError::Refused(reason)))) => last_refusal = reason,
+                Ok(Answer::Propose(Err(LeaderError::Unknown(reason)))) => in_doubt = Some(reason),
+                Ok(Answer::WrongCluster { cluster }) => {
+                    last_refusal = format!("the leader belongs to cluster {cluster:016x}");
+                }
+                Ok(Answer::Failed(reason)) => in_doubt = Some(reason),
+                Ok(_) => in_doubt = Some("the leader's answer does not fit".to_owned()),
+                Err(Attempt::NoLeader) => {}
+                Err(Attempt::Call(CallError::NotSent { reason, .. })) => last_refusal = reason,
+                Err(Attempt::Call(error @ CallError::NoAnswer { .. })) => in_doubt = Some(error.to_string()),
+            }
+            // Mutant R32: every attempt gets a new id, so that a retry can apply twice.
+            if mutant::is("R32") {
+                turn = Turn::take(&self.inner);
+            }
+            if !self.pause(deadline).await {
+                return Err(match in_doubt {
+                    // Mutant R34: what is unknown is called failed.
+                    Some(reason) if mutant::is("R34") => WriteError::Refused(reason),
+                    Some(reason) => WriteError::Unknown(reason),
+                    None => WriteError::Refused(last_refusal),
+                });
+            }
+        }
+    }
+
+    /// Waits until the local state holds every write that was finished before this call.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no leader confirmed it in time.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        let deadline = self.inner.env.now() + self.inner.timeout;
+        let late = || ReadError(format!("{NO_LEADER}: the read was not confirmed in time"));
+        let (sender, receiver) = oneshot::channel();
+        let stopping = || ReadError("this server is stopping".to_owned());
+        self.inner.readers.send(sender).await.map_err(|_| stopping())?;
+        let index = receiver.await.map_err(|_| stopping())??;
+        let mut applied = self.inner.node.state().applied();
+        let left = deadline.since(self.inner.env.now());
+        let waited = self.inner.env.timeout(left, applied.wait_for(|applied| *applied >= index)).await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// Makes a server a voter, after it has caught up as a learner.
+    ///
+    /// # Errors
+    /// [`WriteError`] as for a write.
+    pub async fn add_server(&self, server: ServerInfo) -> Result<(), WriteError> {
+        self.change(|| Ask::AddServer(server.clone())).await
+    }
+
+    /// Takes a server out of the configuration.
+    ///
+    /// # Errors
+    /// [`WriteError`] as for a write.
+    pub async fn remove_server(&self, node_id: u64) -> Result<(), WriteError> {
+        self.change(|| Ask::RemoveServer { node_id }).await
+    }
+
+    /// Hands leadership to another server.
+    ///
+    /// # Errors
+    /// [`WriteError`] as for a write.
+    pub async fn transfer_leadership(&self, node_id: Option<u64>) -> Result<(), WriteError> {
+        self.change(|| Ask::TransferTo { node_id }).await
+    }
+
+    /// A change of membership or leadership: asked once of whoever leads. Only a leader that did
+    /// nothing is asked again.
+    async fn change(&self, ask: impl Fn() -> Ask) -> Result<(), WriteError> {
+        let deadline = self.inner.env.now() + self.inner.timeout;
+        let mut last_refusal = NO_LEADER.to_owned();
+        loop {
+            match self.attempt_for(ask(), deadline, self.inner.timeout).await {
+                Ok(Answer::Changed(Ok(()))) => return Ok(()),
+                Ok(Answer::Changed(Err(LeaderError::NotLeader { .. }))) | Err(Attempt::NoLeader) => {}
+                Ok(Answer::Changed(Err(LeaderError::Refused(reason)))) => {
+                    return Err(WriteError::Refused(reason));
+                }
+                Ok(Answer::Changed(Err(LeaderError::Unknown(reason)))) | Ok(Answer::Failed(reason)) => {
+                    return Err(WriteError::Unknown(reason));
+                }
+                Ok(_) => return Err(WriteError::Unknown("the leader's answer does not fit".to_owned())),
+                Err(Attempt::Call(CallError::NotSent { reason, .. })) => last_refusal = reason,
+                Err(Attempt::Call(error)) => return Err(WriteError::Unknown(error.to_string())),
+            }
+            if !self.pause(deadline).await {
+                return Err(WriteError::Refused(last_refusal));
+            }
+        }
+    }
+
+    async fn attempt(&self, ask: Ask, deadline: Instant) -> Result<Answer, Attempt> {
+        self.attempt_for(ask, deadline, ATTEMPT).await
+    }
+
+    async fn attempt_for(&self, ask: Ask, deadline: Instant, at_most: Duration) -> Result<Answer, Attempt> {
+        attempt(&self.inner.env, &self.inner.node, ask, deadline, at_most).await
+    }
+
+    async fn pause(&self, deadline: Instant) -> bool {
+        pause(&self.inner.env, &self.inner.node, deadline).await
+    }
+}
+
+enum Attempt {
+    NoLeader,
+    Call(CallError),
+}
+
+/// Asks the leader once, if there is one.
+async fn attempt(
+    env: &Env,
+    node: &RaftNode,
+    ask: Ask,
+    deadline: Instant,
+    at_most: Duration,
+) -> Result<Answer, Attempt> {
+    let leader = node.leader().ok_or(Attempt::NoLeader)?;
+    let within = deadline.since(env.now()).min(at_most);
+    let addr = node.address_of(leader).unwrap_or(node.me().addr);
+    let mut metrics = node.inner.core.server_metrics();
+    let another = metrics.wait_until(|now| now.current_leader.is_some_and(|now| now != leader));
+    let no_answer = |reason: &str| CallError::NoAnswer { addr, reason: reason.to_owned() };
+    let answer = tokio::select! {
+        biased;
+        // Our own answer can take long too: the call to ourselves is bounded like any other.
+        answer = env.timeout(within, node.ask(leader, ask, within)) => match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(no_answer("not committed in time")),
+        },
+        // A deposed leader may never answer; its successor is asked at once.
+        _ = another => Err(no_answer("another server leads now")),
+    };
+    answer.map_err(Attempt::Call)
+}
+
+/// Waits a moment, or until another leader is known. False when the time is over.
+async fn pause(env: &Env, node: &RaftNode, deadline: Instant) -> bool {
+    if env.now() + RETRY_PAUSE >= deadline {
+        return false;
+    }
+    let before = node.leader();
+    let mut metrics = node.inner.core.server_metrics();
+    let another = metrics.wait_until(|now| now.current_leader.is_some() && now.current_leader != before);
+    // Either way it is time to try again.
+    let _ = env.timeout(RETRY_PAUSE, another).await;
+    true
+}
+
+/// The number of one request, given back when it is answered.
+struct Turn {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Turn {
+    fn take(inner: &Arc<Inner>) -> Turn {
+        let mut numbers = inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.next += 1;
+        let number = numbers.next;
+        numbers.outstanding.insert(number);
+        Turn { inner: inner.clone(), number }
+    }
+
+    fn request(&self, command: Command) -> Request {
+        let numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        Request {
+            id: RequestId { origin: self.inner.origin, number: self.number },
+            done_below: numbers.outstanding.first().copied().unwrap_or(self.number),
+            command,
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.outstanding.remove(&self.number);
+    }
+}
+
+/// Serves waiting readers, all that have gathered with one round.
+async fn read_in_rounds(
+    env: Env,
+    node: RaftNode,
+    timeout: Duration,
+    mut queue: mpsc::Receiver<oneshot::Sender<Result<u64, ReadError>>>,
+) {
+    while let Some(first) = queue.recv().await {
+        let mut waiting = vec![first];
+        while let Ok(reader) = queue.try_recv() {
+            waiting.push(reader);
+        }
+        let result = read_index(&env, &node, env.now() + timeout).await;
+        for reader in waiting {
+            // The reader may have given up.
+            let _ = reader.send(result.clone());
+        }
+    }
+}
+
+async fn read_index(env: &Env, node: &RaftNode, deadline: Instant) -> Result<u64, ReadError> {
+    let mut why = NO_LEADER.to_owned();
+    loop {
+        match attempt(env, node, Ask::ReadIndex, deadline, ATTEMPT).await {
+            Ok(Answer::ReadIndex(Ok(index))) => return Ok(index),
+            Ok(Answer::ReadIndex(Err(LeaderError::NotLeader { .. }))) | Err(Attempt::NoLeader) => {}
+            Ok(Answer::ReadIndex(Err(error))) => why = format!("{NO_LEADER}: {error}"),
+            Ok(_) => why = format!("{NO_LEADER}: the leader's answer does not fit"),
+            Err(Attempt::Call(error)) => why = format!("{NO_LEADER}: {error}"),
+        }
+        if !pause(env, node, deadline).await {
+            return Err(ReadError(why));
+        }
+    }
+}

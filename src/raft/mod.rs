@@ -1,0 +1,1003 @@
+//! The replicated log: openraft, and everything of ours that it stands on.
+//!
+//! ```text
+//!   client of this server ──► Client ──► Ask::Propose ──► the leader's RaftNode
+//!   (writes, read barriers)    retries      (rpc)              │ gathers proposals into batches
+//!                              until known                     ▼
+//!                                                         openraft core
+//!                      elections, replication, commit   ┌─────┼───────────┐
+//!                                                       ▼     ▼           ▼
+//!                                                      log  network     state
+//!                                                       └─► store (redb, one sync a batch)
+//! ```
+//!
+//! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
+//! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
+//! * [`client`]: how a server, leader or not, gets a command applied or a read made current.
+//!
+//! Two ids: a server's *node id* is drawn at random when its directory is founded; the *cluster id*
+//! is a hash of the founders' ids, learned from whoever first sends a server Raft messages, and never
+//! changed. A message from another cluster is refused.
+//!
+//! Deliberately absent: leases. A linearizable read asks a majority (read-index), so no answer rests
+//! on two clocks running at the same rate.
+
+pub mod client;
+pub mod log;
+pub mod network;
+pub mod rpc;
+pub mod runtime;
+pub mod state;
+pub mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
+use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config::RaftConfig;
+use crate::env::observe::RaftRole;
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
+use crate::mutant;
+use crate::state::{Outcome, Request};
+
+pub use network::AddressBook;
+use network::Network;
+pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
+use rpc::{Caller, Handler, Lane, SnapshotChunk};
+pub use state::SharedState;
+use state::StateMachine;
+pub use store::{Identity, OpenError, Store};
+
+openraft::declare_raft_types!(
+    /// openraft, with our types.
+    pub TypeConfig:
+        D = Request,
+        R = Outcome,
+        NodeId = u64,
+        Node = Peer,
+        Term = u64,
+        // Raft as in the paper: at most one leader a term.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = runtime::Runtime,
+);
+
+type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Arc<[u8]>>;
+type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+type Core = openraft::Raft<TypeConfig, StateMachine>;
+
+/// What the Raft configuration says of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its address when it was added; gossip may know a newer one.
+    pub addr: SocketAddr,
+}
+
+/// A server, by all its names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Its Raft id.
+    pub node_id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where other servers reach it.
+    pub addr: SocketAddr,
+}
+
+/// One server of the Raft configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub server: ServerInfo,
+    /// Whether its vote counts, now or after the change under way.
+    pub voter: bool,
+}
+
+/// Proposals waiting for the batcher. When it is full, proposers wait.
+const PROPOSALS: usize = 4096;
+/// Proposals handed to openraft at once.
+const MAX_PROPOSAL_BATCH: usize = 512;
+/// Bytes of a snapshot that a leader may send.
+const MAX_SNAPSHOT: usize = 2 << 30;
+/// Snapshots being received at once.
+const MAX_INCOMING: usize = 2;
+/// A learner this close behind the leader's last entry is made a voter.
+const PROMOTION_LAG: u64 = 64;
+
+type Proposal = (Request, oneshot::Sender<Result<Outcome, LeaderError>>);
+
+/// The Raft half of a server. Clones are the same server.
+#[derive(Clone)]
+pub struct RaftNode {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    me: ServerInfo,
+    store: Store,
+    state: SharedState,
+    core: Core,
+    pool: Pool,
+    addresses: AddressBook,
+    proposals: mpsc::Sender<Proposal>,
+    incoming: Mutex<BTreeMap<u64, Incoming>>,
+    request_timeout: Duration,
+    gossip_addr: SocketAddr,
+    /// When the leader was last heard, in nanoseconds of the node's clock.
+    heard_leader: AtomicU64,
+    /// One membership change at a time; openraft refuses a second, we let it wait.
+    changing: tokio::sync::Mutex<()>,
+    tasks: Mutex<Vec<AbortOnDrop>>,
+}
+
+/// A snapshot that is being received from one leader.
+struct Incoming {
+    vote: Vote,
+    meta: SnapshotMeta,
+    data: Vec<u8>,
+}
+
+/// Why the Raft half could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state on disk cannot be loaded.
+    #[error("cannot load the state from disk: {0}")]
+    Load(#[source] io::Error),
+    /// openraft would not start.
+    #[error("cannot start Raft: {0}")]
+    Raft(String),
+}
+
+/// Why a cluster was not founded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// This server already belongs to a cluster, or its log holds something.
+    #[error("this server already belongs to cluster {cluster:016x}")]
+    AlreadyMember {
+        /// Its cluster; 0 if its log is not empty but names none.
+        cluster: u64,
+    },
+    /// This server promised to found another cluster.
+    #[error("this server promised to found cluster {promised:016x}, not {wanted:016x}")]
+    PromisedElsewhere {
+        /// The promise.
+        promised: u64,
+        /// What was asked.
+        wanted: u64,
+    },
+    /// The disk or openraft refused.
+    #[error("cannot found a cluster: {0}")]
+    Failed(String),
+}
+
+/// The id of the cluster that these servers found together.
+pub fn cluster_id(founders: &BTreeSet<u64>) -> u64 {
+    let bytes: Vec<u8> = founders.iter().flat_map(|id| id.to_le_bytes()).collect();
+    xxh3_64(&bytes)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn observed_membership(index: u64, membership: &openraft::Membership<u64, Peer>) -> Observed {
+    let voters = membership.get_joint_config().iter().map(|set| set.iter().copied().collect()).collect();
+    Observed::Membership { index, voters, learners: membership.learner_ids().collect() }
+}
+
+struct Me {
+    node_id: u64,
+    store: Store,
+}
+
+impl Caller for Me {
+    fn node_id(&self) -> u64 {
+        self.node_id
+    }
+    fn cluster(&self) -> Option<u64> {
+        self.store.cluster()
+    }
+}
+
+impl RaftNode {
+    /// Starts Raft on an opened store and serves other servers on `listener`.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        env: &Env,
+        config: &RaftConfig,
+        me: ServerInfo,
+        store: Store,
+        gossip_addr: SocketAddr,
+        addresses: AddressBook,
+        listener: Box<dyn Listener>,
+    ) -> Result<RaftNode, StartError> {
+        let (machine, state) = StateMachine::load(env, &store).await.map_err(StartError::Load)?;
+        let applied = state.read(|state| state.applied());
+        store.observe_recovery(applied).await.map_err(StartError::Load)?;
+        let openraft_config = openraft::Config {
+            cluster_name: "driftline".to_owned(),
+            heartbeat_interval: config.heartbeat_ms,
+            election_timeout_min: config.election_timeout_min_ms,
+            election_timeout_max: config.election_timeout_max_ms,
+            install_snapshot_timeout: 10_000,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+            replication_lag_threshold: config.snapshot_entries.saturating_add(config.trailing_entries),
+            max_in_snapshot_log_to_keep: config.trailing_entries,
+            purge_batch_size: 64,
+            // A server cut off for a while comes back without deposing a healthy leader.
+            enable_pre_vote: Some(true),
+            // A restarted leader stands for election like anyone: its state machine may be behind.
+            enable_leader_restore: Some(false),
+            ..Default::default()
+        };
+        let openraft_config =
+            openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
+        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
+        let pool = Pool::new(env.clone(), caller);
+        let network = Network {
+            pool: pool.clone(),
+            addresses: addresses.clone(),
+            me: me.node_id,
+            chunk_bytes: config.snapshot_chunk_bytes as usize,
+            append_timeout: Duration::from_millis(1_000.max(2 * config.election_timeout_max_ms)),
+        };
+        let core =
+            Core::new(me.node_id, Arc::new(openraft_config), network, log::Log::new(store.clone()), machine)
+                .await
+                .map_err(|error| StartError::Raft(error.to_string()))?;
+
+        let (proposals, queue) = mpsc::channel(PROPOSALS);
+        let node = RaftNode {
+            inner: Arc::new(Inner {
+                env: env.clone(),
+                me,
+                store,
+                state,
+                core: core.clone(),
+                pool,
+                addresses,
+                proposals,
+                incoming: Mutex::default(),
+                request_timeout: config.request_timeout(),
+                gossip_addr,
+                heard_leader: AtomicU64::new(env.now().0),
+                changing: tokio::sync::Mutex::new(()),
+                tasks: Mutex::default(),
+            }),
+        };
+        let tasks = vec![
+            env.spawn(propose_in_batches(env.clone(), core.clone(), queue)).abort_on_drop(),
+            env.spawn(observe_roles(env.clone(), core)).abort_on_drop(),
+            env.spawn(rpc::serve(env.clone(), listener, Arc::new(Server(node.clone())))).abort_on_drop(),
+        ];
+        *locked(&node.inner.tasks) = tasks;
+        Ok(node)
+    }
+
+    /// Who this server is.
+    pub fn me(&self) -> &ServerInfo {
+        &self.inner.me
+    }
+
+    /// The replicated state, to read from.
+    pub fn state(&self) -> &SharedState {
+        &self.inner.state
+    }
+
+    /// The cluster this server belongs to, if it belongs to one.
+    pub fn cluster(&self) -> Option<u64> {
+        self.inner.store.cluster()
+    }
+
+    /// Whether the log or the vote holds anything.
+    pub fn has_state(&self) -> bool {
+        self.inner.store.log_bounds().1.is_some()
+            || self.inner.store.vote().is_some_and(|vote| vote.leader_id.term > 0)
+    }
+
+    /// The connections to other servers.
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    /// Where servers are now.
+    pub fn addresses(&self) -> &AddressBook {
+        &self.inner.addresses
+    }
+
+    /// Becomes `Some` with the reason when this server can no longer take part.
+    pub async fn failed(&self) -> String {
+        let mut disk = self.inner.store.failure();
+        let mut metrics = self.inner.core.metrics();
+        loop {
+            if let Some(reason) = disk.borrow().clone() {
+                return reason;
+            }
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            tokio::select! {
+                biased;
+                changed = disk.changed() => if changed.is_err() {
+                    return "the store has stopped".to_owned();
+                },
+                changed = metrics.changed() => if changed.is_err() {
+                    return "Raft has stopped".to_owned();
+                },
+            }
+        }
+    }
+
+    /// Where Raft stands.
+    pub fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.inner.core.metrics().borrow_watched().clone()
+    }
+
+    /// Whether this server believes that it leads.
+    pub fn is_leader(&self) -> bool {
+        let metrics = self.inner.core.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.inner.me.node_id)
+    }
+
+    /// How long ago the leader was last heard; zero on the leader itself.
+    pub fn last_contact(&self) -> Duration {
+        if self.is_leader() {
+            return Duration::ZERO;
+        }
+        self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until the state holds again what it held before the restart. False when Raft has stopped.
+    pub async fn recovered(&self) -> bool {
+        self.inner.core.wait_for_recovery(None).await.is_ok()
+    }
+
+    /// The leader's Raft id, as far as known.
+    pub fn leader(&self) -> Option<u64> {
+        self.inner.core.metrics().borrow_watched().current_leader
+    }
+
+    /// Where a server of the configuration is reached.
+    pub fn address_of(&self, node_id: u64) -> Option<SocketAddr> {
+        if node_id == self.inner.me.node_id {
+            return Some(self.inner.me.addr);
+        }
+        let configured = || {
+            let metrics = self.inner.core.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.get_node(&node_id).map(|peer| peer.addr)
+        };
+        self.inner.addresses.get(node_id).or_else(configured)
+    }
+
+    /// The servers of the configuration in force.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        membership
+            .nodes()
+            .map(|(id, peer)| Member {
+                server: ServerInfo {
+                    node_id: *id,
+                    name: peer.name.clone(),
+                    addr: self.address_of(*id).unwrap_or(peer.addr),
+                },
+                voter: voters.contains(id),
+            })
+            .collect()
+    }
+
+    /// What this server says of itself.
+    pub fn status(&self) -> Status {
+        Status {
+            server: self.inner.me.clone(),
+            cluster: self.cluster(),
+            leader: self.leader(),
+            has_state: self.has_state(),
+            gossip: self.inner.gossip_addr,
+        }
+    }
+
+    /// Promises to found this cluster and no other; see [`RaftNode::found`].
+    ///
+    /// # Errors
+    /// As [`RaftNode::found`].
+    pub async fn promise(&self, cluster: u64) -> Result<(), FoundError> {
+        if self.cluster().is_some_and(|mine| mine != cluster)
+            || (self.has_state() && self.cluster().is_none())
+        {
+            return Err(FoundError::AlreadyMember { cluster: self.cluster().unwrap_or(0) });
+        }
+        let promised = self.inner.store.promise_cluster(cluster).await;
+        let promised = promised.map_err(|error| FoundError::Failed(error.to_string()))?;
+        if promised != cluster {
+            return Err(FoundError::PromisedElsewhere { promised, wanted: cluster });
+        }
+        Ok(())
+    }
+
+    /// Founds the cluster of these servers, this one among them. Done already: nothing happens.
+    ///
+    /// Every founder must have promised first, and only one of them may call this: the first entry is
+    /// written once and replicated to the others.
+    ///
+    /// # Errors
+    /// When this server belongs to, or promised to, another cluster.
+    pub async fn found(&self, founders: &[ServerInfo]) -> Result<(), FoundError> {
+        let cluster = cluster_id(&founders.iter().map(|server| server.node_id).collect());
+        self.promise(cluster).await?;
+        let mine = self.inner.store.adopt_cluster(cluster).await;
+        let mine = mine.map_err(|error| FoundError::Failed(error.to_string()))?;
+        if mine != cluster {
+            return Err(FoundError::AlreadyMember { cluster: mine });
+        }
+        let members: BTreeMap<u64, Peer> = founders
+            .iter()
+            .map(|server| (server.node_id, Peer { name: server.name.clone(), addr: server.addr }))
+            .collect();
+        match self.inner.core.initialize(members).await {
+            // Not allowed: it has begun already, by our hand or another founder's.
+            Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(FoundError::Failed(error.to_string())),
+        }
+    }
+
+    // ---- what only a leader can do; anyone else answers `NotLeader` ----
+
+    async fn propose(&self, request: Request) -> Result<Outcome, LeaderError> {
+        if !self.is_leader() {
+            return Err(LeaderError::NotLeader { leader: self.leader() });
+        }
+        let (sender, receiver) = oneshot::channel();
+        let stopped = || LeaderError::Refused("this server is stopping".to_owned());
+        self.inner.proposals.send((request, sender)).await.map_err(|_| stopped())?;
+        receiver.await.unwrap_or_else(|_| Err(LeaderError::Unknown("this server is stopping".to_owned())))
+    }
+
+    /// The log index that a read must wait for so that it sees every write finished before now.
+    ///
+    /// Raft dissertation, section 6.4 (read-index): a majority confirms that no newer leader exists.
+    async fn read_index(&self) -> Result<u64, LeaderError> {
+        // Mutant R27: answers without asking a majority.
+        if mutant::is("R27") && self.is_leader() {
+            return Ok(self.inner.state.read(|state| state.applied()));
+        }
+        // Mutant R31: trusts that no other server's clock runs faster than this one's.
+        let policy = if mutant::is("R31") { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+        match self.inner.core.get_read_linearizer(policy).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(LeaderError::NotLeader { leader: forward.leader_id })
+            }
+            Err(error) => Err(LeaderError::Unknown(error.to_string())),
+        }
+    }
+
+    async fn change<T>(
+        &self,
+        what: &str,
+        change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+    ) -> Result<T, LeaderError> {
+        match self.inner.env.timeout(self.inner.request_timeout, change).await {
+            Err(_) => Err(LeaderError::Unknown(format!("{what} was not done in time"))),
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(leader_error(error)),
+        }
+    }
+
+    /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
+    ///
+    /// A configured server with the same address but another id is the same machine before its data
+    /// was lost: it is removed first, or it would count as a dead voter for ever.
+    async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
+        if !self.is_leader() {
+            return Err(LeaderError::NotLeader { leader: self.leader() });
+        }
+        let _turn = self.inner.changing.lock().await;
+        let members = self.members();
+        let known = members.iter().find(|member| member.server.node_id == server.node_id);
+        if known.is_some_and(|member| member.voter) {
+            return Ok(());
+        }
+        for ghost in members.iter().filter(|member| {
+            member.server.node_id != server.node_id
+                && member.server.addr == server.addr
+                && member.server.node_id != self.inner.me.node_id
+        }) {
+            self.remove_now(ghost.server.node_id).await?;
+        }
+        if known.is_none() {
+            let peer = Peer { name: server.name.clone(), addr: server.addr };
+            self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
+        }
+        self.wait_for_catch_up(server.node_id).await?;
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
+        self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
+        Ok(())
+    }
+
+    async fn wait_for_catch_up(&self, node_id: u64) -> Result<(), LeaderError> {
+        let caught_up = async {
+            let mut metrics = self.inner.core.metrics();
+            loop {
+                {
+                    let now = metrics.borrow_and_update();
+                    let Some(replication) = &now.replication else {
+                        return Err(LeaderError::NotLeader { leader: now.current_leader });
+                    };
+                    let matched = replication.get(&node_id).cloned().flatten().map(|id| id.index());
+                    let last = now.last_log_index.unwrap_or(0);
+                    if matched.is_some_and(|matched| matched + PROMOTION_LAG >= last) {
+                        return Ok(());
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return Err(LeaderError::Unknown("Raft has stopped".to_owned()));
+                }
+            }
+        };
+        let late =
+            || LeaderError::Refused("the new server is still catching up; it stays a learner".to_owned());
+        self.inner.env.timeout(self.inner.request_timeout, caught_up).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn remove_server(&self, node_id: u64) -> Result<(), LeaderError> {
+        if !self.is_leader() {
+            return Err(LeaderError::NotLeader { leader: self.leader() });
+        }
+        let _turn = self.inner.changing.lock().await;
+        self.remove_now(node_id).await
+    }
+
+    async fn remove_now(&self, node_id: u64) -> Result<(), LeaderError> {
+        let members = self.members();
+        let Some(member) = members.iter().find(|member| member.server.node_id == node_id) else {
+            return Ok(());
+        };
+        if member.voter {
+            if members.iter().filter(|member| member.voter).count() == 1 {
+                return Err(LeaderError::Refused("the last voter cannot be removed".to_owned()));
+            }
+            let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
+            self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
+        }
+        if self.members().iter().any(|member| member.server.node_id == node_id) {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([node_id]));
+            self.change("removing a server", self.inner.core.change_membership(change, false)).await?;
+        }
+        Ok(())
+    }
+
+    async fn transfer_to(&self, node_id: Option<u64>) -> Result<(), LeaderError> {
+        if !self.is_leader() {
+            return Err(LeaderError::NotLeader { leader: self.leader() });
+        }
+        let metrics = self.metrics();
+        let matched =
+            |id: &u64| metrics.replication.as_ref()?.get(id).cloned().flatten().map(|at| at.index());
+        let voters: Vec<u64> =
+            metrics.membership_config.voter_ids().filter(|id| *id != self.inner.me.node_id).collect();
+        let heir = match node_id {
+            Some(id) => voters.contains(&id).then_some(id),
+            None => voters.into_iter().max_by_key(matched),
+        };
+        let Some(heir) = heir else {
+            return Err(LeaderError::Refused("there is no such voter to hand leadership to".to_owned()));
+        };
+        let asked = self.inner.core.trigger().transfer_leader(heir).await;
+        asked.map_err(|error| LeaderError::Unknown(error.to_string()))?;
+        let mut metrics = self.inner.core.metrics();
+        let heard = metrics.wait_until(|m| m.state != ServerState::Leader);
+        match self.inner.env.timeout(self.inner.request_timeout, heard).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(LeaderError::Unknown("the heir did not take over in time".to_owned())),
+        }
+    }
+
+    /// Asks whoever leads. Answers by this very server do not travel.
+    pub(crate) async fn ask(
+        &self,
+        node_id: u64,
+        ask: Ask,
+        within: Duration,
+    ) -> Result<Answer, rpc::CallError> {
+        if node_id == self.inner.me.node_id {
+            return Ok(self.answer(ask).await);
+        }
+        let Some(addr) = self.address_of(node_id) else {
+            return Err(rpc::CallError::NotSent {
+                addr: SocketAddr::from(([0, 0, 0, 0], 0)),
+                reason: format!("no address of server {node_id:016x} is known"),
+            });
+        };
+        self.inner.pool.call(addr, Lane::Client, &ask, within).await
+    }
+
+    /// Answers what does not concern a certain sender.
+    async fn answer(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Propose(request) => Answer::Propose(self.propose(request).await),
+            Ask::ReadIndex => Answer::ReadIndex(self.read_index().await),
+            Ask::AddServer(server) => Answer::Changed(self.add_server(server).await),
+            Ask::RemoveServer { node_id } => Answer::Changed(self.remove_server(node_id).await),
+            Ask::TransferTo { node_id } => Answer::Changed(self.transfer_to(node_id).await),
+            Ask::Status => Answer::Status(self.status()),
+            Ask::Promise { cluster } => match self.promise(cluster).await {
+                Ok(()) => Answer::Promise { cluster },
+                Err(FoundError::PromisedElsewhere { promised, .. }) => Answer::Promise { cluster: promised },
+                Err(FoundError::AlreadyMember { cluster }) => Answer::WrongCluster { cluster },
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Ask::Append(request) => {
+                if let Err(reason) = check_consecutive(&request) {
+                    return Answer::Failed(reason);
+                }
+                match self.inner.core.append_entries(request).await {
+                    Ok(answer) => {
+                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                            self.inner.heard_leader.store(self.inner.env.now().0, Ordering::Relaxed);
+                        }
+                        Answer::Append(answer)
+                    }
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
+            }
+            Ask::Vote(request) => match self.inner.core.vote(request).await {
+                Ok(answer) => Answer::Vote(answer),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Ask::PreVote(request) => match self.inner.core.pre_vote(request).await {
+                Ok(answer) => Answer::Vote(answer),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Ask::TransferLeader(request) => match self.inner.core.handle_transfer_leader(request).await {
+                Ok(answer) => Answer::TransferLeader(answer),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Ask::Snapshot(_) => Answer::Failed("a snapshot needs a sender".to_owned()),
+        }
+    }
+
+    /// Takes one piece of a snapshot; with the last one, installs it.
+    async fn receive_snapshot(&self, from: u64, chunk: SnapshotChunk) -> Answer {
+        let whole = {
+            let mut incoming = locked(&self.inner.incoming);
+            if chunk.offset == 0 {
+                // One leader sends at a time; a second is its successor. Whoever was first gave up.
+                while incoming.len() >= MAX_INCOMING {
+                    incoming.pop_first();
+                }
+                let fresh = Incoming { vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
+                incoming.insert(from, fresh);
+            }
+            let Some(current) = incoming.get_mut(&from) else {
+                return Answer::Failed("this snapshot did not begin here; send it anew".to_owned());
+            };
+            let fits = current.vote == chunk.vote
+                && current.meta == chunk.meta
+                && current.data.len() as u64 == chunk.offset
+                && current.data.len() + chunk.data.len() <= MAX_SNAPSHOT;
+            if !fits {
+                incoming.remove(&from);
+                return Answer::Failed(
+                    "this piece does not follow the last; send the snapshot anew".to_owned(),
+                );
+            }
+            current.data.extend_from_slice(&chunk.data);
+            if !chunk.last {
+                return Answer::Snapshot(None);
+            }
+            incoming.remove(&from)
+        };
+        let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
+        // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
+        // impossible one would make openraft panic.
+        if let Err(error) = crate::state::State::from_snapshot(&whole.data) {
+            return Answer::Failed(error.to_string());
+        }
+        if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
+            return Answer::Failed(reason);
+        }
+        let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
+            Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    /// Stops taking part. What was acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        locked(&self.inner.tasks).clear();
+        if let Err(error) = self.inner.core.shutdown().await {
+            tracing::debug!(%error, "Raft had stopped already");
+        }
+    }
+}
+
+/// openraft trusts its peers' snapshots to come from one history.
+fn check_possible(vote: &Vote, meta: &SnapshotMeta, committed: Option<LogId>) -> Result<(), String> {
+    let Some(last) = meta.last_log_id else { return Err("the snapshot is empty".to_owned()) };
+    if last.committed_leader_id().term > vote.leader_id.term {
+        return Err("the snapshot is from a later term than its sender".to_owned());
+    }
+    if committed.is_some_and(|committed| last > committed && last.index() <= committed.index()) {
+        return Err("the snapshot contradicts what is committed here".to_owned());
+    }
+    Ok(())
+}
+
+/// openraft trusts its peers' entries to be consecutive, so that is made sure of here.
+fn check_consecutive(request: &openraft::raft::AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
+    let first = request.prev_log_id.map_or(0, |log_id| log_id.index() + 1);
+    for (expected, entry) in (first..).zip(&request.entries) {
+        if entry.log_id.index() != expected {
+            return Err(format!("entry {} where {expected} was due", entry.log_id.index()));
+        }
+    }
+    Ok(())
+}
+
+fn leader_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> LeaderError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            LeaderError::NotLeader { leader: forward.leader_id }
+        }
+        RaftError::APIError(
+            error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+        ) => LeaderError::Refused(error.to_string()),
+        error => LeaderError::Unknown(error.to_string()),
+    }
+}
+
+/// Hands waiting proposals to openraft, as many at once as there are.
+async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Proposal>) {
+    while let Some((request, sender)) = queue.recv().await {
+        let (mut requests, mut senders) = (vec![request], vec![sender]);
+        while requests.len() < MAX_PROPOSAL_BATCH
+            && let Ok((request, sender)) = queue.try_recv()
+        {
+            requests.push(request);
+            senders.push(sender);
+        }
+        let mut results = match core.client_write_many(requests).await {
+            Ok(results) => results,
+            Err(fatal) => {
+                for sender in senders {
+                    let _ = sender.send(Err(LeaderError::Unknown(fatal.to_string())));
+                }
+                continue;
+            }
+        };
+        // The next batch does not wait for this one to be committed.
+        env.spawn(async move {
+            for sender in senders {
+                let result = match results.next().await {
+                    Some(Ok(Ok(written))) => Ok(written.response),
+                    Some(Ok(Err(error))) => Err(leader_error(RaftError::APIError(error))),
+                    Some(Err(fatal)) => Err(LeaderError::Unknown(fatal.to_string())),
+                    None => Err(LeaderError::Unknown("Raft gave no answer".to_owned())),
+                };
+                // The asker may have given up.
+                let _ = sender.send(result);
+            }
+        });
+    }
+}
+
+async fn observe_roles(env: Env, core: Core) {
+    let mut metrics = core.server_metrics();
+    let mut last = None;
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            let role = match metrics.state {
+                ServerState::Learner => RaftRole::Learner,
+                ServerState::Follower => RaftRole::Follower,
+                ServerState::Candidate => RaftRole::Candidate,
+                ServerState::Leader => RaftRole::Leader,
+                ServerState::Shutdown => RaftRole::Stopped,
+            };
+            (metrics.vote.leader_id.term, role, metrics.current_leader)
+        };
+        if last != Some(now) {
+            let (term, role, leader) = now;
+            tracing::info!(term, ?role, leader = leader.map(|id| format!("{id:016x}")), "raft");
+            env.observe(Observed::Role { term, role, leader });
+            last = Some(now);
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What other servers talk to.
+struct Server(RaftNode);
+
+impl Caller for Server {
+    fn node_id(&self) -> u64 {
+        self.0.inner.me.node_id
+    }
+    fn cluster(&self) -> Option<u64> {
+        self.0.cluster()
+    }
+}
+
+impl Handler for Server {
+    async fn handle(self: Arc<Self>, from: u64, cluster: Option<u64>, ask: Ask) -> Answer {
+        // Who you are, and what you promise, may be asked by anyone; the rest only by one's own.
+        if !matches!(ask, Ask::Status | Ask::Promise { .. }) {
+            let Some(theirs) = cluster else {
+                return Answer::Failed("the asker belongs to no cluster".to_owned());
+            };
+            let store = &self.0.inner.store;
+            let mine = match (store.cluster(), store.promise()) {
+                (Some(mine), _) => Ok(mine),
+                // A promise to found one cluster is a promise not to be taken in by another.
+                (None, Some(promise)) if promise.cluster != theirs => Ok(promise.cluster),
+                // The first leader that talks to a server without a cluster takes it in.
+                (None, _) => store.adopt_cluster(theirs).await,
+            };
+            match mine {
+                Ok(mine) if mine == theirs => {}
+                Ok(mine) => return Answer::WrongCluster { cluster: mine },
+                Err(error) => return Answer::Failed(error.to_string()),
+            }
+        }
+        match ask {
+            Ask::Snapshot(chunk) => self.0.receive_snapshot(from, chunk).await,
+            ask => self.0.answer(ask).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log::Log;
+    use super::*;
+    use crate::env::real::env_in_memory;
+    use crate::state::{Command, KvCommand};
+    use openraft::testing::log::{StoreBuilder, Suite};
+
+    // openraft's suite makes nodes out of nothing.
+    impl Default for Peer {
+        fn default() -> Peer {
+            Peer { name: String::new(), addr: localhost() }
+        }
+    }
+
+    struct Builder;
+
+    impl StoreBuilder<TypeConfig, Log, StateMachine, ()> for Builder {
+        async fn build(&self) -> Result<((), Log, StateMachine), openraft::StorageError<TypeConfig>> {
+            let env = Env::current().expect("the suite runs inside an Env");
+            let env = env_in_memory(env.ambient_random());
+            let store = Store::open(&env).await.expect("a new store opens");
+            let (machine, _) = StateMachine::load(&env, &store).await.expect("an empty state loads");
+            Ok(((), Log::new(store), machine))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn openrafts_storage_suite_passes() {
+        env_in_memory(1).scope(Suite::test_all(Builder)).await.unwrap();
+    }
+
+    fn localhost() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    async fn start(env: &Env, name: &str) -> (RaftNode, client::Client) {
+        let listener = env.network().listen(localhost()).await.unwrap();
+        let store = Store::open(env).await.unwrap();
+        let me = ServerInfo {
+            node_id: store.identity().node_id,
+            name: name.to_owned(),
+            addr: listener.local_addr(),
+        };
+        let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
+        let node = RaftNode::start(env, &config, me, store, localhost(), AddressBook::default(), listener)
+            .await
+            .unwrap();
+        (node.clone(), client::Client::new(env, node, config.request_timeout()))
+    }
+
+    fn set(key: &str, value: &str) -> Command {
+        Command::Kv(KvCommand::Set { key: key.into(), value: value.as_bytes().into(), flags: 0, cas: None })
+    }
+
+    fn get(node: &RaftNode, key: &str) -> Option<Vec<u8>> {
+        node.state().read(|state| state.kv().get(key).map(|entry| entry.value.to_vec()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn three_servers_agree_and_a_late_one_gets_a_snapshot() {
+        let envs: Vec<Env> = (0..3).map(env_in_memory).collect();
+        envs[0]
+            .scope(async {
+                let (a, to_a) = start(&envs[0], "a").await;
+                let (b, to_b) = start(&envs[1], "b").await;
+                a.found(&[a.me().clone()]).await.unwrap();
+                to_a.write(set("k", "1")).await.unwrap();
+                to_a.add_server(b.me().clone()).await.unwrap();
+                // A follower forwards, and reads what it wrote.
+                to_b.write(set("k", "2")).await.unwrap();
+                to_b.read_barrier().await.unwrap();
+                assert_eq!(get(&b, "k").unwrap(), b"2");
+                for i in 0..200 {
+                    to_b.write(set("k", &i.to_string())).await.unwrap();
+                }
+                // The log no longer begins at the beginning, so the third needs a snapshot.
+                let (c, to_c) = start(&envs[2], "c").await;
+                to_b.add_server(c.me().clone()).await.unwrap();
+                to_c.read_barrier().await.unwrap();
+                assert_eq!(get(&c, "k").unwrap(), b"199");
+                assert!(c.inner.store.log_bounds().0.is_some());
+                assert_eq!(a.state().read(|s| s.digest()), c.state().read(|s| s.digest()));
+                to_c.transfer_leadership(Some(c.me().node_id)).await.unwrap();
+                to_a.write(set("k", "last")).await.unwrap();
+                to_a.remove_server(a.me().node_id).await.unwrap();
+                to_b.write(set("k", "without a")).await.unwrap();
+                for node in [a, b, c] {
+                    node.shutdown().await;
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restart_remembers_and_a_second_founding_is_refused() {
+        let env = env_in_memory(5);
+        env.scope(async {
+            let identity = {
+                let (node, client) = start(&env, "a").await;
+                node.found(&[node.me().clone()]).await.unwrap();
+                client.write(set("k", "1")).await.unwrap();
+                node.shutdown().await;
+                node.me().node_id
+            };
+            // The last handle of the first life may still be going down.
+            let (node, client) = loop {
+                match Store::open(&env).await {
+                    Ok(store) => {
+                        drop(store);
+                        break start(&env, "a").await;
+                    }
+                    Err(OpenError::InUse { .. }) => env.sleep(Duration::from_millis(5)).await,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(node.me().node_id, identity);
+            client.read_barrier().await.unwrap();
+            assert_eq!(get(&node, "k").unwrap(), b"1");
+            let other = ServerInfo { node_id: 77, name: "x".into(), addr: localhost() };
+            let error = node.found(&[node.me().clone(), other]).await.unwrap_err();
+            assert!(matches!(error, FoundError::AlreadyMember { .. }), "{error}");
+            node.shutdown().await;
+        })
+        .await;
+    }
+}

@@ -1,0 +1,529 @@
+//! How servers talk: framed requests and answers over one stream per peer and lane.
+//!
+//! A frame is a length, then `version, checksum, body`; the body is a postcard-encoded [`Envelope`].
+//! Requests carry a number and answers come in any order, so a slow request holds up nobody. Each
+//! envelope names the sender's cluster: a server never takes part in another cluster's Raft.
+//!
+//! A [`Lane`] is a connection of its own, so that a snapshot under way delays no heartbeat.
+//!
+//! A damaged frame ends its connection, and so does a request that went unanswered in silence: the
+//! next one starts on a fresh connection.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Sink, SinkExt, StreamExt};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use super::{SnapshotMeta, TypeConfig, Vote};
+use crate::env::{AbortOnDrop, BoxStream, Env, Listener};
+use crate::state::{Outcome, Request};
+
+/// Version of frames and envelopes.
+const VERSION: u8 = 1;
+/// Largest frame: a full batch of the largest entries fits.
+const MAX_FRAME: usize = 64 << 20;
+/// Requests of one connection worked on at once; past that the connection is not read.
+const MAX_IN_FLIGHT: usize = 512;
+/// Connections served at once; past that new ones are closed.
+const MAX_CONNECTIONS: usize = 1024;
+/// Frames waiting to be written to one connection. When it is full, callers wait.
+const OUTBOX: usize = 256;
+
+/// What travels.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    number: u64,
+    from: u64,
+    cluster: Option<u64>,
+    body: T,
+}
+
+/// What one server asks of another.
+#[derive(Serialize, Deserialize)]
+pub enum Ask {
+    /// Raft: replicate.
+    Append(AppendEntriesRequest<TypeConfig>),
+    /// Raft: vote for me.
+    Vote(VoteRequest<TypeConfig>),
+    /// Raft: would you vote for me?
+    PreVote(VoteRequest<TypeConfig>),
+    /// Raft: a piece of a snapshot.
+    Snapshot(SnapshotChunk),
+    /// Raft: stand for election now.
+    TransferLeader(TransferLeaderRequest<TypeConfig>),
+    /// To the leader: apply this.
+    Propose(Request),
+    /// To the leader: which index must a read wait for?
+    ReadIndex,
+    /// To the leader: make this server a member.
+    AddServer(super::ServerInfo),
+    /// To the leader: remove a server from the configuration.
+    RemoveServer {
+        /// Its Raft id.
+        node_id: u64,
+    },
+    /// To the leader: hand leadership to another.
+    TransferTo {
+        /// The heir's Raft id; none: the leader chooses.
+        node_id: Option<u64>,
+    },
+    /// To anyone: who are you?
+    Status,
+    /// To a server without a cluster: promise to found this one and no other.
+    Promise {
+        /// Id of the cluster to be.
+        cluster: u64,
+    },
+}
+
+/// A piece of a snapshot. The last one completes it.
+#[derive(Serialize, Deserialize)]
+pub struct SnapshotChunk {
+    /// The leader's vote.
+    pub vote: Vote,
+    /// Which snapshot.
+    pub meta: SnapshotMeta,
+    /// Where this piece begins.
+    pub offset: u64,
+    /// Whether this is the last piece.
+    pub last: bool,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// Why a request to the leader was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum LeaderError {
+    /// This server does not lead. Nothing was done; ask `leader` if it is known.
+    #[error("not the leader")]
+    NotLeader {
+        /// The leader's Raft id, as far as known.
+        leader: Option<u64>,
+    },
+    /// Nothing was done, and asking again will not help.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been done, or may yet be.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who it is.
+    pub server: super::ServerInfo,
+    /// The cluster it belongs to.
+    pub cluster: Option<u64>,
+    /// Who leads, as far as it knows.
+    pub leader: Option<u64>,
+    /// Whether its log or vote holds anything.
+    pub has_state: bool,
+    /// Where its gossip is reached.
+    pub gossip: SocketAddr,
+}
+
+/// An answer, of the same name as the [`Ask`].
+#[derive(Serialize, Deserialize)]
+pub enum Answer {
+    /// See [`Ask::Append`].
+    Append(AppendEntriesResponse<TypeConfig>),
+    /// See [`Ask::Vote`] and [`Ask::PreVote`].
+    Vote(VoteResponse<TypeConfig>),
+    /// See [`Ask::Snapshot`]: for the last piece, what became of the whole.
+    Snapshot(Option<SnapshotResponse<TypeConfig>>),
+    /// See [`Ask::TransferLeader`].
+    TransferLeader(TransferLeaderResponse<TypeConfig>),
+    /// See [`Ask::Propose`].
+    Propose(Result<Outcome, LeaderError>),
+    /// See [`Ask::ReadIndex`].
+    ReadIndex(Result<u64, LeaderError>),
+    /// See [`Ask::AddServer`], [`Ask::RemoveServer`], [`Ask::TransferTo`].
+    Changed(Result<(), LeaderError>),
+    /// See [`Ask::Status`].
+    Status(Status),
+    /// See [`Ask::Promise`]: the cluster promised to, which may be another.
+    Promise {
+        /// The promise in force.
+        cluster: u64,
+    },
+    /// The asker belongs to another cluster.
+    WrongCluster {
+        /// The answerer's cluster.
+        cluster: u64,
+    },
+    /// The answerer could not even try.
+    Failed(String),
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The request was not sent: nothing was done.
+    #[error("cannot reach {addr}: {reason}")]
+    NotSent {
+        /// The peer.
+        addr: SocketAddr,
+        /// What failed.
+        reason: String,
+    },
+    /// The request was sent and no answer came: it may have been done.
+    #[error("no answer from {addr}: {reason}")]
+    NoAnswer {
+        /// The peer.
+        addr: SocketAddr,
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// Connections that do not get into each other's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Votes and heartbeats.
+    Control,
+    /// Log entries.
+    Append,
+    /// Snapshots.
+    Snapshot,
+    /// Requests forwarded for clients.
+    Client,
+}
+
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
+}
+
+fn invalid(reason: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
+}
+
+fn encode<T: Serialize>(envelope: &Envelope<T>) -> io::Result<Bytes> {
+    let frame = postcard::to_extend(envelope, vec![VERSION, 0, 0, 0, 0]).map_err(invalid)?;
+    let mut frame = frame;
+    let checksum = crc32fast::hash(&frame[5..]);
+    frame[1..5].copy_from_slice(&checksum.to_le_bytes());
+    if frame.len() > MAX_FRAME {
+        return Err(invalid(format!("a message of {} bytes is too large", frame.len())));
+    }
+    Ok(frame.into())
+}
+
+fn decode<T: DeserializeOwned>(frame: &BytesMut) -> io::Result<Envelope<T>> {
+    let (head, body) = frame.split_first_chunk::<5>().ok_or_else(|| invalid("frame too short"))?;
+    if head[0] != VERSION {
+        return Err(invalid(format!("peer speaks version {}, this server {VERSION}", head[0])));
+    }
+    let checksum = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+    if crc32fast::hash(body) != checksum {
+        return Err(invalid("frame damaged"));
+    }
+    postcard::from_bytes(body).map_err(invalid)
+}
+
+/// Who is calling: goes into every envelope.
+pub trait Caller: Send + Sync {
+    /// This server's Raft id.
+    fn node_id(&self) -> u64;
+    /// The cluster it belongs to.
+    fn cluster(&self) -> Option<u64>;
+}
+
+/// The connections to other servers. Clones share them.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<PoolInner>,
+}
+
+struct PoolInner {
+    env: Env,
+    caller: Arc<dyn Caller>,
+    connections: Mutex<BTreeMap<(SocketAddr, Lane), Arc<Connection>>>,
+}
+
+struct Connection {
+    outbox: mpsc::Sender<Bytes>,
+    pending: Arc<Mutex<Pending>>,
+    next: AtomicU64,
+    /// Counts the frames that came in: silence is when it stands still.
+    heard: Arc<AtomicU64>,
+    _tasks: [AbortOnDrop; 2],
+}
+
+#[derive(Default)]
+struct Pending {
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    closed: bool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(env: Env, caller: Arc<dyn Caller>) -> Pool {
+        Pool { inner: Arc::new(PoolInner { env, caller, connections: Mutex::default() }) }
+    }
+
+    /// Asks the server at `addr`, and waits at most `within` for its answer.
+    ///
+    /// # Errors
+    /// See [`CallError`]: it tells whether the request can have been done.
+    pub async fn call(
+        &self,
+        addr: SocketAddr,
+        lane: Lane,
+        ask: &Ask,
+        within: Duration,
+    ) -> Result<Answer, CallError> {
+        let deadline = self.inner.env.now() + within;
+        let left = || deadline.since(self.inner.env.now());
+        let not_sent = |reason: String| CallError::NotSent { addr, reason };
+        let no_answer = |reason: &str| CallError::NoAnswer { addr, reason: reason.to_owned() };
+
+        let connection = match self.inner.env.timeout(left(), self.connection(addr, lane)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(not_sent(error.to_string())),
+            Err(elapsed) => return Err(not_sent(elapsed.to_string())),
+        };
+        let number = connection.next.fetch_add(1, Ordering::Relaxed);
+        let envelope = Envelope {
+            number,
+            from: self.inner.caller.node_id(),
+            cluster: self.inner.caller.cluster(),
+            body: ask,
+        };
+        let frame = encode(&envelope).map_err(|error| not_sent(error.to_string()))?;
+
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pending = locked(&connection.pending);
+            if pending.closed {
+                return Err(not_sent("the connection has just closed".to_owned()));
+            }
+            pending.waiting.insert(number, sender);
+        }
+        // Takes the number back however this call ends, even if it is dropped.
+        let _forget = Forget { connection: &connection, number };
+        let heard = connection.heard.load(Ordering::Relaxed);
+        match self.inner.env.timeout(left(), connection.outbox.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(not_sent("the connection has just closed".to_owned())),
+            Err(elapsed) => {
+                self.drop_connection(addr, lane, &connection);
+                return Err(not_sent(elapsed.to_string()));
+            }
+        }
+        match self.inner.env.timeout(left(), receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(no_answer("the connection broke")),
+            Err(_) => {
+                // Not a byte since we asked: the connection may be dead without saying so.
+                if connection.heard.load(Ordering::Relaxed) == heard {
+                    self.drop_connection(addr, lane, &connection);
+                }
+                Err(no_answer("timed out"))
+            }
+        }
+    }
+
+    async fn connection(&self, addr: SocketAddr, lane: Lane) -> io::Result<Arc<Connection>> {
+        if let Some(connection) = locked(&self.inner.connections).get(&(addr, lane))
+            && !locked(&connection.pending).closed
+        {
+            return Ok(connection.clone());
+        }
+        let stream = self.inner.env.network().connect(addr).await?;
+        let connection = Arc::new(open(&self.inner.env, stream));
+        // Two calls may have connected at once: the later one's connection is kept, the earlier one's
+        // lives as long as its call.
+        locked(&self.inner.connections).insert((addr, lane), connection.clone());
+        Ok(connection)
+    }
+
+    fn drop_connection(&self, addr: SocketAddr, lane: Lane, dead: &Arc<Connection>) {
+        let mut connections = locked(&self.inner.connections);
+        if connections.get(&(addr, lane)).is_some_and(|current| Arc::ptr_eq(current, dead)) {
+            connections.remove(&(addr, lane));
+        }
+    }
+}
+
+struct Forget<'a> {
+    connection: &'a Connection,
+    number: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        locked(&self.connection.pending).waiting.remove(&self.number);
+    }
+}
+
+fn open(env: &Env, stream: BoxStream) -> Connection {
+    let (reader, writer) = tokio::io::split(stream);
+    let (outbox, frames) = mpsc::channel::<Bytes>(OUTBOX);
+    let pending = Arc::new(Mutex::new(Pending::default()));
+    let heard = Arc::new(AtomicU64::new(0));
+
+    let close = {
+        let pending = pending.clone();
+        move || {
+            let mut pending = locked(&pending);
+            pending.closed = true;
+            // Dropping the senders tells the callers.
+            pending.waiting.clear();
+        }
+    };
+    let writing = env.spawn({
+        let close = close.clone();
+        async move {
+            write_frames(FramedWrite::new(writer, codec()), frames).await;
+            close();
+        }
+    });
+    let reading = env.spawn({
+        let (pending, heard) = (pending.clone(), heard.clone());
+        async move {
+            let mut source = FramedRead::new(reader, codec());
+            while let Some(Ok(frame)) = source.next().await {
+                heard.fetch_add(1, Ordering::Relaxed);
+                let Ok(envelope) = decode::<Answer>(&frame) else { break };
+                if let Some(sender) = locked(&pending).waiting.remove(&envelope.number) {
+                    let _ = sender.send(envelope.body);
+                }
+            }
+            close();
+        }
+    });
+    Connection {
+        outbox,
+        pending,
+        next: AtomicU64::new(1),
+        heard,
+        _tasks: [writing.abort_on_drop(), reading.abort_on_drop()],
+    }
+}
+
+/// Writes what comes, all that has gathered with one flush, until either side ends.
+async fn write_frames(mut sink: impl Sink<Bytes> + Unpin, mut frames: mpsc::Receiver<Bytes>) {
+    while let Some(frame) = frames.recv().await {
+        let mut fed = sink.feed(frame).await;
+        while fed.is_ok()
+            && let Ok(frame) = frames.try_recv()
+        {
+            fed = sink.feed(frame).await;
+        }
+        if fed.is_err() || sink.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Who answers.
+pub trait Handler: Caller + 'static {
+    /// Answers one request of `from`, a member of `cluster`.
+    fn handle(
+        self: Arc<Self>,
+        from: u64,
+        cluster: Option<u64>,
+        ask: Ask,
+    ) -> impl Future<Output = Answer> + Send;
+}
+
+/// Serves other servers until dropped.
+pub async fn serve<H: Handler>(env: Env, listener: Box<dyn Listener>, handler: Arc<H>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // One connection's error, or the process is out of descriptors: do not spin on it.
+                tracing::warn!(%error, "cannot accept a connection");
+                env.sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, "too many connections; this one is closed");
+            continue;
+        };
+        let serving = serve_connection(env.clone(), stream, handler.clone());
+        env.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%peer, %error, "connection closed");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<H>) -> io::Result<()> {
+    let (sink, mut source) = Framed::new(stream, codec()).split();
+    let (outbox, answers) = mpsc::channel::<Bytes>(OUTBOX);
+    let _writing = env.spawn(write_frames(sink, answers)).abort_on_drop();
+    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    while let Some(frame) = source.next().await {
+        let Envelope { number, from, cluster, body } = decode::<Ask>(&frame?)?;
+        let Ok(permit) = room.clone().acquire_owned().await else { break };
+        let (handler, outbox) = (handler.clone(), outbox.clone());
+        env.spawn(async move {
+            let (me, mine) = (handler.node_id(), handler.cluster());
+            let body = handler.handle(from, cluster, body).await;
+            match encode(&Envelope { number, from: me, cluster: mine, body }) {
+                // The connection may be gone; the asker sees that.
+                Ok(frame) => drop(outbox.send(frame).await),
+                Err(error) => tracing::error!(%error, "an answer could not be encoded"),
+            }
+            drop(permit);
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_damaged_frame_is_refused() {
+        let frame = encode(&Envelope { number: 1, from: 2, cluster: Some(3), body: Ask::Status }).unwrap();
+        assert!(decode::<Ask>(&BytesMut::from(&frame[..])).is_ok());
+        for i in 0..frame.len() {
+            let mut bad = BytesMut::from(&frame[..]);
+            bad[i] ^= 0x10;
+            assert!(decode::<Ask>(&bad).is_err(), "flip at {i}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Ask>(&BytesMut::from(&bytes[..]));
+            // And past the checksum.
+            if bytes.len() > 5 {
+                bytes[0] = VERSION;
+                let checksum = crc32fast::hash(&bytes[5..]);
+                bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
+                let _ = decode::<Ask>(&BytesMut::from(&bytes[..]));
+                let _ = decode::<Answer>(&BytesMut::from(&bytes[..]));
+            }
+        }
+    }
+}

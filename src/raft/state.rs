@@ -1,0 +1,181 @@
+//! openraft's state machine: the replicated [`State`] in memory, its snapshots in the [`Store`].
+//!
+//! The state lives in memory; a restart loads the last snapshot and openraft applies the log from
+//! there. Readers look at the state under a lock that an apply holds for one entry at a time.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use super::store::{Store, entry_digest};
+use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::env::{Env, Observed};
+use crate::state::{Outcome, State};
+
+/// The state and how far it is, shared by openraft's worker and the readers.
+#[derive(Clone)]
+pub struct SharedState {
+    inner: Arc<RwLock<Applied>>,
+    applied: watch::Sender<u64>,
+}
+
+#[derive(Clone, Default)]
+struct Applied {
+    state: State,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl SharedState {
+    /// Looks at the state. `look` runs under a lock: it must be short and must not call back.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.inner.read().unwrap_or_else(PoisonError::into_inner).state)
+    }
+
+    /// The log index up to which the state is, and a way to wait for it to move.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Applied) -> T) -> T {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn get(&self) -> Applied {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What openraft drives.
+pub struct StateMachine {
+    env: Env,
+    store: Store,
+    shared: SharedState,
+}
+
+impl StateMachine {
+    /// The state as of the last snapshot on disk.
+    ///
+    /// # Errors
+    /// `InvalidData` when the snapshot on disk is damaged.
+    pub async fn load(env: &Env, store: &Store) -> io::Result<(StateMachine, SharedState)> {
+        let mut applied = Applied::default();
+        if let Some((meta, data)) = store.load_snapshot().await? {
+            applied = restore(&meta, &data)?;
+        }
+        let index = applied.state.applied();
+        let shared =
+            SharedState { inner: Arc::new(RwLock::new(applied)), applied: watch::Sender::new(index) };
+        Ok((StateMachine { env: env.clone(), store: store.clone(), shared: shared.clone() }, shared))
+    }
+}
+
+fn restore(meta: &SnapshotMeta, data: &[u8]) -> io::Result<Applied> {
+    let state = State::from_snapshot(data).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    Ok(Applied { state, last_applied: meta.last_log_id, membership: meta.last_membership.clone() })
+}
+
+fn term_of(log_id: Option<LogId>) -> u64 {
+    log_id.map_or(0, |log_id| log_id.committed_leader_id().term)
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Arc<[u8]>;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.shared.get();
+        Ok((applied.last_applied, applied.membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let index = entry.log_id.index();
+            let (outcome, digest) = self.shared.change(|applied| {
+                applied.last_applied = Some(entry.log_id);
+                let outcome = match &entry.payload {
+                    EntryPayload::Normal(request) => applied.state.apply(index, request),
+                    EntryPayload::Blank => {
+                        applied.state.skip(index);
+                        Outcome::Done { index }
+                    }
+                    EntryPayload::Membership(membership) => {
+                        applied.state.skip(index);
+                        applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                        Outcome::Done { index }
+                    }
+                };
+                (outcome, applied.state.digest())
+            });
+            self.env.observe_with(|| Observed::Applied {
+                index,
+                term: term_of(Some(entry.log_id)),
+                entry: entry_digest(&entry),
+                state: digest,
+            });
+            self.shared.applied.send_replace(index);
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { env: self.env.clone(), store: self.store.clone(), applied: self.shared.get() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
+        let restored = restore(meta, &data)?;
+        // openraft gives back our own snapshot when it starts: that one is on disk already.
+        if self.store.snapshot_meta().as_ref() != Some(meta) {
+            self.store.save_snapshot(meta.clone(), data).await?;
+        }
+        let index = restored.state.applied();
+        self.env.observe(Observed::SnapshotInstalled {
+            index,
+            term: term_of(meta.last_log_id),
+            state: restored.state.digest(),
+        });
+        self.shared.change(|applied| *applied = restored);
+        self.shared.applied.send_replace(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let found = self.store.load_snapshot().await?;
+        Ok(found.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// One moment of the state, to be written down.
+pub struct SnapshotBuilder {
+    env: Env,
+    store: Store,
+    applied: Applied,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Arc<[u8]>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let Applied { state, last_applied, membership } = self.applied.clone();
+        let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership };
+        let encoded = self.env.blocking(move || Arc::<[u8]>::from(state.to_snapshot())).await;
+        let snapshot = encoded.map_err(io::Error::other)?;
+        self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
+        self.env.observe(Observed::SnapshotBuilt {
+            index: last_applied.map_or(0, |log_id| log_id.index()),
+            term: term_of(last_applied),
+        });
+        Ok(Snapshot { meta, snapshot })
+    }
+}

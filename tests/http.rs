@@ -1,0 +1,307 @@
+//! The HTTP contract, on one real agent: a script with its golden answers, blocking queries, and
+//! clients that misbehave.
+
+#![allow(clippy::disallowed_methods)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Home, Http, Node, PATIENCE, eventually};
+use driftline::http::client::Response;
+use hyper::Method;
+use serde_json::Value;
+
+fn start(name: &str, more: &[&str]) -> Node {
+    let ports = ["--dev", "--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+    let node = Node::start(name, &[&ports, more].concat());
+    eventually("a leader", || node.http().leader());
+    node
+}
+
+/// Replaces what differs from run to run: indexes by `#1`, `#2`, … in the order of their first
+/// appearance, event ids, and ports.
+struct Mask {
+    indexes: Vec<String>,
+    ports: Vec<(String, &'static str)>,
+}
+
+impl Mask {
+    fn index(&mut self, index: &str) -> String {
+        let known = self.indexes.iter().position(|known| known == index);
+        let place = known.unwrap_or_else(|| {
+            self.indexes.push(index.to_owned());
+            self.indexes.len() - 1
+        });
+        format!("#{}", place + 1)
+    }
+
+    fn body(&mut self, body: &str) -> String {
+        let mut masked = body.to_owned();
+        for (port, name) in &self.ports {
+            masked = masked.replace(port, name);
+        }
+        let mut parts = masked.split("{\"ID\":\"");
+        let mut joined = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            // Ids of events are as long as UUIDs are.
+            joined += &format!("{{\"ID\":\"<uuid>{}", &part[36..]);
+        }
+        masked = joined;
+        for field in ["\"CreateIndex\":", "\"ModifyIndex\":", "\"LTime\":"] {
+            let mut parts = masked.split(field);
+            let mut joined = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                let digits = part.trim_start();
+                let len = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+                let value = match field {
+                    "\"LTime\":" if &digits[..len] == "0" => "0".to_owned(),
+                    "\"LTime\":" => "<time>".to_owned(),
+                    _ => self.index(&digits[..len]),
+                };
+                joined += &format!("{field}{value}{}", &digits[len..]);
+            }
+            masked = joined;
+        }
+        masked
+    }
+
+    fn answer(&mut self, response: &Response) -> String {
+        let mut line = response.status.to_string();
+        let shown = [
+            ("content-type", ""),
+            ("allow", "allow="),
+            ("x-content-type-options", ""),
+            ("content-security-policy", ""),
+            ("x-consul-knownleader", "leader="),
+            ("x-consul-effective-consistency", ""),
+            ("x-driftline-outcome", "outcome="),
+        ];
+        for (header, label) in shown {
+            if let Some(value) = response.header(header) {
+                line += &format!(" {label}{value}");
+            }
+        }
+        if let Some(index) = response.header("x-consul-index") {
+            line += &format!(" index={}", self.index(index));
+        }
+        let body = match response.body.len() {
+            0..4096 => self.body(&response.text()),
+            len => format!("({len} bytes)"),
+        };
+        if body.is_empty() { line } else { format!("{line}\n{}", body.trim_end()) }
+    }
+}
+
+#[test]
+fn the_script_gets_its_golden_answers() {
+    let node = start("a", &[]);
+    let ports = [(node.at.rpc, ":<rpc>"), (node.at.http, ":<http>"), (node.at.gossip, ":<gossip>")]
+        .map(|(addr, name)| (format!(":{}", addr.port()), name));
+    let mut mask = Mask { indexes: Vec::new(), ports: ports.to_vec() };
+    let mut transcript = String::new();
+    for line in include_str!("../fixtures/scripts/http.script").lines() {
+        if line.is_empty() || line.starts_with('#') {
+            if line.starts_with("# --") {
+                transcript += &format!("{line}\n\n");
+            }
+            continue;
+        }
+        let (request, body) = line.split_once(" <- ").unwrap_or((line, ""));
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let bytes = match body.strip_prefix("bytes:") {
+            Some(count) => vec![b'x'; count.parse().expect("a number")],
+            None => body.as_bytes().to_vec(),
+        };
+        let method: Method = method.parse().expect("a method");
+        let response = node.http().call(method, path, bytes).expect("an answer");
+        transcript += &format!("> {line}\n{}\n\n", mask.answer(&response));
+    }
+    insta::assert_snapshot!(transcript);
+}
+
+#[test]
+fn an_agent_describes_itself() {
+    let node = start("a", &[]);
+    let this = node.http().json("/v1/agent/self").unwrap();
+    let keys: Vec<&String> = this.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["Config", "Coord", "DebugConfig", "Member", "Meta", "Stats", "xDS"]);
+    let members = node.http().json("/v1/agent/members").unwrap();
+    assert_eq!(members, Value::Array(vec![this["Member"].clone()]));
+    let config = this["Config"].as_object().unwrap();
+    let keys: Vec<&String> = config.keys().collect();
+    let expected = [
+        "BuildDate",
+        "Datacenter",
+        "NodeID",
+        "NodeName",
+        "PrimaryDatacenter",
+        "Revision",
+        "Server",
+        "Version",
+    ];
+    assert_eq!(keys, expected);
+    assert!(config["Version"].as_str().unwrap().starts_with("1.20."));
+    assert_eq!(config["NodeName"], "a");
+    assert_eq!((&this["Member"]["Name"], &this["Member"]["Status"]), (&"a".into(), &1.into()));
+    for values in this["Stats"].as_object().unwrap().values() {
+        assert!(values.as_object().unwrap().values().all(Value::is_string), "{values}");
+    }
+    let wide = node.http().json("/v1/agent/members?wan=1").unwrap();
+    assert_eq!(wide[0]["Name"], "a.dc1");
+}
+
+/// Asks in the background; the answer comes through the channel.
+fn ask(node: &Node, path: &str) -> mpsc::Receiver<Response> {
+    let (sender, answers) = mpsc::channel();
+    let (addr, path) = (node.at.http, path.to_owned());
+    thread::spawn(move || sender.send(Http::new(addr).get(&path)));
+    answers
+}
+
+fn index(response: &Response) -> u64 {
+    response.header("x-consul-index").expect("an index").parse().expect("a number")
+}
+
+#[test]
+fn a_blocked_reader_wakes_at_its_own_change_and_no_other() {
+    let node = start("a", &[]);
+    let http = node.http();
+    assert!(http.set("dir/a", "1"));
+    assert!(http.set("dir/b", "1"));
+    let seen = index(&http.get("/v1/kv/dir/a"));
+    let one = ask(&node, &format!("/v1/kv/dir/a?index={seen}&wait=60s"));
+    let missing = index(&http.get("/v1/kv/dir/c"));
+    let absent = ask(&node, &format!("/v1/kv/dir/c?index={missing}&wait=60s"));
+
+    // Another key's change wakes neither. That they sleep on cannot be waited for, only watched a while.
+    assert!(http.set("dir/b", "2"));
+    assert!(one.recv_timeout(Duration::from_millis(300)).is_err());
+    assert!(absent.try_recv().is_err());
+
+    assert!(http.set("dir/a", "2"));
+    let woken = one.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(woken.status, 200);
+    assert!(index(&woken) > seen);
+    assert!(http.set("dir/c", "1"));
+    assert_eq!(absent.recv_timeout(PATIENCE).unwrap().status, 200);
+
+    let tree = index(&http.get("/v1/kv/dir/?recurse"));
+    let tree = ask(&node, &format!("/v1/kv/dir/?recurse&index={tree}&wait=60s"));
+    let deleted = ask(&node, &format!("/v1/kv/dir/a?index={}&wait=60s", index(&woken)));
+    assert_eq!(http.call(Method::DELETE, "/v1/kv/dir/a", "").unwrap().status, 200);
+    assert_eq!(tree.recv_timeout(PATIENCE).unwrap().status, 200);
+    let deleted = deleted.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(deleted.status, 404);
+    assert!(index(&deleted) > index(&woken));
+}
+
+#[test]
+fn a_blocked_reader_hears_the_same_again_when_its_time_is_up() {
+    let node = start("a", &[]);
+    assert!(node.http().set("k", "1"));
+    let first = node.http().get("/v1/kv/k");
+    let start = Instant::now();
+    let again = node.http().get(&format!("/v1/kv/k?index={}&wait=200ms", index(&first)));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!((index(&again), &again.body), (index(&first), &first.body));
+    // An empty store has index 1, and blocks at 1: else its reader would spin.
+    let none = node.http().get("/v1/kv/none/?recurse&index=1&wait=50ms");
+    assert_eq!(none.status, 404);
+}
+
+#[test]
+fn an_event_wakes_whoever_waits_for_events() {
+    let node = start("a", &[]);
+    node.http().put("/v1/event/fire/first", "");
+    let seen = eventually("the event", || {
+        let list = node.http().get("/v1/event/list");
+        list.text().contains("first").then(|| index(&list))
+    });
+    let waiting = ask(&node, &format!("/v1/event/list?index={seen}&wait=60s"));
+    assert!(waiting.recv_timeout(Duration::from_millis(200)).is_err());
+    node.http().put("/v1/event/fire/second", "");
+    let woken = waiting.recv_timeout(PATIENCE).unwrap();
+    assert!(woken.text().contains("second"), "{}", woken.text());
+    assert_ne!(index(&woken), seen);
+}
+
+/// What a raw client gets back until the server closes the connection.
+fn rest(mut stream: &TcpStream) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = Vec::new();
+    // A reset is as good an end as any.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn slow_and_broken_clients_are_dropped_and_hold_nobody_up() {
+    let home = Home::new();
+    let config = home.file("a.toml", "[limits]\nhttp_read_timeout_ms = 300\nhttp_connections = 8\n");
+    let node = start("a", &["--config", &config]);
+    let connect = || TcpStream::connect(node.at.http).expect("a connection");
+    let send = |bytes: &[u8]| {
+        let mut stream = connect();
+        stream.write_all(bytes).expect("sent");
+        stream
+    };
+
+    let silent = connect();
+    let half_head = send(b"GET /v1/kv/a HTTP/1.1\r\nHost: ");
+    let half_body = send(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf");
+    let garbage = send(b"\x16\x03\x01\x02\x00 \xff\xfe no HTTP at all\r\n\r\n");
+    assert!(node.http().set("k", "v"), "others are served meanwhile");
+    assert_eq!(rest(&silent), "");
+    assert_eq!(rest(&half_head), "");
+    assert!(rest(&half_body).starts_with("HTTP/1.1 408"));
+    assert!(rest(&garbage).starts_with("HTTP/1.1 400"));
+
+    let chunked = send(b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    assert!(rest(&chunked).starts_with("HTTP/1.1 400"));
+    let long_head = [&b"GET / HTTP/1.1\r\nx: "[..], &vec![b'a'; 1 << 20]].concat();
+    let mut stream = connect();
+    // The server may close before it has read all this.
+    let _ = stream.write_all(&long_head);
+    let _ = rest(&stream);
+
+    // A keep-alive connection may rest between requests for longer than a head may take.
+    let mut patient = connect();
+    for _ in 0..2 {
+        patient.write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = [0; 512];
+        let len = patient.read(&mut answer).unwrap();
+        assert!(answer[..len].starts_with(b"HTTP/1.1 200 OK\r\n"));
+        thread::sleep(Duration::from_millis(600));
+    }
+    drop(patient);
+
+    let full: Vec<TcpStream> = (0..8).map(|_| connect()).collect();
+    eventually("a refusal", || {
+        let refused = connect();
+        rest(&refused).starts_with("HTTP/1.1 503").then_some(())
+    });
+    drop(full);
+    eventually("room again", || node.http().set("k", "w").then_some(()));
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let node = start("a", &[]);
+    let mut stream = TcpStream::connect(node.at.http).unwrap();
+    let put = |value: &str| format!("PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{value}");
+    let get = "GET /v1/kv/k?raw HTTP/1.1\r\nHost: x\r\n\r\n";
+    let close = "GET /v1/kv/k?raw HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(format!("{}{get}{}{close}", put("1"), put("2")).as_bytes()).unwrap();
+    let answers = rest(&stream);
+    let bodies: Vec<&str> = answers
+        .split("HTTP/1.1 200 OK")
+        .skip(1)
+        .map(|answer| answer.split_once("\r\n\r\n").unwrap().1)
+        .collect();
+    assert_eq!(bodies, ["true", "1", "true", "2"]);
+}

@@ -1,0 +1,256 @@
+//! One real agent and its surroundings: what it says when it cannot start, how it ends, and the
+//! commands that ask it things.
+
+#![allow(clippy::disallowed_methods)]
+
+mod common;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Output;
+
+use common::{Home, Node, eventually, run, shown, text_of};
+
+const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+
+/// Starts an agent that must not come up, and returns its last words.
+fn refused(args: &[&str]) -> String {
+    let Err((status, log)) = Node::try_start("refused", args) else { panic!("it came up with {args:?}") };
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    log.lines().filter(|line| line.starts_with("driftline: ")).collect::<Vec<_>>().join("\n")
+}
+
+/// Every file below a directory with its content.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else {
+            files.push((text_of(&path), fs::read(&path).expect("a file")));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_second_agent_on_the_same_directory_is_refused() {
+    let home = Home::new();
+    let data = text_of(&home.data());
+    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", &data]].concat();
+    let first = Node::start("first", &args);
+    eventually("a leader", || first.http().leader());
+    assert!(first.http().set("k", "v"));
+    let said = refused(&args);
+    assert!(said.contains(&data), "{said}");
+    assert!(said.contains("another process"), "{said}");
+    assert_eq!(first.http().value("k").as_deref(), Some("v"), "the first one is none the worse");
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = busy.local_addr().unwrap();
+    let port = addr.port().to_string();
+    for flag in ["--http-port", "--rpc-port", "--gossip-port"] {
+        let home = Home::new();
+        let data = text_of(&home.data());
+        let mut args: Vec<&str> = ANY_PORTS.to_vec();
+        let place = args.iter().position(|arg| *arg == flag).unwrap();
+        args[place + 1] = &port;
+        let said = refused(&[&args[..], &["--bootstrap", "--data-dir", &data]].concat());
+        assert!(said.contains(&addr.to_string()), "{flag}: {said}");
+    }
+}
+
+#[test]
+fn a_damaged_directory_is_refused_and_left_alone() {
+    let home = Home::new();
+    let data = home.data();
+    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", data.to_str().unwrap()]].concat();
+    let mut node = Node::start("a", &args);
+    eventually("a leader", || node.http().leader());
+    assert!(node.http().set("k", "v"));
+    node.kill();
+
+    let largest = contents(&data).into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let (path, mut bytes) = largest;
+    // The header of the store, which every opening reads.
+    bytes[..64].fill(0xa5);
+    fs::write(&path, &bytes).unwrap();
+    let before = contents(&data);
+    let said = refused(&args);
+    assert!(said.contains(data.to_str().unwrap()), "{said}");
+    assert_eq!(contents(&data), before);
+}
+
+#[test]
+fn a_directory_that_is_no_directory_is_named() {
+    let home = Home::new();
+    let file = home.file("data", "not a directory");
+    let said = refused(&[&ANY_PORTS[..], &["--bootstrap", "--data-dir", &file]].concat());
+    assert!(said.contains(&file), "{said}");
+}
+
+#[test]
+fn what_was_written_survives_kill_and_restart() {
+    let home = Home::new();
+    let data = text_of(&home.data());
+    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", &data]].concat();
+    for round in 0..3 {
+        let mut node = Node::start("a", &args);
+        eventually("a leader", || node.http().leader());
+        for earlier in 0..round {
+            assert_eq!(node.http().value(&format!("k{earlier}")).as_deref(), Some("v"));
+        }
+        assert!(node.http().set(&format!("k{round}"), "v"));
+        node.kill();
+    }
+}
+
+#[test]
+fn a_signal_ends_an_agent_gracefully() {
+    for signal in ["TERM", "INT"] {
+        let mut node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+        eventually("a leader", || node.http().leader());
+        node.signal(signal);
+        let status = node.wait();
+        assert_eq!(status.code(), Some(0), "{signal}: {}", node.log());
+    }
+}
+
+#[test]
+fn leaving_over_http_ends_the_agent() {
+    let mut node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    eventually("a leader", || node.http().leader());
+    assert_eq!(node.http().put("/v1/agent/leave", "").status, 200);
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+/// The command lines below are split at spaces; none of their words has one.
+fn ask(node: &Node, line: &str) -> Output {
+    let http = node.at.http.to_string();
+    let mut args: Vec<&str> = line.split(' ').collect();
+    args.extend(["--http-addr", &http]);
+    run(&args)
+}
+
+#[test]
+fn commands_print_what_people_need() {
+    let home = Home::new();
+    let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    eventually("a leader", || node.http().leader());
+    let file = home.file("value", "from a file");
+    let put_file = format!("kv put dir/file @{file}");
+    let lines = [
+        "kv put dir/a hello",
+        "kv put dir/b%c with-flags --flags 7",
+        "kv put bin aGVsbG8= --base64",
+        &put_file,
+        "kv get dir/a",
+        "kv get dir/b%c",
+        "kv get bin --base64",
+        "kv get dir/file --stale",
+        "kv get --recurse dir/",
+        "kv get nothing",
+        "kv get",
+        "kv put dir/a other --cas 0",
+        "kv put new value --cas 0",
+        "kv list",
+        "kv list dir/",
+        "kv list --separator /",
+        "kv list --json",
+        "kv list none/",
+        "kv delete dir/a",
+        "kv delete dir/a",
+        "kv delete new --cas 1",
+        "kv delete",
+        "kv delete --recurse dir/",
+        "kv list",
+        "kv put bin !!! --base64",
+        "kv put missing @/no/such/file",
+        "join 127.0.0.1:1",
+        "force-leave nobody",
+    ];
+    let mut transcript = String::new();
+    for line in lines {
+        let shown = shown(&ask(&node, line));
+        let line = line.replace(&file, "<file>");
+        transcript +=
+            &format!("$ driftline {line}\n{}\n", shown.replace(&node.at.http.to_string(), "<http>"));
+    }
+    insta::assert_snapshot!(transcript);
+}
+
+#[test]
+fn members_info_and_events_show_on_the_command_line() {
+    let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    eventually("a leader", || node.http().leader());
+    let members = shown(&ask(&node, "members"));
+    let row = members.lines().nth(2).unwrap_or_default().to_owned();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words[..3], ["a", &node.at.gossip.to_string(), "alive"], "{members}");
+    assert!(shown(&ask(&node, "members --json")).contains("\"Name\": \"a\""));
+    assert!(shown(&ask(&node, "info")).contains("raft:\n"));
+    assert!(shown(&ask(&node, "event fire deploy now")).starts_with("exit 0\nEvent ID: "));
+    eventually("the event", || {
+        let list = shown(&ask(&node, "event list --name deploy"));
+        (list.contains("deploy") && list.contains("now")).then_some(())
+    });
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2_and_absent_agents_with_1() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut transcript = String::new();
+    for line in [
+        "",
+        "nonsense",
+        "agent",
+        "agent --dev --data-dir /tmp/x",
+        "agent --dev --bootstrap-expect 0",
+        "agent --dev --bind 0.0.0.0",
+        "agent --dev --config /no/such/file.toml",
+        "agent --dev --log-level driftline=loud",
+        "kv put",
+        "kv get k --http-addr nobody",
+    ] {
+        let line = line.replace("nobody", &nobody);
+        let args: Vec<&str> = line.split_whitespace().collect();
+        transcript += &format!("$ driftline {line}\n{}\n", shown(&run(&args))).replace(&nobody, "<nobody>");
+    }
+    insta::assert_snapshot!(transcript);
+}
+
+#[test]
+fn mistakes_in_configuration_files_are_named() {
+    let mut transcript = String::new();
+    for name in [
+        "unknown-key.toml",
+        "unknown-nested-key.json",
+        "wrong-type.toml",
+        "broken.toml",
+        "wildcard.toml",
+        "impossible-timing.toml",
+    ] {
+        let path = format!("{}/fixtures/configs/{name}", env!("CARGO_MANIFEST_DIR"));
+        let output = shown(&run(&["agent", "--dev", "--config", &path]));
+        transcript += &format!("{name}\n{}\n", output.replace(&path, name));
+    }
+    insta::assert_snapshot!(transcript);
+}
+
+#[test]
+fn a_full_configuration_file_is_understood() {
+    let path = format!("{}/fixtures/configs/full.toml", env!("CARGO_MANIFEST_DIR"));
+    // Flags win: the ports of the file are likely to be taken.
+    let node = Node::start("a", &[&ANY_PORTS[..], &["--dev", "--config", &path]].concat());
+    let this = eventually("the agent", || node.http().json("/v1/agent/self"));
+    assert_eq!(this["DebugConfig"]["limits"]["value_bytes"], 1024);
+    assert_eq!(this["DebugConfig"]["tags"]["rack"], "r1");
+    assert_eq!(this["Config"]["NodeName"], "a");
+}
