@@ -281,10 +281,10 @@ fn run(args: RunArgs) -> Result<bool, Unusable> {
             };
             let text = if args.json {
                 Some(json_line(&report))
-            } else if (single || !report.ok) && !(args.shrink && !report.ok) {
-                Some(report.text(&as_generated, &case.again()))
             } else {
-                None
+                // A failure that is about to be shrunk is told when it is small.
+                let told = if report.ok { single } else { !args.shrink };
+                told.then(|| report.text(&as_generated, &case.again()))
             };
             if single && !report.ok {
                 failed = Some(report);

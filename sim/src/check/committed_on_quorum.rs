@@ -11,7 +11,7 @@
 //! can pass; without one the check is exact.
 //!
 //! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
-//! heard of.
+//! heard of, or whose node has since become another voter.
 
 use std::collections::BTreeMap;
 
@@ -30,9 +30,8 @@ pub struct CommittedOnQuorum {
 }
 
 fn has_entry(node: &NodeView, index: u64, term: u64) -> bool {
-    let covered = node.log.first().is_some_and(|first| index < first)
-        || (node.log.last().is_none_or(|last| index > last) && node.applied >= Some(index));
-    covered || (node.durable >= Some(index) && node.log.get(index).is_some_and(|(own, _)| own == term))
+    let durable = node.durable >= Some(index);
+    node.covers(index) || (durable && node.log.get(index).is_some_and(|(own, _)| own == term))
 }
 
 fn majority(voters: &[u64], index: u64, term: u64, view: &View) -> bool {

@@ -273,6 +273,15 @@ pub struct End {
     pub stores: BTreeMap<u32, BTreeMap<String, (String, u64)>>,
 }
 
+/// All that the checks have to say about a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What did not hold, in order of time.
+    pub violations: Vec<Violation>,
+    /// What could not be decided, and why. Not a violation, and not a proof either.
+    pub undecided: Vec<String>,
+}
+
 /// All checks of one run.
 pub struct Checks {
     view: View,
@@ -319,16 +328,18 @@ impl Checks {
         &self.findings.violations
     }
 
-    /// Judges the run as a whole and returns everything found, in order of time.
-    pub fn finish(mut self, end: &End) -> Vec<Violation> {
+    /// Judges the run as a whole and returns everything found.
+    pub fn finish(mut self, end: &End) -> Verdict {
         let findings = &mut self.findings;
+        let mut undecided = Vec::new();
         match linearizable::check(&end.history) {
             linearizable::Verdict::Linearizable => {}
             linearizable::Verdict::Violation(broken) => {
                 findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words);
             }
-            // Nothing was proved, so nothing is claimed; the world counts these.
-            linearizable::Verdict::Unknown { .. } => {}
+            linearizable::Verdict::Unknown { key, steps } => {
+                undecided.push(format!("LIN of key {key:?} after {steps} steps"));
+            }
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
@@ -341,7 +352,7 @@ impl Checks {
         }
         let mut violations = self.findings.violations;
         violations.sort_by_key(|violation| violation.at_ns);
-        violations
+        Verdict { violations, undecided }
     }
 }
 
@@ -466,7 +477,7 @@ mod tests {
                 checks.on(term, node, Event::Observed(&event));
             }
         }
-        let found = checks.finish(&End::default());
+        let found = checks.finish(&End::default()).violations;
         assert_eq!(found.len(), 3);
         assert!(found[2].detail.ends_with("(and 2 more like it)"), "{}", found[2].detail);
     }
