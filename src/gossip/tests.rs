@@ -638,7 +638,7 @@ async fn a_node_that_stalled_takes_nobody_for_dead() {
     let slow = Gossip::start(&env, options(9, 1, any_port()), blocker, log.clone()).await.unwrap();
     slow.join(&[nodes[0].addr()]).await.unwrap();
     until("it is in", || nodes.iter().all(|n| n.sees("n9") == Some(Status::Alive))).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         // Longer than a probe and a suspicion together.
         *stall.lock().unwrap() = Duration::from_millis(700);
         env.sleep(Duration::from_millis(1_200)).await;
