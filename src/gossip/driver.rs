@@ -715,7 +715,11 @@ impl Driver {
         let claim = |state| foca::Member::new(id, record.incarnation, state);
         match (record.live, known) {
             (true, None) => self.apply(claim(State::Alive), true),
-            (true, Some((known, live))) if id.generation > known.generation || (id == known && live) => {
+            (true, Some((known, live)))
+                if id.generation > known.generation
+                    // Mutant G01: somebody who missed the death of this life resurrects it.
+                    || (id == known && (live || mutant::is("G01"))) =>
+            {
                 self.apply(claim(State::Alive), true);
             }
             (true, Some((known, false))) if id == known => self.tell_stale(id.node_id, id.addr),
@@ -1346,18 +1350,18 @@ impl Driver {
                 self.fresh = true;
                 self.table.down(id, now);
                 if mutant::is("G01") {
-                    // Mutant G01: the death is not recorded, so a stale rumour of this life resurrects it.
+                    // Mutant G01: the death is not recorded, so that a stale rumour of life counts again.
                     self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(id), runtime));
                 }
             }
-            OwnedNotification::Rename(old, new) if old.node_id == new.node_id => {
-                self.table.renamed(new);
-                // The table may have had an older life here, at another address, and does not list this one.
-            }
             OwnedNotification::Rename(old, new) => {
-                // Another node at the address: the old one is not there any more.
-                self.table.down(old, now);
-                if self.foca.iter_members().any(|member| *member.id() == new) {
+                if old.node_id != new.node_id {
+                    // Another node at the address: the old one is not there any more.
+                    self.table.down(old, now);
+                }
+                // If the table has this node elsewhere, or not at all, it is to know that it is here.
+                let listed = old.node_id == new.node_id && self.table.renamed(new);
+                if !listed && self.foca.iter_members().any(|member| *member.id() == new) {
                     self.on_up(new, now);
                 }
             }

@@ -210,13 +210,15 @@ impl Table {
     }
 
     /// Foca replaced one life by another of the same node at the same address; whether it is active has not
-    /// changed by that.
-    pub fn renamed(&mut self, to: Identity) {
-        if let Some(entry) = self.entries.get_mut(&to.node_id)
-            && to.generation >= entry.id.generation
-        {
-            entry.id = to;
-            self.touched.insert(to.node_id);
+    /// changed by that. Says whether it is the address listed here.
+    pub fn renamed(&mut self, to: Identity) -> bool {
+        match self.entries.get_mut(&to.node_id) {
+            Some(entry) if entry.id.addr == to.addr && to.generation >= entry.id.generation => {
+                entry.id = to;
+                self.touched.insert(to.node_id);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -362,6 +364,8 @@ mod tests {
         table.down(id(1, 1, 1), Instant(4));
         assert_eq!(table.changes(), []);
         assert_eq!(table.up(id(1, 1, 1), Instant(5)), Up::Outdated);
+        assert!(!table.renamed(id(1, 1, 3)), "whether it is back there only foca knows");
+        assert_eq!(table.get(1).unwrap().id, id(1, 2, 2));
     }
 
     #[test]
