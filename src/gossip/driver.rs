@@ -1431,7 +1431,8 @@ impl Driver {
             };
             if let Some(observed) = observed {
                 self.counters.member_changes += 1;
-                info!(member = %member.name, addr = %member.addr, generation = member.generation, ?observed, "member");
+                let Member { name, addr, generation, .. } = member;
+                info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
                     name: member.name.clone(),
                     addr: member.addr,
@@ -1494,7 +1495,8 @@ impl Driver {
         let pair = (twin.node_id.min(member.node_id), twin.node_id.max(member.node_id));
         if self.conflicts.len() < 1_024 && self.conflicts.insert(pair) {
             self.counters.name_conflicts += 1;
-            warn!(name = %member.name, first = %twin.addr, second = %member.addr, "two live members have one name");
+            let (first, second) = (twin.addr, member.addr);
+            warn!(name = %member.name, %first, %second, "two live members have one name");
             self.events.notify_conflict(&twin, member);
         }
     }

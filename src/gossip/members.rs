@@ -446,8 +446,10 @@ mod tests {
                 .prop_flat_map(|facts| (Just(facts.clone()), Just(facts).prop_shuffle())),
         ) {
             // Generation 0 exists already at another address: the first life known is kept.
-            let facts: Vec<_> = facts.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect();
-            let shuffled: Vec<_> = shuffled.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect();
+            let later = |facts: Vec<Fact>| -> Vec<Fact> {
+                facts.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect()
+            };
+            let (facts, shuffled) = (later(facts), later(shuffled));
             let once = learn(&facts);
             prop_assert_eq!(&once, &learn(&shuffled));
             let twice: Vec<_> = facts.iter().chain(&facts).cloned().collect();

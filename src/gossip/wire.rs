@@ -400,7 +400,10 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..1_500), seal in any::<bool>()) {
+        fn arbitrary_bytes_do_no_harm(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..1_500),
+            seal in any::<bool>(),
+        ) {
             if seal && bytes.len() > 9 {
                 bytes[0] = VERSION;
                 bytes[5..9].copy_from_slice(&7u32.to_le_bytes());
