@@ -233,12 +233,12 @@ fn list_checks() -> String {
     for property in check::TABLE {
         let proofs: Vec<_> = mutants::proofs_of(property.id).collect();
         text += &format!(
-            "{:5} {}\n      {}; {}; proved by {}\n",
+            "{:5} {}\n      {}; {}; named for {}\n",
             property.id,
             property.claim,
             property.source,
             property.file,
-            if proofs.is_empty() { "its own tests".to_owned() } else { proofs.join(", ") }
+            if proofs.is_empty() { "no mutant".to_owned() } else { proofs.join(", ") }
         );
     }
     text

@@ -163,6 +163,19 @@ pub const TABLE: &[Property] = &[
     property("CRASH", "no seed panics, hangs or dies", "none: the testbed's own", "runner.rs"),
 ];
 
+/// The table in Markdown, as `sim/README.md` shows it.
+pub fn table() -> String {
+    let row = |property: &Property| {
+        let proofs: Vec<_> = crate::mutants::proofs_of(property.id).collect();
+        let proofs = if proofs.is_empty() { "none yet".to_owned() } else { proofs.join(", ") };
+        format!(
+            "| {} | {} | {} | `{}` | {proofs} |\n",
+            property.id, property.claim, property.source, property.file
+        )
+    };
+    TABLE.iter().map(row).collect()
+}
+
 /// The line of the table for an id.
 pub fn property_of(id: &str) -> Option<&'static Property> {
     TABLE.iter().find(|property| property.id == id)
@@ -465,6 +478,13 @@ mod tests {
         for property in TABLE {
             assert!(source.join(property.file).exists(), "{}", property.file);
         }
+    }
+
+    #[test]
+    fn the_readme_shows_this_table() {
+        let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        assert!(readme.contains(&table()), "sim/README.md wants:\n{}", table());
     }
 
     #[test]

@@ -130,7 +130,11 @@ impl NodeView {
                 self.log.append(*index, *term, *digest);
                 self.durable = self.durable.min(index.checked_sub(1));
             }
-            Observed::Durable { index } => self.durable = self.durable.max(Some(*index)),
+            Observed::Durable { index } => {
+                // A sync that was under way while the log was cut reports entries that are gone.
+                let kept = self.log.last().max(self.snapshot);
+                self.durable = self.durable.max(kept.map(|kept| kept.min(*index)));
+            }
             Observed::Truncated { index } => {
                 self.log.truncate_after(Some(*index));
                 self.durable = self.durable.min(Some(*index));
