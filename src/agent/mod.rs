@@ -480,7 +480,7 @@ impl Agent {
     /// # Errors
     /// Refused when it does not answer, or belongs to another cluster.
     pub async fn add_server(&self, addr: SocketAddr) -> Result<(), WriteError> {
-        let asked = self.inner.node.pool().call(addr, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
+        let asked = self.inner.node.pool().call(addr, None, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
         let status = match asked {
             Ok(RpcAnswer::Status(status)) => status,
             Ok(_) => {
@@ -694,7 +694,8 @@ impl Agent {
             }
             let mut addrs = told;
             for server in missing {
-                let asked = self.inner.node.pool().call(server, Lane::Client, &Ask::Status, STATUS_WITHIN);
+                let asked =
+                    self.inner.node.pool().call(server, None, Lane::Client, &Ask::Status, STATUS_WITHIN);
                 if let Ok(RpcAnswer::Status(status)) = asked.await
                     && self.inner.node.cluster().is_some_and(|mine| status.cluster == Some(mine))
                 {
