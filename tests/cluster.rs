@@ -204,6 +204,30 @@ fn a_cluster_whose_servers_all_stop_comes_back_with_everything() {
 }
 
 #[test]
+fn servers_that_come_back_at_other_ports_are_found() {
+    let mut cluster = Cluster::start("");
+    assert!(cluster.http(0).set("k", "v"));
+    cluster.kill(1);
+    cluster.servers[1].at = None;
+    cluster.up(1);
+    cluster.settle();
+    assert!(cluster.http(1).set("k", "w"));
+    cluster.everywhere("k", "w");
+
+    for i in 0..3 {
+        cluster.kill(i);
+        cluster.servers[i].at = None;
+    }
+    for i in 0..3 {
+        cluster.up(i);
+    }
+    cluster.settle();
+    assert_eq!(cluster.http(2).value("k").as_deref(), Some("w"));
+    assert!(cluster.http(0).set("k", "x"));
+    cluster.everywhere("k", "x");
+}
+
+#[test]
 fn a_follower_that_was_away_catches_up_from_a_snapshot() {
     let mut cluster = Cluster::start("[raft]\nsnapshot_entries = 50\ntrailing_entries = 5\n");
     let away = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
@@ -295,4 +319,17 @@ fn without_a_majority_nothing_is_acknowledged() {
     assert_eq!(read.status, 500);
     let stale = cluster.http(leader).get("/v1/kv/k?stale&raw");
     assert_eq!(stale.status, 200);
+}
+
+#[test]
+fn a_second_signal_ends_a_server_that_cannot_leave() {
+    let mut cluster = Cluster::start("");
+    cluster.kill(1);
+    cluster.kill(2);
+    let mut node = cluster.servers[0].node.take().expect("up");
+    node.signal("TERM");
+    eventually("it to begin to leave", || node.log().contains("leaving the cluster").then_some(()));
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(node.log().contains("second signal"), "{}", node.log());
 }

@@ -68,6 +68,18 @@ fn a_busy_port_is_named() {
 }
 
 #[test]
+fn an_agent_that_can_join_nobody_says_so_and_ends() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let said = refused(&[&ANY_PORTS[..], &["--dev", "--join", &nobody]].concat());
+    assert!(said.contains("cannot join") && said.contains(&nobody), "{said}");
+
+    let retry = ["--dev", "--retry-join", &nobody, "--retry-interval", "50ms", "--retry-max", "2"];
+    let mut node = Node::start("a", &[&ANY_PORTS[..], &retry].concat());
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(node.log().contains("gave up joining after 2 tries"), "{}", node.log());
+}
+
+#[test]
 fn a_damaged_directory_is_refused_and_left_alone() {
     let home = Home::new();
     let data = home.data();
