@@ -32,7 +32,7 @@ pub fn system_jitter() -> std::time::Duration {
         let mut byte = [0u8];
         // Without entropy there is no jitter, and the mutant survives.
         let _ = rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut byte);
-        return std::time::Duration::from_micros(u64::from(byte[0]) * 390);
+        std::time::Duration::from_micros(u64::from(byte[0]) * 390)
     }
     #[cfg(not(feature = "mutants"))]
     std::time::Duration::ZERO

@@ -1,6 +1,9 @@
-//! What one write costs a node, part by part: applying it, and making it durable.
+//! What one write costs a node, part by part: applying it, and making it durable; and what a history
+//! costs the checker.
 //!
 //! `cargo bench -p sim`. Compare ratios between two runs on one machine, not times between machines.
+
+#![allow(missing_docs)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use driftline::env::real;
@@ -8,8 +11,10 @@ use driftline::raft::log::Log;
 use driftline::raft::{Store, TypeConfig};
 use driftline::state::{Command, KvCommand, Request, RequestId, State};
 use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{EntryOf, LogIdOf};
 use openraft::{EntryPayload, LogId};
+use sim::history::{Action, Operation, Outcome, Response, Versioned};
 
 fn write(number: u64) -> Request {
     let set = KvCommand::Set {
@@ -41,7 +46,7 @@ fn apply(c: &mut Criterion) {
 }
 
 fn log_id(index: u64) -> LogIdOf<TypeConfig> {
-    LogId::new(openraft::impls::leader_id_std::CommittedLeaderId::new(1), index)
+    LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(1), index)
 }
 
 fn append(c: &mut Criterion) {
@@ -65,8 +70,7 @@ fn append(c: &mut Criterion) {
                     .collect();
                 next += batch;
                 runtime.block_on(env.scope(async {
-                    let (sender, flushed) = tokio::sync::oneshot::channel();
-                    let sender = openraft_rt_tokio::TokioOneshotSender(sender);
+                    let (sender, flushed) = TypeConfig::oneshot();
                     log.append(entries, IOFlushed::signal(sender)).await.expect("appended");
                     flushed.await.expect("answered").expect("synced");
                 }));
@@ -76,5 +80,42 @@ fn append(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, apply, append);
+/// A valid history in which three operations are always under way.
+fn overlapping(operations: u64) -> Vec<Operation> {
+    let mut held: Option<Versioned> = None;
+    let step = |id: u64| {
+        let (action, response) = if id % 2 == 0 {
+            let value = format!("v{id}");
+            held = Some(Versioned { value: value.clone(), modify_index: id + 1 });
+            (Action::Put { value }, Response::Done(true))
+        } else {
+            (Action::Get, Response::Value(held.clone()))
+        };
+        Operation {
+            id,
+            client: (id % 3) as u32,
+            node: 0,
+            key: "k".to_owned(),
+            action,
+            invoked_ns: id * 10,
+            outcome: Outcome::Ok(response),
+            returned_ns: Some(id * 10 + 25),
+        }
+    };
+    (0..operations).map(step).collect()
+}
+
+fn check(c: &mut Criterion) {
+    let mut group = c.benchmark_group("checker");
+    for operations in [1_000, 10_000] {
+        let history = overlapping(operations);
+        group.throughput(Throughput::Elements(operations));
+        group.bench_function(format!("linearizability of {operations} operations on one key"), |b| {
+            b.iter(|| sim::check::linearizable::check(&history));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, apply, append, check);
 criterion_main!(benches);

@@ -6,21 +6,37 @@
 //! |---|---|
 //! | [`runner`] | starts a process for each seed and collects the reports |
 //! | [`scenario`] | seed -> nodes, faults and workload, as one value that can be printed and cut down |
+//! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
+//! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
+//! | [`fault`] | what is wrong with the network right now |
+//! | `workload` | the clients |
+//! | [`trace`] | everything that happened, hashed |
 //! | [`history`] | what the clients did and were told |
 //! | [`check`] | what must hold, one property a file |
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
 //! | [`mutants`] | bugs put back on purpose, to prove that the checks bite |
 //!
-//! All of these are plain Rust: they build and are tested without `--cfg madsim`. The simulated world
-//! itself is there only with it.
+//! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
 
 pub mod check;
+#[cfg(madsim)]
+pub mod clock;
+#[cfg(madsim)]
+pub mod disk;
+#[cfg(madsim)]
+pub mod executor;
+pub mod fault;
 pub mod history;
 pub mod mutants;
+#[cfg(madsim)]
+pub mod net;
 pub mod report;
 pub mod runner;
 pub mod scenario;
 pub mod shrink;
+pub mod trace;
+#[cfg(madsim)]
+pub mod workload;
 #[cfg(madsim)]
 pub mod world;

@@ -233,12 +233,12 @@ fn list_checks() -> String {
     for property in check::TABLE {
         let proofs: Vec<_> = mutants::proofs_of(property.id).collect();
         text += &format!(
-            "{:5} {}\n      {}; {}; proved by {}\n",
+            "{:5} {}\n      {}; {}; named for {}\n",
             property.id,
             property.claim,
             property.source,
             property.file,
-            if proofs.is_empty() { "its own tests".to_owned() } else { proofs.join(", ") }
+            if proofs.is_empty() { "no mutant".to_owned() } else { proofs.join(", ") }
         );
     }
     text
@@ -281,10 +281,10 @@ fn run(args: RunArgs) -> Result<bool, Unusable> {
             };
             let text = if args.json {
                 Some(json_line(&report))
-            } else if (single || !report.ok) && !(args.shrink && !report.ok) {
-                Some(report.text(&as_generated, &case.again()))
             } else {
-                None
+                // A failure that is about to be shrunk is told when it is small.
+                let told = if report.ok { single } else { !args.shrink };
+                told.then(|| report.text(&as_generated, &case.again()))
             };
             if single && !report.ok {
                 failed = Some(report);

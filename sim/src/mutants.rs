@@ -58,8 +58,9 @@ pub const TABLE: &[Mutant] = &[
         id: "R14",
         what: "entries are acknowledged before they are durable",
         origin: "design; the class of etcd-io/etcd#14370",
-        needs: &["power-loss"],
-        checks: &["DUR", "LIN", "MV", "CQ"],
+        // CQ sees this without any fault; what is named here are its consequences.
+        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        checks: &["DUR", "LIN", "LC", "SMS"],
     },
     Mutant {
         id: "R27",
@@ -101,7 +102,7 @@ pub const TABLE: &[Mutant] = &[
         what: "a failed sync is tried again and the second success believed",
         origin: "fsyncgate; tursodatabase/turso#2091",
         needs: &["fsync-fail"],
-        checks: &["DUR", "LIN", "MV", "CQ"],
+        checks: &["DUR", "LIN", "MV"],
     },
     Mutant {
         id: "G01",
@@ -276,6 +277,44 @@ mod tests {
             assert_eq!(TABLE.iter().filter(|other| other.id == mutant.id).count(), 1);
         }
         assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33"]);
+    }
+
+    /// Processes that answer by a shell script; the arguments are `--seed N [--without KIND]... --mutant ID`.
+    #[cfg(unix)]
+    fn hunted(id: &str, script: &str) -> Score {
+        let script = format!(
+            r#"violated() {{ echo "{{\"seed\":$seed,\"violations\":[{{\"check\":\"$1\",\"detail\":\"\"}}]}}"; exit; }}
+               seed=$2; {script}
+               echo "{{\"seed\":$seed,\"ok\":true}}""#
+        );
+        let runner = Runner {
+            program: "/bin/sh".into(),
+            prefix: ["-c", &script, "sh"].map(Into::into).into(),
+            jobs: 2,
+            time_limit: std::time::Duration::from_secs(20),
+            check_determinism: false,
+        };
+        score(find(id).unwrap(), &runner, &Case::default(), 10, 6)
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_mutant_is_hunted_until_its_own_check_objects_and_must_survive_without_its_faults() {
+        let good = hunted(
+            "S04",
+            r#"[ $3 = --without ] || case $seed in 11) violated LIVE;; 13) violated DUR;; esac"#,
+        );
+        assert_eq!(good.killed, Some((13, "DUR".to_owned(), 4)));
+        assert_eq!((good.elsewhere.len(), good.ablated.clone()), (1, Some(None)));
+        assert!(good.is_good());
+        let anyway = hunted("S04", "[ $seed = 12 ] && violated DUR");
+        assert_eq!(anyway.ablated, Some(Some((12, "DUR".to_owned()))));
+        assert!(!anyway.is_good());
+        let survivor = hunted("S04", "[ $seed = 12 ] && violated LIVE");
+        assert_eq!((survivor.killed, survivor.ablated), (None, None));
+        let restless = hunted("T02", r#"echo "{\"seed\":$seed,\"ok\":true,\"trace_hash\":\"$$\"}"; exit"#);
+        assert_eq!(restless.killed, Some((10, "DET".to_owned(), 1)));
+        assert!(restless.is_good() && restless.ablated.is_none());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct RunReport {
     pub faults: BTreeMap<String, u64>,
     /// What was violated.
     pub violations: Vec<Violation>,
+    /// What the checks could not decide within their bounds.
+    pub undecided: Vec<String>,
 }
 
 impl RunReport {
@@ -72,6 +74,9 @@ impl RunReport {
         for violation in &self.violations {
             let _ =
                 writeln!(text, "  {}{}: {}", violation.check, place(violation), indented(&violation.detail));
+        }
+        for undecided in &self.undecided {
+            let _ = writeln!(text, "  undecided: {undecided}");
         }
         let _ = writeln!(
             text,
@@ -125,6 +130,7 @@ fn listed(faults: &BTreeMap<String, u64>) -> String {
 pub struct Summary {
     seeds: u64,
     failed: Vec<u64>,
+    undecided: u64,
     by_check: BTreeMap<String, u64>,
     sim_seconds: f64,
     operations: u64,
@@ -143,6 +149,7 @@ impl Summary {
         if !report.ok {
             self.failed.push(report.seed);
         }
+        self.undecided += u64::from(!report.undecided.is_empty());
         let checks: std::collections::BTreeSet<&String> =
             report.violations.iter().map(|violation| &violation.check).collect();
         for check in checks {
@@ -170,6 +177,9 @@ impl Summary {
             self.operations,
             listed(&self.faults)
         );
+        if self.undecided > 0 {
+            let _ = writeln!(text, "undecided: something in {} seeds", self.undecided);
+        }
         if !self.failed.is_empty() {
             let seeds: Vec<String> = self.failed.iter().take(20).map(u64::to_string).collect();
             let more = if self.failed.len() > 20 { ", ..." } else { "" };
@@ -198,12 +208,14 @@ mod tests {
             ops_failed: 30,
             faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
             violations: Vec::new(),
+            undecided: Vec::new(),
         }
     }
 
     fn failing() -> RunReport {
         let mut report = passing();
         report.ok = false;
+        report.undecided.push("LIN of key \"k1\" after 20000000 steps".into());
         report.violations.push(Violation {
             check: "ES".into(),
             detail: "node 2 voted twice in term 3: first for Raft id 1, then for Raft id 2".into(),

@@ -1,26 +1,628 @@
-//! Stand-in: replaced by the simulated world's scenario.
-#![allow(missing_docs)]
+//! A run, written down: how many nodes, how good their links and clocks are, what breaks when, and what
+//! the clients ask. Plain data, so that it can be saved, read, cut down and replayed.
+//!
+//! A seed generates a scenario ([`Scenario::generate`]); a run is the code and a scenario. Every part is
+//! drawn from a random stream of its own, named after it: turning one kind of fault off, or adding a
+//! draw to one part, leaves the others as they were.
+//!
+//! Generation is a swarm: each kind of fault is on with probability one half, so that some seeds are
+//! calm in every respect but one, which is where a bug shows most clearly.
+//!
+//! Times are true simulated time in milliseconds since the storm's beginning, which is when the cluster
+//! has formed. Nodes are numbered from 0.
+
 use std::collections::BTreeSet;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The version of the format. Another one is refused, because it would mean something else.
+pub const VERSION: u32 = 1;
+
+/// The kinds of faults by the names that `--without` and reports use.
+pub const KINDS: [&str; 12] = [
+    "partition",
+    "loss",
+    "delay",
+    "reorder",
+    "duplicate",
+    "stall",
+    "kill",
+    "power-loss",
+    "clock",
+    "fsync-fail",
+    "membership",
+    "transfer",
+];
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scenario {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The root of all that is drawn while it runs: latencies, elections, the order of tasks.
     pub seed: u64,
+    /// How many nodes there are at the beginning.
     pub nodes: u32,
-    pub faults: Vec<String>,
-    pub operations: Vec<String>,
+    /// How long the storm lasts.
+    pub duration_ms: u64,
+    /// What does not change during the run.
+    pub settings: Settings,
+    /// The clock of each node at the beginning; nodes beyond the list have right ones.
+    pub clocks: Vec<ClockSetting>,
+    /// What breaks.
+    pub faults: Vec<Fault>,
+    /// What the clients ask.
+    pub operations: Vec<PlannedOp>,
 }
 
-#[derive(Clone, Debug, Default)]
+/// What does not change during a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How the cluster begins.
+    pub founding: Founding,
+    /// The leader's heartbeat.
+    pub heartbeat_ms: u64,
+    /// Shortest election timeout.
+    pub election_timeout_min_ms: u64,
+    /// Longest election timeout.
+    pub election_timeout_max_ms: u64,
+    /// Entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot.
+    pub trailing_entries: u64,
+    /// Bytes of a snapshot in one message.
+    pub snapshot_chunk_bytes: u64,
+    /// How long a node tries to serve a request.
+    pub request_timeout_ms: u64,
+    /// How long a client waits for an answer.
+    pub client_timeout_ms: u64,
+    /// Gossip's probe period; its other times follow from it.
+    pub probe_period_ms: u64,
+    /// The links.
+    pub links: LinkSettings,
+    /// The disks.
+    pub disks: DiskSettings,
+}
+
+/// How the cluster begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Founding {
+    /// Node 0 alone; the others join it.
+    First,
+    /// All nodes together, once they see each other.
+    Together,
+}
+
+/// How good the links are when nothing is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkSettings {
+    /// Least one-way latency, in microseconds.
+    pub latency_min_us: u64,
+    /// Most one-way latency but for the tail, in microseconds.
+    pub latency_max_us: u64,
+    /// How many messages in a thousand take up to ten times the most.
+    pub tail_per_mille: u32,
+}
+
+/// How fast the disks are when nothing is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSettings {
+    /// The shortest sync, in microseconds.
+    pub sync_min_us: u64,
+    /// The longest sync, in microseconds.
+    pub sync_max_us: u64,
+}
+
+/// A node's clock at the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockSetting {
+    /// How fast the monotonic clock runs, in millionths of true time.
+    pub rate_ppm: u64,
+    /// What the monotonic clock shows at the beginning.
+    pub start_ms: u64,
+    /// How far the wall clock is ahead.
+    pub wall_offset_ms: i64,
+}
+
+impl Default for ClockSetting {
+    fn default() -> ClockSetting {
+        ClockSetting { rate_ppm: 1_000_000, start_ms: 0, wall_offset_ms: 0 }
+    }
+}
+
+/// Something that breaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When.
+    pub at_ms: u64,
+    /// For how long: until the links pass again, the node is started again, the clock is right again.
+    pub for_ms: u64,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// What breaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum FaultKind {
+    /// Some links between nodes pass nothing.
+    Partition {
+        /// Which.
+        shape: Shape,
+    },
+    /// Every link loses messages.
+    Loss {
+        /// How many of a hundred.
+        percent: u32,
+    },
+    /// Every link is slower.
+    Delay {
+        /// At least so much.
+        min_ms: u64,
+        /// At most so much.
+        max_ms: u64,
+    },
+    /// Messages overtake each other.
+    Reorder {
+        /// How many of a hundred are held back.
+        percent: u32,
+        /// For how long at most.
+        max_ms: u64,
+    },
+    /// Datagrams arrive twice.
+    Duplicate {
+        /// How many of a hundred.
+        percent: u32,
+    },
+    /// A node gets no processor.
+    Stall {
+        /// Which.
+        target: Target,
+    },
+    /// A node's process dies and is started again.
+    Kill {
+        /// Which.
+        target: Target,
+    },
+    /// Hosts lose power and are started again.
+    PowerLoss {
+        /// Which.
+        nodes: Vec<u32>,
+    },
+    /// A clock goes wrong.
+    Clock {
+        /// Whose.
+        target: Target,
+        /// How.
+        change: ClockChange,
+    },
+    /// Syncs fail, and what they should have made durable is gone.
+    FsyncFail {
+        /// On which node.
+        target: Target,
+        /// How many.
+        syncs: u32,
+    },
+    /// The set of nodes changes.
+    Membership {
+        /// How.
+        change: MembershipChange,
+    },
+    /// The leader is asked to hand over.
+    Transfer,
+}
+
+/// Which links are blocked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Shape {
+    /// These nodes and the others do not reach each other.
+    Split(Vec<u32>),
+    /// Whoever leads when it begins reaches nobody.
+    Leader,
+    /// These nodes do not reach the others, but the others reach them.
+    OneWay(Vec<u32>),
+    /// Whoever leads when it begins hears nobody, but is heard.
+    DeafLeader,
+    /// Each node reaches only its two neighbours in a ring.
+    Ring,
+    /// Two halves do not reach each other, but both reach this node.
+    Bridge(u32),
+}
+
+/// Which node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// This one.
+    Node(u32),
+    /// Whoever leads then; node 0 if nobody does.
+    Leader,
+}
+
+/// How a clock goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ClockChange {
+    /// The monotonic clock runs at so many millionths of true time.
+    Rate(u64),
+    /// The monotonic clock jumps ahead: the machine was suspended.
+    Jump(u64),
+    /// The wall clock jumps by so many milliseconds.
+    Step(i64),
+}
+
+/// How the set of nodes changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum MembershipChange {
+    /// A node leaves gracefully, and comes back when the fault ends.
+    Leave(u32),
+    /// A node that was never there joins, and stays.
+    Add,
+}
+
+/// A request that a client will make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedOp {
+    /// When; later if the client still waits for its last answer.
+    pub at_ms: u64,
+    /// Which client.
+    pub client: u32,
+    /// Which node it asks.
+    pub node: u32,
+    /// The key.
+    pub key: String,
+    /// What it asks.
+    pub action: PlannedAction,
+}
+
+/// What a client will ask. Every value is written by one operation of the run only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlannedAction {
+    /// A linearizable read.
+    Get,
+    /// A write.
+    Put(String),
+    /// A write, if the key still is as this client last saw it: absent, if it never saw it.
+    Cas(String),
+    /// A removal.
+    Delete,
+}
+
+impl Default for LinkSettings {
+    fn default() -> LinkSettings {
+        LinkSettings { latency_min_us: 200, latency_max_us: 1_000, tail_per_mille: 5 }
+    }
+}
+
+impl Default for DiskSettings {
+    fn default() -> DiskSettings {
+        DiskSettings { sync_min_us: 100, sync_max_us: 800 }
+    }
+}
+
+impl FaultKind {
+    /// The kind's name, one of [`KINDS`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            FaultKind::Partition { .. } => "partition",
+            FaultKind::Loss { .. } => "loss",
+            FaultKind::Delay { .. } => "delay",
+            FaultKind::Reorder { .. } => "reorder",
+            FaultKind::Duplicate { .. } => "duplicate",
+            FaultKind::Stall { .. } => "stall",
+            FaultKind::Kill { .. } => "kill",
+            FaultKind::PowerLoss { .. } => "power-loss",
+            FaultKind::Clock { .. } => "clock",
+            FaultKind::FsyncFail { .. } => "fsync-fail",
+            FaultKind::Membership { .. } => "membership",
+            FaultKind::Transfer => "transfer",
+        }
+    }
+}
+
+/// What the person who asks for a seed wants fixed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// How many nodes, instead of a drawn number.
     pub nodes: Option<u32>,
+    /// How long the storm lasts in seconds, instead of a drawn time.
     pub duration_s: Option<u64>,
+    /// Kinds of faults to leave out. The others stay as they are.
     pub without: BTreeSet<String>,
 }
 
+/// A random stream of one's own: the same for the same seed and name, unlike any other.
+pub fn stream(seed: u64, name: &str) -> StdRng {
+    let mut bytes = [0u8; 32];
+    for (i, chunk) in bytes.chunks_mut(8).enumerate() {
+        let salted = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        chunk.copy_from_slice(&xxh3_64_with_seed(name.as_bytes(), salted).to_le_bytes());
+    }
+    StdRng::from_seed(bytes)
+}
+
+/// Draws with every order of magnitude between the two equally likely.
+fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
+    let (low, high) = (low.max(1), high.max(low.max(1)));
+    let bits = rng.random_range(low.ilog2()..=high.ilog2());
+    rng.random_range((1 << bits)..(2 << bits)).clamp(low, high)
+}
+
 impl Scenario {
+    /// The scenario of a seed.
     pub fn generate(seed: u64, limits: &Limits) -> Scenario {
-        Scenario { seed, nodes: limits.nodes.unwrap_or(3), faults: Vec::new(), operations: Vec::new() }
+        let rng = &mut stream(seed, "shape");
+        let drawn_nodes = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7][rng.random_range(0..12)];
+        let drawn_seconds = rng.random_range(20..=60);
+        let nodes = limits.nodes.unwrap_or(drawn_nodes).max(1);
+        let duration_ms = limits.duration_s.unwrap_or(drawn_seconds).max(1) * 1_000;
+        let settings = settings(&mut stream(seed, "settings"));
+        let mut faults = Vec::new();
+        let swarm = &mut stream(seed, "swarm");
+        let mut clocks = vec![ClockSetting::default(); nodes as usize];
+        for kind in KINDS {
+            let on = swarm.random_bool(0.5);
+            if !on || limits.without.contains(kind) {
+                continue;
+            }
+            let rng = &mut stream(seed, &format!("fault {kind}"));
+            if kind == "clock" {
+                clocks.iter_mut().for_each(|clock| *clock = initial_clock(rng));
+            }
+            // Between one every three and one every twenty seconds.
+            let every_ms = rng.random_range(3_000..=20_000);
+            let mut at_ms = rng.random_range(0..every_ms);
+            while at_ms < duration_ms {
+                if let Some((for_ms, kind)) = draw(rng, kind, nodes, &settings) {
+                    // Everything ends with the storm, so that what follows is calm.
+                    let for_ms = for_ms.min(duration_ms - at_ms);
+                    faults.push(Fault { at_ms, for_ms, kind });
+                }
+                at_ms += rng.random_range(every_ms / 2..=every_ms * 3 / 2);
+            }
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        let operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
+        Scenario { version: VERSION, seed, nodes, duration_ms, settings, clocks, faults, operations }
+    }
+}
+
+fn settings(rng: &mut StdRng) -> Settings {
+    let heartbeat_ms = rng.random_range(30..=100);
+    let election_timeout_min_ms = heartbeat_ms * rng.random_range(3..=6);
+    let latency_min_us = log_uniform(rng, 50, 2_000);
+    let sync_min_us = log_uniform(rng, 50, 1_000);
+    let snapshot_entries = log_uniform(rng, 20, 500);
+    Settings {
+        founding: if rng.random_bool(0.5) { Founding::First } else { Founding::Together },
+        heartbeat_ms,
+        election_timeout_min_ms,
+        election_timeout_max_ms: election_timeout_min_ms * rng.random_range(2..=3),
+        snapshot_entries,
+        trailing_entries: rng.random_range(0..=snapshot_entries),
+        snapshot_chunk_bytes: log_uniform(rng, 1_024, 65_536),
+        request_timeout_ms: rng.random_range(2_000..=7_000),
+        client_timeout_ms: rng.random_range(1_000..=5_000),
+        probe_period_ms: rng.random_range(300..=1_000),
+        links: LinkSettings {
+            latency_min_us,
+            latency_max_us: latency_min_us * rng.random_range(2..=6),
+            tail_per_mille: rng.random_range(0..=10),
+        },
+        disks: DiskSettings { sync_min_us, sync_max_us: sync_min_us * rng.random_range(2..=8) },
+    }
+}
+
+/// Nearly right, mostly; a tenth off, sometimes; rarely as wrong as a clock can be.
+fn rate(rng: &mut StdRng) -> u64 {
+    match rng.random_range(0..10) {
+        0..5 => rng.random_range(999_500..=1_000_500),
+        5..8 => rng.random_range(900_000..=1_100_000),
+        _ => rng.random_range(571_000..=1_429_000),
+    }
+}
+
+fn wall_step(rng: &mut StdRng) -> i64 {
+    const DAY_MS: u64 = 86_400_000;
+    let rare = rng.random_bool(0.05);
+    let by = if rare { 5 * DAY_MS } else { log_uniform(rng, 11, 288_000) };
+    let by = i64::try_from(by).unwrap_or(i64::MAX);
+    if rng.random_bool(0.5) { by } else { -by }
+}
+
+fn initial_clock(rng: &mut StdRng) -> ClockSetting {
+    ClockSetting {
+        rate_ppm: rate(rng),
+        start_ms: rng.random_range(0..=1_000_000),
+        wall_offset_ms: wall_step(rng),
+    }
+}
+
+fn some_nodes(rng: &mut StdRng, nodes: u32) -> Vec<u32> {
+    let mut chosen: Vec<u32> = (0..nodes).filter(|_| rng.random_bool(0.5)).collect();
+    if chosen.is_empty() || chosen.len() == nodes as usize {
+        chosen = vec![rng.random_range(0..nodes)];
+    }
+    chosen
+}
+
+fn target(rng: &mut StdRng, nodes: u32) -> Target {
+    if rng.random_bool(0.4) { Target::Leader } else { Target::Node(rng.random_range(0..nodes)) }
+}
+
+/// One fault of a kind and its duration; none, if the cluster is too small for it.
+fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option<(u64, FaultKind)> {
+    let election = settings.election_timeout_max_ms;
+    let fault = match kind {
+        "partition" => {
+            let shape = match rng.random_range(0..10) {
+                0..3 => Shape::Split(some_nodes(rng, nodes)),
+                3..6 => Shape::Leader,
+                6 => Shape::OneWay(some_nodes(rng, nodes)),
+                7 => Shape::DeafLeader,
+                8 => Shape::Ring,
+                _ => Shape::Bridge(rng.random_range(0..nodes)),
+            };
+            (log_uniform(rng, 200, 16_000), FaultKind::Partition { shape })
+        }
+        "loss" => (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent: rng.random_range(1..=30) }),
+        "delay" => {
+            let max_ms = log_uniform(rng, 1, 2 * election);
+            let min_ms = rng.random_range(0..=max_ms);
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Delay { min_ms, max_ms })
+        }
+        "reorder" => {
+            let (percent, max_ms) = (rng.random_range(5..=50), log_uniform(rng, 2, election));
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Reorder { percent, max_ms })
+        }
+        "duplicate" => {
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Duplicate { percent: rng.random_range(5..=50) })
+        }
+        "stall" => {
+            let longest = if rng.random_bool(0.2) { 20_000 } else { 10 * election };
+            (log_uniform(rng, 10, longest), FaultKind::Stall { target: target(rng, nodes) })
+        }
+        "kill" => (log_uniform(rng, 50, 8_000), FaultKind::Kill { target: target(rng, nodes) }),
+        "power-loss" => {
+            let all = rng.random_bool(0.3);
+            let nodes = if all { (0..nodes).collect() } else { some_nodes(rng, nodes) };
+            (log_uniform(rng, 100, 8_000), FaultKind::PowerLoss { nodes })
+        }
+        "clock" => {
+            let change = match rng.random_range(0..10) {
+                0..6 => ClockChange::Rate(rate(rng)),
+                6..8 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
+                _ => ClockChange::Step(wall_step(rng)),
+            };
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Clock { target: target(rng, nodes), change })
+        }
+        "fsync-fail" => {
+            let syncs = rng.random_range(1..=2);
+            (0, FaultKind::FsyncFail { target: target(rng, nodes), syncs })
+        }
+        "membership" if nodes < 3 => return None,
+        "membership" => {
+            let change = match rng.random_range(0..4) {
+                0 => MembershipChange::Add,
+                _ => MembershipChange::Leave(rng.random_range(0..nodes)),
+            };
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Membership { change })
+        }
+        "transfer" => (0, FaultKind::Transfer),
+        _ => return None,
+    };
+    Some(fault)
+}
+
+fn operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
+    let clients = rng.random_range(3..=8);
+    let keys = rng.random_range(3..=6);
+    let gap_ms = 1_000 / rng.random_range(10..=30);
+    let mut planned = Vec::new();
+    let mut at_ms = 0;
+    while at_ms < duration_ms {
+        let client = rng.random_range(0..clients);
+        let value = format!("v{}", planned.len());
+        let action = match rng.random_range(0..100) {
+            0..40 => PlannedAction::Get,
+            40..75 => PlannedAction::Put(value),
+            75..95 => PlannedAction::Cas(value),
+            _ => PlannedAction::Delete,
+        };
+        planned.push(PlannedOp {
+            at_ms,
+            client,
+            node: rng.random_range(0..nodes),
+            key: format!("k{}", rng.random_range(0..keys)),
+            action,
+        });
+        at_ms += rng.random_range(1..=2 * gap_ms);
+    }
+    planned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(seed: u64) -> Scenario {
+        Scenario::generate(seed, &Limits::default())
+    }
+
+    #[test]
+    fn a_seed_means_one_scenario_and_it_survives_being_written_down() {
+        for seed in 0..50 {
+            let scenario = of(seed);
+            assert_eq!(scenario, of(seed));
+            let text = serde_json::to_string(&scenario).unwrap();
+            assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+        }
+        assert_ne!(of(1), of(2));
+    }
+
+    #[test]
+    fn leaving_a_kind_out_leaves_the_rest_as_it_was() {
+        for seed in 0..50 {
+            let all = of(seed);
+            for kind in KINDS {
+                let without = BTreeSet::from([kind.to_owned()]);
+                let mut fewer = Scenario::generate(seed, &Limits { without, ..Limits::default() });
+                let mut expected = all.clone();
+                expected.faults.retain(|fault| fault.kind.name() != kind);
+                if kind == "clock" {
+                    assert!(fewer.clocks.iter().all(|clock| *clock == ClockSetting::default()));
+                    fewer.clocks = expected.clocks.clone();
+                }
+                assert_eq!(fewer, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_happens_and_every_fault_ends_with_the_storm() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let scenario = of(seed);
+            assert!((1..=7).contains(&scenario.nodes));
+            assert!((20_000..=60_000).contains(&scenario.duration_ms));
+            assert!(scenario.operations.len() > 100);
+            for fault in &scenario.faults {
+                assert!(fault.at_ms + fault.for_ms <= scenario.duration_ms);
+                seen.insert(fault.kind.name());
+            }
+        }
+        assert_eq!(seen, BTreeSet::from(KINDS));
+    }
+
+    #[test]
+    fn values_are_unique_in_a_run() {
+        let scenario = of(3);
+        let mut values = BTreeSet::new();
+        for op in &scenario.operations {
+            if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action {
+                assert!(values.insert(value.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let limits = Limits { nodes: Some(4), duration_s: Some(7), ..Limits::default() };
+        let scenario = Scenario::generate(9, &limits);
+        assert_eq!((scenario.nodes, scenario.duration_ms), (4, 7_000));
     }
 }

@@ -1,16 +1,862 @@
-//! Stand-in: replaced by the simulated world.
-#![allow(missing_docs)]
+//! One run: the cluster boots, the storm passes over it, everything is healed, and a verdict is asked for.
+//!
+//! 1. **Boot.** The nodes start and form a cluster.
+//! 2. **Storm.** The scenario's faults happen while the clients work.
+//! 3. **Heal.** All links pass, all clocks are right, every node runs.
+//! 4. **Verdict.** From here on nothing is an excuse: within [`HEALED_WITHIN`] a write must succeed through
+//!    every node, all must have applied the same to the same effect, and all must see each other alive.
+//!    Then the keys are read once more and the checks judge the whole.
+//!
+//! What the nodes observe is checked as it happens; the check `LIVE` is judged here, and `CRASH` for
+//! panics and for nodes that stop although nothing happened to their disk.
+//!
+//! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
+//! would do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
+use driftline::config::{Bootstrap, Config, RaftConfig};
+use driftline::env::observe::{MemberChange, RaftRole};
+use driftline::env::{Env, Observed};
+use driftline::gossip::Timing;
+use driftline::node::Node;
+use hyper::Method;
+use rand::Rng;
+use tokio::sync::mpsc;
+
+use crate::check::{self, Checks, End, Stop, Violation};
+use crate::executor::{Machine, Universe, Witness};
+use crate::fault::{Effect, Hosts, Rule};
+use crate::history::{Action, Outcome, Response};
 use crate::report::RunReport;
-use crate::scenario::Scenario;
+use crate::runner::Stopwatch;
+use crate::scenario::{
+    ClockChange, ClockSetting, DiskSettings, Fault, FaultKind, Founding, MembershipChange, Scenario, Shape,
+    Target, stream,
+};
+use crate::trace::{Trace, WORLD};
+use crate::workload::{Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
+/// How long a cluster may take to form when nothing is wrong.
+const FORMED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long it may take after the heal until everything works, and again until all agree.
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long after its end a process is started again.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
+/// How often the world looks whether what it waits for has come.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The client that the world itself asks through, on a host of its own.
+const WORLDS_CLIENT: u32 = 999;
+
+const RPC_PORT: u16 = 8300;
+const GOSSIP_PORT: u16 = 8301;
+
+/// What a run is asked to do besides running.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
+    /// Write every event of the trace to this file, as text.
     pub trace: Option<PathBuf>,
+    /// Put this bug back.
     pub mutant: Option<String>,
 }
 
-pub fn run(scenario: &Scenario, _options: &RunOptions) -> RunReport {
-    RunReport::crashed(scenario.seed, "there is no world yet".to_owned())
+/// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
+/// process's, and a second run would not be what the first was.
+pub fn run(scenario: &Scenario, options: &RunOptions) -> RunReport {
+    if let Some(mutant) = &options.mutant {
+        driftline::mutant::activate(mutant);
+    }
+    let stopwatch = Stopwatch::start();
+    let mut report = RunReport { seed: scenario.seed, nodes: scenario.nodes, ok: true, ..Default::default() };
+    let file = match options.trace.as_ref().map(File::create).transpose() {
+        Ok(file) => file,
+        Err(error) => return RunReport::crashed(scenario.seed, format!("cannot write the trace: {error}")),
+    };
+    let trace = Arc::new(Trace::new(file));
+    let schedule = stream(scenario.seed, "schedule").next_u64();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
+    runtime.block_on(whole(scenario.clone(), trace.clone(), &mut report));
+    if let Err(error) = trace.finish() {
+        report.violate("CRASH", format!("the trace file is incomplete: {error}"));
+    }
+    report.trace_hash = format!("{:016x}", trace.hash());
+    report.trace_events = trace.count();
+    report.wall_seconds = stopwatch.seconds();
+    report
+}
+
+async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
+    let watch = Arc::new(Watch::new());
+    let universe = Universe::new(
+        scenario.seed,
+        trace,
+        scenario.settings.links.clone(),
+        watch.clone() as Arc<dyn Witness>,
+    );
+    let timeout = Duration::from_millis(scenario.settings.client_timeout_ms);
+    let clients = Clients::new(universe.pump.clone(), timeout);
+    let (exits, exited) = mpsc::unbounded_channel();
+    let world = Arc::new(World {
+        universe: universe.clone(),
+        scenario,
+        watch: watch.clone(),
+        clients: clients.clone(),
+        machines: Mutex::default(),
+        state: Mutex::default(),
+        exits,
+        own: OnceLock::new(),
+    });
+    let main = world.own_client();
+    let _ = world.own.set(main.clone());
+    madsim::task::spawn(world.clone().supervise(exited));
+
+    let mut stage = Some("form a cluster");
+    if world.form(&main).await {
+        stage = None;
+        world.storm().await;
+        world.heal().await;
+        if !world.works_everywhere(&main).await {
+            stage = Some("serve a write through every node after the heal");
+        } else if !world.agrees().await {
+            stage = Some("agree on state and members after the heal");
+        }
+    }
+    if let Some(stage) = stage {
+        let detail = format!("the cluster does not {stage}: {}", world.describe());
+        report.violations.push(violation("LIVE", detail, universe.pump.now()));
+    }
+    let end = world.last_look(&main).await;
+    // What happens from here on is of no interest.
+    let checks = std::mem::replace(&mut *watch.checks(), Checks::new(&check::Settings::default()));
+    let verdict = checks.finish(&end);
+    report.violations.extend(verdict.violations);
+    report.undecided = verdict.undecided;
+    report.violations.extend(world.crashes());
+    report.ok = report.violations.is_empty();
+    report.sim_seconds = universe.pump.now() as f64 / 1e9;
+    report.faults = world.state().happened.clone();
+    for operation in &end.history {
+        match operation.outcome {
+            Outcome::Ok(_) => report.ops_ok += 1,
+            Outcome::Failed(_) => report.ops_failed += 1,
+            Outcome::Unknown(_) => report.ops_unknown += 1,
+        }
+    }
+}
+
+fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
+    Violation { check: check.to_owned(), detail, at_ns, node: None }
+}
+
+/// Sees what the nodes observe: passes it to the checks, and keeps what the world itself needs.
+struct Watch {
+    checks: Mutex<Checks>,
+    seen: Mutex<BTreeMap<u32, Seen>>,
+}
+
+/// What one node has said in its present life.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// The term it leads.
+    leads: Option<u64>,
+    /// The last index it applied, and the digest of its state then.
+    applied: Option<(u64, u64)>,
+    members: BTreeMap<String, MemberChange>,
+}
+
+impl Watch {
+    fn new() -> Watch {
+        Watch { checks: Mutex::new(Checks::new(&check::Settings::default())), seen: Mutex::default() }
+    }
+
+    fn checks(&self) -> MutexGuard<'_, Checks> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<u32, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
+        self.checks().on(at_ns, node, event);
+    }
+}
+
+impl Witness for Watch {
+    fn observed(&self, at_ns: u64, host: u32, event: &Observed) {
+        let mut seen = self.seen();
+        let seen = seen.entry(host).or_default();
+        match event {
+            Observed::Role { term, role, .. } => {
+                seen.leads = (*role == RaftRole::Leader).then_some(*term);
+            }
+            Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
+                seen.applied = Some((*index, *state));
+            }
+            Observed::Member { name, change, .. } => {
+                seen.members.insert(name.clone(), *change);
+            }
+            _ => {}
+        }
+        self.tell(at_ns, host, check::Event::Observed(event));
+    }
+
+    fn datagram(&self, at_ns: u64, host: u32) {
+        if host < FIRST_CLIENT {
+            self.tell(at_ns, host, check::Event::Datagram);
+        }
+    }
+}
+
+/// What changes while the storm goes on.
+#[derive(Default)]
+struct State {
+    /// Nodes that a fault keeps down, until when (true time).
+    down_until: BTreeMap<u32, u64>,
+    /// Stalls in force.
+    stalls: BTreeMap<u32, u32>,
+    /// Nodes whose disk has failed in their present life: they may stop.
+    disk_failed: BTreeSet<u32>,
+    /// How many faults of each kind took place.
+    happened: BTreeMap<String, u64>,
+    crashes: Vec<Violation>,
+    /// The storm is over: what its faults still had to do is done by the heal.
+    healed: bool,
+    why_down: BTreeMap<u32, String>,
+}
+
+struct World {
+    universe: Arc<Universe>,
+    scenario: Scenario,
+    watch: Arc<Watch>,
+    clients: Arc<Clients>,
+    machines: Mutex<BTreeMap<u32, Arc<Machine>>>,
+    state: Mutex<State>,
+    exits: mpsc::UnboundedSender<u32>,
+    own: OnceLock<Env>,
+}
+
+fn node_ip(node: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, (node >> 8) as u8, (node & 0xff) as u8 + 1))
+}
+
+fn node_name(node: u32) -> String {
+    format!("n{node}")
+}
+
+impl World {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn machines(&self) -> BTreeMap<u32, Arc<Machine>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn machine(&self, node: u32) -> Option<Arc<Machine>> {
+        self.machines().get(&node).cloned()
+    }
+
+    fn now(&self) -> u64 {
+        self.universe.pump.now()
+    }
+
+    /// A host whose clock is right and that nothing happens to, and its world.
+    fn own_client(&self) -> Env {
+        let machine =
+            Machine::new(self.universe.clone(), FIRST_CLIENT + WORLDS_CLIENT, DiskSettings::default());
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        machine.boot(client_ip(WORLDS_CLIENT), move |env| {
+            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(env);
+            pending()
+        });
+        let env = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match env {
+            Some(env) => env,
+            None => unreachable!("boot hands the world over before it returns"),
+        }
+    }
+
+    // Nodes.
+
+    fn config(&self, node: u32) -> Config {
+        let settings = &self.scenario.settings;
+        let ip = node_ip(node);
+        let probe = settings.probe_period_ms.max(50);
+        let first = self.scenario.nodes;
+        let bootstrap = match settings.founding {
+            _ if node >= first => Bootstrap::Wait,
+            Founding::First if node == 0 => Bootstrap::Alone,
+            Founding::First => Bootstrap::Wait,
+            Founding::Together => Bootstrap::Expect(first),
+        };
+        Config {
+            node_name: node_name(node),
+            http_addr: SocketAddr::new(ip, HTTP_PORT),
+            rpc_addr: SocketAddr::new(ip, RPC_PORT),
+            gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
+            bootstrap,
+            retry_join: (0..first)
+                .filter(|other| *other != node)
+                .map(|other| SocketAddr::new(node_ip(other), GOSSIP_PORT))
+                .collect(),
+            retry_interval_ms: 2_000,
+            raft: RaftConfig {
+                heartbeat_ms: settings.heartbeat_ms,
+                election_timeout_min_ms: settings.election_timeout_min_ms,
+                election_timeout_max_ms: settings.election_timeout_max_ms,
+                snapshot_entries: settings.snapshot_entries,
+                trailing_entries: settings.trailing_entries,
+                snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
+                request_timeout_ms: settings.request_timeout_ms,
+            },
+            gossip: Timing {
+                probe_period_ms: probe,
+                probe_timeout_ms: probe / 2,
+                gossip_interval_ms: probe / 5,
+                push_pull_interval_ms: probe * 10,
+                reconnect_interval_ms: probe * 5,
+                stream_timeout_ms: 5_000,
+                leave_propagate_ms: probe,
+                refute_delay_ms: probe,
+                ..Timing::default()
+            },
+            ..Config::default()
+        }
+    }
+
+    /// Makes a host for a node, with its clock as it begins.
+    fn found_host(&self, node: u32, clock: ClockSetting) -> Arc<Machine> {
+        let pump = &self.universe.pump;
+        pump.jump(node, Duration::from_millis(clock.start_ms));
+        pump.set_rate(node, clock.rate_ppm);
+        pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
+        let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
+        machine
+    }
+
+    fn boot(self: &Arc<World>, node: u32) {
+        let Some(machine) = self.machine(node) else { return };
+        self.watch.seen().insert(node, Seen::default());
+        self.state().disk_failed.remove(&node);
+        let name = node_name(node);
+        self.watch.tell(self.now(), node, check::Event::Started { name: &name });
+        self.clients.moved(node, node_ip(node));
+        let (world, config) = (self.clone(), self.config(node));
+        machine.boot(node_ip(node), move |env| async move {
+            let result = match Node::start(env, config).await {
+                Ok(node) => node.run(pending()).await,
+                Err(error) => Err(error),
+            };
+            world.ended(node, result.err().map(|error| error.to_string()))
+        });
+    }
+
+    /// A node's process has ended by itself.
+    fn ended(&self, node: u32, error: Option<String>) -> String {
+        let stop = if error.is_none() { Stop::Graceful } else { Stop::Kill };
+        self.watch.tell(self.now(), node, check::Event::Stopped(stop));
+        let said = error.clone().unwrap_or_else(|| "it left".to_owned());
+        let mut state = self.state();
+        if let Some(error) = error
+            && !state.disk_failed.contains(&node)
+        {
+            let detail = format!("the node stopped although its disk was well: {error}");
+            let at_ns = self.now();
+            let node = Some(node);
+            state.crashes.push(Violation { check: "CRASH".to_owned(), detail, at_ns, node });
+        }
+        state.why_down.insert(node, said.clone());
+        // The receiver lives as long as the run.
+        let _ = self.exits.send(node);
+        said
+    }
+
+    /// Takes a node down, unless it is down already.
+    fn take_down(&self, node: u32, stop: Stop) -> bool {
+        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else {
+            return false;
+        };
+        self.watch.tell(self.now(), node, check::Event::Stopped(stop));
+        self.watch.seen().remove(&node);
+        match stop {
+            Stop::PowerLoss => machine.power_loss(),
+            Stop::Kill | Stop::Graceful => machine.kill(),
+        }
+        self.state().why_down.insert(node, format!("{stop:?}"));
+        true
+    }
+
+    /// Starts again what has ended by itself.
+    async fn supervise(self: Arc<World>, mut exited: mpsc::UnboundedReceiver<u32>) {
+        while let Some(node) = exited.recv().await {
+            let world = self.clone();
+            madsim::task::spawn(async move {
+                world.universe.sleep(RESTART_AFTER).await;
+                world.boot_if_due(node);
+            });
+        }
+    }
+
+    /// Starts a node that is down, unless a fault wants it down for longer.
+    fn boot_if_due(self: &Arc<World>, node: u32) {
+        let now = self.now();
+        let due = {
+            let state = self.state();
+            state.healed || state.down_until.get(&node).is_none_or(|until| *until <= now)
+        };
+        if due && self.machine(node).is_some_and(|machine| !machine.is_running()) {
+            self.boot(node);
+        }
+    }
+
+    fn leader(&self) -> Option<u32> {
+        let machines = self.machines();
+        let seen = self.watch.seen();
+        let running = |node: &u32| machines.get(node).is_some_and(|machine| machine.is_running());
+        let leaders = seen.iter().filter(|(node, _)| running(node));
+        leaders.filter_map(|(node, seen)| Some((seen.leads?, *node))).max().map(|(_, node)| node)
+    }
+
+    fn target(&self, target: Target) -> u32 {
+        match target {
+            Target::Node(node) => node,
+            Target::Leader => self.leader().unwrap_or(0),
+        }
+    }
+
+    // The four parts of a run.
+
+    /// Boots the nodes and waits until each serves a write.
+    async fn form(self: &Arc<World>, env: &Env) -> bool {
+        for node in 0..self.scenario.nodes {
+            let clock = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
+            self.found_host(node, clock);
+        }
+        for node in 0..self.scenario.nodes {
+            self.boot(node);
+        }
+        self.writes_everywhere(env, "boot", FORMED_WITHIN).await
+    }
+
+    /// Lets the faults happen and the clients work, until the storm's time is over.
+    async fn storm(self: &Arc<World>) {
+        let storm_ns = self.now();
+        self.universe.pump.note(WORLD, "storm", "begins");
+        let mut plans: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for op in &self.scenario.operations {
+            plans.entry(op.client).or_default().push(op.clone());
+        }
+        for (client, plan) in plans {
+            let host = FIRST_CLIENT + client;
+            let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
+            let clients = self.clients.clone();
+            machine.boot(client_ip(client), move |env| async move {
+                clients.run(env, client, plan, storm_ns).await;
+                pending().await
+            });
+        }
+        let mut faults = Vec::new();
+        for fault in self.scenario.faults.clone() {
+            let world = self.clone();
+            faults.push(madsim::task::spawn(async move {
+                world.universe.sleep_until(storm_ns + fault.at_ms * 1_000_000).await;
+                world.happen(fault).await;
+            }));
+        }
+        let end_ns = storm_ns + self.scenario.duration_ms * 1_000_000;
+        while self.now() < end_ns {
+            // Looking at the tasks also forgets those that are over: without it their list only grows.
+            madsim::runtime::Handle::current().metrics().num_tasks();
+            let next = (self.now() + 1_000_000_000).min(end_ns);
+            self.universe.sleep_until(next).await;
+        }
+        self.clients.stop();
+        for fault in faults {
+            fault.abort();
+        }
+    }
+
+    /// Makes everything right again.
+    async fn heal(self: &Arc<World>) {
+        self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
+        self.universe.net.heal();
+        self.state().healed = true;
+        for (node, machine) in self.machines() {
+            self.universe.pump.set_rate(node, 1_000_000);
+            machine.disk.fail_syncs(0);
+            machine.resume();
+            self.watch.tell(self.now(), node, check::Event::FaultEnded);
+            self.boot_if_due(node);
+        }
+        // Whoever still waits for an answer gets it, or has waited long enough.
+        while self.clients.busy() > 0 {
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn works_everywhere(self: &Arc<World>, env: &Env) -> bool {
+        self.writes_everywhere(env, "heal", HEALED_WITHIN).await
+    }
+
+    /// Writes through every node until each has served one.
+    async fn writes_everywhere(self: &Arc<World>, env: &Env, round: &str, within: Duration) -> bool {
+        let deadline = self.now() + within.as_nanos() as u64;
+        let mut served = BTreeSet::new();
+        let mut attempt = 0;
+        loop {
+            for node in self.machines().into_keys() {
+                if served.contains(&node) {
+                    continue;
+                }
+                attempt += 1;
+                let value = format!("{round} {node} {attempt}");
+                let key = format!("world-{node}");
+                let action = Action::Put { value };
+                let outcome = self.clients.ask(env, WORLDS_CLIENT, node, &key, action, 0).await;
+                if outcome == Outcome::Ok(Response::Done(true)) {
+                    served.insert(node);
+                }
+            }
+            if self.machines().keys().all(|node| served.contains(node)) {
+                return true;
+            }
+            if self.now() > deadline {
+                return false;
+            }
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until all nodes have applied the same to the same effect, and see each other alive.
+    async fn agrees(self: &Arc<World>) -> bool {
+        let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+        loop {
+            if self.disagreement().is_none() {
+                return true;
+            }
+            if self.now() > deadline {
+                return false;
+            }
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What keeps the nodes from being of one mind.
+    fn disagreement(&self) -> Option<String> {
+        let machines = self.machines();
+        let seen = self.watch.seen();
+        let nobody = Seen::default();
+        let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
+        let applied: BTreeSet<_> = machines.keys().map(|node| of(node).applied).collect();
+        if applied.len() > 1 {
+            let each = machines.keys().map(|node| format!("n{node} {:?}", of(node).applied));
+            return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
+        }
+        for node in machines.keys() {
+            for other in machines.keys().filter(|other| *other != node) {
+                match of(node).members.get(&node_name(*other)) {
+                    Some(MemberChange::Joined | MemberChange::Updated) => {}
+                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                }
+            }
+        }
+        None
+    }
+
+    /// How things stand, for whoever reads that they do not stand well.
+    fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        match self.leader() {
+            Some(leader) => parts.push(format!("n{leader} leads")),
+            None => parts.push("nobody leads".to_owned()),
+        }
+        let state = self.state();
+        for (node, machine) in self.machines() {
+            if !machine.is_running() {
+                let why = state.why_down.get(&node).map_or("never started", String::as_str);
+                parts.push(format!("n{node} is down ({why})"));
+            }
+        }
+        drop(state);
+        parts.extend(self.disagreement());
+        parts.join("; ")
+    }
+
+    /// Reads every key once more, and every store.
+    async fn last_look(self: &Arc<World>, env: &Env) -> End {
+        let live: BTreeSet<u32> = self
+            .machines()
+            .iter()
+            .filter(|(_, machine)| machine.is_running())
+            .map(|(node, _)| *node)
+            .collect();
+        let keys: BTreeSet<String> =
+            self.clients.history().into_iter().map(|operation| operation.key).collect();
+        let mut stores = BTreeMap::new();
+        if let Some(leader) = self.leader().or(live.first().copied()) {
+            for key in &keys {
+                for _ in 0..3 {
+                    let action = Action::Get;
+                    let outcome = self.clients.ask(env, WORLDS_CLIENT, leader, key, action, 0).await;
+                    if matches!(outcome, Outcome::Ok(_)) {
+                        break;
+                    }
+                }
+            }
+            // A store that cannot be read is LIVE's business.
+            for node in &live {
+                if let Ok(store) = self.clients.store(env, *node).await {
+                    stores.insert(*node, store);
+                }
+            }
+        }
+        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+    }
+
+    fn crashes(&self) -> Vec<Violation> {
+        let mut crashes = std::mem::take(&mut self.state().crashes);
+        crashes.extend(self.universe.panics().into_iter().map(|panic| Violation {
+            check: "CRASH".to_owned(),
+            detail: format!("panic: {}", panic.message),
+            at_ns: panic.at_ns,
+            node: Some(panic.host),
+        }));
+        crashes
+    }
+
+    // Faults.
+
+    /// A fault that makes gossip err touches everybody: rumours travel.
+    fn disturb(&self, begins: bool) {
+        for node in self.machines().into_keys() {
+            let event = if begins { check::Event::FaultBegan } else { check::Event::FaultEnded };
+            self.watch.tell(self.now(), node, event);
+        }
+    }
+
+    fn begins(&self, fault: &Fault, what: &str) {
+        let kind = fault.kind.name();
+        self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
+        *self.state().happened.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    async fn happen(self: Arc<World>, fault: Fault) {
+        let duration = Duration::from_millis(fault.for_ms);
+        match &fault.kind {
+            FaultKind::Partition { shape } => {
+                let rules = self.partition(shape);
+                self.begins(&fault, &format!("{shape:?}"));
+                self.links(rules, duration).await;
+            }
+            FaultKind::Loss { percent } => {
+                self.begins(&fault, &format!("{percent} %"));
+                self.links(vec![everywhere(Effect::Lose(f64::from(*percent).min(100.0) / 100.0))], duration)
+                    .await;
+            }
+            FaultKind::Delay { min_ms, max_ms } => {
+                self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
+                let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
+                self.links(vec![everywhere(effect)], duration).await;
+            }
+            FaultKind::Reorder { percent, max_ms } => {
+                self.begins(&fault, &format!("{percent} % by up to {max_ms} ms"));
+                let probability = f64::from(*percent).min(100.0) / 100.0;
+                let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
+                self.links(vec![everywhere(effect)], duration).await;
+            }
+            FaultKind::Duplicate { percent } => {
+                self.begins(&fault, &format!("{percent} %"));
+                let effect = Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0);
+                self.links(vec![everywhere(effect)], duration).await;
+            }
+            FaultKind::Stall { target } => self.stall(&fault, self.target(*target), duration).await,
+            FaultKind::Kill { target } => {
+                self.crash(&fault, &[self.target(*target)], Stop::Kill, duration).await;
+            }
+            FaultKind::PowerLoss { nodes } => self.crash(&fault, nodes, Stop::PowerLoss, duration).await,
+            FaultKind::Clock { target, change } => {
+                self.bend_clock(&fault, self.target(*target), *change, duration).await;
+            }
+            FaultKind::FsyncFail { target, syncs } => {
+                let node = self.target(*target);
+                if let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) {
+                    self.begins(&fault, &format!("{syncs} on n{node}"));
+                    self.state().disk_failed.insert(node);
+                    machine.disk.fail_syncs(*syncs);
+                }
+            }
+            FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
+            FaultKind::Transfer => {
+                if let Some(leader) = self.leader() {
+                    self.begins(&fault, &format!("from n{leader}"));
+                    self.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
+                }
+            }
+        }
+    }
+
+    /// Puts rules in force for a while.
+    async fn links(&self, rules: Vec<Rule>, duration: Duration) {
+        let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
+        self.disturb(true);
+        self.universe.sleep(duration).await;
+        for number in numbers {
+            self.universe.net.remove_rule(number);
+        }
+        self.disturb(false);
+    }
+
+    /// The blocked links of a shape, given who leads.
+    fn partition(&self, shape: &Shape) -> Vec<Rule> {
+        let nodes: BTreeSet<u32> = self.machines().into_keys().collect();
+        let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
+        let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
+            from: Hosts::Only(from.clone()),
+            to: Hosts::Only(to.clone()),
+            effect: Effect::Block,
+        };
+        let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
+        let leader = BTreeSet::from([self.leader().unwrap_or(0)]);
+        match shape {
+            Shape::Split(side) => {
+                let side = side.iter().copied().collect();
+                apart(&side, &others(&side))
+            }
+            Shape::Leader => apart(&leader, &others(&leader)),
+            Shape::OneWay(side) => {
+                let side = side.iter().copied().collect();
+                vec![one_way(&side, &others(&side))]
+            }
+            Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
+            Shape::Ring => {
+                let ring: Vec<u32> = nodes.iter().copied().collect();
+                let reaches = |from: usize, to: usize| {
+                    let gap = from.abs_diff(to);
+                    gap <= 1 || gap == ring.len() - 1
+                };
+                let blocked = |from: usize| {
+                    let far = (0..ring.len()).filter(|to| !reaches(from, *to));
+                    far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
+                };
+                (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
+            }
+            Shape::Bridge(bridge) => {
+                let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
+                let (left, right) = rest.split_at(rest.len() / 2);
+                apart(&left.iter().copied().collect(), &right.iter().copied().collect())
+            }
+        }
+    }
+
+    async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {
+        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
+        self.begins(fault, &node_name(node));
+        *self.state().stalls.entry(node).or_default() += 1;
+        machine.stall();
+        self.disturb(true);
+        self.universe.sleep(duration).await;
+        let last = {
+            let mut state = self.state();
+            let stalls = state.stalls.entry(node).or_default();
+            *stalls = stalls.saturating_sub(1);
+            *stalls == 0
+        };
+        if last {
+            machine.resume();
+        }
+        self.disturb(false);
+    }
+
+    async fn crash(self: &Arc<World>, fault: &Fault, nodes: &[u32], stop: Stop, duration: Duration) {
+        let until = self.now().saturating_add(duration.as_nanos() as u64);
+        let mut down = Vec::new();
+        for node in nodes {
+            let mut state = self.state();
+            let held = state.down_until.entry(*node).or_default();
+            *held = (*held).max(until);
+            drop(state);
+            if self.take_down(*node, stop) {
+                down.push(*node);
+            }
+        }
+        if !down.is_empty() {
+            self.begins(fault, &down.iter().map(|node| node_name(*node)).collect::<Vec<_>>().join(" "));
+        }
+        self.universe.sleep_until(until).await;
+        for node in nodes {
+            self.boot_if_due(*node);
+        }
+    }
+
+    async fn bend_clock(&self, fault: &Fault, node: u32, change: ClockChange, duration: Duration) {
+        let pump = &self.universe.pump;
+        self.begins(fault, &format!("{change:?} on n{node}"));
+        match change {
+            ClockChange::Rate(rate) => {
+                self.disturb(true);
+                pump.set_rate(node, rate);
+                self.universe.sleep(duration).await;
+                let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
+                pump.set_rate(node, usual.rate_ppm);
+                self.disturb(false);
+            }
+            ClockChange::Jump(ms) => {
+                self.disturb(true);
+                pump.jump(node, Duration::from_millis(ms));
+                self.disturb(false);
+            }
+            ClockChange::Step(ms) => pump.step_wall(node, ms.saturating_mul(1_000_000)),
+        }
+    }
+
+    async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
+        match change {
+            MembershipChange::Add => {
+                let node = self.machines().last_key_value().map_or(0, |(last, _)| last + 1);
+                self.begins(fault, &format!("n{node} joins"));
+                self.found_host(node, ClockSetting::default());
+                self.boot(node);
+            }
+            MembershipChange::Leave(node) => {
+                let until = self.now().saturating_add(duration.as_nanos() as u64);
+                if !self.machine(node).is_some_and(|machine| machine.is_running()) {
+                    return;
+                }
+                self.begins(fault, &format!("n{node} leaves"));
+                {
+                    let mut state = self.state();
+                    let held = state.down_until.entry(node).or_default();
+                    *held = (*held).max(until);
+                }
+                self.command(node, Method::PUT, "/v1/agent/leave").await;
+                self.universe.sleep_until(until).await;
+                // One that did not manage to leave in time simply stays.
+                self.boot_if_due(node);
+            }
+        }
+    }
+
+    /// Has a node do something, from a host that nothing happens to. Whether it did is not asked.
+    async fn command(&self, node: u32, method: Method, path: &str) {
+        let Some(env) = self.own.get() else { return };
+        let _ = self.clients.call(env, node, method, path, Bytes::new()).await;
+    }
+}
+
+fn everywhere(effect: Effect) -> Rule {
+    Rule { from: Hosts::All, to: Hosts::All, effect }
 }

@@ -8,9 +8,10 @@
 //! A stalled node must not take its own stall for the death of others. Foca's timers therefore run on time
 //! that the loop has lived through: when the loop finds the earliest of them overdue by more than half a
 //! probe timeout, all of them are put off by that lateness and one probe timeout more. The answers that
-//! arrived meanwhile wait in the socket and are read before any timer fires.
+//! arrived meanwhile wait in the socket and are read before any timer fires. A node that is always that late
+//! judges nobody; the others judge it.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::mutant;
 pub(super) const COMMANDS: usize = 64;
 /// How many finished exchanges may wait for the loop. When full, they wait, and their timeout runs.
 const REPORTS: usize = 64;
-/// How many datagrams are read in a row before timers get a turn.
+/// How often the loop may wake in a row for something else before overdue timers get a turn.
 const BURST: u32 = 256;
 /// After so many failures to receive in a row the socket counts as broken.
 const RECEIVE_FAILURES: u32 = 100;
@@ -46,8 +47,11 @@ const RECEIVE_FAILURES: u32 = 100;
 const KNOCKS: usize = 16;
 /// How slow a node can believe itself to be, at most; memberlist's awareness, with less of it.
 const MAX_SLOWNESS: u32 = 4;
-/// How many lives at abandoned addresses are kept from coming back.
-const MAX_GHOSTS: usize = 4_096;
+/// How many lives at abandoned addresses are remembered.
+const MAX_ABANDONED: usize = 4_096;
+/// How long no stream is accepted after accepting failed: the cause, such as too many open files, takes time
+/// to pass, and the loop has other things to do.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How many confirmations make a suspicion as short as it gets.
 const CONFIRMATIONS: usize = 3;
 
@@ -93,6 +97,8 @@ enum Alarm {
     PushPull,
     Reconnect,
     Reap,
+    /// Streams may be accepted again; there is nothing to do but to look.
+    Accept,
     /// Contradict an order to leave that names this generation.
     Refute(u64),
     /// The departure has been announced for long enough.
@@ -237,10 +243,9 @@ pub(super) struct Driver {
     rng: Rng,
     foca: Foca<Identity, PostcardCodec, Rng, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<Identity>,
-    /// Lives that foca is to be told are over, because the table knows better.
-    ghosts: Vec<Identity>,
-    /// The same, with the time they were told; foca is made to forget them later.
-    buried: Vec<(Instant, Identity)>,
+    /// Lives at addresses that their nodes gave up, and since when. Foca finds out by itself that nobody
+    /// lives there; it is made to forget them later.
+    abandoned: VecDeque<(Instant, Identity)>,
     table: Table,
     claims: BTreeMap<u64, Claim>,
     queue: TransmitLimitedQueue,
@@ -264,8 +269,13 @@ pub(super) struct Driver {
     knocked: u64,
     live: usize,
     slowness: u32,
+    /// The last suspicion of this node that it refuted: generation and incarnation.
+    refuted: Option<(u64, u16)>,
+    /// Whether foca raised a suspicion while handling the current alarm.
     raised: bool,
     burst: u32,
+    /// No stream is accepted before.
+    accept_after: Instant,
     receive_failures: u32,
     conflicts: BTreeSet<(u64, u64)>,
     counters: Counters,
@@ -314,8 +324,7 @@ impl Driver {
             changed: delegate.changed(),
             foca,
             runtime: AccumulatingRuntime::new(),
-            ghosts: Vec::new(),
-            buried: Vec::new(),
+            abandoned: VecDeque::new(),
             table: Table::default(),
             claims: BTreeMap::new(),
             queue: TransmitLimitedQueue::default(),
@@ -334,7 +343,9 @@ impl Driver {
             knocked: 0,
             live: 1,
             slowness: 0,
+            refuted: None,
             raised: false,
+            accept_after: now,
             burst: 0,
             receive_failures: 0,
             conflicts: BTreeSet::new(),
@@ -378,7 +389,11 @@ impl Driver {
                     }
                 }
                 Wake::Stream(Ok((stream, peer))) => self.on_stream(stream, peer),
-                Wake::Stream(Err(error)) => debug!(%error, "accepting a stream failed"),
+                Wake::Stream(Err(error)) => {
+                    debug!(%error, "accepting a stream failed");
+                    self.accept_after = now + ACCEPT_PAUSE;
+                    self.alarms.set(self.accept_after, Alarm::Accept);
+                }
                 Wake::Changed => {
                     self.delegate_pending = true;
                     self.fresh = true;
@@ -414,21 +429,18 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let may_accept = self.env.now() >= self.accept_after;
+        let wake = tokio::select! {
             biased;
             command = self.commands.recv() => Wake::Command(command),
             Some(report) = self.reports.recv() => Wake::Report(Box::new(report)),
-            received = self.socket.recv_from() => {
-                self.burst += 1;
-                Wake::Datagram(received)
-            }
-            accepted = self.listener.accept() => Wake::Stream(accepted),
+            received = self.socket.recv_from() => Wake::Datagram(received),
+            accepted = self.listener.accept(), if may_accept => Wake::Stream(accepted),
             () = changed => Wake::Changed,
-            () = sleep => {
-                self.burst = 0;
-                Wake::Timer
-            }
-        }
+            () = sleep => Wake::Timer,
+        };
+        self.burst = if matches!(wake, Wake::Timer) { 0 } else { self.burst + 1 };
+        wake
     }
 
     fn id(&self) -> Identity {
@@ -693,11 +705,8 @@ impl Driver {
                     self.tell_stale(id.node_id, id.addr);
                 }
             }
-            (false, Some((known, live))) if id.generation > known.generation => {
+            (false, Some((known, _))) if id.generation > known.generation => {
                 self.apply(claim(State::Down), true);
-                if live && id.addr != known.addr {
-                    self.ghosts.push(known);
-                }
                 self.settle(now);
                 self.table.remember_down(id, now);
             }
@@ -779,7 +788,7 @@ impl Driver {
             if entry.id == id && entry.live {
                 return;
             }
-            if entry.id.generation > id.generation || (entry.id == id && !entry.live) {
+            if entry.id.generation >= id.generation {
                 self.tell_stale(id.node_id, id.addr);
                 return;
             }
@@ -1014,6 +1023,8 @@ impl Driver {
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
                     self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
+                    // The verdict does not wait for the next tick.
+                    self.run_foca(|foca, runtime| foca.gossip(runtime));
                 }
             }
             Some(at) => self.alarms.set(at, Alarm::Suspicion(node_id)),
@@ -1026,8 +1037,12 @@ impl Driver {
         if !self.is_member() {
             return;
         }
-        self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
-        self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
+        let accusation = (self.id().generation, incarnation);
+        if self.refuted.is_none_or(|last| last < accusation) {
+            self.refuted = Some(accusation);
+            self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
+            self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
+        }
         if let Some(accuser) = accuser {
             self.run_foca(|foca, runtime| foca.announce(accuser, runtime));
         }
@@ -1108,6 +1123,7 @@ impl Driver {
                 self.alarms.set(now + reap_interval(&self.timing), Alarm::Reap);
                 self.reap(now);
             }
+            Alarm::Accept => {}
             Alarm::Refute(generation) => {
                 let me = self.id();
                 if self.is_member() && me.generation <= generation && generation < MAX_GENERATION {
@@ -1164,15 +1180,17 @@ impl Driver {
                 view.members.remove(&id.node_id);
             }
         }
-        self.buried.retain(|(told, id)| {
-            let keep = now.since(*told) < after;
-            if !keep {
-                forget.push(*id);
-            }
-            keep
-        });
+        while let Some((since, id)) = self.abandoned.front()
+            && now.since(*since) >= after
+        {
+            forget.push(*id);
+            self.abandoned.pop_front();
+        }
         for id in forget {
-            self.asked.remove(&id.node_id);
+            if self.table.get(id.node_id).is_none() {
+                self.asked.remove(&id.node_id);
+                self.claims.remove(&id.node_id);
+            }
             self.conflicts.retain(|(a, b)| *a != id.node_id && *b != id.node_id);
             self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(id), runtime));
         }
@@ -1243,18 +1261,7 @@ impl Driver {
                 self.adopt();
                 continue;
             }
-            let ghosts = std::mem::take(&mut self.ghosts);
-            if ghosts.is_empty() {
-                break;
-            }
-            for id in ghosts {
-                if self.buried.len() >= MAX_GHOSTS {
-                    let (_, oldest) = self.buried.remove(0);
-                    self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(oldest), runtime));
-                }
-                self.buried.push((now, id));
-                self.apply(foca::Member::down(id), true);
-            }
+            break;
         }
         self.tell_changes(now);
         for (to, packet) in std::mem::take(&mut self.swim) {
@@ -1295,13 +1302,21 @@ impl Driver {
     fn on_up(&mut self, id: Identity, now: Instant) {
         match self.table.up(id, now) {
             Up::Current(None) => {}
-            Up::Current(Some(moved)) => self.ghosts.push(moved),
-            Up::Outdated => self.ghosts.push(id),
-            Up::Full => {
-                self.counters.table_full += 1;
-                self.ghosts.push(id);
-            }
+            Up::Current(Some(moved)) => self.abandon(moved, now),
+            Up::Outdated => self.abandon(id, now),
+            Up::Full => self.counters.table_full += 1,
         }
+    }
+
+    /// Foca is not told that this life is over, though its node lives elsewhere: if two nodes share an id by
+    /// mistake, the news would make each of them take a new generation as fast as the network can carry it.
+    fn abandon(&mut self, id: Identity, now: Instant) {
+        if self.abandoned.len() >= MAX_ABANDONED
+            && let Some((_, oldest)) = self.abandoned.pop_front()
+        {
+            self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(oldest), runtime));
+        }
+        self.abandoned.push_back((now, id));
     }
 
     fn schedule(&mut self, after: Duration, timer: Timer<Identity>, now: Instant) {

@@ -143,7 +143,7 @@ impl Entry {
 pub enum Up {
     /// It is the life listed now. The node's previous address, if it was another.
     Current(Option<Identity>),
-    /// A later life of this node is known: this one is a ghost.
+    /// Another life of this node is known that counts more.
     Outdated,
     /// The table is full.
     Full,
@@ -172,7 +172,9 @@ impl Table {
         let Some(entry) = self.entries.get_mut(&id.node_id) else {
             return if self.insert(id, true, now) { Up::Current(None) } else { Up::Full };
         };
-        if id.generation < entry.id.generation {
+        // Of two lives of one generation the one that is here stays: the other will hear of it and step up.
+        let rival = entry.live && id.generation == entry.id.generation && id.addr != entry.id.addr;
+        if id.generation < entry.id.generation || rival {
             return Up::Outdated;
         }
         let moved = (entry.id.addr != id.addr).then_some(entry.id);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::env::real::env_in_memory;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 fn quick() -> Timing {
     Timing {
@@ -71,12 +72,15 @@ fn any_port() -> SocketAddr {
 }
 
 async fn start(options: Options) -> Node {
-    let env = env_in_memory(options.node_id * 1_000 + options.generation);
+    start_in(&env_in_memory(options.node_id * 1_000 + options.generation), options).await
+}
+
+async fn start_in(env: &Env, options: Options) -> Node {
     let meta = Arc::new(Mutex::new(Bytes::from_static(b"v1")));
     let source = meta.clone();
-    let events = UserEvents::new(&env, move || source.lock().unwrap().clone());
+    let events = UserEvents::new(env, move || source.lock().unwrap().clone());
     let log = Arc::new(Log::default());
-    let gossip = Gossip::start(&env, options, Arc::new(events.clone()), log.clone()).await.unwrap();
+    let gossip = Gossip::start(env, options, Arc::new(events.clone()), log.clone()).await.unwrap();
     Node { gossip, events, meta, log }
 }
 
@@ -375,4 +379,324 @@ async fn what_cannot_work_is_refused_at_start() {
     let events = UserEvents::new(&env, || vec![0; 513].into());
     let refused = Gossip::start(&env, good, Arc::new(events), silent.clone()).await;
     assert!(matches!(refused, Err(Error::MetaTooLarge { size: 513 })));
+}
+
+/// The real world, except that some nodes do not hear some others. Nodes are known by their gossip address.
+#[derive(Clone)]
+struct CutWorld {
+    env: Env,
+    cuts: Arc<Mutex<std::collections::BTreeSet<(SocketAddr, SocketAddr)>>>,
+    me: Arc<Mutex<Option<SocketAddr>>>,
+    seen: Arc<Mutex<Vec<crate::env::Observed>>>,
+    largest: Arc<Mutex<usize>>,
+}
+
+impl CutWorld {
+    fn new(cuts: &CutWorld, seed: u64) -> (CutWorld, Env) {
+        let env = env_in_memory(seed);
+        let world = CutWorld { env: env.clone(), me: Arc::default(), seen: Arc::default(), ..cuts.clone() };
+        let [clock, net, run, watch] = [(); 4].map(|()| Arc::new(world.clone()));
+        (world, Env::new(clock, net, env.disk(), run, watch, seed))
+    }
+
+    fn hears(&self, to: SocketAddr) -> bool {
+        let me = self.me.lock().unwrap();
+        me.is_none_or(|me| !self.cuts.lock().unwrap().contains(&(me, to)))
+    }
+}
+
+impl crate::env::Clock for CutWorld {
+    fn now(&self) -> crate::env::Instant {
+        self.env.now()
+    }
+    fn wall(&self) -> Duration {
+        self.env.wall()
+    }
+    fn sleep_until(&self, deadline: crate::env::Instant) -> BoxFuture<'static, ()> {
+        self.env.sleep_until(deadline)
+    }
+}
+
+impl crate::env::Executor for CutWorld {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.env.spawn(task);
+    }
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let env = self.env.clone();
+        Box::pin(async move { env.blocking(job).await.unwrap() })
+    }
+}
+
+impl crate::env::Observer for CutWorld {
+    fn observe(&self, event: crate::env::Observed) {
+        self.seen.lock().unwrap().push(event);
+    }
+}
+
+impl crate::env::Network for CutWorld {
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        self.env.network().listen(addr)
+    }
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<crate::env::BoxStream>> {
+        if self.hears(addr) { self.env.network().connect(addr) } else { Box::pin(std::future::pending()) }
+    }
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Arc<dyn Datagrams>>> {
+        let world = self.clone();
+        Box::pin(async move {
+            let socket = world.env.network().bind(addr).await?;
+            *world.me.lock().unwrap() = Some(socket.local_addr());
+            Ok(Arc::new(CutSocket { world, socket }) as Arc<dyn Datagrams>)
+        })
+    }
+}
+
+struct CutSocket {
+    world: CutWorld,
+    socket: Arc<dyn Datagrams>,
+}
+
+impl Datagrams for CutSocket {
+    fn local_addr(&self) -> SocketAddr {
+        self.socket.local_addr()
+    }
+    fn send_to<'a>(&'a self, payload: &'a [u8], to: SocketAddr) -> BoxFuture<'a, io::Result<()>> {
+        let mut largest = self.world.largest.lock().unwrap();
+        *largest = payload.len().max(*largest);
+        if self.world.hears(to) { self.socket.send_to(payload, to) } else { Box::pin(async { Ok(()) }) }
+    }
+    fn recv_from(&self) -> BoxFuture<'_, io::Result<(Vec<u8>, SocketAddr)>> {
+        self.socket.recv_from()
+    }
+}
+
+struct CutCluster {
+    world: CutWorld,
+    nodes: Vec<Node>,
+    worlds: Vec<CutWorld>,
+}
+
+impl CutCluster {
+    async fn start(n: u64) -> CutCluster {
+        let world = CutWorld {
+            env: env_in_memory(0),
+            cuts: Arc::default(),
+            me: Arc::default(),
+            seen: Arc::default(),
+            largest: Arc::default(),
+        };
+        let (mut nodes, mut worlds) = (Vec::<Node>::new(), Vec::new());
+        for i in 0..n {
+            let (own, env) = CutWorld::new(&world, i + 1);
+            let node = start_in(&env, options(i + 1, 1, any_port())).await;
+            if let Some(first) = nodes.first() {
+                node.gossip.join(&[first.addr()]).await.unwrap();
+            }
+            nodes.push(node);
+            worlds.push(own);
+        }
+        let cluster = CutCluster { world, nodes, worlds };
+        cluster.until_all_alive().await;
+        cluster
+    }
+
+    fn cut(&self, side: impl Fn(usize) -> usize) {
+        let mut cuts = self.world.cuts.lock().unwrap();
+        for (i, a) in self.nodes.iter().enumerate() {
+            for (j, b) in self.nodes.iter().enumerate() {
+                if side(i) != side(j) {
+                    cuts.insert((a.addr(), b.addr()));
+                }
+            }
+        }
+    }
+
+    fn heal(&self) {
+        self.world.cuts.lock().unwrap().clear();
+    }
+
+    async fn until_all_alive(&self) {
+        until("all are alive to all", || {
+            self.nodes.iter().all(|node| {
+                let members = node.gossip.members();
+                members.len() == self.nodes.len() && members.iter().all(|m| m.status == Status::Alive)
+            })
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_both_sides_took_for_death_heals_by_itself() {
+    let cluster = CutCluster::start(5).await;
+    cluster.cut(|i| usize::from(i >= 2));
+    until("each side has given the other up", || {
+        cluster.nodes.iter().enumerate().all(|(i, node)| {
+            let failed = node.gossip.members().iter().filter(|m| m.status == Status::Failed).count();
+            failed == if i < 2 { 3 } else { 2 }
+        })
+    })
+    .await;
+    let env = env_in_memory(0);
+    // An event of each side reaches the other after all.
+    cluster.nodes[0].events.fire(NewEvent { name: "left".into(), ..NewEvent::default() }).unwrap();
+    cluster.nodes[4].events.fire(NewEvent { name: "right".into(), ..NewEvent::default() }).unwrap();
+    env.sleep(Duration::from_millis(200)).await;
+    let healed = env.now();
+    cluster.heal();
+    cluster.until_all_alive().await;
+    let took = env.now().since(healed);
+    assert!(took < Duration::from_millis(1_500), "healing took {took:?}");
+    until("both events are everywhere", || {
+        cluster.nodes.iter().all(|node| node.events.list(None).1.len() == 2)
+    })
+    .await;
+    // Nobody who was alive all the time is given up again.
+    env.sleep(Duration::from_millis(500)).await;
+    cluster.until_all_alive().await;
+    assert!(*cluster.world.largest.lock().unwrap() <= wire::MAX_DATAGRAM);
+}
+
+#[tokio::test]
+async fn nodes_that_were_each_alone_find_each_other_again() {
+    let cluster = CutCluster::start(4).await;
+    cluster.cut(|i| i);
+    until("everybody is alone", || {
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.gossip.members().iter().filter(|m| m.status == Status::Failed).count() == 3)
+    })
+    .await;
+    cluster.heal();
+    cluster.until_all_alive().await;
+}
+
+#[tokio::test]
+async fn one_way_silence_does_not_part_members_for_good() {
+    let cluster = CutCluster::start(3).await;
+    // The first is heard by nobody but hears everybody.
+    {
+        let mut cuts = cluster.world.cuts.lock().unwrap();
+        for node in &cluster.nodes[1..] {
+            cuts.insert((cluster.nodes[0].addr(), node.addr()));
+        }
+    }
+    until("it is given up", || cluster.nodes[1..].iter().all(|n| n.sees("n1") == Some(Status::Failed))).await;
+    cluster.heal();
+    cluster.until_all_alive().await;
+}
+
+#[tokio::test]
+async fn a_crash_is_observed_as_suspicion_and_then_failure() {
+    use crate::env::observe::MemberChange;
+    let cluster = CutCluster::start(5).await;
+    let dead = cluster.nodes[4].addr();
+    cluster.nodes[4].gossip.shutdown().await;
+    until("all know", || cluster.nodes[..4].iter().all(|n| n.sees("n5") == Some(Status::Failed))).await;
+    let changes = |world: &CutWorld| -> Vec<MemberChange> {
+        let seen = world.seen.lock().unwrap();
+        seen.iter()
+            .filter_map(|event| match event {
+                crate::env::Observed::Member { addr, change, .. } if *addr == dead => Some(*change),
+                _ => None,
+            })
+            .collect()
+    };
+    assert!(cluster.worlds[..4].iter().any(|world| changes(world).contains(&MemberChange::Suspected)));
+    assert!(cluster.worlds[..4].iter().all(|world| changes(world).last() == Some(&MemberChange::Failed)));
+}
+
+/// Blocks the loop for as long as it is told to.
+struct Blocker(Arc<Mutex<Duration>>);
+
+impl Delegate for Blocker {
+    fn node_meta(&self, _limit: usize) -> Bytes {
+        Bytes::new()
+    }
+    fn notify_msg(&self, _message: &[u8]) {}
+    #[allow(clippy::disallowed_methods)]
+    fn get_broadcasts(&self, _overhead: usize, _limit: usize) -> Vec<Bytes> {
+        let stall = std::mem::take(&mut *self.0.lock().unwrap());
+        if !stall.is_zero() {
+            std::thread::sleep(stall);
+        }
+        Vec::new()
+    }
+    fn local_state(&self, _join: bool) -> Bytes {
+        Bytes::new()
+    }
+    fn merge_remote_state(&self, _state: &[u8], _join: bool) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_stalled_takes_nobody_for_dead() {
+    let nodes = cluster(3).await;
+    let stall = Arc::new(Mutex::new(Duration::ZERO));
+    let log = Arc::new(Log::default());
+    let env = env_in_memory(99);
+    let blocker = Arc::new(Blocker(stall.clone()));
+    let slow = Gossip::start(&env, options(9, 1, any_port()), blocker, log.clone()).await.unwrap();
+    slow.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is in", || nodes.iter().all(|n| n.sees("n9") == Some(Status::Alive))).await;
+    for _ in 0..3 {
+        // Longer than a probe and a suspicion together.
+        *stall.lock().unwrap() = Duration::from_millis(700);
+        env.sleep(Duration::from_millis(1_200)).await;
+    }
+    until("it is back", || nodes.iter().all(|n| n.sees("n9") == Some(Status::Alive))).await;
+    assert_ne!(slow.stats()["stalls"], "0");
+    for name in ["n1", "n2", "n3"] {
+        assert!(log.of(name).iter().all(|(what, _)| what != "leave"), "{:?}", log.of(name));
+    }
+}
+
+#[tokio::test]
+async fn after_leaving_a_restart_makes_it_a_member_again() {
+    let mut nodes = cluster(3).await;
+    let leaver = nodes.pop().unwrap();
+    let addr = leaver.addr();
+    leaver.gossip.leave(Duration::from_secs(5)).await.unwrap();
+    leaver.gossip.shutdown().await;
+    until("it has left", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Left))).await;
+    let back = start(options(3, 2, addr)).await;
+    back.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is back", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Alive))).await;
+    assert_eq!(back.gossip.local().status, Status::Alive);
+}
+
+#[tokio::test]
+async fn all_may_restart_at_once() {
+    let nodes = cluster(4).await;
+    let addrs: Vec<SocketAddr> = nodes.iter().map(Node::addr).collect();
+    for node in &nodes {
+        node.gossip.shutdown().await;
+    }
+    let mut reborn = Vec::new();
+    for (i, addr) in addrs.iter().enumerate() {
+        reborn.push(start(options(i as u64 + 1, 2, *addr)).await);
+    }
+    for node in &reborn {
+        let _ = node.gossip.join(&addrs).await;
+    }
+    until("all are alive to all", || {
+        reborn.iter().all(|node| {
+            let members = node.gossip.members();
+            members.len() == 4 && members.iter().all(|m| m.status == Status::Alive)
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_nodes_with_one_id_do_not_flood_the_cluster() {
+    let nodes = cluster(3).await;
+    let twin = start(Options { name: "twin".into(), ..options(3, 1, any_port()) }).await;
+    let _ = twin.gossip.join(&[nodes[0].addr()]).await;
+    let env = env_in_memory(0);
+    env.sleep(Duration::from_millis(1_500)).await;
+    let highest = nodes.iter().chain([&twin]).map(|n| n.gossip.local().generation).max();
+    assert!(highest.unwrap() < 10, "{highest:?}");
+    let sent: u64 = nodes.iter().map(|n| n.gossip.stats()["datagrams_sent"].parse::<u64>().unwrap()).sum();
+    assert!(sent < 3_000, "{sent}");
+    assert_eq!(nodes[0].sees("n2"), Some(Status::Alive));
 }

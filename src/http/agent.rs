@@ -162,7 +162,10 @@ pub async fn join(api: Arc<Api>, call: Call) -> Reply {
 
 /// Leaves the cluster gracefully; the agent stops soon after.
 pub async fn leave(api: Arc<Api>, _: Call) -> Reply {
-    api.agent.leave().await;
+    let agent = api.agent.clone();
+    // In a task of its own: a client that hangs up must not leave the node half gone.
+    let left = agent.env().clone().spawn(async move { agent.leave().await });
+    left.await.map_err(|error| Failure::internal(format!("leaving failed: {error}")))?;
     Ok(reply::empty(StatusCode::OK))
 }
 

@@ -61,7 +61,7 @@ pub use params::parse_duration;
 
 use params::Params;
 use reply::{Failure, Reply};
-use stream::{Busy, PatientStream};
+use stream::{PatientStream, Progress};
 
 /// When the server stops, requests in flight have this long to get their answers.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -130,14 +130,14 @@ async fn connection(
     patience: Duration,
     mut stopped: watch::Receiver<()>,
 ) {
-    let busy = Busy::default();
-    let stream = PatientStream::new(&env, stream, busy.clone(), patience);
+    let progress = Progress::default();
+    let stream = PatientStream::new(&env, stream, progress.clone(), patience);
     let service = hyper::service::service_fn(move |request| {
-        busy.set(true);
-        let (busy, reply) = (busy.clone(), service.call(request));
+        progress.step();
+        let (progress, reply) = (progress.clone(), service.call(request));
         async move {
             let reply = reply.await;
-            busy.set(false);
+            progress.step();
             reply
         }
     });

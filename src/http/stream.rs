@@ -12,7 +12,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,17 +25,18 @@ use crate::env::{BoxStream, Env, Instant};
 /// Go's clients close one themselves, so that the usual client never writes into a closing connection.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// Whether a request is being answered on this connection. Only its own task looks at it.
+/// Counts the beginnings and ends of requests on one connection: odd while one is being answered. Only
+/// the connection's own task looks at it.
 #[derive(Clone, Debug, Default)]
-pub struct Busy(Arc<AtomicBool>);
+pub struct Progress(Arc<AtomicU64>);
 
-impl Busy {
+impl Progress {
     /// Says that a request's head is complete, or that its answer is ready to be written.
-    pub fn set(&self, busy: bool) {
-        self.0.store(busy, Ordering::Relaxed);
+    pub fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
+    fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -43,7 +44,8 @@ impl Busy {
 /// See the [module](self).
 pub struct PatientStream {
     stream: BoxStream,
-    busy: Busy,
+    progress: Progress,
+    seen: u64,
     patience: Duration,
     /// Between two requests; before the first there is less patience.
     idle: Duration,
@@ -54,10 +56,11 @@ pub struct PatientStream {
 impl PatientStream {
     /// Wraps a fresh connection. `patience` is for a request's head, and for each pause of a client
     /// that takes an answer.
-    pub fn new(env: &Env, stream: BoxStream, busy: Busy, patience: Duration) -> PatientStream {
+    pub fn new(env: &Env, stream: BoxStream, progress: Progress, patience: Duration) -> PatientStream {
         PatientStream {
             stream,
-            busy,
+            progress,
+            seen: 0,
             patience,
             idle: patience,
             reading: Watchdog::new(env),
@@ -93,9 +96,13 @@ impl AsyncRead for PatientStream {
         let this = &mut *self;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if this.busy.get() {
+        let progress = this.progress.get();
+        if this.seen != progress {
+            this.seen = progress;
             this.reading.rest();
             this.idle = IDLE;
+        }
+        if progress % 2 == 1 {
             return read;
         }
         if read.is_ready() {

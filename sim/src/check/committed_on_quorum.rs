@@ -6,12 +6,12 @@
 //! that is down still has what it had called durable; what it truly kept, MV asks at its restart.
 //!
 //! Which configuration decides is the leader's secret: the newest in its log when the entry committed.
-//! Accepted is a majority of *any* candidate: the newest configuration up to the entry's index, or one
-//! after it that some node has already taken up. So a commit on too few voters during a membership change
-//! can pass; without one the check is exact.
+//! Accepted is a majority of *any* candidate: the newest applied configuration up to the entry's index, or
+//! one after it that some node has taken up. So a commit on too few voters during a membership change can
+//! pass; without one the check is exact.
 //!
 //! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
-//! heard of.
+//! heard of, or whose node has since become another voter.
 
 use std::collections::BTreeMap;
 
@@ -23,16 +23,17 @@ use super::{At, Check, Event, Findings};
 /// The check's memory.
 #[derive(Debug, Default)]
 pub struct CommittedOnQuorum {
-    /// Voter sets by the index of their configuration.
-    configurations: BTreeMap<u64, Vec<Vec<u64>>>,
+    /// Voter sets of every configuration that a node took up, by its index and term.
+    taken_up: BTreeMap<(u64, u64), Vec<Vec<u64>>>,
+    /// Those that were applied, by index.
+    applied: BTreeMap<u64, Vec<Vec<u64>>>,
     /// The highest index judged.
     judged: Option<u64>,
 }
 
 fn has_entry(node: &NodeView, index: u64, term: u64) -> bool {
-    let covered = node.log.first().is_some_and(|first| index < first)
-        || (node.log.last().is_none_or(|last| index > last) && node.applied >= Some(index));
-    covered || (node.durable >= Some(index) && node.log.get(index).is_some_and(|(own, _)| own == term))
+    let durable = node.durable >= Some(index);
+    node.covers(index) || (durable && node.log.get(index).is_some_and(|(own, _)| own == term))
 }
 
 fn majority(voters: &[u64], index: u64, term: u64, view: &View) -> bool {
@@ -47,18 +48,21 @@ impl Check for CommittedOnQuorum {
     fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings) {
         match event {
             Event::Observed(Observed::Membership { index, voters, .. }) => {
-                self.configurations.insert(*index, voters.clone());
+                // A configuration counts from its entry on, which the node has appended just before.
+                let term = view.node(at.node).log.get(*index).map_or(0, |(term, _)| term);
+                self.taken_up.insert((*index, term), voters.clone());
             }
             Event::Observed(Observed::Applied { index, term, .. }) if self.judged < Some(*index) => {
                 self.judged = Some(*index);
-                let at_entry = self.configurations.range(..=*index).next_back();
-                let after = self.configurations.range(index + 1..);
-                let mut candidates = at_entry.into_iter().chain(after).map(|(_, sets)| sets).peekable();
-                if candidates.peek().is_none() {
-                    return;
+                if let Some(sets) = self.taken_up.get(&(*index, *term)) {
+                    self.applied.insert(*index, sets.clone());
                 }
+                // The founding configuration holds before anything is applied.
+                let applied = self.applied.range(..=*index).next_back().map(|(_, sets)| sets);
+                let Some(sets) = applied.or_else(|| self.taken_up.values().next()) else { return };
+                let after = self.taken_up.range((*index + 1, 0)..).map(|(_, sets)| sets);
+                let mut candidates = std::iter::once(sets).chain(after);
                 if !candidates.any(|sets| sets.iter().all(|voters| majority(voters, *index, *term, view))) {
-                    let sets = at_entry.map_or(&[][..], |(_, sets)| sets);
                     findings.add(
                         "CQ",
                         at,
@@ -126,10 +130,20 @@ mod tests {
 
     #[test]
     fn a_joint_configuration_needs_both_majorities() {
-        let joint = Observed::Membership { index: 0, voters: vec![vec![1, 2, 3], vec![1]], learners: vec![] };
+        let joint = Observed::Membership { index: 1, voters: vec![vec![1, 2, 3], vec![1]], learners: vec![] };
         let only_new = |bench: Bench<CommittedOnQuorum>| bench.syncs(0, 1).applies(0, 1, 1);
         only_new(bench().says(0, joint.clone())).rejects("not durable on a majority");
         bench().says(0, joint).syncs(0, 1).syncs(1, 1).applies(0, 1, 1).accepts();
+    }
+
+    #[test]
+    fn a_configuration_that_was_overruled_does_not_count() {
+        let lost = Observed::Membership { index: 1, voters: vec![vec![1, 2, 3], vec![3]], learners: vec![] };
+        let mut bench = bench().appends(2, 1, 5).says(2, lost);
+        for node in 0..2 {
+            bench = bench.appends(node, 1, 1).syncs(node, 1);
+        }
+        bench.applies(0, 1, 1).accepts();
     }
 
     #[test]

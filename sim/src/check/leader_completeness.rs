@@ -33,9 +33,8 @@ impl Check for LeaderCompleteness {
             }
             Event::Observed(Observed::Role { term, role: RaftRole::Leader, .. }) => {
                 let missing = self.committed.iter().find(|(index, (entry_term, by))| {
-                    let covered = node.log.first().map_or(node.applied, |first| first.checked_sub(1));
                     *by < *term
-                        && covered.is_none_or(|covered| **index > covered)
+                        && !node.covers(**index)
                         && node.log.get(**index).map(|(term, _)| term) != Some(*entry_term)
                 });
                 if let Some((index, (entry_term, _))) = missing {

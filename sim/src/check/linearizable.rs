@@ -816,6 +816,24 @@ mod tests {
         assert!(matches!(check(&broken), Verdict::Violation(_)));
     }
 
+    #[test]
+    fn many_clients_on_one_key_with_many_lost_answers_are_still_decided() {
+        for seed in 0..3 {
+            let mut history = busy_history(4_000, 24, 1, seed);
+            assert_eq!(check(&history), Verdict::Linearizable);
+            let victim = history
+                .iter()
+                .rposition(|operation| matches!(operation.outcome, Outcome::Ok(Response::Value(Some(_)))))
+                .unwrap();
+            let long_gone = history.iter().find_map(|operation| match &operation.outcome {
+                Outcome::Ok(Response::Value(Some(seen))) => Some(seen.clone()),
+                _ => None,
+            });
+            history[victim].outcome = Outcome::Ok(Response::Value(long_gone));
+            assert!(matches!(check(&history), Verdict::Violation(_)), "seed {seed}");
+        }
+    }
+
     /// A true history: operations overlap, take effect at a point between call and return, and one in
     /// fifty is never answered (and half of those never happen).
     fn busy_history(count: u64, clients: u32, keys: u64, seed: u64) -> Vec<Operation> {

@@ -163,6 +163,19 @@ pub const TABLE: &[Property] = &[
     property("CRASH", "no seed panics, hangs or dies", "none: the testbed's own", "runner.rs"),
 ];
 
+/// The table in Markdown, as `sim/README.md` shows it.
+pub fn table() -> String {
+    let row = |property: &Property| {
+        let proofs: Vec<_> = crate::mutants::proofs_of(property.id).collect();
+        let proofs = if proofs.is_empty() { "none yet".to_owned() } else { proofs.join(", ") };
+        format!(
+            "| {} | {} | {} | `{}` | {proofs} |\n",
+            property.id, property.claim, property.source, property.file
+        )
+    };
+    TABLE.iter().map(row).collect()
+}
+
 /// The line of the table for an id.
 pub fn property_of(id: &str) -> Option<&'static Property> {
     TABLE.iter().find(|property| property.id == id)
@@ -273,6 +286,15 @@ pub struct End {
     pub stores: BTreeMap<u32, BTreeMap<String, (String, u64)>>,
 }
 
+/// All that the checks have to say about a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What did not hold, in order of time.
+    pub violations: Vec<Violation>,
+    /// What could not be decided, and why. Not a violation, and not a proof either.
+    pub undecided: Vec<String>,
+}
+
 /// All checks of one run.
 pub struct Checks {
     view: View,
@@ -319,16 +341,18 @@ impl Checks {
         &self.findings.violations
     }
 
-    /// Judges the run as a whole and returns everything found, in order of time.
-    pub fn finish(mut self, end: &End) -> Vec<Violation> {
+    /// Judges the run as a whole and returns everything found.
+    pub fn finish(mut self, end: &End) -> Verdict {
         let findings = &mut self.findings;
+        let mut undecided = Vec::new();
         match linearizable::check(&end.history) {
             linearizable::Verdict::Linearizable => {}
             linearizable::Verdict::Violation(broken) => {
                 findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words);
             }
-            // Nothing was proved, so nothing is claimed; the world counts these.
-            linearizable::Verdict::Unknown { .. } => {}
+            linearizable::Verdict::Unknown { key, steps } => {
+                undecided.push(format!("LIN of key {key:?} after {steps} steps"));
+            }
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
@@ -341,7 +365,7 @@ impl Checks {
         }
         let mut violations = self.findings.violations;
         violations.sort_by_key(|violation| violation.at_ns);
-        violations
+        Verdict { violations, undecided }
     }
 }
 
@@ -457,6 +481,13 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_this_table() {
+        let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        assert!(readme.contains(&table()), "sim/README.md wants:\n{}", table());
+    }
+
+    #[test]
     fn a_check_that_objects_to_everything_is_quoted_three_times_and_counted() {
         let mut checks = Checks::new(&Settings::default());
         for term in [5, 6, 7, 8, 9] {
@@ -466,7 +497,7 @@ mod tests {
                 checks.on(term, node, Event::Observed(&event));
             }
         }
-        let found = checks.finish(&End::default());
+        let found = checks.finish(&End::default()).violations;
         assert_eq!(found.len(), 3);
         assert!(found[2].detail.ends_with("(and 2 more like it)"), "{}", found[2].detail);
     }

@@ -3,7 +3,7 @@
 //!
 //! This is what keeps an old "alive", delayed or repeated by the network, from bringing back the dead.
 //!
-//! Let pass: everything a node knew before its own restart, because it keeps no memory of gossip; and
+//! Let pass: suspicions, which are questions and not beliefs; everything a node knew before its own restart, because it keeps no memory of gossip; and
 //! failed becoming left at the same incarnation, which is an operator's decision and not a resurrection.
 
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ impl Check for NoResurrection {
             Event::Started { .. } | Event::Stopped(_) => {
                 self.known.remove(&at.node);
             }
+            Event::Observed(Observed::Member { change: MemberChange::Suspected, .. }) => {}
             Event::Observed(Observed::Member { name, incarnation, change, .. }) => {
                 let known = self.known.entry(at.node).or_default();
                 if let Some((before, last)) = known.get(name.as_str()) {
@@ -83,11 +84,13 @@ mod tests {
     #[test]
     fn a_member_that_refutes_its_death_is_accepted() {
         bench(&[(1, Joined), (1, Suspected), (2, Updated), (2, Failed), (2, Left), (3, Joined)]).accepts();
+        bench(&[(2, Joined), (1, Suspected), (2, Failed), (2, Suspected)]).accepts();
     }
 
     #[test]
     fn rising_from_the_dead_without_a_new_incarnation_is_rejected() {
         bench(&[(1, Joined), (1, Failed), (1, Joined)]).rejects("rose from the dead");
+        bench(&[(1, Failed), (1, Suspected), (1, Updated)]).rejects("rose from the dead");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! SMS: at each index all nodes, in all their lives, apply the same entry, and their states agree after
-//! it (Raft, 5.4.3, and determinism of the state machine).
+//! it (Raft, 5.4.3, and determinism of the state machine). What a node applies is what its log holds.
 //!
 //! A snapshot from the leader must be the state that applying gave at its index. Within one life an
 //! index is applied once and the next is larger; after a restart they may be applied again, which is
@@ -74,13 +74,19 @@ impl Check for StateMachineSafety {
                         format!("node {node} applied index {index} after index {before}"),
                     );
                 }
-                self.compare(
-                    at,
-                    index,
-                    Applied { term, entry: Some(entry), state, node },
-                    "applied",
-                    findings,
-                );
+                let logged = view.node(node).log.get(index);
+                if let Some((other, digest)) = logged.filter(|logged| *logged != (term, entry)) {
+                    findings.add(
+                        "SMS",
+                        at,
+                        format!(
+                            "node {node} applied at index {index} an entry of term {term}, digest {entry:016x}, \
+                             but its log has one of term {other}, digest {digest:016x}"
+                        ),
+                    );
+                }
+                let now = Applied { term, entry: Some(entry), state, node };
+                self.compare(at, index, now, "applied", findings);
             }
             Event::Observed(&Observed::SnapshotInstalled { index, term, state }) => {
                 let now = Applied { term, entry: None, state, node };
@@ -118,6 +124,12 @@ mod tests {
     fn the_same_entry_with_another_effect_is_rejected() {
         let event = Observed::Applied { index: 1, term: 1, entry: 32, state: 5 };
         bench().says(1, event).rejects("state 0000000000000005 is not");
+    }
+
+    #[test]
+    fn applying_something_else_than_the_log_holds_is_rejected() {
+        bench().appends(0, 3, 1).applies(0, 3, 1).accepts();
+        bench().appends(0, 3, 1).applies(0, 3, 2).rejects("its log has one of term 1");
     }
 
     #[test]

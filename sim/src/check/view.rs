@@ -36,9 +36,11 @@ pub struct NodeView {
     pub durable: Option<u64>,
     /// The highest index applied in this life, snapshots included.
     pub applied: Option<u64>,
+    /// The highest index covered by a snapshot that it recovered, built or installed.
+    pub snapshot: Option<u64>,
 }
 
-/// A log: everything up to `purged` is covered by a snapshot, the entries follow without a gap.
+/// A log: entries without a gap. A snapshot covers everything before the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// Index of the first entry, if there is one.
@@ -52,7 +54,7 @@ impl Log {
         (!self.entries.is_empty()).then(|| self.first + self.entries.len() as u64 - 1)
     }
 
-    /// Index of the first entry.
+    /// Index of the first entry; whatever is before it was purged.
     pub fn first(&self) -> Option<u64> {
         (!self.entries.is_empty()).then_some(self.first)
     }
@@ -96,6 +98,11 @@ impl Log {
 }
 
 impl NodeView {
+    /// Whether a snapshot stands for the entry at `index`.
+    pub fn covers(&self, index: u64) -> bool {
+        self.snapshot >= Some(index) || self.log.first().is_some_and(|first| index < first)
+    }
+
     /// Who this is across restarts: its Raft id where known.
     pub fn identity(&self, node: u32) -> (u32, Option<u64>) {
         (node, self.raft_id)
@@ -111,18 +118,23 @@ impl NodeView {
                 self.raft_id = Some(*raft_id);
                 self.term = *term;
                 self.applied = Some(*applied);
+                self.snapshot = (*applied > 0).then_some(*applied);
                 self.log = Log::default();
                 for (index, term, digest) in log {
                     self.log.append(*index, *term, *digest);
                 }
-                self.durable = self.log.last().or(Some(*applied));
+                self.durable = self.log.last().max(Some(*applied));
             }
             Observed::Role { term, .. } | Observed::Vote { term, .. } => self.term = self.term.max(*term),
             Observed::Appended { index, term, digest } => {
                 self.log.append(*index, *term, *digest);
                 self.durable = self.durable.min(index.checked_sub(1));
             }
-            Observed::Durable { index } => self.durable = self.durable.max(Some(*index)),
+            Observed::Durable { index } => {
+                // A sync that was under way while the log was cut reports entries that are gone.
+                let kept = self.log.last().max(self.snapshot);
+                self.durable = self.durable.max(kept.map(|kept| kept.min(*index)));
+            }
             Observed::Truncated { index } => {
                 self.log.truncate_after(Some(*index));
                 self.durable = self.durable.min(Some(*index));
@@ -131,10 +143,10 @@ impl NodeView {
             Observed::Applied { index, .. } => self.applied = self.applied.max(Some(*index)),
             Observed::SnapshotInstalled { index, .. } => {
                 self.applied = self.applied.max(Some(*index));
-                self.durable = self.durable.max(Some(*index));
+                self.snapshot = self.snapshot.max(Some(*index));
             }
-            Observed::SnapshotBuilt { .. }
-            | Observed::Membership { .. }
+            Observed::SnapshotBuilt { index, .. } => self.snapshot = self.snapshot.max(Some(*index)),
+            Observed::Membership { .. }
             | Observed::Member { .. }
             | Observed::UserEvent { .. }
             | Observed::Fatal { .. } => {}
@@ -153,6 +165,7 @@ impl View {
             log: Log { first: 0, entries: VecDeque::new() },
             durable: None,
             applied: None,
+            snapshot: None,
         };
         self.nodes.get(&node).unwrap_or(&UNHEARD)
     }
@@ -162,10 +175,10 @@ impl View {
         self.nodes.iter().map(|(node, view)| (*node, view))
     }
 
-    /// The node that last recovered under this Raft id.
+    /// The node that bears this Raft id, if it is still the one it bears.
     pub fn by_raft_id(&self, raft_id: u64) -> Option<(u32, &NodeView)> {
         let node = *self.by_raft_id.get(&raft_id)?;
-        Some((node, self.nodes.get(&node)?))
+        Some((node, self.nodes.get(&node).filter(|view| view.raft_id == Some(raft_id))?))
     }
 
     /// The node that runs, or last ran, under this gossip name.

@@ -1,0 +1,473 @@
+//! Time: one queue of everything that is going to happen, and a clock for each host that may be wrong.
+//!
+//! The [`Pump`] is the heart of the simulated world. Deliveries of the network and sleeps of the
+//! nodes wait in one heap, ordered by true time and then by the order in which they were scheduled.
+//! One task sleeps until the earliest, so the runtime below holds a single timer.
+//!
+//! A host's monotonic clock is a piecewise-linear function of true time: a new rate or a forward jump
+//! starts a new piece. Its wall clock is the monotonic one plus an offset that may change either way.
+//! A sleep names a deadline on the host's monotonic clock; when the clock changes, the pending sleeps
+//! of that host are mapped to true time anew.
+//!
+//! Left out: clocks that tick coarsely, and a monotonic clock that goes back (no kernel lets it).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use driftline::env::{Clock, Instant};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use madsim::time::TimeHandle;
+
+use crate::net::{self, Net};
+use crate::trace::{Event, Trace, WORLD};
+
+/// One life of a host: from its boot to its end. Everything a life was given (files, sockets, timers)
+/// ends with it, whoever still holds it.
+///
+/// This is what keeps the dead dead: the runtime below drops the tasks of a killed node some time
+/// after the kill, and their destructors may well write to a file that a new life has opened.
+#[derive(Debug)]
+pub struct Life {
+    /// The host.
+    pub host: u32,
+    /// The how-manieth life of the host, from 1.
+    pub number: u32,
+    alive: AtomicBool,
+}
+
+impl Life {
+    /// A life that begins now.
+    pub fn new(host: u32, number: u32) -> Arc<Life> {
+        Arc::new(Life { host, number, alive: AtomicBool::new(true) })
+    }
+
+    /// Whether it lasts.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Ends it. The caller also tells the pump, the network and the disk.
+    pub fn end(&self) {
+        self.alive.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The rate of a clock that is right, in millionths.
+pub const TRUE_RATE: u64 = 1_000_000;
+
+/// The fastest and the slowest a simulated clock may run, in millionths. Beyond, rounding would show.
+const RATES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
+
+/// What wall clocks count from: the simulation starts in early 2027.
+const WALL_EPOCH_NS: i128 = 1_800_000_000 * 1_000_000_000;
+
+/// A host's clock: where it stood at some true time, and how fast it has run since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HostClock {
+    since_true: u64,
+    since_own: u64,
+    rate: u64,
+    wall_offset: i128,
+}
+
+impl HostClock {
+    const RIGHT: HostClock = HostClock { since_true: 0, since_own: 0, rate: TRUE_RATE, wall_offset: 0 };
+
+    /// What the monotonic clock shows at `at` true time.
+    fn own(&self, at: u64) -> u64 {
+        let elapsed = u128::from(at.saturating_sub(self.since_true));
+        let own = u128::from(self.since_own) + elapsed * u128::from(self.rate) / u128::from(TRUE_RATE);
+        u64::try_from(own).unwrap_or(u64::MAX)
+    }
+
+    /// The first true time at which the monotonic clock shows `own` or more.
+    fn true_time(&self, own: u64) -> u64 {
+        let ahead = u128::from(own.saturating_sub(self.since_own));
+        let wait = (ahead * u128::from(TRUE_RATE)).div_ceil(u128::from(self.rate));
+        u64::try_from(u128::from(self.since_true) + wait).unwrap_or(u64::MAX)
+    }
+
+    fn wall(&self, at: u64) -> Duration {
+        let ns = (WALL_EPOCH_NS + i128::from(self.own(at)) + self.wall_offset).max(0);
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    at: u64,
+    /// Breaks ties in the order of scheduling.
+    sequence: u64,
+}
+
+enum Due {
+    /// A sleep, if it is still as it was when this was queued.
+    Timer {
+        id: u64,
+        generation: u32,
+    },
+    Network(net::Event),
+}
+
+struct Queued {
+    key: Key,
+    due: Due,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        self.key == other.key
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
+struct Timer {
+    host: u32,
+    life: u32,
+    deadline: u64,
+    generation: u32,
+    waker: Waker,
+}
+
+/// The queue of what is going to happen, and the clocks it is read by.
+pub struct Pump {
+    time: TimeHandle,
+    trace: Arc<Trace>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queue: BinaryHeap<Reverse<Queued>>,
+    sequence: u64,
+    timers: BTreeMap<u64, Timer>,
+    next_timer: u64,
+    clocks: BTreeMap<u32, HostClock>,
+    /// The pump's own task, and the time it is going to wake at by itself.
+    waker: Option<Waker>,
+    armed: u64,
+}
+
+impl Inner {
+    fn clock(&self, host: u32) -> HostClock {
+        self.clocks.get(&host).copied().unwrap_or(HostClock::RIGHT)
+    }
+
+    /// Queues something; gives back whom to wake if the pump sleeps for too long now.
+    fn push(&mut self, at: u64, due: Due) -> Option<Waker> {
+        self.sequence += 1;
+        self.queue.push(Reverse(Queued { key: Key { at, sequence: self.sequence }, due }));
+        if at < self.armed { self.waker.clone() } else { None }
+    }
+
+    fn is_stale(&self, due: &Due) -> bool {
+        match due {
+            Due::Timer { id, generation } => {
+                self.timers.get(id).is_none_or(|timer| timer.generation != *generation)
+            }
+            Due::Network(_) => false,
+        }
+    }
+}
+
+enum Next {
+    Now(Due),
+    At(u64),
+    Nothing,
+}
+
+impl Pump {
+    /// An empty queue. Must be called inside the simulation's runtime, whose time becomes true time.
+    pub fn new(trace: Arc<Trace>) -> Arc<Pump> {
+        Arc::new(Pump { time: TimeHandle::current(), trace, inner: Mutex::default() })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True time, in nanoseconds since the start of the simulation.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What the monotonic clock of `host` shows.
+    pub fn own_time(&self, host: u32) -> u64 {
+        self.locked().clock(host).own(self.now())
+    }
+
+    /// Adds an event of `host` (or [`WORLD`]) to the trace.
+    pub fn record(&self, host: u32, event: Event) {
+        let now = self.now();
+        let own = if host == WORLD { 0 } else { self.locked().clock(host).own(now) };
+        self.trace.record(now, host, own, event);
+    }
+
+    /// Adds an event told in words to the trace.
+    pub fn note(&self, host: u32, verb: &'static str, text: impl Into<String>) {
+        self.record(host, Event::Note { verb, text: text.into() });
+    }
+
+    /// Has the network handle `event` at true time `at`.
+    pub fn schedule(&self, at: u64, event: net::Event) {
+        let waker = self.locked().push(at, Due::Network(event));
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Lets the queue's events happen, for ever. Exactly one task runs this.
+    pub async fn run(self: Arc<Pump>, net: Arc<Net>) {
+        // The times at which the runtime is going to wake this task. An alarm cannot be taken back, so
+        // a new one is set only when none of the old rings in time.
+        let mut alarms: BTreeSet<u64> = BTreeSet::new();
+        poll_fn(move |cx| {
+            loop {
+                match self.next(cx) {
+                    Next::Now(due) => self.happen(due, &net),
+                    Next::Nothing => return Poll::Pending,
+                    Next::At(at) => {
+                        let now = self.now();
+                        alarms = alarms.split_off(&now.saturating_add(1));
+                        if alarms.first().is_some_and(|alarm| *alarm <= at) {
+                            return Poll::Pending;
+                        }
+                        let mut sleep = self.time.sleep(Duration::ZERO);
+                        // A fresh sleep lasts a millisecond at least; one that was reset is exact.
+                        let deadline = self.time.now_instant() + Duration::from_nanos(at.saturating_sub(now));
+                        Pin::new(&mut sleep).reset(deadline);
+                        if sleep.poll_unpin(cx).is_pending() {
+                            alarms.insert(at);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes the next event that is due, or says when to look again.
+    fn next(&self, cx: &mut Context<'_>) -> Next {
+        let now = self.now();
+        let inner = &mut *self.locked();
+        loop {
+            let Some(Reverse(first)) = inner.queue.peek() else {
+                inner.armed = u64::MAX;
+                inner.waker = Some(cx.waker().clone());
+                return Next::Nothing;
+            };
+            let stale = inner.is_stale(&first.due);
+            if !stale && first.key.at > now {
+                inner.armed = first.key.at;
+                inner.waker = Some(cx.waker().clone());
+                return Next::At(first.key.at);
+            }
+            let Some(Reverse(first)) = inner.queue.pop() else { continue };
+            if !stale {
+                // While events are being handled, the pump looks at the queue again anyway.
+                inner.armed = 0;
+                return Next::Now(first.due);
+            }
+        }
+    }
+
+    fn happen(&self, due: Due, net: &Net) {
+        match due {
+            Due::Network(event) => net.handle(event),
+            Due::Timer { id, .. } => {
+                let timer = self.locked().timers.remove(&id);
+                if let Some(timer) = timer {
+                    self.record(timer.host, Event::Timer { id });
+                    timer.waker.wake();
+                }
+            }
+        }
+    }
+
+    /// A sleep by the clock of `life`'s host. Never completes once the life is over.
+    pub fn sleep_until(self: &Arc<Pump>, life: Arc<Life>, deadline: Instant) -> Sleep {
+        Sleep { pump: self.clone(), life, deadline, timer: None }
+    }
+
+    /// Forgets the sleeps of a life that is over.
+    pub fn forget(&self, life: &Life) {
+        let mut forgotten = Vec::new();
+        self.locked().timers.retain(|_, timer| {
+            let gone = timer.host == life.host && timer.life == life.number;
+            if gone {
+                forgotten.push(timer.waker.clone());
+            }
+            !gone
+        });
+        // The wakers go after the lock: dropping one may drop a task.
+    }
+
+    /// From now on the monotonic clock of `host` runs at `rate` millionths of true time.
+    pub fn set_rate(&self, host: u32, rate: u64) {
+        let rate = rate.clamp(*RATES.start(), *RATES.end());
+        self.change_clock(host, |clock| clock.rate = rate);
+    }
+
+    /// The monotonic clock of `host` jumps ahead, and the wall clock with it: a virtual machine was
+    /// suspended for so long.
+    pub fn jump(&self, host: u32, by: Duration) {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.change_clock(host, |clock| clock.since_own = clock.since_own.saturating_add(by));
+    }
+
+    /// Moves the wall clock of `host` by `nanos`, either way.
+    pub fn step_wall(&self, host: u32, nanos: i64) {
+        self.change_clock(host, |clock| clock.wall_offset += i128::from(nanos));
+    }
+
+    fn change_clock(&self, host: u32, change: impl FnOnce(&mut HostClock)) {
+        let now = self.now();
+        let waker = {
+            let inner = &mut *self.locked();
+            let old = inner.clock(host);
+            let mut clock = HostClock { since_true: now, since_own: old.own(now), ..old };
+            change(&mut clock);
+            inner.clocks.insert(host, clock);
+            let mut moved = Vec::new();
+            for (id, timer) in &mut inner.timers {
+                if timer.host == host {
+                    timer.generation += 1;
+                    moved.push((
+                        clock.true_time(timer.deadline),
+                        Due::Timer { id: *id, generation: timer.generation },
+                    ));
+                }
+            }
+            moved.into_iter().filter_map(|(at, due)| inner.push(at, due)).last()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A sleep by a host's own clock.
+pub struct Sleep {
+    pump: Arc<Pump>,
+    life: Arc<Life>,
+    deadline: Instant,
+    timer: Option<u64>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.life.is_alive() {
+            return Poll::Pending;
+        }
+        let this = &mut *self;
+        let now = this.pump.now();
+        let wake_pump = {
+            let inner = &mut *this.pump.locked();
+            let clock = inner.clock(this.life.host);
+            if clock.own(now) >= this.deadline.0 {
+                if let Some(id) = this.timer.take() {
+                    inner.timers.remove(&id);
+                }
+                return Poll::Ready(());
+            }
+            match this.timer.and_then(|id| inner.timers.get_mut(&id)) {
+                Some(timer) => {
+                    timer.waker.clone_from(cx.waker());
+                    None
+                }
+                None => {
+                    inner.next_timer += 1;
+                    let id = inner.next_timer;
+                    this.timer = Some(id);
+                    let timer = Timer {
+                        host: this.life.host,
+                        life: this.life.number,
+                        deadline: this.deadline.0,
+                        generation: 0,
+                        waker: cx.waker().clone(),
+                    };
+                    inner.timers.insert(id, timer);
+                    inner.push(clock.true_time(this.deadline.0), Due::Timer { id, generation: 0 })
+                }
+            }
+        };
+        if let Some(waker) = wake_pump {
+            waker.wake();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(id) = self.timer {
+            let timer = self.pump.locked().timers.remove(&id);
+            drop(timer);
+        }
+    }
+}
+
+/// The [`Clock`] of one life of a host.
+pub struct SimClock {
+    pump: Arc<Pump>,
+    life: Arc<Life>,
+}
+
+impl SimClock {
+    /// The clock that `life` reads.
+    pub fn new(pump: Arc<Pump>, life: Arc<Life>) -> SimClock {
+        SimClock { pump, life }
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        Instant(self.pump.own_time(self.life.host))
+    }
+
+    fn wall(&self) -> Duration {
+        let now = self.pump.now();
+        self.pump.locked().clock(self.life.host).wall(now)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.pump.sleep_until(self.life.clone(), deadline).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_maps_to_the_first_true_time_at_which_it_is_reached() {
+        for rate in [571_000, 999_500, 1_000_000, 1_000_500, 1_429_000] {
+            let clock = HostClock { since_true: 1_000, since_own: 77, rate, wall_offset: 0 };
+            for own in [77, 78, 1_000_003, 987_654_321_987] {
+                let at = clock.true_time(own);
+                assert!(clock.own(at) >= own, "rate {rate}: {own} is not reached at {at}");
+                assert!(at == 1_000 || clock.own(at - 1) < own, "rate {rate}: {own} is reached before {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The hosts of the simulated world: each runs one process at a time, in a world of seams of its own.
+//!
+//! A [`Universe`] holds what the hosts share: the queue of events, the network, the trace. A [`Machine`]
+//! is a host: it is booted, stalled, killed and unplugged, and keeps its disk through all of it. Every
+//! boot is a new [`Life`], which runs on a node of its own of the runtime below, so that nothing of an
+//! old life can run in a new one.
+//!
+//! Tasks of all hosts run on one thread, in an order drawn from the seed. A blocking job runs at once
+//! and in one go; its caller waits until the disk would have been done with it.
+//!
+//! Left out: processors. Work takes no time beyond some nanoseconds a step; slowness is injected with
+//! stalls and slow disks.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use driftline::env::{Clock, Env, Executor, Instant, Observed, Observer};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use madsim::runtime::{Handle, NodeHandle};
+
+use crate::clock::{Life, Pump, SimClock};
+use crate::disk::{Crash, DiskModel, SimDisk};
+use crate::net::{Net, SimNetwork};
+use crate::scenario::{DiskSettings, LinkSettings, stream};
+use crate::trace::{Trace, WORLD};
+
+/// A clock that nobody bends: for what waits in true time.
+const TRUE_CLOCK: u32 = WORLD;
+
+/// Somebody who is told what hosts do, as they do it. Must not call back into the world.
+pub trait Witness: Send + Sync {
+    /// A process observed something about itself.
+    fn observed(&self, at_ns: u64, host: u32, event: &Observed);
+    /// A host sent a datagram.
+    fn datagram(&self, at_ns: u64, host: u32);
+}
+
+/// A witness who does not care.
+pub struct NoWitness;
+
+impl Witness for NoWitness {
+    fn observed(&self, _: u64, _: u32, _: &Observed) {}
+    fn datagram(&self, _: u64, _: u32) {}
+}
+
+/// A panic of a node, which must never happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Panic {
+    /// True time.
+    pub at_ns: u64,
+    /// The host.
+    pub host: u32,
+    /// What the panic said.
+    pub message: String,
+}
+
+/// What all hosts share.
+pub struct Universe {
+    /// The queue of events and the clocks.
+    pub pump: Arc<Pump>,
+    /// The network.
+    pub net: Arc<Net>,
+    /// The trace.
+    pub trace: Arc<Trace>,
+    seed: u64,
+    handle: Handle,
+    witness: Arc<dyn Witness>,
+    panics: Mutex<Vec<Panic>>,
+    true_life: Arc<Life>,
+}
+
+impl Universe {
+    /// An empty world, with its pump running. Must be called inside the simulation's runtime.
+    pub fn new(
+        seed: u64,
+        trace: Arc<Trace>,
+        links: LinkSettings,
+        witness: Arc<dyn Witness>,
+    ) -> Arc<Universe> {
+        let pump = Pump::new(trace.clone());
+        let net = Net::new(pump.clone(), seed, links, witness.clone());
+        madsim::task::spawn(pump.clone().run(net.clone()));
+        Arc::new(Universe {
+            pump,
+            net,
+            trace,
+            seed,
+            handle: Handle::current(),
+            witness,
+            panics: Mutex::default(),
+            true_life: Life::new(TRUE_CLOCK, 1),
+        })
+    }
+
+    /// Waits in true time.
+    pub async fn sleep_until(&self, at_ns: u64) {
+        self.pump.sleep_until(self.true_life.clone(), Instant(at_ns)).await;
+    }
+
+    /// Waits in true time.
+    pub async fn sleep(&self, duration: std::time::Duration) {
+        let now = Instant(self.pump.now());
+        self.pump.sleep_until(self.true_life.clone(), now + duration).await;
+    }
+
+    /// The panics so far.
+    pub fn panics(&self) -> Vec<Panic> {
+        self.panics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn panicked(&self, host: u32, payload: &(dyn std::any::Any + Send)) -> String {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned());
+        self.pump.note(host, "panic", &message);
+        let panic = Panic { at_ns: self.pump.now(), host, message: message.clone() };
+        self.panics.lock().unwrap_or_else(PoisonError::into_inner).push(panic);
+        message
+    }
+}
+
+/// Where a host's process is.
+enum Process {
+    /// There is none; the host itself may be up or down.
+    None,
+    Running {
+        life: Arc<Life>,
+        node: NodeHandle,
+        stalled: bool,
+    },
+}
+
+/// A host.
+pub struct Machine {
+    universe: Arc<Universe>,
+    host: u32,
+    /// The disk, which outlives every process.
+    pub disk: Arc<DiskModel>,
+    process: Mutex<Process>,
+    lives: Mutex<u32>,
+    exit: Mutex<BTreeMap<u32, String>>,
+}
+
+impl Machine {
+    /// A new host, not yet booted, with an empty disk.
+    pub fn new(universe: Arc<Universe>, host: u32, disk: DiskSettings) -> Arc<Machine> {
+        let disk = DiskModel::new(universe.pump.clone(), host, universe.seed, disk);
+        Arc::new(Machine {
+            universe,
+            host,
+            disk,
+            process: Mutex::new(Process::None),
+            lives: Mutex::new(0),
+            exit: Mutex::default(),
+        })
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's number.
+    pub fn host(&self) -> u32 {
+        self.host
+    }
+
+    /// Whether a process runs (stalled or not).
+    pub fn is_running(&self) -> bool {
+        matches!(&*self.process(), Process::Running { .. })
+    }
+
+    /// Whether a process runs but gets no processor.
+    pub fn is_stalled(&self) -> bool {
+        matches!(&*self.process(), Process::Running { stalled: true, .. })
+    }
+
+    /// What the last process said when it ended by itself, if that is how it ended.
+    pub fn last_exit(&self) -> Option<String> {
+        let exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        exit.last_key_value().map(|(_, text)| text.clone())
+    }
+
+    /// Starts a process at `ip`: `main` gets its world, and its end is the process's end. What runs
+    /// now is killed first.
+    pub fn boot<F>(self: &Arc<Machine>, ip: IpAddr, main: impl FnOnce(Env) -> F)
+    where
+        F: Future<Output = String> + Send + 'static,
+    {
+        self.kill();
+        let number = {
+            let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+            *lives += 1;
+            *lives
+        };
+        let universe = &self.universe;
+        let life = Life::new(self.host, number);
+        let node = universe.handle.create_node().name(format!("n{}.{number}", self.host)).build();
+        universe.net.host_up(self.host, ip);
+        universe.pump.note(self.host, "boot", format!("life {number} at {ip}"));
+        let env = Env::new(
+            Arc::new(SimClock::new(universe.pump.clone(), life.clone())) as Arc<dyn Clock>,
+            Arc::new(SimNetwork::new(universe.net.clone(), life.clone())),
+            Arc::new(SimDisk::new(self.disk.clone(), life.clone())),
+            Arc::new(SimExecutor {
+                universe: universe.clone(),
+                life: life.clone(),
+                node: node.clone(),
+                disk: self.disk.clone(),
+            }),
+            Arc::new(SimObserver { universe: universe.clone(), life: life.clone() }),
+            rand::Rng::next_u64(&mut stream(universe.seed, &format!("node {} life {number}", self.host))),
+        );
+        *self.process() = Process::Running { life: life.clone(), node, stalled: false };
+        let machine = self.clone();
+        let run = env.scope(main(env.clone()));
+        env.spawn(async move {
+            let text = match AssertUnwindSafe(run).catch_unwind().await {
+                Ok(text) => text,
+                Err(payload) => machine.universe.panicked(machine.host, &*payload),
+            };
+            if life.is_alive() {
+                machine.universe.pump.note(machine.host, "exit", &text);
+                machine.exit.lock().unwrap_or_else(PoisonError::into_inner).insert(life.number, text);
+                machine.end(Crash::Kill);
+            }
+        });
+    }
+
+    /// The process gets no processor until [`Machine::resume`]; its kernel goes on receiving for it.
+    pub fn stall(&self) {
+        if let Process::Running { node, stalled, .. } = &mut *self.process() {
+            *stalled = true;
+            self.universe.handle.pause(node.id());
+        }
+    }
+
+    /// Ends a stall.
+    pub fn resume(&self) {
+        if let Process::Running { node, stalled, .. } = &mut *self.process() {
+            *stalled = false;
+            self.universe.handle.resume(node.id());
+        }
+    }
+
+    /// The process dies at once; its host's kernel closes what it held.
+    pub fn kill(&self) {
+        self.end(Crash::Kill);
+    }
+
+    /// The host loses power: nothing more is sent, and what was not synced may be gone.
+    pub fn power_loss(&self) {
+        self.end(Crash::PowerLoss);
+    }
+
+    fn end(&self, crash: Crash) {
+        let process = std::mem::replace(&mut *self.process(), Process::None);
+        if let Process::Running { life, node, .. } = &process {
+            life.end();
+            // A stalled node is resumed first: killing it would drop its tasks under the runtime's lock.
+            self.universe.handle.resume(node.id());
+            self.universe.handle.kill(node.id());
+            self.universe.pump.forget(life);
+            if crash == Crash::Kill {
+                self.universe.net.process_died(life);
+                self.disk.crash(crash);
+            }
+        }
+        if crash == Crash::PowerLoss {
+            self.universe.net.power_lost(self.host);
+            self.disk.crash(crash);
+        }
+    }
+}
+
+/// The [`Executor`] of one life of a host.
+struct SimExecutor {
+    universe: Arc<Universe>,
+    life: Arc<Life>,
+    node: NodeHandle,
+    disk: Arc<DiskModel>,
+}
+
+impl Executor for SimExecutor {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        if !self.life.is_alive() {
+            return;
+        }
+        let (universe, host) = (self.universe.clone(), self.life.host);
+        self.node.spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| {
+            if let Err(payload) = result {
+                universe.panicked(host, &*payload);
+            }
+        }));
+    }
+
+    fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        if !self.life.is_alive() {
+            return std::future::pending().boxed();
+        }
+        self.disk.begin_job();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(job));
+        let done = self.disk.end_job();
+        if let Err(payload) = result {
+            self.universe.panicked(self.life.host, &*payload);
+        }
+        let universe = self.universe.clone();
+        let life = self.life.clone();
+        async move {
+            universe.sleep_until(done).await;
+            if !life.is_alive() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Passes on what a life observes, as long as it lasts.
+struct SimObserver {
+    universe: Arc<Universe>,
+    life: Arc<Life>,
+}
+
+impl Observer for SimObserver {
+    fn observe(&self, event: Observed) {
+        if self.life.is_alive() {
+            self.universe.pump.note(self.life.host, "observed", format!("{event:?}"));
+            self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
+        }
+    }
+}

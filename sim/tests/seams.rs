@@ -1,0 +1,629 @@
+//! The promises of the simulated seams, each as a story.
+#![cfg(madsim)]
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use driftline::env::Env;
+use sim::executor::{Machine, NoWitness, Universe};
+use sim::fault::{Effect, Hosts, Rule};
+use sim::scenario::{DiskSettings, LinkSettings};
+use sim::trace::Trace;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const MS: u64 = 1_000_000;
+
+/// Runs a story in a world of its own; gives back the trace's hash and count.
+fn story<F: Future<Output = ()>>(seed: u64, tell: impl FnOnce(Arc<Universe>) -> F) -> (u64, u64) {
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+    runtime.block_on(async {
+        let trace = Arc::new(Trace::new(None));
+        let links = LinkSettings { latency_min_us: 1_000, latency_max_us: 2_000, tail_per_mille: 0 };
+        let universe = Universe::new(seed, trace.clone(), links, Arc::new(NoWitness));
+        tell(universe.clone()).await;
+        assert_eq!(universe.panics(), []);
+        (trace.hash(), trace.count())
+    })
+}
+
+fn ip(host: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, host as u8 + 1))
+}
+
+fn at(host: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(host), port)
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+fn machine(universe: &Arc<Universe>, host: u32) -> Arc<Machine> {
+    Machine::new(universe.clone(), host, DiskSettings { sync_min_us: 1_000, sync_max_us: 2_000 })
+}
+
+/// A log that processes write to and the story reads.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, line: impl Into<String>) {
+        self.0.lock().unwrap().push(line.into());
+    }
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+/// Boots a process that runs `main` and then stays.
+fn boot<F>(machine: &Arc<Machine>, main: impl FnOnce(Env) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    machine.boot(ip(machine.host()), |env| {
+        let main = main(env);
+        async move {
+            main.await;
+            std::future::pending().await
+        }
+    });
+}
+
+fn block(universe: &Universe, from: u32, to: u32) -> u64 {
+    universe.net.add_rule(Rule { from: Hosts::only([from]), to: Hosts::only([to]), effect: Effect::Block })
+}
+
+/// A process that writes down every datagram it gets on port 7.
+fn datagram_sink(machine: &Arc<Machine>, log: &Log) {
+    let log = log.clone();
+    boot(machine, |env| async move {
+        let socket = env.network().bind(any(7)).await.unwrap();
+        loop {
+            let (payload, from) = socket.recv_from().await.unwrap();
+            log.add(format!("{} from {from}", String::from_utf8(payload).unwrap()));
+        }
+    });
+}
+
+/// A process that sends `count` numbered datagrams to host 0.
+fn datagram_source(machine: &Arc<Machine>, count: u32) {
+    boot(machine, move |env| async move {
+        let socket = env.network().bind(any(9)).await.unwrap();
+        for number in 0..count {
+            socket.send_to(format!("{number}").as_bytes(), at(0, 7)).await.unwrap();
+            env.sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn datagrams_arrive_with_their_sender_after_the_latency_of_the_link() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        datagram_sink(&sink, &log);
+        datagram_source(&source, 1);
+        universe.sleep(Duration::from_micros(900)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_millis(2)).await;
+        assert_eq!(log.take(), ["0 from 10.0.0.2:9"]);
+    });
+}
+
+#[test]
+fn datagrams_are_lost_in_a_partition_and_pass_after_it() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        datagram_sink(&sink, &log);
+        let rule = block(&universe, 1, 0);
+        datagram_source(&source, 20);
+        universe.sleep(Duration::from_millis(95)).await;
+        assert!(log.take().is_empty());
+        universe.net.remove_rule(rule);
+        universe.sleep(Duration::from_millis(500)).await;
+        assert_eq!(log.take().len(), 10);
+    });
+}
+
+#[test]
+fn loss_delay_and_copies_do_what_they_say() {
+    story(3, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        datagram_sink(&sink, &log);
+        let both = |effect| Rule { from: Hosts::All, to: Hosts::All, effect };
+        let loss = universe.net.add_rule(both(Effect::Lose(0.5)));
+        datagram_source(&source, 200);
+        universe.sleep(Duration::from_secs(5)).await;
+        let got = log.take().len();
+        assert!((70..130).contains(&got), "{got} of 200 arrived at one half lost");
+        universe.net.remove_rule(loss);
+
+        let copies = universe.net.add_rule(both(Effect::Duplicate(1.0)));
+        datagram_source(&source, 10);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take().len(), 20);
+        universe.net.remove_rule(copies);
+
+        let reorder = Effect::Reorder { probability: 0.5, max_ns: 100 * MS };
+        universe.net.add_rule(both(reorder));
+        datagram_source(&source, 100);
+        universe.sleep(Duration::from_secs(3)).await;
+        let got = log.take();
+        let number = |line: &String| line.split(' ').next().unwrap().parse::<u32>().unwrap();
+        assert_eq!(got.len(), 100);
+        assert!(!got.iter().map(number).is_sorted(), "some overtook others");
+    });
+}
+
+/// A process that accepts streams on port 80 and writes down what each brings, until its end.
+fn stream_sink(machine: &Arc<Machine>, log: &Log) {
+    let log = log.clone();
+    boot(machine, |env| async move {
+        let listener = env.network().listen(any(80)).await.unwrap();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (log, env2) = (log.clone(), env.clone());
+            env.spawn(async move {
+                let mut buffer = [0; 1000];
+                loop {
+                    match stream.read(&mut buffer).await {
+                        Ok(0) => return log.add("end"),
+                        Ok(n) => log.add(String::from_utf8_lossy(&buffer[..n])),
+                        Err(error) => {
+                            return log.add(format!("{:?} at {}", error.kind(), env2.now().0 / (1000 * MS)));
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A process that connects to host 0 and writes the numbers, one every 50 ms, then ends the stream.
+fn stream_source(machine: &Arc<Machine>, log: &Log, count: u32) {
+    let log = log.clone();
+    boot(machine, move |env| async move {
+        let mut stream = match env.network().connect(at(0, 80)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let seconds = env.now().0 / (1_000 * MS);
+                return log.add(format!("connect: {:?} after {seconds} s", error.kind()));
+            }
+        };
+        log.add("connected");
+        for number in 0..count {
+            if let Err(error) = stream.write_all(format!("{number} ").as_bytes()).await {
+                return log.add(format!("write: {:?}", error.kind()));
+            }
+            env.sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+#[test]
+fn streams_keep_order_and_end() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        let reorder = Effect::Reorder { probability: 0.5, max_ns: 300 * MS };
+        universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::All, effect: reorder });
+        universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::All, effect: Effect::Lose(0.2) });
+        stream_source(&source, &log, 50);
+        universe.sleep(Duration::from_secs(60)).await;
+        let text = log.take().join("");
+        let numbers: String = (0..50).map(|number| format!("{number} ")).collect();
+        assert_eq!(text, format!("connected{numbers}end"));
+        assert_eq!(universe.net.connections(), 0, "both ends are forgotten");
+    });
+}
+
+#[test]
+fn a_stream_holds_its_bytes_during_a_partition_and_delivers_them_after_it() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 10);
+        universe.sleep(Duration::from_millis(20)).await;
+        let rule = block(&universe, 1, 0);
+        universe.sleep(Duration::from_secs(10)).await;
+        assert_eq!(log.take().join(""), "connected0 ");
+        universe.net.remove_rule(rule);
+        universe.sleep(Duration::from_secs(6)).await;
+        assert_eq!(log.take().join(""), "1 2 3 4 5 6 7 8 9 end");
+    });
+}
+
+#[test]
+fn a_stream_that_is_blocked_for_long_breaks_on_the_side_that_writes() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        block(&universe, 1, 0);
+        universe.sleep(Duration::from_secs(50)).await;
+        assert_eq!(log.take(), ["connected", "0 ", "write: TimedOut"]);
+    });
+}
+
+#[test]
+fn connecting_is_refused_without_a_listener_and_hangs_without_a_host() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        boot(&sink, |_| async {});
+        stream_source(&source, &log, 1);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take(), ["connect: ConnectionRefused after 0 s"]);
+        sink.power_loss();
+        let start = universe.pump.now() / (1_000 * MS);
+        stream_source(&source, &log, 1);
+        universe.sleep(Duration::from_secs(19)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_secs(3)).await;
+        assert_eq!(log.take(), [format!("connect: TimedOut after {} s", start + 20)]);
+    });
+}
+
+#[test]
+fn a_killed_process_has_its_streams_closed_and_a_host_without_power_says_nothing() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        source.kill();
+        universe.sleep(Duration::from_millis(20)).await;
+        assert_eq!(log.take(), ["connected", "0 ", "end"]);
+
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        source.power_loss();
+        universe.sleep(Duration::from_secs(100)).await;
+        assert_eq!(log.take(), ["connected", "0 "]);
+    });
+}
+
+#[test]
+fn what_speaks_to_a_stream_of_before_a_reboot_is_reset() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        sink.power_loss();
+        universe.sleep(Duration::from_secs(5)).await;
+        assert_eq!(log.take(), ["connected", "0 "]);
+        boot(&sink, |_| async {});
+        universe.sleep(Duration::from_secs(6)).await;
+        assert_eq!(log.take(), ["write: ConnectionReset"]);
+    });
+}
+
+#[test]
+fn a_writer_waits_for_a_reader_that_does_not_read() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        boot(&sink, |env| async move {
+            let listener = env.network().listen(any(80)).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            env.sleep(Duration::from_secs(5)).await;
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all.len(), 1_000_000);
+        });
+        let log2 = log.clone();
+        boot(&source, |env| async move {
+            let mut stream = env.network().connect(at(0, 80)).await.unwrap();
+            for piece in 0..10 {
+                stream.write_all(&[piece; 100_000]).await.unwrap();
+                log2.add(format!("{piece}"));
+            }
+        });
+        universe.sleep(Duration::from_secs(4)).await;
+        assert_eq!(log.take().len(), 2, "262,144 bytes are two whole pieces");
+        universe.sleep(Duration::from_secs(4)).await;
+        assert_eq!(log.take().len(), 8);
+    });
+}
+
+#[test]
+fn sleeps_follow_the_clock_of_their_host() {
+    story(1, |universe| async move {
+        let (log, slow, fast) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        universe.pump.set_rate(0, 500_000);
+        universe.pump.set_rate(1, 2_000_000);
+        for machine in [&slow, &fast] {
+            let (log, host) = (log.clone(), machine.host());
+            boot(machine, move |env| async move {
+                env.sleep(Duration::from_secs(10)).await;
+                log.add(format!("n{host}"));
+            });
+        }
+        universe.sleep(Duration::from_millis(4_900)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_millis(200)).await;
+        assert_eq!(log.take(), ["n1"]);
+        universe.sleep(Duration::from_millis(14_800)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_millis(200)).await;
+        assert_eq!(log.take(), ["n0"]);
+    });
+}
+
+#[test]
+fn a_clock_that_changes_takes_its_pending_sleeps_along() {
+    story(1, |universe| async move {
+        let (log, host) = (Log::default(), machine(&universe, 0));
+        let sleeper = |seconds: u64| {
+            let log = log.clone();
+            move |env: Env| async move {
+                let (from, wall) = (env.now(), env.wall());
+                env.sleep(Duration::from_secs(seconds)).await;
+                let wall = env.wall().as_secs() - wall.as_secs();
+                log.add(format!("slept {} s, {wall} s on the wall", env.now().since(from).as_secs()));
+            }
+        };
+        boot(&host, sleeper(10));
+        universe.sleep(Duration::from_secs(5)).await;
+        universe.pump.set_rate(0, 2_000_000);
+        universe.sleep(Duration::from_millis(2_400)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_millis(200)).await;
+        assert_eq!(log.take(), ["slept 10 s, 10 s on the wall"]);
+
+        universe.pump.set_rate(0, 1_000_000);
+        boot(&host, sleeper(10));
+        universe.sleep(Duration::from_secs(1)).await;
+        universe.pump.jump(0, Duration::from_secs(60));
+        universe.sleep(Duration::from_millis(1)).await;
+        assert_eq!(log.take(), ["slept 61 s, 61 s on the wall"]);
+
+        boot(&host, sleeper(10));
+        universe.pump.step_wall(0, 100_000_000_000);
+        universe.sleep(Duration::from_secs(9)).await;
+        assert!(log.take().is_empty(), "the wall clock moves no sleep");
+        universe.sleep(Duration::from_secs(2)).await;
+        assert_eq!(log.take(), ["slept 10 s, 10 s on the wall"]);
+    });
+}
+
+#[test]
+fn a_stalled_process_misses_nothing_but_time() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        datagram_sink(&sink, &log);
+        universe.sleep(Duration::from_millis(1)).await;
+        sink.stall();
+        datagram_source(&source, 10);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert!(log.take().is_empty());
+        sink.resume();
+        universe.sleep(Duration::from_millis(1)).await;
+        assert_eq!(log.take().len(), 10);
+    });
+}
+
+/// Runs a job on the disk of a host and waits for it.
+async fn on_disk(
+    universe: &Universe,
+    host: &Arc<Machine>,
+    job: impl FnOnce(&dyn driftline::env::Disk) + Send + 'static,
+) {
+    boot(host, |env| async move {
+        let disk = env.disk();
+        env.blocking(move || job(&*disk)).await.unwrap();
+    });
+    universe.sleep(Duration::from_secs(1)).await;
+}
+
+fn read(disk: &dyn driftline::env::Disk, len: usize) -> Vec<u8> {
+    let mut buffer = vec![0; len];
+    disk.open("log").unwrap().read_at(0, &mut buffer).unwrap();
+    buffer
+}
+
+#[test]
+fn a_power_loss_spares_what_was_synced_and_tears_the_rest() {
+    let mut mixed = 0;
+    for seed in 0..20 {
+        story(seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, |disk| {
+                let file = disk.open("log").unwrap();
+                disk.sync_dir().unwrap();
+                file.write_at(0, &[1; 8192]).unwrap();
+                file.sync().unwrap();
+                file.write_at(0, &[2; 4096]).unwrap();
+            })
+            .await;
+            host.power_loss();
+            on_disk(&universe, &host, |disk| {
+                let bytes = read(disk, 8192);
+                assert!(bytes[4096..].iter().all(|byte| *byte == 1), "synced bytes are kept");
+                assert!(bytes[..4096].iter().all(|byte| *byte == 1 || *byte == 2));
+            })
+            .await;
+        });
+    }
+    for seed in 0..20 {
+        let result = Arc::new(Mutex::new(Vec::new()));
+        let result2 = result.clone();
+        story(seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, |disk| {
+                let file = disk.open("log").unwrap();
+                disk.sync_dir().unwrap();
+                file.set_len(4096).unwrap();
+                file.sync().unwrap();
+                file.write_at(0, &[2; 4096]).unwrap();
+            })
+            .await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| *result2.lock().unwrap() = read(disk, 4096)).await;
+        });
+        let bytes = result.lock().unwrap();
+        mixed += usize::from(bytes.contains(&0) && bytes.contains(&2));
+    }
+    assert!(mixed >= 5, "only {mixed} of 20 losses tore the write");
+}
+
+#[test]
+fn a_kill_keeps_what_was_written_but_not_what_the_job_had_yet_to_do() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().write_at(0, &[1; 100]).unwrap()).await;
+        host.kill();
+        on_disk(&universe, &host, |disk| assert_eq!(read(disk, 100), [1; 100])).await;
+        // The sync takes a millisecond at least; the process dies during it.
+        boot(&host, |env| async move {
+            let disk = env.disk();
+            let job = env.blocking(move || {
+                let file = disk.open("log").unwrap();
+                file.write_at(0, &[2; 100]).unwrap();
+                file.sync().unwrap();
+                file.write_at(0, &[3; 100]).unwrap();
+            });
+            job.await.unwrap();
+            panic!("the job ends after the process");
+        });
+        universe.sleep(Duration::from_micros(500)).await;
+        host.kill();
+        on_disk(&universe, &host, |disk| assert_eq!(read(disk, 100), [2; 100])).await;
+    });
+}
+
+#[test]
+fn a_sync_under_way_at_a_power_loss_has_promised_nothing() {
+    let survived = (0..20).filter(|seed| {
+        let result = Arc::new(Mutex::new(false));
+        let result2 = result.clone();
+        story(*seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, |disk| {
+                let file = disk.open("log").unwrap();
+                disk.sync_dir().unwrap();
+                file.set_len(100).unwrap();
+                file.sync().unwrap();
+            })
+            .await;
+            boot(&host, |env| async move {
+                let disk = env.disk();
+                let job = move || {
+                    let file = disk.open("log").unwrap();
+                    file.write_at(0, &[2; 100]).unwrap();
+                    file.sync().unwrap();
+                };
+                env.blocking(job).await.unwrap();
+            });
+            universe.sleep(Duration::from_micros(500)).await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| *result2.lock().unwrap() = read(disk, 100)[0] == 2).await;
+        });
+        let survived = *result.lock().unwrap();
+        survived
+    });
+    let survived = survived.count();
+    assert!((1..20).contains(&survived), "{survived} of 20 unfinished syncs survived");
+}
+
+#[test]
+fn a_failed_sync_drops_what_was_written_and_the_next_one_lies() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            file.write_at(0, &[1; 100]).unwrap();
+            file.sync().unwrap();
+        })
+        .await;
+        host.disk.fail_syncs(1);
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            file.write_at(0, &[2; 100]).unwrap();
+            assert!(file.sync().is_err());
+            assert_eq!(read(disk, 100), [1; 100]);
+            file.sync().unwrap();
+        })
+        .await;
+        assert_eq!(host.disk.counters().failed_syncs, 1);
+    });
+}
+
+#[test]
+fn a_name_that_was_not_synced_may_vanish_in_a_power_loss() {
+    let lost = (0..20).filter(|seed| {
+        let result = Arc::new(Mutex::new(false));
+        let result2 = result.clone();
+        story(*seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, |disk| {
+                disk.open("kept").unwrap();
+                disk.sync_dir().unwrap();
+                disk.open("log").unwrap().sync().unwrap();
+            })
+            .await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| {
+                assert!(disk.exists("kept").unwrap());
+                *result2.lock().unwrap() = !disk.exists("log").unwrap();
+            })
+            .await;
+        });
+        let lost = *result.lock().unwrap();
+        lost
+    });
+    let lost = lost.count();
+    assert!((1..20).contains(&lost), "{lost} of 20 names were lost");
+}
+
+#[test]
+fn what_an_old_life_still_holds_is_dead() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        let held = Arc::new(Mutex::new(None));
+        let held2 = held.clone();
+        boot(&host, |env| async move {
+            let lock = env.disk().lock().unwrap();
+            assert_eq!(env.disk().lock().err().unwrap().kind(), io::ErrorKind::WouldBlock);
+            let socket = env.network().bind(any(7)).await.unwrap();
+            *held2.lock().unwrap() = Some((env.disk().open("log").unwrap(), socket, lock, env));
+        });
+        universe.sleep(Duration::from_millis(10)).await;
+        host.kill();
+        let log = Log::default();
+        datagram_sink(&host, &log);
+        universe.sleep(Duration::from_millis(10)).await;
+        let (file, socket, lock, env) = held.lock().unwrap().take().unwrap();
+        assert!(file.write_at(0, b"late").is_err());
+        assert!(file.sync().is_err());
+        assert!(socket.send_to(b"late", at(0, 7)).await.is_err());
+        assert!(env.network().connect(at(0, 7)).await.is_err());
+        assert!(env.disk().open("log").is_err());
+        on_disk(&universe, &host, |disk| assert!(disk.lock().is_ok())).await;
+        drop((file, socket, lock));
+        assert_eq!(host.disk.counters().writes, 0);
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let run = |seed| {
+        story(seed, |universe| async move {
+            let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+            universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::All, effect: Effect::Lose(0.2) });
+            stream_sink(&sink, &log);
+            stream_source(&source, &log, 50);
+            universe.sleep(Duration::from_secs(3)).await;
+            sink.power_loss();
+            universe.sleep(Duration::from_secs(3)).await;
+            stream_sink(&sink, &log);
+            universe.sleep(Duration::from_secs(20)).await;
+        })
+    };
+    let (hash, count) = run(7);
+    assert!(count > 100);
+    assert_eq!(run(7), (hash, count));
+    assert_ne!(run(8).0, hash);
+}
