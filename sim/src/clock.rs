@@ -65,6 +65,10 @@ pub const TRUE_RATE: u64 = 1_000_000;
 /// The fastest and the slowest a simulated clock may run, in millionths. Beyond, rounding would show.
 const RATES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
+/// So many sleeps at one moment are a task that loops without ever waiting: no time passes for it, so
+/// without this limit the run would never end.
+const SPINNING: u32 = 100_000;
+
 /// What wall clocks count from: the simulation starts in early 2027.
 const WALL_EPOCH_NS: i128 = 1_800_000_000 * 1_000_000_000;
 
@@ -159,6 +163,8 @@ struct Inner {
     sequence: u64,
     timers: BTreeMap<u64, Timer>,
     next_timer: u64,
+    /// How many sleeps began at the present moment, to the nanosecond.
+    at_once: (u64, u32),
     clocks: BTreeMap<u32, HostClock>,
     /// The pump's own task, and the time it is going to wake at by itself.
     waker: Option<Waker>,
@@ -396,6 +402,13 @@ impl Future for Sleep {
                     None
                 }
                 None => {
+                    inner.at_once =
+                        if inner.at_once.0 == now { (now, inner.at_once.1 + 1) } else { (now, 1) };
+                    assert!(
+                        inner.at_once.1 < SPINNING,
+                        "a task of n{} spins: {SPINNING} sleeps began while no time passed",
+                        this.life.host
+                    );
                     inner.next_timer += 1;
                     let id = inner.next_timer;
                     this.timer = Some(id);

@@ -226,8 +226,8 @@ struct State {
     down_until: BTreeMap<u32, u64>,
     /// Stalls in force.
     stalls: BTreeMap<u32, u32>,
-    /// Nodes whose disk has failed in their present life: they may stop.
-    disk_failed: BTreeSet<u32>,
+    /// How many syncs had failed on each node when its present life began: one more, and it may stop.
+    failed_syncs: BTreeMap<u32, u64>,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
     crashes: Vec<Violation>,
@@ -351,7 +351,7 @@ impl World {
     fn boot(self: &Arc<World>, node: u32) {
         let Some(machine) = self.machine(node) else { return };
         self.watch.seen().insert(node, Seen::default());
-        self.state().disk_failed.remove(&node);
+        self.state().failed_syncs.insert(node, machine.disk.counters().failed_syncs);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
         self.clients.moved(node, node_ip(node));
@@ -370,9 +370,11 @@ impl World {
         let stop = if error.is_none() { Stop::Graceful } else { Stop::Kill };
         self.watch.tell(self.now(), node, check::Event::Stopped(stop));
         let said = error.clone().unwrap_or_else(|| "it left".to_owned());
+        let failed_syncs = self.machine(node).map(|machine| machine.disk.counters().failed_syncs);
         let mut state = self.state();
+        let disk_failed = failed_syncs > state.failed_syncs.get(&node).copied();
         if let Some(error) = error
-            && !state.disk_failed.contains(&node)
+            && !disk_failed
         {
             let detail = format!("the node stopped although its disk was well: {error}");
             let at_ns = self.now();
@@ -569,7 +571,8 @@ impl World {
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
                 match of(node).members.get(&node_name(*other)) {
-                    Some(MemberChange::Joined | MemberChange::Updated) => {}
+                    // A suspicion is a question, not a verdict.
+                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
                     other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
                 }
             }
@@ -695,7 +698,6 @@ impl World {
                 let node = self.target(*target);
                 if let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) {
                     self.begins(&fault, &format!("{syncs} on n{node}"));
-                    self.state().disk_failed.insert(node);
                     machine.disk.fail_syncs(*syncs);
                 }
             }

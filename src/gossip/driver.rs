@@ -11,7 +11,7 @@
 //! arrived meanwhile wait in the socket and are read before any timer fires. A node that is always that late
 //! judges nobody; the others judge it.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use super::broadcast::TransmitLimitedQueue;
 use super::delegate::{Delegate, EventDelegate, META_LIMIT};
 use super::identity::{Identity, MAX_GENERATION};
-use super::members::{Change, Member, Status, Table, Up};
+use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
 use super::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record};
 use super::timing::Timing;
 use super::wire::{self, DatagramBuilder, Garbage, Intent, MESSAGE_OVERHEAD, Part, Profile, Sender};
@@ -47,13 +47,21 @@ const RECEIVE_FAILURES: u32 = 100;
 const KNOCKS: usize = 16;
 /// How slow a node can believe itself to be, at most; memberlist's awareness, with less of it.
 const MAX_SLOWNESS: u32 = 4;
-/// How many lives at abandoned addresses are remembered.
-const MAX_ABANDONED: usize = 4_096;
+/// How many dead lives beyond those in the table are remembered.
+const MAX_STRAYS: usize = 4_096;
+/// How many addresses foca may know. At that many, only known members may add any: somebody invents them.
+const MAX_ADDRESSES: usize = 2 * TABLE_LIMIT;
 /// How long no stream is accepted after accepting failed: the cause, such as too many open files, takes time
 /// to pass, and the loop has other things to do.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many quick rounds follow when there is something new.
+const QUICK_ROUNDS: u32 = 2;
 /// How many confirmations make a suspicion as short as it gets.
 const CONFIRMATIONS: usize = 3;
+/// How many members are asked for a confirmation: a few more, because datagrams get lost.
+const JURORS: usize = 5;
+/// How many cases a juror takes at once. It does not answer to more; the accuser waits longer then.
+const MAX_CASES: usize = 1_024;
 
 /// Everything that can wake the loop.
 enum Wake {
@@ -93,7 +101,11 @@ enum Alarm {
     Foca(Timer<Identity>),
     /// Look whether this node's suspicion has lasted long enough.
     Suspicion(u64),
+    /// A juror's time is up: see [`Driver::judge`].
+    Verdict(Box<Case>),
     Gossip,
+    /// The same once more, soon: there is something new.
+    Quick,
     PushPull,
     Reconnect,
     Reap,
@@ -109,7 +121,7 @@ enum Alarm {
 
 impl Alarm {
     fn is_detector(&self) -> bool {
-        matches!(self, Alarm::Foca(_) | Alarm::Suspicion(_))
+        matches!(self, Alarm::Foca(_) | Alarm::Suspicion(_) | Alarm::Verdict(_))
     }
 }
 
@@ -182,6 +194,14 @@ struct Claim {
     own: Option<(Instant, Timer<Identity>)>,
 }
 
+/// Another member asked this node to see for itself whether a third is alive.
+struct Case {
+    suspect: Identity,
+    incarnation: u16,
+    accuser: SocketAddr,
+    asked: Instant,
+}
+
 /// How far this node's departure is.
 enum Phase {
     Member,
@@ -243,18 +263,23 @@ pub(super) struct Driver {
     rng: Rng,
     foca: Foca<Identity, PostcardCodec, Rng, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<Identity>,
-    /// Lives at addresses that their nodes gave up, and since when. Foca finds out by itself that nobody
-    /// lives there; it is made to forget them later.
-    abandoned: VecDeque<(Instant, Identity)>,
+    /// Lives that foca knows to be over and the table does not list, and since when: earlier addresses of
+    /// nodes, or rumours about nodes that we never met.
+    strays: BTreeMap<Identity, Instant>,
     table: Table,
     claims: BTreeMap<u64, Claim>,
+    /// How many verdicts this node owes as a juror.
+    cases: usize,
     queue: TransmitLimitedQueue,
     alarms: Alarms,
     gossip_armed: bool,
     /// Whether the program may have messages to send.
     delegate_pending: bool,
-    /// Whether something was queued that nobody has heard yet.
+    /// Whether there is something to send that was not there before.
     fresh: bool,
+    /// How many more quick rounds that is worth.
+    quick_rounds: u32,
+    quick_armed: bool,
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     /// Foca's packets that have yet to become datagrams.
     swim: Vec<(SocketAddr, Bytes)>,
@@ -324,14 +349,17 @@ impl Driver {
             changed: delegate.changed(),
             foca,
             runtime: AccumulatingRuntime::new(),
-            abandoned: VecDeque::new(),
+            strays: BTreeMap::new(),
             table: Table::default(),
             claims: BTreeMap::new(),
+            cases: 0,
             queue: TransmitLimitedQueue::default(),
             alarms,
             gossip_armed: false,
             delegate_pending: true,
             fresh: false,
+            quick_rounds: 0,
+            quick_armed: false,
             outbox: Vec::new(),
             swim: Vec::new(),
             exchanges: BTreeMap::new(),
@@ -402,8 +430,7 @@ impl Driver {
             }
             self.settle(now);
             if std::mem::take(&mut self.fresh) {
-                // What is new is passed on at once: a rumour need not wait for a tick in every hop.
-                self.spread();
+                self.hurry(now);
             }
             self.arm_gossip(now);
             self.publish();
@@ -439,7 +466,7 @@ impl Driver {
             () = changed => Wake::Changed,
             () = sleep => Wake::Timer,
         };
-        self.burst = if matches!(wake, Wake::Timer) { 0 } else { self.burst + 1 };
+        self.burst = if matches!(wake, Wake::Timer) { 0 } else { self.burst.saturating_add(1) };
         wake
     }
 
@@ -688,7 +715,11 @@ impl Driver {
         let claim = |state| foca::Member::new(id, record.incarnation, state);
         match (record.live, known) {
             (true, None) => self.apply(claim(State::Alive), true),
-            (true, Some((known, live))) if id.generation > known.generation || (id == known && live) => {
+            (true, Some((known, live)))
+                if id.generation > known.generation
+                    // Mutant G01: somebody who missed the death of this life resurrects it.
+                    || (id == known && (live || mutant::is("G01"))) =>
+            {
                 self.apply(claim(State::Alive), true);
             }
             (true, Some((known, false))) if id == known => self.tell_stale(id.node_id, id.addr),
@@ -770,12 +801,18 @@ impl Driver {
             self.counters.malformed += 1;
             return;
         }
+        let crowded = self.foca.iter_membership_state().len() >= MAX_ADDRESSES;
+        if crowded && self.table.get(sender.id.node_id).is_none_or(|entry| entry.id != sender.id) {
+            self.counters.table_full += 1;
+            return;
+        }
         self.greet(sender.id, datagram.swim.is_empty());
         if !datagram.swim.is_empty() {
             let result = self.foca.handle_data(datagram.swim, &mut self.runtime);
             self.foca_result(result);
         }
         self.settle(now);
+        self.table.heard(sender.id, now);
         self.compare_profiles(&sender, now);
         for part in datagram.parts {
             self.on_part(part, &sender, now);
@@ -857,15 +894,17 @@ impl Driver {
                     self.announce_order(id, intent);
                 }
             }
-            Part::Suspicion { suspect, incarnation, from } if suspect.node_id == me.node_id => {
+            Part::Suspicion { suspect, incarnation, .. } if suspect.node_id == me.node_id => {
                 if suspect == me {
-                    self.refute(incarnation, (from == sender.id.node_id).then_some(sender.id));
+                    self.refute(incarnation, sender.id);
                 }
             }
-            Part::Suspicion { suspect, incarnation, from } => {
-                let known = self.table.get(from).is_some();
-                if known && self.confirm(suspect, incarnation, from, now) {
-                    self.queue_suspicion(suspect, incarnation, from);
+            Part::Suspicion { suspect, incarnation, jury: true } => {
+                self.take_case(suspect, incarnation, sender.id, now);
+            }
+            Part::Suspicion { suspect, incarnation, jury: false } => {
+                if self.table.get(sender.id.node_id).is_some_and(|entry| entry.live) {
+                    self.confirm(suspect, incarnation, sender.id.node_id, now);
                 }
             }
         }
@@ -953,41 +992,59 @@ impl Driver {
             incarnation: id.generation,
             change: MemberChange::Suspected,
         });
-        // The suspect itself is the first to be told (Lifeguard's buddy system).
-        let from = self.id().node_id;
-        self.direct(id.addr, &Part::Suspicion { suspect: id, incarnation, from });
-        self.queue_suspicion(id, incarnation, from);
+        // The suspect itself is the first to be told (Lifeguard's buddy system). Others are asked to see for
+        // themselves: their word makes the suspicion shorter, and they tell the suspect too, on their ways.
+        self.direct(id.addr, &Part::Suspicion { suspect: id, incarnation, jury: false });
+        let jurors = self.random_live(JURORS + 1).into_iter().filter(|addr| *addr != id.addr).take(JURORS);
+        for juror in jurors.collect::<Vec<_>>() {
+            self.direct(juror, &Part::Suspicion { suspect: id, incarnation, jury: true });
+        }
         self.arm_suspicion(id.node_id, now);
     }
 
-    fn queue_suspicion(&mut self, suspect: Identity, incarnation: u16, from: u64) {
-        let name = format!("suspicion/{}/{from}", suspect.node_id);
-        self.queue.push(Some(name), Part::Suspicion { suspect, incarnation, from }.encode(), None);
-        self.fresh = true;
+    /// Another member's probes of `suspect` failed. Sees for itself.
+    fn take_case(&mut self, suspect: Identity, incarnation: u16, accuser: Identity, now: Instant) {
+        if self.confirm(suspect, incarnation, accuser.node_id, now).is_none() {
+            return;
+        }
+        if self.claims.get(&suspect.node_id).is_some_and(|claim| claim.own.is_some()) {
+            self.direct(accuser.addr, &Part::Suspicion { suspect, incarnation, jury: false });
+        } else if self.cases < MAX_CASES {
+            self.cases += 1;
+            self.direct(suspect.addr, &Part::Suspicion { suspect, incarnation, jury: false });
+            let case = Case { suspect, incarnation, accuser: accuser.addr, asked: now };
+            let at = now + millis(self.timing.probe_timeout_ms);
+            self.alarms.set(at, Alarm::Verdict(Box::new(case)));
+        }
     }
 
-    /// Counts `from` among those who suspect a member. Says whether that is news.
-    fn confirm(&mut self, suspect: Identity, incarnation: u16, from: u64, now: Instant) -> bool {
-        if !self.table.get(suspect.node_id).is_some_and(|entry| entry.live && entry.id == suspect) {
-            return false;
+    /// Confirms a suspicion if the suspect has not been heard since. If it has, its own words refute it.
+    fn judge(&mut self, case: &Case) {
+        self.cases = self.cases.saturating_sub(1);
+        let Case { suspect, incarnation, accuser, asked } = *case;
+        if self.table.get(suspect.node_id).is_some_and(|entry| entry.id == suspect && entry.heard < asked) {
+            self.direct(accuser, &Part::Suspicion { suspect, incarnation, jury: false });
         }
-        let claim = self.claims.entry(suspect.node_id).or_insert_with(|| Claim {
-            id: suspect,
-            incarnation,
-            from: BTreeSet::new(),
-            own: None,
-        });
+    }
+
+    /// Counts `from` among those who suspect a member. `None` if there is nothing to suspect: the member is
+    /// not live, or has had its say since.
+    fn confirm(&mut self, suspect: Identity, incarnation: u16, from: u64, now: Instant) -> Option<()> {
+        if !self.table.get(suspect.node_id).is_some_and(|entry| entry.live && entry.id == suspect) {
+            return None;
+        }
+        let fresh = || Claim { id: suspect, incarnation, from: BTreeSet::new(), own: None };
+        let claim = self.claims.entry(suspect.node_id).or_insert_with(fresh);
         if (claim.id.generation, claim.incarnation) > (suspect.generation, incarnation) {
-            return false;
+            return None;
         }
         if (claim.id, claim.incarnation) != (suspect, incarnation) {
-            *claim = Claim { id: suspect, incarnation, from: BTreeSet::new(), own: None };
+            *claim = fresh();
         }
-        let news = claim.from.insert(from);
-        if news {
+        if claim.from.insert(from) {
             self.arm_suspicion(suspect.node_id, now);
         }
-        news
+        Some(())
     }
 
     fn arm_suspicion(&mut self, node_id: u64, now: Instant) {
@@ -1023,8 +1080,6 @@ impl Driver {
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
                     self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
-                    // The verdict does not wait for the next tick.
-                    self.run_foca(|foca, runtime| foca.gossip(runtime));
                 }
             }
             Some(at) => self.alarms.set(at, Alarm::Suspicion(node_id)),
@@ -1033,7 +1088,7 @@ impl Driver {
     }
 
     /// This node is suspected, so it may be slow. Foca says that it lives, and who asked hears it first.
-    fn refute(&mut self, incarnation: u16, accuser: Option<Identity>) {
+    fn refute(&mut self, incarnation: u16, accuser: Identity) {
         if !self.is_member() {
             return;
         }
@@ -1043,9 +1098,7 @@ impl Driver {
             self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
             self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
         }
-        if let Some(accuser) = accuser {
-            self.run_foca(|foca, runtime| foca.announce(accuser, runtime));
-        }
+        self.run_foca(|foca, runtime| foca.announce(accuser, runtime));
     }
 
     // Time.
@@ -1097,15 +1150,16 @@ impl Driver {
                 }
             }
             Alarm::Suspicion(node_id) => self.on_suspicion(node_id, now),
+            Alarm::Verdict(case) => self.judge(&case),
             Alarm::Gossip => {
                 self.gossip_armed = false;
-                if self.foca.updates_backlog() > 0 {
-                    self.run_foca(|foca, runtime| foca.gossip(runtime));
-                    self.settle(now);
-                }
-                // What found no room beside foca's packets goes on its own.
-                self.spread();
+                self.gossip(now);
                 self.ask_the_unknown(now);
+            }
+            Alarm::Quick => {
+                self.quick_armed = false;
+                self.gossip(now);
+                self.arm_quick(now);
             }
             Alarm::PushPull => {
                 self.alarms.set(now + self.timing.push_pull(self.live), Alarm::PushPull);
@@ -1180,12 +1234,7 @@ impl Driver {
                 view.members.remove(&id.node_id);
             }
         }
-        while let Some((since, id)) = self.abandoned.front()
-            && now.since(*since) >= after
-        {
-            forget.push(*id);
-            self.abandoned.pop_front();
-        }
+        forget.extend(self.old_strays(now, after));
         for id in forget {
             if self.table.get(id.node_id).is_none() {
                 self.asked.remove(&id.node_id);
@@ -1194,6 +1243,26 @@ impl Driver {
             self.conflicts.retain(|(a, b)| *a != id.node_id && *b != id.node_id);
             self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(id), runtime));
         }
+    }
+
+    /// What foca remembers as dead, and the table does not, and for long enough.
+    fn old_strays(&mut self, now: Instant, after: Duration) -> Vec<Identity> {
+        let mut strays = BTreeMap::new();
+        let mut old = Vec::new();
+        for member in self.foca.iter_membership_state().filter(|member| member.state() == State::Down) {
+            let id = *member.id();
+            if self.table.get(id.node_id).is_some_and(|entry| entry.id == id) {
+                continue;
+            }
+            let since = self.strays.get(&id).copied().unwrap_or(now);
+            if now.since(since) >= after || strays.len() >= MAX_STRAYS {
+                old.push(id);
+            } else {
+                strays.insert(id, since);
+            }
+        }
+        self.strays = strays;
+        old
     }
 
     /// A member that we heard of but that never described itself is asked to.
@@ -1273,22 +1342,26 @@ impl Driver {
 
     fn on_notification(&mut self, notification: OwnedNotification<Identity>, now: Instant) {
         match notification {
-            OwnedNotification::MemberUp(id) => self.on_up(id, now),
+            OwnedNotification::MemberUp(id) => {
+                self.fresh = true;
+                self.on_up(id, now);
+            }
             OwnedNotification::MemberDown(id) => {
+                self.fresh = true;
                 self.table.down(id, now);
                 if mutant::is("G01") {
-                    // Mutant G01: the death is not recorded, so a stale rumour of this life resurrects it.
+                    // Mutant G01: the death is not recorded, so that a stale rumour of life counts again.
                     self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(id), runtime));
                 }
             }
-            OwnedNotification::Rename(old, new) if old.node_id == new.node_id => {
-                self.table.renamed(new);
-                // The table may have had an older life here, at another address, and does not list this one.
-            }
             OwnedNotification::Rename(old, new) => {
-                // Another node at the address: the old one is not there any more.
-                self.table.down(old, now);
-                if self.foca.iter_members().any(|member| *member.id() == new) {
+                if old.node_id != new.node_id {
+                    // Another node at the address: the old one is not there any more.
+                    self.table.down(old, now);
+                }
+                // If the table has this node elsewhere, or not at all, it is to know that it is here.
+                let listed = old.node_id == new.node_id && self.table.renamed(new);
+                if !listed && self.foca.iter_members().any(|member| *member.id() == new) {
                     self.on_up(new, now);
                 }
             }
@@ -1301,22 +1374,13 @@ impl Driver {
 
     fn on_up(&mut self, id: Identity, now: Instant) {
         match self.table.up(id, now) {
-            Up::Current(None) => {}
-            Up::Current(Some(moved)) => self.abandon(moved, now),
-            Up::Outdated => self.abandon(id, now),
+            Up::Current => {}
+            // Foca has two addresses of this node now, and is not told which one is no good: its probes will
+            // tell. If two nodes share an id by mistake, the news would make each of them take a new
+            // generation, and again, as fast as the network can carry it.
+            Up::Outdated => {}
             Up::Full => self.counters.table_full += 1,
         }
-    }
-
-    /// Foca is not told that this life is over, though its node lives elsewhere: if two nodes share an id by
-    /// mistake, the news would make each of them take a new generation as fast as the network can carry it.
-    fn abandon(&mut self, id: Identity, now: Instant) {
-        if self.abandoned.len() >= MAX_ABANDONED
-            && let Some((_, oldest)) = self.abandoned.pop_front()
-        {
-            self.run_foca(|foca, runtime| foca.handle_timer(Timer::RemoveDown(oldest), runtime));
-        }
-        self.abandoned.push_back((now, id));
     }
 
     fn schedule(&mut self, after: Duration, timer: Timer<Identity>, now: Instant) {
@@ -1367,7 +1431,8 @@ impl Driver {
             };
             if let Some(observed) = observed {
                 self.counters.member_changes += 1;
-                info!(member = %member.name, addr = %member.addr, generation = member.generation, ?observed, "member");
+                let Member { name, addr, generation, .. } = member;
+                info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
                     name: member.name.clone(),
                     addr: member.addr,
@@ -1430,7 +1495,8 @@ impl Driver {
         let pair = (twin.node_id.min(member.node_id), twin.node_id.max(member.node_id));
         if self.conflicts.len() < 1_024 && self.conflicts.insert(pair) {
             self.counters.name_conflicts += 1;
-            warn!(name = %member.name, first = %twin.addr, second = %member.addr, "two live members have one name");
+            let (first, second) = (twin.addr, member.addr);
+            warn!(name = %member.name, %first, %second, "two live members have one name");
             self.events.notify_conflict(&twin, member);
         }
     }
@@ -1472,6 +1538,32 @@ impl Driver {
                 self.counters.unsendable += 1;
             }
         }
+    }
+
+    /// Passes on what is new at once, and twice more soon after: most of the times that a message is sent at
+    /// all come early, so it does not wait for a tick in every hop.
+    fn hurry(&mut self, now: Instant) {
+        self.gossip(now);
+        self.quick_rounds = QUICK_ROUNDS;
+        self.arm_quick(now);
+    }
+
+    fn arm_quick(&mut self, now: Instant) {
+        if self.quick_armed || self.quick_rounds == 0 || self.foca.num_members() == 0 {
+            return;
+        }
+        self.quick_rounds -= 1;
+        self.quick_armed = true;
+        self.alarms.set(now + millis(self.timing.gossip_interval_ms) / 10, Alarm::Quick);
+    }
+
+    /// One round of gossip: foca's news, and then what found no room beside it.
+    fn gossip(&mut self, now: Instant) {
+        if self.foca.updates_backlog() > 0 && !matches!(self.phase, Phase::Left) {
+            self.run_foca(|foca, runtime| foca.gossip(runtime));
+            self.settle(now);
+        }
+        self.spread();
     }
 
     /// Sends what waits to a few random live members.

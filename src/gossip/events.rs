@@ -258,7 +258,7 @@ impl State {
         self.seen_count += 1;
         while let Some((&oldest, ids)) = self.seen.first_key_value() {
             if self.seen_count > SEEN_LIMIT {
-                self.floor = self.floor.max(oldest + 1);
+                self.floor = self.floor.max(oldest.saturating_add(1));
             } else if oldest.saturating_add(WINDOW) >= self.clock {
                 break;
             }

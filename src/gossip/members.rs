@@ -90,6 +90,8 @@ pub struct Entry {
     pub profile: Option<Profile>,
     /// The last order to leave.
     pub intent: Option<Intent>,
+    /// When this life was last heard of from itself.
+    pub heard: Instant,
     /// Since when `live` is what it is.
     since: Instant,
     /// What programs were told last.
@@ -141,8 +143,8 @@ impl Entry {
 /// What [`Table::up`] found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Up {
-    /// It is the life listed now. The node's previous address, if it was another.
-    Current(Option<Identity>),
+    /// It is the life listed now.
+    Current,
     /// Another life of this node is known that counts more.
     Outdated,
     /// The table is full.
@@ -170,21 +172,29 @@ impl Table {
     /// Foca says that this life is active.
     pub fn up(&mut self, id: Identity, now: Instant) -> Up {
         let Some(entry) = self.entries.get_mut(&id.node_id) else {
-            return if self.insert(id, true, now) { Up::Current(None) } else { Up::Full };
+            return if self.insert(id, true, now) { Up::Current } else { Up::Full };
         };
         // Of two lives of one generation the one that is here stays: the other will hear of it and step up.
         let rival = entry.live && id.generation == entry.id.generation && id.addr != entry.id.addr;
         if id.generation < entry.id.generation || rival {
             return Up::Outdated;
         }
-        let moved = (entry.id.addr != id.addr).then_some(entry.id);
         if !entry.live {
             entry.since = now;
         }
         entry.id = id;
         entry.live = true;
         self.touched.insert(id.node_id);
-        Up::Current(moved)
+        Up::Current
+    }
+
+    /// This life sent something itself.
+    pub fn heard(&mut self, id: Identity, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id.node_id)
+            && entry.id == id
+        {
+            entry.heard = now;
+        }
     }
 
     /// Foca says that this life is over.
@@ -200,13 +210,15 @@ impl Table {
     }
 
     /// Foca replaced one life by another of the same node at the same address; whether it is active has not
-    /// changed by that.
-    pub fn renamed(&mut self, to: Identity) {
-        if let Some(entry) = self.entries.get_mut(&to.node_id)
-            && to.generation >= entry.id.generation
-        {
-            entry.id = to;
-            self.touched.insert(to.node_id);
+    /// changed by that. Says whether it is the address listed here.
+    pub fn renamed(&mut self, to: Identity) -> bool {
+        match self.entries.get_mut(&to.node_id) {
+            Some(entry) if entry.id.addr == to.addr && to.generation >= entry.id.generation => {
+                entry.id = to;
+                self.touched.insert(to.node_id);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -291,8 +303,10 @@ impl Table {
         if self.entries.len() >= TABLE_LIMIT {
             return false;
         }
-        self.entries
-            .insert(id.node_id, Entry { id, live, profile: None, intent: None, since: now, shown: None });
+        self.entries.insert(
+            id.node_id,
+            Entry { id, live, profile: None, intent: None, heard: Instant(0), since: now, shown: None },
+        );
         self.touched.insert(id.node_id);
         true
     }
@@ -345,11 +359,13 @@ mod tests {
     #[test]
     fn a_node_at_a_new_address_is_not_failed_by_the_death_of_the_old_one() {
         let mut table = table_with(id(1, 1, 1));
-        assert_eq!(table.up(id(1, 2, 2), Instant(3)), Up::Current(Some(id(1, 1, 1))));
+        assert_eq!(table.up(id(1, 2, 2), Instant(3)), Up::Current);
         assert!(matches!(&table.changes()[..], [Change::Updated(m)] if m.addr.port() == 2));
         table.down(id(1, 1, 1), Instant(4));
         assert_eq!(table.changes(), []);
         assert_eq!(table.up(id(1, 1, 1), Instant(5)), Up::Outdated);
+        assert!(!table.renamed(id(1, 1, 3)), "whether it is back there only foca knows");
+        assert_eq!(table.get(1).unwrap().id, id(1, 2, 2));
     }
 
     #[test]
@@ -430,8 +446,10 @@ mod tests {
                 .prop_flat_map(|facts| (Just(facts.clone()), Just(facts).prop_shuffle())),
         ) {
             // Generation 0 exists already at another address: the first life known is kept.
-            let facts: Vec<_> = facts.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect();
-            let shuffled: Vec<_> = shuffled.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect();
+            let later = |facts: Vec<Fact>| -> Vec<Fact> {
+                facts.into_iter().filter(|f| !matches!(f, Fact::Down(id) if id.generation == 0)).collect()
+            };
+            let (facts, shuffled) = (later(facts), later(shuffled));
             let once = learn(&facts);
             prop_assert_eq!(&once, &learn(&shuffled));
             let twice: Vec<_> = facts.iter().chain(&facts).cloned().collect();

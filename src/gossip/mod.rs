@@ -21,7 +21,9 @@
 //! * [`events`]: user events, each delivered once to every node;
 //! * `driver`: the loop. It also does what Lifeguard (Dadgar, Phillips and Currey, 2018) adds to SWIM: a
 //!   suspicion ends the sooner the more nodes share it, the suspect is told directly, a node that finds
-//!   itself slow judges others slowly, and one that was stalled judges nobody for the time it missed.
+//!   itself slow judges others slowly, and one that was stalled judges nobody for the time it missed. Beyond
+//!   Lifeguard, a node that suspects another asks a jury of five to see for themselves, instead of waiting
+//!   until they come upon the suspect in their own rounds.
 //!
 //! # How a partition heals
 //! Both sides have declared each other dead, and to foca death is final for that life. So each side knocks

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
+use super::members::TABLE_LIMIT;
 use super::wire::{FrameError, Garbage, Intent, MAX_FRAME, Profile, read_frame, write_frame};
 use crate::env::{BoxStream, Env};
 
@@ -69,7 +70,11 @@ impl State {
     }
 
     fn decode(body: &[u8]) -> Result<State, FrameError> {
-        postcard::from_bytes(body).map_err(|_| Garbage::Malformed.into())
+        let state: State = postcard::from_bytes(body).map_err(|_| Garbage::Malformed)?;
+        if state.members.len() > TABLE_LIMIT {
+            return Err(Garbage::Malformed.into());
+        }
+        Ok(state)
     }
 }
 

@@ -110,14 +110,15 @@ pub enum Part {
         /// The declaration.
         intent: Intent,
     },
-    /// A node's own probes of another failed. The suspect refutes it; others count it as confirmation.
+    /// The sender has asked the suspect and got no answer. The suspect refutes it; to others it confirms
+    /// what they suspect themselves.
     Suspicion {
         /// The suspect.
         suspect: Identity,
         /// The suspect's foca incarnation.
         incarnation: u16,
-        /// The node whose probes failed.
-        from: u64,
+        /// Whether the receiver is to ask the suspect too, and to tell the sender if it gets no answer.
+        jury: bool,
     },
 }
 
@@ -362,8 +363,8 @@ mod tests {
             }),
             (identity(), any::<u64>(), any::<bool>())
                 .prop_map(|(id, generation, prune)| Part::Leave { id, intent: Intent { generation, prune } }),
-            (identity(), any::<u16>(), any::<u64>())
-                .prop_map(|(suspect, incarnation, from)| { Part::Suspicion { suspect, incarnation, from } }),
+            (identity(), any::<u16>(), any::<bool>())
+                .prop_map(|(suspect, incarnation, jury)| Part::Suspicion { suspect, incarnation, jury }),
         ]
     }
 
@@ -399,7 +400,10 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..1_500), seal in any::<bool>()) {
+        fn arbitrary_bytes_do_no_harm(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..1_500),
+            seal in any::<bool>(),
+        ) {
             if seal && bytes.len() > 9 {
                 bytes[0] = VERSION;
                 bytes[5..9].copy_from_slice(&7u32.to_le_bytes());

@@ -22,6 +22,8 @@ use crate::state::{Command, Outcome, Request, RequestId};
 
 /// Pause between two attempts when nothing else wakes us.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// The least pause between two attempts, even if there is news at once.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// One attempt at most; then the leader is asked for anew.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Reads waiting for a round. When it is full, readers wait to be let in.
@@ -251,6 +253,9 @@ async fn pause(env: &Env, node: &RaftNode, deadline: Instant) -> bool {
     if env.now() + RETRY_PAUSE >= deadline {
         return false;
     }
+    // Never nothing at all: the two views of the leader below may disagree for a while, and news of a
+    // stopped core never comes, and then the caller would spin.
+    env.sleep(SHORTEST_PAUSE).await;
     let before = node.leader();
     let mut metrics = node.inner.core.server_metrics();
     let another = metrics.wait_until(|now| now.current_leader.is_some() && now.current_leader != before);
