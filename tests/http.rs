@@ -280,11 +280,11 @@ fn slow_and_broken_clients_are_dropped_and_hold_nobody_up() {
     }
     drop(patient);
 
-    let full: Vec<TcpStream> = (0..8).map(|_| connect()).collect();
-    eventually("a refusal", || {
-        let refused = connect();
-        rest(&refused).starts_with("HTTP/1.1 503").then_some(())
-    });
+    // Readers that wait hold their places; nobody hurries them.
+    let seen = index(&node.http().get("/v1/kv/k"));
+    let wait = format!("GET /v1/kv/k?index={seen}&wait=60s HTTP/1.1\r\nHost: x\r\n\r\n");
+    let full: Vec<TcpStream> = (0..8).map(|_| send(wait.as_bytes())).collect();
+    eventually("a refusal", || rest(&connect()).starts_with("HTTP/1.1 503").then_some(()));
     drop(full);
     eventually("room again", || node.http().set("k", "w").then_some(()));
 }

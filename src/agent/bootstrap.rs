@@ -46,7 +46,10 @@ pub async fn found_together(
     }
     let cluster = cluster_id(&founders.iter().map(|server| server.node_id).collect());
     for server in founders.iter().filter(|server| server.node_id != node.me().node_id) {
-        let answer = node.pool().call(server.addr, Lane::Client, &Ask::Promise { cluster }, within).await;
+        let answer = node
+            .pool()
+            .call(server.addr, Some(server.node_id), Lane::Client, &Ask::Promise { cluster }, within)
+            .await;
         match answer {
             Ok(Answer::Promise { cluster: promised }) if promised == cluster => {}
             Ok(Answer::Promise { cluster: promised }) => {

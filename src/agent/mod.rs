@@ -21,7 +21,7 @@ pub mod reconcile;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -181,6 +181,8 @@ struct Inner {
     membership_changed: Arc<Notify>,
     /// Whether the state holds again all that this server had applied before it restarted.
     recovered: AtomicBool,
+    /// Why it stops, known before anything is stopped: the first reason is the one.
+    outcome: OnceLock<Result<(), String>>,
     stopping: watch::Sender<Option<Result<(), String>>>,
     duties: Mutex<Vec<AbortOnDrop>>,
 }
@@ -294,6 +296,7 @@ impl Agent {
                 events,
                 membership_changed,
                 recovered: AtomicBool::new(false),
+                outcome: OnceLock::new(),
                 stopping: watch::Sender::new(None),
                 duties: Mutex::default(),
             }),
@@ -335,6 +338,8 @@ impl Agent {
     }
 
     async fn stop(&self, outcome: Result<(), String>) {
+        // Before Raft ends: whoever sees it end must not take that for a failure.
+        let outcome = self.inner.outcome.get_or_init(|| outcome).clone();
         let duties = std::mem::take(&mut *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner));
         self.inner.gossip.shutdown().await;
         self.inner.node.shutdown().await;
@@ -475,7 +480,7 @@ impl Agent {
     /// # Errors
     /// Refused when it does not answer, or belongs to another cluster.
     pub async fn add_server(&self, addr: SocketAddr) -> Result<(), WriteError> {
-        let asked = self.inner.node.pool().call(addr, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
+        let asked = self.inner.node.pool().call(addr, None, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
         let status = match asked {
             Ok(RpcAnswer::Status(status)) => status,
             Ok(_) => {
@@ -689,7 +694,8 @@ impl Agent {
             }
             let mut addrs = told;
             for server in missing {
-                let asked = self.inner.node.pool().call(server, Lane::Client, &Ask::Status, STATUS_WITHIN);
+                let asked =
+                    self.inner.node.pool().call(server, None, Lane::Client, &Ask::Status, STATUS_WITHIN);
                 if let Ok(RpcAnswer::Status(status)) = asked.await
                     && self.inner.node.cluster().is_some_and(|mine| status.cluster == Some(mine))
                 {
@@ -759,7 +765,9 @@ impl Agent {
             reason = self.inner.node.failed() => reason,
             reason = gossip => reason,
         };
-        tracing::error!(reason, "this node stops");
+        if self.inner.outcome.get().is_none() {
+            tracing::error!(reason, "this node stops");
+        }
         self.stop(Err(reason)).await;
     }
 }

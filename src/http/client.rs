@@ -144,7 +144,7 @@ mod tests {
             .spawn(async move {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
-                stream.read(&mut request).await.unwrap();
+                let _ = stream.read(&mut request).await.unwrap();
                 stream.write_all(answer).await.unwrap();
                 if !closes {
                     pending::<()>().await;

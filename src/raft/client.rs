@@ -109,6 +109,9 @@ impl Client {
                 Ok(Answer::WrongCluster { cluster }) => {
                     last_refusal = format!("the leader belongs to cluster {cluster:016x}");
                 }
+                Ok(Answer::WrongServer { .. }) => {
+                    last_refusal = "the leader is gone from its address".to_owned()
+                }
                 Ok(Answer::Failed(reason)) => in_doubt = Some(reason),
                 Ok(_) => in_doubt = Some("the leader's answer does not fit".to_owned()),
                 Err(Attempt::NoLeader) => {}

@@ -633,7 +633,7 @@ impl RaftNode {
                 reason: format!("no address of server {node_id:016x} is known"),
             });
         };
-        self.inner.pool.call(addr, Lane::Client, &ask, within).await
+        self.inner.pool.call(addr, Some(node_id), Lane::Client, &ask, within).await
     }
 
     /// Answers what does not concern a certain sender.

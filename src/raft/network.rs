@@ -95,9 +95,13 @@ impl PeerNetwork {
         within: Duration,
     ) -> Result<Answer, RPCError<TypeConfig>> {
         let addr = self.network.addresses.get(self.target).unwrap_or(self.peer.addr);
-        match self.network.pool.call(addr, lane, ask, within).await {
+        match self.network.pool.call(addr, Some(self.target), lane, ask, within).await {
             Ok(Answer::WrongCluster { cluster }) => {
                 let text = format!("server at {addr} belongs to cluster {cluster:016x}");
+                Err(unreachable(&AnyError::error(text)))
+            }
+            Ok(Answer::WrongServer { node_id }) => {
+                let text = format!("server {node_id:016x} is at {addr} now");
                 Err(unreachable(&AnyError::error(text)))
             }
             Ok(Answer::Failed(reason)) => Err(refused(&reason)),

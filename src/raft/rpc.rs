@@ -48,6 +48,8 @@ const OUTBOX: usize = 256;
 struct Envelope<T> {
     number: u64,
     from: u64,
+    /// Who must answer, if it matters: another server may have taken over an address.
+    to: Option<u64>,
     cluster: Option<u64>,
     body: T,
 }
@@ -166,6 +168,11 @@ pub enum Answer {
         /// The answerer's cluster.
         cluster: u64,
     },
+    /// The request was for another server. Nothing was done.
+    WrongServer {
+        /// Who lives here.
+        node_id: u64,
+    },
     /// The answerer could not even try.
     Failed(String),
 }
@@ -280,13 +287,16 @@ impl Pool {
         Pool { inner: Arc::new(PoolInner { env, caller, connections: Mutex::default() }) }
     }
 
-    /// Asks the server at `addr`, and waits at most `within` for its answer.
+    /// Asks the server at `addr`, and waits at most `within` for its answer. With `to`, only that server
+    /// answers: one that lost its disk comes back under a new id at the old address, and must neither
+    /// vote nor confirm entries in the name of the one it was.
     ///
     /// # Errors
     /// See [`CallError`]: it tells whether the request can have been done.
     pub async fn call(
         &self,
         addr: SocketAddr,
+        to: Option<u64>,
         lane: Lane,
         ask: &Ask,
         within: Duration,
@@ -305,6 +315,7 @@ impl Pool {
         let envelope = Envelope {
             number,
             from: self.inner.caller.node_id(),
+            to,
             cluster: self.inner.caller.cluster(),
             body: ask,
         };
@@ -479,13 +490,16 @@ async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<
     let _writing = env.spawn(write_frames(sink, answers)).abort_on_drop();
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     while let Some(frame) = source.next().await {
-        let Envelope { number, from, cluster, body } = decode::<Ask>(&frame?)?;
+        let Envelope { number, from, to, cluster, body } = decode::<Ask>(&frame?)?;
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (handler, outbox) = (handler.clone(), outbox.clone());
         env.spawn(async move {
             let (me, mine) = (handler.node_id(), handler.cluster());
-            let body = handler.handle(from, cluster, body).await;
-            match encode(&Envelope { number, from: me, cluster: mine, body }) {
+            let body = match to {
+                Some(to) if to != me => Answer::WrongServer { node_id: me },
+                _ => handler.handle(from, cluster, body).await,
+            };
+            match encode(&Envelope { number, from: me, to: Some(from), cluster: mine, body }) {
                 // The connection may be gone; the asker sees that.
                 Ok(frame) => drop(outbox.send(frame).await),
                 Err(error) => tracing::error!(%error, "an answer could not be encoded"),
@@ -503,7 +517,8 @@ mod tests {
 
     #[test]
     fn a_damaged_frame_is_refused() {
-        let frame = encode(&Envelope { number: 1, from: 2, cluster: Some(3), body: Ask::Status }).unwrap();
+        let frame =
+            encode(&Envelope { number: 1, from: 2, to: None, cluster: Some(3), body: Ask::Status }).unwrap();
         assert!(decode::<Ask>(&BytesMut::from(&frame[..])).is_ok());
         for i in 0..frame.len() {
             let mut bad = BytesMut::from(&frame[..]);
