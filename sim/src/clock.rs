@@ -402,7 +402,8 @@ impl Future for Sleep {
                     None
                 }
                 None => {
-                    inner.at_once = if inner.at_once.0 == now { (now, inner.at_once.1 + 1) } else { (now, 1) };
+                    inner.at_once =
+                        if inner.at_once.0 == now { (now, inner.at_once.1 + 1) } else { (now, 1) };
                     assert!(
                         inner.at_once.1 < SPINNING,
                         "a task of n{} spins: {SPINNING} sleeps began while no time passed",

@@ -21,7 +21,7 @@ pub mod reconcile;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -181,6 +181,9 @@ struct Inner {
     membership_changed: Arc<Notify>,
     /// Whether the state holds again all that this server had applied before it restarted.
     recovered: AtomicBool,
+    /// Why the node stops, from the moment it begins to.
+    outcome: OnceLock<Result<(), String>>,
+    /// The same, once it has stopped.
     stopping: watch::Sender<Option<Result<(), String>>>,
     duties: Mutex<Vec<AbortOnDrop>>,
 }
@@ -294,6 +297,7 @@ impl Agent {
                 events,
                 membership_changed,
                 recovered: AtomicBool::new(false),
+                outcome: OnceLock::new(),
                 stopping: watch::Sender::new(None),
                 duties: Mutex::default(),
             }),
@@ -335,6 +339,8 @@ impl Agent {
     }
 
     async fn stop(&self, outcome: Result<(), String>) {
+        // Whoever stops the node first says why: what stops because of that is no failure.
+        let outcome = self.inner.outcome.get_or_init(|| outcome).clone();
         let duties = std::mem::take(&mut *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner));
         self.inner.gossip.shutdown().await;
         self.inner.node.shutdown().await;
