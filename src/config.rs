@@ -209,6 +209,12 @@ impl Config {
         if self.limits.value_bytes > 8 << 20 {
             return invalid("limits.value_bytes", "must be at most 8388608".to_owned());
         }
+        if self.limits.http_connections == 0 {
+            return invalid("limits.http_connections", "must be at least 1".to_owned());
+        }
+        if self.limits.http_read_timeout_ms == 0 {
+            return invalid("limits.http_read_timeout_ms", "must be at least 1".to_owned());
+        }
         self.gossip.check().map_err(|reason| Invalid { key: "gossip", reason })
     }
 }

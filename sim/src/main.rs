@@ -16,8 +16,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sim::check;
 use sim::mutants::{self, Mutant};
 use sim::report::{RunReport, Summary};
-use sim::runner::{self, Case, FAULT_KINDS, Runner, Stopwatch};
-use sim::scenario::{Limits, Scenario};
+use sim::runner::{self, Case, Runner, Stopwatch};
+use sim::scenario::{KINDS, Limits, Scenario, VERSION};
 use sim::shrink;
 
 /// Seeds in a sweep if nobody says how many.
@@ -62,7 +62,7 @@ struct Shape {
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration: Option<u64>,
     /// Leave out a kind of fault (again for more kinds).
-    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(FAULT_KINDS))]
+    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(KINDS))]
     without: Vec<String>,
     /// Put a bug back (see --list-mutants).
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
@@ -443,8 +443,16 @@ fn json_line(report: &RunReport) -> String {
 fn load(path: &Path) -> Result<Scenario, Unusable> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Unusable(format!("cannot read scenario {}: {error}", path.display())))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Unusable(format!("{} is not a scenario: {error}", path.display())))
+    let scenario: Scenario = serde_json::from_str(&text)
+        .map_err(|error| Unusable(format!("{} is not a scenario: {error}", path.display())))?;
+    if scenario.version != VERSION {
+        let version = scenario.version;
+        let path = path.display();
+        return Err(Unusable(format!(
+            "{path} is a scenario of version {version}; this build reads {VERSION}"
+        )));
+    }
+    Ok(scenario)
 }
 
 fn save(path: &Path, scenario: &Scenario, force: bool) -> Result<(), Unusable> {
@@ -511,6 +519,8 @@ mod tests {
         assert!(save(&path, &scenario, false).unwrap_err().0.contains("s.json"));
         save(&path, &scenario, true).unwrap();
         assert_eq!(load(&path).unwrap().seed, 4);
+        save(&path, &Scenario { version: VERSION + 1, ..scenario }, true).unwrap();
+        assert!(load(&path).unwrap_err().0.contains("of version"));
         std::fs::write(&path, "{\n  \"seed\": 4,\n  oops").unwrap();
         assert!(load(&path).unwrap_err().0.contains("line 3"));
     }

@@ -272,7 +272,7 @@ mod tests {
                 assert!(check::property_of(id).is_some(), "{}: {id}", mutant.id);
             }
             for kind in mutant.needs {
-                assert!(crate::runner::FAULT_KINDS.contains(kind), "{}: {kind}", mutant.id);
+                assert!(crate::scenario::KINDS.contains(kind), "{}: {kind}", mutant.id);
             }
             assert_eq!(TABLE.iter().filter(|other| other.id == mutant.id).count(), 1);
         }

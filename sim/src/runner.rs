@@ -27,22 +27,6 @@ use std::time::{Duration, Instant};
 
 use crate::report::RunReport;
 
-/// The kinds of fault that `--without` can turn off.
-pub const FAULT_KINDS: &[&str] = &[
-    "clock",
-    "delay",
-    "duplicate",
-    "fsync-fail",
-    "kill",
-    "loss",
-    "membership",
-    "partition",
-    "power-loss",
-    "reorder",
-    "stall",
-    "transfer",
-];
-
 /// Standard output beyond this is dropped: no report is that long.
 const STDOUT_LIMIT: usize = 16 << 20;
 /// How much of the end of standard error is kept.

@@ -126,3 +126,67 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::env_in_memory;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const SOON: Duration = Duration::from_millis(200);
+
+    /// One call to a server that reads a request, says `answer`, and closes or goes silent.
+    async fn call_to(answer: &'static [u8], closes: bool) -> Result<Response, CallError> {
+        let env = env_in_memory(1);
+        let listener = env.network().listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = listener.local_addr();
+        let _serving = env
+            .spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                stream.read(&mut request).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+                if !closes {
+                    pending::<()>().await;
+                }
+            })
+            .abort_on_drop();
+        call(&env, addr, Method::PUT, "/v1/kv/k", Bytes::from_static(b"v"), SOON).await
+    }
+
+    #[tokio::test]
+    async fn a_complete_answer_is_an_answer_whatever_its_status() {
+        let answer =
+            call_to(b"HTTP/1.1 500 No\r\nX-Some: Thing\r\nContent-Length: 3\r\n\r\nsad", false).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (500, "sad"));
+        assert_eq!(answer.header("x-some"), Some("Thing"));
+    }
+
+    #[tokio::test]
+    async fn without_a_complete_answer_the_outcome_is_unknown() {
+        let cases: [(&[u8], bool); 5] = [
+            (b"", true),
+            (b"", false),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ntrue", true),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ntrue", false),
+            (b"garbage\r\n\r\n", true),
+        ];
+        for (answer, closes) in cases {
+            let called = call_to(answer, closes).await;
+            assert!(matches!(called, Err(CallError::Unknown(_))), "{answer:?}, {closes}: {called:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_left_is_not_sent() {
+        let env = env_in_memory(1);
+        let listener = env.network().listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = listener.local_addr();
+        let bad_path = call(&env, addr, Method::GET, "no path", Bytes::new(), SOON).await;
+        assert!(matches!(bad_path, Err(CallError::NotSent(_))), "{bad_path:?}");
+        drop(listener);
+        let nobody = call(&env, addr, Method::GET, "/", Bytes::new(), SOON).await;
+        assert!(matches!(nobody, Err(CallError::NotSent(_))), "{nobody:?}");
+    }
+}

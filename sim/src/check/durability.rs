@@ -1,22 +1,24 @@
 //! DUR: at the end every node has what was acknowledged, and nothing that was refused (Raft, section 8).
 //!
-//! Judged from the whole stores that the live nodes show after heal. They must be equal, and what they
-//! hold for a key must be explained by a write that no acknowledged write certainly followed: one that was
-//! called only after the other had returned. That is weaker than LIN with final reads and needs no search,
-//! so it still speaks where LIN met its bound.
+//! Judged from the whole stores that the live nodes show after heal, of those that have applied the most.
+//! They must be equal, and what they hold for a key must be explained by a write that no acknowledged
+//! write certainly followed: one that was called only after the other had returned. That is weaker than
+//! LIN with final reads and needs no search, so it still speaks where LIN met its bound.
 //!
-//! Let pass: keys that no client of the history wrote.
+//! Let pass: keys that no client of the history wrote; and nodes that lag behind, which LIVE judges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::linearizable::describe;
+use super::view::View;
 use super::{At, End, Findings};
 use crate::history::{Action, Operation, Outcome, Response};
 
 /// Judges the end of a run.
-pub fn check(end: &End, findings: &mut Findings) {
+pub fn check(end: &End, view: &View, findings: &mut Findings) {
+    let newest = end.stores.keys().map(|node| view.node(*node).applied).max().flatten();
     let mut shown: Option<(u32, &BTreeMap<String, (String, u64)>)> = None;
-    for (node, store) in &end.stores {
+    for (node, store) in end.stores.iter().filter(|(node, _)| view.node(**node).applied == newest) {
         let Some((first, first_store)) = shown else {
             shown = Some((*node, store));
             continue;
@@ -113,16 +115,23 @@ fn judge(key: &str, writes: &[Write<'_>], held: Option<&(String, u64)>) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::super::Event;
     use super::*;
     use crate::history::test::Story;
+    use driftline::env::Observed;
 
     fn found(story: Story, stores: &[Option<(&str, u64)>]) -> Vec<String> {
+        found_with(story, stores, &View::default())
+    }
+
+    fn found_with(story: Story, stores: &[Option<(&str, u64)>], view: &View) -> Vec<String> {
         let store = |held: &Option<(&str, u64)>| {
             held.map(|(value, index)| ("k".to_owned(), (value.to_owned(), index))).into_iter().collect()
         };
         let stores = (0..).zip(stores.iter().map(store)).collect();
         let mut findings = Findings::default();
-        check(&End { at_ns: 99, history: story.0, stores, ..End::default() }, &mut findings);
+        let end = End { at_ns: 99, history: story.0, stores, ..End::default() };
+        check(&end, view, &mut findings);
         findings.violations.into_iter().map(|violation| violation.detail).collect()
     }
 
@@ -157,6 +166,19 @@ mod tests {
         let refused = Action::Put { value: "d".into() };
         let story = story().add((20, 21), refused, Outcome::Failed("no leader".into()));
         assert!(found(story, &[Some(("d", 9))])[0].contains("which nobody wrote"));
+    }
+
+    #[test]
+    fn a_node_that_lags_is_not_asked() {
+        let mut view = View::default();
+        for (node, index) in [(0, 4), (1, 9)] {
+            let applied = Observed::Applied { index, term: 1, entry: 0, state: 0 };
+            view.on(At { ns: 1, node }, &Event::Observed(&applied));
+        }
+        assert!(found_with(story(), &[Some(("a", 1)), Some(("c", 3))], &view).is_empty());
+        assert!(
+            found_with(story(), &[Some(("c", 3)), Some(("a", 1))], &view)[0].contains("lost is the later")
+        );
     }
 
     #[test]

@@ -356,7 +356,7 @@ impl Checks {
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
-        durability::check(end, findings);
+        durability::check(end, &self.view, findings);
         self.completeness.check(end, &self.view, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {
             if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {
