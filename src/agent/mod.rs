@@ -181,8 +181,9 @@ struct Inner {
     membership_changed: Arc<Notify>,
     /// Whether the state holds again all that this server had applied before it restarted.
     recovered: AtomicBool,
-    /// Why it stops, known before anything is stopped: the first reason is the one.
+    /// Why the node stops, from the moment it begins to.
     outcome: OnceLock<Result<(), String>>,
+    /// The same, once it has stopped.
     stopping: watch::Sender<Option<Result<(), String>>>,
     duties: Mutex<Vec<AbortOnDrop>>,
 }
@@ -338,7 +339,7 @@ impl Agent {
     }
 
     async fn stop(&self, outcome: Result<(), String>) {
-        // Before Raft ends: whoever sees it end must not take that for a failure.
+        // Whoever stops the node first says why: what stops because of that is no failure.
         let outcome = self.inner.outcome.get_or_init(|| outcome).clone();
         let duties = std::mem::take(&mut *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner));
         self.inner.gossip.shutdown().await;
