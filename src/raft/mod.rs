@@ -783,7 +783,8 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             senders.push(sender);
         }
         let mut results = match core.client_write_many(requests).await {
-            Ok(results) => results,
+            // It ends at the first error of Raft as a whole; those behind it hear that as well.
+            Ok(results) => results.fuse(),
             Err(fatal) => {
                 for sender in senders {
                     let _ = sender.send(Err(LeaderError::Unknown(fatal.to_string())));
