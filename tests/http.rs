@@ -158,6 +158,19 @@ fn an_agent_describes_itself() {
     assert_eq!(wide[0]["Name"], "a.dc1");
 }
 
+#[test]
+fn a_server_with_another_clusters_data_is_not_joined() {
+    let (a, b) = (start("a", &[]), start("b", &[]));
+    let answer = a.http().get(&format!("/join?peerAddress={}", b.at.rpc));
+    assert_eq!((answer.status, answer.header("x-driftline-outcome")), (409, Some("refused")));
+    for node in [&a, &b] {
+        let this = node.http().json("/v1/agent/self").unwrap();
+        let cluster = this["Stats"]["consul"]["cluster_id"].as_str().unwrap();
+        assert!(answer.text().contains(cluster), "{cluster}: {}", answer.text());
+        assert_eq!(node.http().voters(), 1);
+    }
+}
+
 /// Asks in the background; the answer comes through the channel.
 fn ask(node: &Node, path: &str) -> mpsc::Receiver<Response> {
     let (sender, answers) = mpsc::channel();
