@@ -88,7 +88,10 @@ fn only_the_real_environment_touches_the_world() {
     ];
     let mut wrong = Vec::new();
     for (path, text) in files("src") {
-        if ["src/env/real.rs", "src/cli.rs", "src/cli", "src/mutant.rs"].iter().any(|known| path.starts_with(known)) {
+        if ["src/env/real.rs", "src/cli.rs", "src/cli", "src/mutant.rs"]
+            .iter()
+            .any(|known| path.starts_with(known))
+        {
             continue;
         }
         for (number, line) in code_lines(&text) {
@@ -112,8 +115,13 @@ fn no_source_asks_which_world_it_runs_in() {
 
 #[test]
 fn observable_order_never_comes_from_a_hash() {
+    // It only asks its set whether something is in it, millions of times; nothing walks through it.
+    let unwalked = [Path::new("sim/src/check/linearizable.rs")];
     let mut wrong = Vec::new();
     for (path, text) in files("src").into_iter().chain(files("sim/src")) {
+        if unwalked.contains(&path.as_path()) {
+            continue;
+        }
         for (number, line) in code_lines(&text) {
             if line.contains("HashMap") || line.contains("HashSet") {
                 wrong.push(format!("{}:{number}", path.display()));
