@@ -212,6 +212,9 @@ pub enum FaultKind {
         target: Target,
         /// How many.
         syncs: u32,
+        /// How long after the first that fails the process dies, if it has not stopped by itself: only
+        /// then does it show what a success after a failure was worth.
+        crash_after_ms: Option<u64>,
     },
     /// The set of nodes changes.
     Membership {
@@ -407,6 +410,7 @@ fn settings(rng: &mut StdRng) -> Settings {
     let latency_min_us = log_uniform(rng, 50, 2_000);
     let sync_min_us = log_uniform(rng, 50, 1_000);
     let snapshot_entries = log_uniform(rng, 20, 500);
+    let request_timeout_ms = rng.random_range(500..=5_000);
     Settings {
         founding: if rng.random_bool(0.5) { Founding::First } else { Founding::Together },
         heartbeat_ms,
@@ -415,8 +419,9 @@ fn settings(rng: &mut StdRng) -> Settings {
         snapshot_entries,
         trailing_entries: rng.random_range(0..=snapshot_entries),
         snapshot_chunk_bytes: log_uniform(rng, 1_024, 65_536),
-        request_timeout_ms: rng.random_range(2_000..=7_000),
-        client_timeout_ms: rng.random_range(1_000..=5_000),
+        request_timeout_ms,
+        // A client that is more patient than the node hears from it what became of a late request.
+        client_timeout_ms: request_timeout_ms * rng.random_range(60..=200) / 100,
         probe_period_ms: rng.random_range(300..=1_000),
         links: LinkSettings {
             latency_min_us,
@@ -427,11 +432,12 @@ fn settings(rng: &mut StdRng) -> Settings {
     }
 }
 
-/// Nearly right, mostly; a tenth off, sometimes; rarely as wrong as a clock can be.
+/// Nearly right, a tenth off, or as wrong as a clock can be.
 fn rate(rng: &mut StdRng) -> u64 {
     match rng.random_range(0..10) {
-        0..5 => rng.random_range(999_500..=1_000_500),
-        5..8 => rng.random_range(900_000..=1_100_000),
+        0..4 => rng.random_range(999_500..=1_000_500),
+        4..6 => rng.random_range(900_000..=1_100_000),
+        6..8 => 571_000,
         _ => rng.random_range(571_000..=1_429_000),
     }
 }
@@ -512,7 +518,9 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
         }
         "fsync-fail" => {
             let syncs = rng.random_range(1..=2);
-            (0, FaultKind::FsyncFail { target: target(rng, nodes), syncs })
+            let crash_after_ms = rng.random_bool(0.7).then(|| log_uniform(rng, 1, 300));
+            let target = target(rng, nodes);
+            (log_uniform(rng, 500, 4_000), FaultKind::FsyncFail { target, syncs, crash_after_ms })
         }
         "membership" if nodes < 3 => return None,
         "membership" => {

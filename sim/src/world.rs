@@ -50,6 +50,12 @@ const FORMED_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take after the heal until everything works, and again until all agree.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a node may take to leave, at most.
+const LEFT_WITHIN: Duration = Duration::from_secs(20);
+
+/// So many unexpected ends of processes are told of in a report.
+const CRASHES_TOLD: usize = 3;
+
 /// How long after its end a process is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
@@ -61,6 +67,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The client that the world itself asks through, on a host of its own.
 const WORLDS_CLIENT: u32 = 999;
+
+/// So much loss and no more a node's gossip must get over without a false verdict.
+const MILD_LOSS_PERCENT: u32 = 10;
+
+/// A clock between these must not lead gossip to a false verdict.
+const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
 
 const RPC_PORT: u16 = 8300;
 const GOSSIP_PORT: u16 = 8301;
@@ -100,7 +112,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> RunReport {
 }
 
 async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
-    let watch = Arc::new(Watch::new());
+    let watch = Arc::new(Watch::new(&scenario));
     let universe = Universe::new(
         scenario.seed,
         trace,
@@ -179,8 +191,10 @@ struct Seen {
 }
 
 impl Watch {
-    fn new() -> Watch {
-        Watch { checks: Mutex::new(Checks::new(&check::Settings::default())), seen: Mutex::default() }
+    fn new(scenario: &Scenario) -> Watch {
+        let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
+        let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
+        Watch { checks: Mutex::new(Checks::new(&settings)), seen: Mutex::default() }
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -231,6 +245,10 @@ struct State {
     stalls: BTreeMap<u32, u32>,
     /// How many syncs had failed on each node when its present life began: one more, and it may stop.
     failed_syncs: BTreeMap<u32, u64>,
+    /// Nodes that were asked to leave and still run.
+    leaving: BTreeSet<u32>,
+    /// Faults in force that may make gossip err.
+    harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
     crashes: Vec<Violation>,
@@ -381,10 +399,14 @@ impl World {
         {
             let detail = format!("the node stopped although its disk was well: {error}");
             let at_ns = self.now();
-            let node = Some(node);
-            state.crashes.push(Violation { check: "CRASH".to_owned(), detail, at_ns, node });
+            // One that is started again and again says the same again and again.
+            if state.crashes.len() < CRASHES_TOLD {
+                let node = Some(node);
+                state.crashes.push(Violation { check: "CRASH".to_owned(), detail, at_ns, node });
+            }
         }
         state.why_down.insert(node, said.clone());
+        state.leaving.remove(&node);
         // The receiver lives as long as the run.
         let _ = self.exits.send(node);
         said
@@ -401,7 +423,9 @@ impl World {
             Stop::PowerLoss => machine.power_loss(),
             Stop::Kill | Stop::Graceful => machine.kill(),
         }
-        self.state().why_down.insert(node, format!("{stop:?}"));
+        let mut state = self.state();
+        state.why_down.insert(node, format!("{stop:?}"));
+        state.leaving.remove(&node);
         true
     }
 
@@ -511,8 +535,17 @@ impl World {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.fail_syncs(0);
             machine.resume();
-            self.watch.tell(self.now(), node, check::Event::FaultEnded);
             self.boot_if_due(node);
+        }
+        // The faults that the storm's end cut short.
+        let cut_short = self.state().harsh;
+        for _ in 0..cut_short {
+            self.disturb(true, false);
+        }
+        // Whoever was asked to leave does so first, and is started again; the request may have been lost.
+        let until = self.now() + LEFT_WITHIN.as_nanos() as u64;
+        while !self.state().leaving.is_empty() && self.now() < until {
+            self.universe.sleep(LOOK_EVERY).await;
         }
         // Whoever still waits for an answer gets it, or has waited long enough.
         while self.clients.busy() > 0 {
@@ -653,8 +686,16 @@ impl World {
 
     // Faults.
 
-    /// A fault that makes gossip err touches everybody: rumours travel.
-    fn disturb(&self, begins: bool) {
+    /// A fault that may make gossip err touches everybody: rumours travel. A mild one does not count:
+    /// probes through others and the time to object are there to get over it.
+    fn disturb(&self, harsh: bool, begins: bool) {
+        if !harsh {
+            return;
+        }
+        {
+            let harsh = &mut self.state().harsh;
+            *harsh = if begins { *harsh + 1 } else { harsh.saturating_sub(1) };
+        }
         for node in self.machines().into_keys() {
             let event = if begins { check::Event::FaultBegan } else { check::Event::FaultEnded };
             self.watch.tell(self.now(), node, event);
@@ -673,28 +714,28 @@ impl World {
             FaultKind::Partition { shape } => {
                 let rules = self.partition(shape);
                 self.begins(&fault, &format!("{shape:?}"));
-                self.links(rules, duration).await;
+                self.links(rules, true, duration).await;
             }
             FaultKind::Loss { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
-                self.links(vec![everywhere(Effect::Lose(f64::from(*percent).min(100.0) / 100.0))], duration)
-                    .await;
+                let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
+                self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
             }
             FaultKind::Delay { min_ms, max_ms } => {
                 self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
                 let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], duration).await;
+                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
             }
             FaultKind::Reorder { percent, max_ms } => {
                 self.begins(&fault, &format!("{percent} % by up to {max_ms} ms"));
                 let probability = f64::from(*percent).min(100.0) / 100.0;
                 let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], duration).await;
+                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
             }
             FaultKind::Duplicate { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
                 let effect = Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], duration).await;
+                self.links(vec![everywhere(effect)], false, duration).await;
             }
             FaultKind::Stall { target } => self.stall(&fault, self.target(*target), duration).await,
             FaultKind::Kill { target } => {
@@ -704,12 +745,8 @@ impl World {
             FaultKind::Clock { target, change } => {
                 self.bend_clock(&fault, self.target(*target), *change, duration).await;
             }
-            FaultKind::FsyncFail { target, syncs } => {
-                let node = self.target(*target);
-                if let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) {
-                    self.begins(&fault, &format!("{syncs} on n{node}"));
-                    machine.disk.fail_syncs(*syncs);
-                }
+            FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
+                self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
             FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
             FaultKind::Transfer => {
@@ -721,15 +758,20 @@ impl World {
         }
     }
 
+    /// Whether messages that take this much longer can make a probe late, there and back.
+    fn is_slow(&self, max_ms: u64) -> bool {
+        max_ms > self.scenario.settings.probe_period_ms / 8
+    }
+
     /// Puts rules in force for a while.
-    async fn links(&self, rules: Vec<Rule>, duration: Duration) {
+    async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
         let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
-        self.disturb(true);
+        self.disturb(harsh, true);
         self.universe.sleep(duration).await;
         for number in numbers {
             self.universe.net.remove_rule(number);
         }
-        self.disturb(false);
+        self.disturb(harsh, false);
     }
 
     /// The blocked links of a shape, given who leads.
@@ -779,7 +821,8 @@ impl World {
         self.begins(fault, &node_name(node));
         *self.state().stalls.entry(node).or_default() += 1;
         machine.stall();
-        self.disturb(true);
+        let harsh = fault.for_ms > self.scenario.settings.probe_period_ms;
+        self.disturb(harsh, true);
         self.universe.sleep(duration).await;
         let last = {
             let mut state = self.state();
@@ -790,7 +833,7 @@ impl World {
         if last {
             machine.resume();
         }
-        self.disturb(false);
+        self.disturb(harsh, false);
     }
 
     async fn crash(self: &Arc<World>, fault: &Fault, nodes: &[u32], stop: Stop, duration: Duration) {
@@ -814,22 +857,48 @@ impl World {
         }
     }
 
+    async fn fail_syncs(
+        self: &Arc<World>,
+        fault: &Fault,
+        node: u32,
+        syncs: u32,
+        crash_after_ms: Option<u64>,
+    ) {
+        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
+        self.begins(fault, &format!("{syncs} on n{node}"));
+        let before = machine.disk.counters().failed_syncs;
+        machine.disk.fail_syncs(syncs);
+        let Some(crash_after_ms) = crash_after_ms else { return };
+        let until = self.now().saturating_add(fault.for_ms.saturating_mul(1_000_000));
+        while machine.disk.counters().failed_syncs == before {
+            if self.now() >= until {
+                return;
+            }
+            self.universe.sleep(Duration::from_millis(1)).await;
+        }
+        self.universe.sleep(Duration::from_millis(crash_after_ms)).await;
+        self.take_down(node, Stop::Kill);
+        self.universe.sleep(RESTART_AFTER).await;
+        self.boot_if_due(node);
+    }
+
     async fn bend_clock(&self, fault: &Fault, node: u32, change: ClockChange, duration: Duration) {
         let pump = &self.universe.pump;
         self.begins(fault, &format!("{change:?} on n{node}"));
         match change {
             ClockChange::Rate(rate) => {
-                self.disturb(true);
+                let harsh = !MILD_RATES.contains(&rate);
+                self.disturb(harsh, true);
                 pump.set_rate(node, rate);
                 self.universe.sleep(duration).await;
                 let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
                 pump.set_rate(node, usual.rate_ppm);
-                self.disturb(false);
+                self.disturb(harsh, false);
             }
             ClockChange::Jump(ms) => {
-                self.disturb(true);
+                self.disturb(true, true);
                 pump.jump(node, Duration::from_millis(ms));
-                self.disturb(false);
+                self.disturb(true, false);
             }
             ClockChange::Step(ms) => pump.step_wall(node, ms.saturating_mul(1_000_000)),
         }
@@ -854,6 +923,7 @@ impl World {
                     let mut state = self.state();
                     let held = state.down_until.entry(node).or_default();
                     *held = (*held).max(until);
+                    state.leaving.insert(node);
                 }
                 let left = self.command(node, Method::PUT, "/v1/agent/leave").await;
                 self.universe.sleep_until(until).await;
