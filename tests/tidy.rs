@@ -115,8 +115,13 @@ fn no_source_asks_which_world_it_runs_in() {
 
 #[test]
 fn observable_order_never_comes_from_a_hash() {
+    // It only asks its set whether something is in it, millions of times; nothing walks through it.
+    let unwalked = [Path::new("sim/src/check/linearizable.rs")];
     let mut wrong = Vec::new();
     for (path, text) in files("src").into_iter().chain(files("sim/src")) {
+        if unwalked.contains(&path.as_path()) {
+            continue;
+        }
         for (number, line) in code_lines(&text) {
             if line.contains("HashMap") || line.contains("HashSet") {
                 wrong.push(format!("{}:{number}", path.display()));

@@ -84,7 +84,7 @@ fn append(c: &mut Criterion) {
 fn overlapping(operations: u64) -> Vec<Operation> {
     let mut held: Option<Versioned> = None;
     let step = |id: u64| {
-        let (action, response) = if id % 2 == 0 {
+        let (action, response) = if id.is_multiple_of(2) {
             let value = format!("v{id}");
             held = Some(Versioned { value: value.clone(), modify_index: id + 1 });
             (Action::Put { value }, Response::Done(true))

@@ -18,7 +18,7 @@ pub mod bootstrap;
 pub mod meta;
 pub mod reconcile;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -126,6 +126,23 @@ pub struct Answer<T> {
     pub last_contact: Duration,
 }
 
+/// A server of the Raft configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// Its id, in Raft and in gossip.
+    pub node_id: u64,
+    /// Its node name.
+    pub name: String,
+    /// Where other servers reach it.
+    pub addr: SocketAddr,
+    /// Whether it votes, or learns only.
+    pub voter: bool,
+    /// Whether it leads, as far as known.
+    pub leader: bool,
+    /// How far its log reaches: this server's own, and on the leader everyone's.
+    pub last_index: Option<u64>,
+}
+
 /// Why a read has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -143,6 +160,19 @@ pub enum WriteError {
     /// It may have been applied, or may yet be.
     #[error("{0}")]
     Unknown(String),
+    /// It was not applied: the server to be added has another cluster's data.
+    #[error(
+        "the server at {addr} belongs to cluster {theirs:016x} and this one to {mine:016x}: two clusters \
+         cannot be merged. Empty its data directory if its data is not wanted"
+    )]
+    OtherCluster {
+        /// Where it is.
+        addr: SocketAddr,
+        /// The cluster it belongs to.
+        theirs: u64,
+        /// The cluster it was to join.
+        mine: u64,
+    },
 }
 
 impl From<RaftWriteError> for WriteError {
@@ -497,13 +527,32 @@ impl Agent {
         if let Some(theirs) = status.cluster
             && theirs != mine
         {
-            let text = format!(
-                "the server at {addr} belongs to cluster {theirs:016x} and this one to {mine:016x}: two clusters \
-                 cannot be merged. Empty its data directory if its data is not wanted"
-            );
-            return Err(WriteError::Refused(text));
+            return Err(WriteError::OtherCluster { addr, theirs, mine });
         }
         Ok(self.inner.client.add_server(status.server).await?)
+    }
+
+    /// The servers of the Raft configuration in force, and the log index it has.
+    pub fn configuration(&self) -> Indexed<Vec<Configured>> {
+        let node = &self.inner.node;
+        let metrics = node.metrics();
+        let leader = node.leader();
+        let last_index = |id: u64| {
+            if id == self.node_id() {
+                return metrics.last_log_index;
+            }
+            metrics.replication.as_ref()?.get(&id)?.as_ref().map(|matched| matched.index())
+        };
+        let servers = node.members().into_iter().map(|member| Configured {
+            node_id: member.server.node_id,
+            addr: member.server.addr,
+            voter: member.voter,
+            leader: leader == Some(member.server.node_id),
+            last_index: last_index(member.server.node_id),
+            name: member.server.name,
+        });
+        let index = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index());
+        Indexed { index, value: servers.collect() }
     }
 
     /// Takes a server out of the Raft configuration.
@@ -680,40 +729,54 @@ impl Agent {
     /// Looks for the others as long as there are others to look for and none is seen.
     async fn rejoin(self) {
         let env = &self.inner.env;
+        let mine = [self.local_member().addr, self.inner.config.gossip_addr];
         let longest = Duration::from_millis(self.inner.config.retry_interval_ms.max(1));
         let mut pause = REJOIN_FIRST.min(longest);
         let mut tries = 0;
+        let mut last_reason = None;
         loop {
             let missing = self.missing_servers();
-            let alone = !self.members().iter().any(|m| m.node_id != self.node_id() && m.status.is_live());
-            let told = if alone { self.inner.config.retry_join.clone() } else { Vec::new() };
-            if missing.is_empty() && told.is_empty() {
+            let alone = self.live_others().is_empty();
+            let told = if alone { self.inner.config.retry_join.as_slice() } else { &[] };
+            let mut addrs = told.to_vec();
+            // One list of addresses may serve all nodes, and then names this one too.
+            addrs.retain(|addr| !mine.contains(addr));
+            if missing.is_empty() && addrs.is_empty() {
                 tries = 0;
+                last_reason = None;
                 pause = REJOIN_FIRST.min(longest);
                 env.sleep(longest).await;
                 continue;
             }
-            let mut addrs = told;
             for server in missing {
                 let asked =
                     self.inner.node.pool().call(server, None, Lane::Client, &Ask::Status, STATUS_WITHIN);
                 if let Ok(RpcAnswer::Status(status)) = asked.await
                     && self.inner.node.cluster().is_some_and(|mine| status.cluster == Some(mine))
+                    && status.server.node_id != self.node_id()
                 {
                     addrs.push(status.gossip);
                 }
             }
             if !addrs.is_empty() {
+                let before = self.live_others();
                 match self.join(&addrs).await {
-                    Ok(count) => tracing::info!(count, "joined"),
+                    Ok(count) if self.live_others() != before => tracing::info!(count, "joined"),
+                    Ok(count) => tracing::debug!(count, "joined, and nobody new is there"),
                     Err(reason) => {
                         tries += 1;
                         let max = self.inner.config.retry_max;
-                        if max != 0 && tries >= max && alone && !self.inner.config.retry_join.is_empty() {
+                        if max != 0 && tries >= max && alone && !told.is_empty() {
                             self.stop(Err(format!("gave up joining after {max} tries: {reason}"))).await;
                             return;
                         }
-                        tracing::warn!(reason, "cannot join yet");
+                        // The same again at every try would only fill the log.
+                        if last_reason.as_ref() == Some(&reason) {
+                            tracing::debug!(reason, "cannot join yet");
+                        } else {
+                            tracing::warn!(reason, "cannot join yet");
+                        }
+                        last_reason = Some(reason);
                     }
                 }
             }
@@ -722,12 +785,25 @@ impl Agent {
         }
     }
 
+    /// The ids of the other members that gossip sees alive.
+    fn live_others(&self) -> BTreeSet<u64> {
+        let others = self.members().into_iter().filter(|m| m.node_id != self.node_id());
+        others.filter(|member| member.status.is_live()).map(|member| member.node_id).collect()
+    }
+
     /// The addresses of configured servers that gossip does not see.
     fn missing_servers(&self) -> Vec<SocketAddr> {
-        let members = self.members();
-        let live = |id: u64| members.iter().any(|member| member.node_id == id && member.status.is_live());
-        let configured = self.inner.node.members().into_iter();
-        configured.filter(|member| !live(member.server.node_id)).map(|member| member.server.addr).collect()
+        let live = self.live_others();
+        let me = self.inner.node.me();
+        // A server that was here before this one may still be configured at this very address.
+        let others = self
+            .inner
+            .node
+            .members()
+            .into_iter()
+            .map(|member| member.server)
+            .filter(|server| server.node_id != me.node_id && server.addr != me.addr);
+        others.filter(|server| !live.contains(&server.node_id)).map(|server| server.addr).collect()
     }
 
     async fn reconcile(self) {

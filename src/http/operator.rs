@@ -13,8 +13,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use crate::agent::{Indexed, uuid_of};
-use crate::raft::Member;
+use crate::agent::{Configured, Indexed, uuid_of};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -60,32 +59,22 @@ async fn catch_up(api: &Api, params: &Params) -> Result<(), Failure> {
 /// The servers of the configuration in force.
 pub async fn configuration(api: Arc<Api>, call: Call) -> Reply {
     catch_up(&api, &call.params).await?;
-    let raft = api.agent.raft();
-    let metrics = raft.metrics();
-    let leader = raft.leader();
-    let last_index = |id: u64| {
-        if id == api.agent.node_id() {
-            return metrics.last_log_index;
-        }
-        metrics.replication.as_ref()?.get(&id)?.as_ref().map(|matched| matched.index())
-    };
-    let servers = raft.members().into_iter().map(|member| Server {
-        id: uuid_of(member.server.node_id),
-        address: member.server.addr.to_string(),
-        leader: leader == Some(member.server.node_id),
+    let Indexed { index, value: servers } = api.agent.configuration();
+    let servers = servers.into_iter().map(|server| Server {
+        id: uuid_of(server.node_id),
+        node: server.name,
+        address: server.addr.to_string(),
+        leader: server.leader,
         protocol_version: "3",
-        voter: member.voter,
-        last_index: last_index(member.server.node_id),
-        node: member.server.name,
+        voter: server.voter,
+        last_index: server.last_index,
     });
-    let index = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index());
     let configuration = Configuration { servers: servers.collect(), index };
     reply::json(&configuration, call.params.pretty())
 }
 
 /// Whether `name` means this server.
-fn is_named(member: &Member, name: &str) -> bool {
-    let server = &member.server;
+fn is_named(server: &Configured, name: &str) -> bool {
     let same = |id: String| id.eq_ignore_ascii_case(name);
     server.name == name || same(uuid_of(server.node_id)) || same(format!("{:016x}", server.node_id))
 }
@@ -95,16 +84,16 @@ fn unknown(what: &str, value: &str) -> Failure {
 }
 
 /// Finds a server of the configuration by `?id`.
-fn by_id(members: &[Member], name: &str) -> Result<u64, Failure> {
-    let found = members.iter().find(|member| is_named(member, name));
-    found.map(|member| member.server.node_id).ok_or_else(|| unknown("id", name))
+fn by_id(servers: &[Configured], name: &str) -> Result<u64, Failure> {
+    let found = servers.iter().find(|server| is_named(server, name));
+    found.map(|server| server.node_id).ok_or_else(|| unknown("id", name))
 }
 
 /// Finds a server of the configuration by `?address`.
-fn by_address(members: &[Member], text: &str) -> Result<u64, Failure> {
+fn by_address(servers: &[Configured], text: &str) -> Result<u64, Failure> {
     let addr: Option<SocketAddr> = text.parse().ok();
-    let found = members.iter().find(|member| Some(member.server.addr) == addr);
-    found.map(|member| member.server.node_id).ok_or_else(|| unknown("address", text))
+    let found = servers.iter().find(|server| Some(server.addr) == addr);
+    found.map(|server| server.node_id).ok_or_else(|| unknown("address", text))
 }
 
 /// Hands leadership to the server that `?id` names, or to the voter that is furthest along.
@@ -113,7 +102,7 @@ pub async fn transfer_leader(api: Arc<Api>, call: Call) -> Reply {
         None => None,
         Some(name) => {
             catch_up(&api, &call.params).await?;
-            Some(by_id(&api.agent.raft().members(), name)?)
+            Some(by_id(&api.agent.configuration().value, name)?)
         }
     };
     api.agent.transfer_leadership(heir).await?;
@@ -134,10 +123,10 @@ pub async fn remove_peer(api: Arc<Api>, call: Call) -> Reply {
         return Err(Failure::bad_request(refusal));
     }
     catch_up(&api, &call.params).await?;
-    let members = api.agent.raft().members();
+    let servers = api.agent.configuration().value;
     let node_id = match id {
-        Some(id) => by_id(&members, id)?,
-        None => by_address(&members, address.unwrap_or_default())?,
+        Some(id) => by_id(&servers, id)?,
+        None => by_address(&servers, address.unwrap_or_default())?,
     };
     let agent = api.agent.clone();
     // In a task of its own: a client that hangs up must not leave the change half done.
@@ -149,23 +138,23 @@ pub async fn remove_peer(api: Arc<Api>, call: Call) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::ServerInfo;
 
     #[test]
     fn a_server_is_known_by_its_id_its_digits_its_name_or_its_address() {
         let addr = SocketAddr::from(([10, 0, 0, 1], 8300));
-        let server = ServerInfo { node_id: 0xab, name: "one".into(), addr };
-        let members = [Member { server, voter: true }];
+        let name = "one".to_owned();
+        let servers =
+            [Configured { node_id: 0xab, name, addr, voter: true, leader: false, last_index: None }];
         for name in ["one", "00000000000000ab", "00000000000000AB", &uuid_of(0xab)] {
-            assert_eq!(by_id(&members, name), Ok(0xab), "{name:?}");
+            assert_eq!(by_id(&servers, name), Ok(0xab), "{name:?}");
         }
-        assert_eq!(by_address(&members, "10.0.0.1:8300"), Ok(0xab));
+        assert_eq!(by_address(&servers, "10.0.0.1:8300"), Ok(0xab));
         for name in ["two", "ab", "", "10.0.0.1:8300"] {
             let text = format!("id {name:?} was not found in the Raft configuration");
-            assert_eq!(by_id(&members, name).unwrap_err().text, text);
+            assert_eq!(by_id(&servers, name).unwrap_err().text, text);
         }
         for text in ["10.0.0.1", "10.0.0.1:8301", "nonsense"] {
-            assert!(by_address(&members, text).is_err(), "{text:?}");
+            assert!(by_address(&servers, text).is_err(), "{text:?}");
         }
     }
 }

@@ -76,6 +76,9 @@ impl From<WriteError> for Failure {
         match error {
             WriteError::Refused(_) => Failure::refused(error.to_string()),
             WriteError::Unknown(_) => Failure::unknown(error.to_string()),
+            WriteError::OtherCluster { .. } => {
+                Failure { status: StatusCode::CONFLICT, ..Failure::refused(error.to_string()) }
+            }
         }
     }
 }
