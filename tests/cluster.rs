@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use common::{Home, Http, Listening, Node, QUICK, eventually, text_of};
+use hyper::Method;
 
 /// A server with its directory and, once it has been up, its ports.
 struct Server {
@@ -274,6 +275,51 @@ fn a_server_that_leaves_is_shown_as_left_and_the_rest_go_on() {
     let written = cluster.http(rest[0]).put("/v1/kv/k", "v");
     assert_eq!((written.status, written.text().as_str()), (200, "true"));
     cluster.everywhere("k", "v");
+}
+
+#[test]
+fn leadership_moves_to_the_server_that_is_named() {
+    let cluster = Cluster::start("");
+    let heir = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
+    // Whoever is asked: the leader hears of it.
+    let path = format!("/v1/operator/raft/transfer-leader?id={}", NAMES[heir]);
+    let answer = cluster.http(heir).call(Method::POST, &path, "").expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{\"Success\":true}"));
+    let heir_addr = cluster.node(heir).at.rpc.to_string();
+    for i in 0..3 {
+        eventually("the heir leads", || {
+            (cluster.http(i).leader().as_deref() == Some(&heir_addr)).then_some(())
+        });
+    }
+    // Anyone will do if nobody is named.
+    let answer = cluster.http(0).call(Method::POST, "/v1/operator/raft/transfer-leader", "");
+    assert_eq!(answer.expect("an answer").status, 200);
+    cluster.settle();
+    assert!(cluster.http(heir).set("k", "v"));
+}
+
+#[test]
+fn a_dead_server_can_be_taken_out_of_the_configuration() {
+    let mut cluster = Cluster::start("");
+    let dead = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
+    let address = cluster.node(dead).at.rpc;
+    cluster.kill(dead);
+    let rest: Vec<usize> = cluster.ups().collect();
+    for i in &rest {
+        eventually("failed", || (cluster.http(*i).status_of(NAMES[dead]) == Some(4)).then_some(()));
+    }
+    let path = format!("/v1/operator/raft/peer?address={address}");
+    let answer = cluster.http(rest[0]).call(Method::DELETE, &path, "").expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    for i in rest {
+        let configuration = cluster.http(i).json("/v1/operator/raft/configuration").expect("JSON");
+        let servers = configuration["Servers"].as_array().expect("servers");
+        let names: Vec<&str> = servers.iter().filter_map(|server| server["Node"].as_str()).collect();
+        assert_eq!(names.len(), 2, "{configuration}");
+        assert!(!names.contains(&NAMES[dead]), "{configuration}");
+        assert_eq!(servers.iter().filter(|server| server["Leader"] == true).count(), 1, "{configuration}");
+        assert!(servers.iter().all(|server| server["Voter"] == true), "{configuration}");
+    }
 }
 
 #[test]

@@ -52,7 +52,8 @@ impl Mask {
             joined += &format!("{{\"ID\":\"<uuid>{}", &part[36..]);
         }
         masked = joined;
-        for field in ["\"CreateIndex\":", "\"ModifyIndex\":", "\"LTime\":"] {
+        let fields = ["\"CreateIndex\":", "\"ModifyIndex\":", "\"LTime\":", "\"LastIndex\":", ",\"Index\":"];
+        for field in fields {
             let mut parts = masked.split(field);
             let mut joined = parts.next().unwrap_or_default().to_owned();
             for part in parts {
@@ -61,6 +62,8 @@ impl Mask {
                 let value = match field {
                     "\"LTime\":" if &digits[..len] == "0" => "0".to_owned(),
                     "\"LTime\":" => "<time>".to_owned(),
+                    // Where the log stands is nobody's promise.
+                    "\"LastIndex\":" | ",\"Index\":" => "<log index>".to_owned(),
                     _ => self.index(&digits[..len]),
                 };
                 joined += &format!("{field}{value}{}", &digits[len..]);

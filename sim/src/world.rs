@@ -59,6 +59,9 @@ const CRASHES_TOLD: usize = 3;
 /// How long after its end a process is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a node may take to be gone after it agreed to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
 /// How often the world looks whether what it waits for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -498,10 +501,12 @@ impl World {
         let mut faults = Vec::new();
         for fault in self.scenario.faults.clone() {
             let world = self.clone();
-            faults.push(madsim::task::spawn(async move {
+            let departure = matches!(fault.kind, FaultKind::Membership { .. });
+            let task = madsim::task::spawn(async move {
                 world.universe.sleep_until(storm_ns + fault.at_ms * 1_000_000).await;
                 world.happen(fault).await;
-            }));
+            });
+            faults.push((departure, task));
         }
         let end_ns = storm_ns + self.scenario.duration_ms * 1_000_000;
         while self.now() < end_ns {
@@ -511,8 +516,13 @@ impl World {
             self.universe.sleep_until(next).await;
         }
         self.clients.stop();
-        for fault in faults {
-            fault.abort();
+        for (departure, fault) in faults {
+            if departure {
+                // Not cut short: a departure that has begun cannot be called off.
+                let _ = fault.await;
+            } else {
+                fault.abort();
+            }
         }
     }
 
@@ -908,24 +918,33 @@ impl World {
                     return;
                 }
                 self.begins(fault, &format!("n{node} leaves"));
+                self.watch.tell(self.now(), node, check::Event::Leaves);
                 {
                     let mut state = self.state();
                     let held = state.down_until.entry(node).or_default();
                     *held = (*held).max(until);
                     state.leaving.insert(node);
                 }
-                self.command(node, Method::PUT, "/v1/agent/leave").await;
+                let left = self.command(node, Method::PUT, "/v1/agent/leave").await;
                 self.universe.sleep_until(until).await;
+                // A node that said it leaves is soon gone; it must not be judged while it is on its way.
+                let patience = self.now() + LEAVES_WITHIN.as_nanos() as u64;
+                while left
+                    && self.now() < patience
+                    && self.machine(node).is_some_and(|machine| machine.is_running())
+                {
+                    self.universe.sleep(LOOK_EVERY).await;
+                }
                 // One that did not manage to leave in time simply stays.
                 self.boot_if_due(node);
             }
         }
     }
 
-    /// Has a node do something, from a host that nothing happens to. Whether it did is not asked.
-    async fn command(&self, node: u32, method: Method, path: &str) {
-        let Some(env) = self.own.get() else { return };
-        let _ = self.clients.call(env, node, method, path, Bytes::new()).await;
+    /// Has a node do something, from a host that nothing happens to. Whether it agreed to.
+    async fn command(&self, node: u32, method: Method, path: &str) -> bool {
+        let Some(env) = self.own.get() else { return false };
+        self.clients.call(env, node, method, path, Bytes::new()).await.is_ok()
     }
 }
 

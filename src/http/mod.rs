@@ -5,7 +5,7 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `event`, `status`, `agent`: one file for each family of paths.
+//! * `kv`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
@@ -25,6 +25,7 @@ pub mod client;
 mod event;
 mod kv;
 mod legacy;
+mod operator;
 mod params;
 mod reply;
 mod status;
@@ -302,6 +303,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agent/join/{*addr}", route(&["PUT"], agent::join))
         .route("/v1/agent/leave", route(&["PUT"], agent::leave))
         .route("/v1/agent/force-leave/{*node}", route(&["PUT"], agent::force_leave))
+        .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
+        .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
+        .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))
         .route("/set", route(&["GET", "PUT", "POST"], legacy::set))
         .route("/get", route(&["GET"], legacy::get))
         .route("/join", route(&["GET", "PUT", "POST"], legacy::join))

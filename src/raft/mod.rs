@@ -147,6 +147,9 @@ struct Inner {
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
+    /// Part of mutant R31: the term and the time on the wall when a majority was last asked.
+    #[cfg(feature = "mutants")]
+    lease: Mutex<Option<(u64, Duration)>>,
 }
 
 /// A snapshot that is being received from one leader.
@@ -284,6 +287,8 @@ impl RaftNode {
                 heard_leader: AtomicU64::new(env.now().0),
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
+                #[cfg(feature = "mutants")]
+                lease: Mutex::default(),
             }),
         };
         let tasks = vec![
@@ -485,16 +490,42 @@ impl RaftNode {
         if mutant::is("R27") && self.is_leader() {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
-        // Mutant R31: trusts that no other server's clock runs faster than this one's.
-        let policy = if mutant::is("R31") { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
-        match self.inner.core.get_read_linearizer(policy).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+        // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
+        let asked = (self.metrics().current_term, self.inner.env.wall());
+        if mutant::is("R31") && self.is_leader() && self.holds_lease(asked) {
+            return Ok(self.inner.state.read(|state| state.applied()));
+        }
+        match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => {
+                self.renew_lease(asked);
+                Ok(linearizer.read_log_id().index())
+            }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(LeaderError::NotLeader { leader: forward.leader_id })
             }
             Err(error) => Err(LeaderError::Unknown(error.to_string())),
         }
     }
+
+    /// Part of mutant R31: whether a majority was asked in this term, two heartbeats ago at most.
+    #[cfg(feature = "mutants")]
+    fn holds_lease(&self, (term, now): (u64, Duration)) -> bool {
+        let lease = Duration::from_millis(2 * self.inner.core.config().heartbeat_interval);
+        locked(&self.inner.lease).is_some_and(|(leased, since)| leased == term && now < since + lease)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn renew_lease(&self, asked: (u64, Duration)) {
+        *locked(&self.inner.lease) = Some(asked);
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn holds_lease(&self, _: (u64, Duration)) -> bool {
+        false
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn renew_lease(&self, _: (u64, Duration)) {}
 
     async fn change<T>(
         &self,

@@ -10,10 +10,14 @@
 //! one after it that some node has taken up. So a commit on too few voters during a membership change can
 //! pass; without one the check is exact.
 //!
+//! A voter that disappears from the configuration without having been told to leave still counts: nothing
+//! but a goodbye may make the quorum smaller. Otherwise a gossip verdict could shrink a cluster of five to
+//! three and commit with two (the class of hashicorp/consul#6113).
+//!
 //! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
 //! heard of, or whose node has since become another voter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use driftline::env::Observed;
 
@@ -27,6 +31,10 @@ pub struct CommittedOnQuorum {
     taken_up: BTreeMap<(u64, u64), Vec<Vec<u64>>>,
     /// Those that were applied, by index.
     applied: BTreeMap<u64, Vec<Vec<u64>>>,
+    /// Voters of an applied configuration that have not left since.
+    belong: BTreeSet<u64>,
+    /// Those that were told to leave.
+    leaving: BTreeSet<u64>,
     /// The highest index judged.
     judged: Option<u64>,
 }
@@ -36,7 +44,29 @@ fn has_entry(node: &NodeView, index: u64, term: u64) -> bool {
     node.covers(index) || (durable && node.log.get(index).is_some_and(|(own, _)| own == term))
 }
 
-fn majority(voters: &[u64], index: u64, term: u64, view: &View) -> bool {
+impl CommittedOnQuorum {
+    /// Who was taken out of these voter sets without having been told to leave.
+    fn expelled(&self, sets: &[Vec<u64>]) -> Vec<u64> {
+        let voter = |id: &u64| sets.iter().any(|set| set.contains(id));
+        self.belong.iter().filter(|id| !voter(id) && !self.leaving.contains(id)).copied().collect()
+    }
+
+    /// A configuration is in force for good.
+    fn settle(&mut self, sets: &[Vec<u64>]) {
+        let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
+        let leaving = &self.leaving;
+        self.belong.retain(|id| voters.contains(id) || !leaving.contains(id));
+        for voter in voters {
+            // Back after a departure: the departure is over.
+            if self.belong.insert(voter) {
+                self.leaving.remove(&voter);
+            }
+        }
+    }
+}
+
+fn majority(voters: &[u64], expelled: &[u64], index: u64, term: u64, view: &View) -> bool {
+    let voters: Vec<u64> = voters.iter().chain(expelled).copied().collect();
     let with = voters
         .iter()
         .filter(|voter| view.by_raft_id(**voter).is_none_or(|(_, node)| has_entry(node, index, term)))
@@ -54,15 +84,27 @@ impl Check for CommittedOnQuorum {
             }
             Event::Observed(Observed::Applied { index, term, .. }) if self.judged < Some(*index) => {
                 self.judged = Some(*index);
+                let mut settled = None;
                 if let Some(sets) = self.taken_up.get(&(*index, *term)) {
                     self.applied.insert(*index, sets.clone());
+                    settled = Some(sets.clone());
                 }
                 // The founding configuration holds before anything is applied.
                 let applied = self.applied.range(..=*index).next_back().map(|(_, sets)| sets);
                 let Some(sets) = applied.or_else(|| self.taken_up.values().next()) else { return };
                 let after = self.taken_up.range((*index + 1, 0)..).map(|(_, sets)| sets);
                 let mut candidates = std::iter::once(sets).chain(after);
-                if !candidates.any(|sets| sets.iter().all(|voters| majority(voters, *index, *term, view))) {
+                let held = candidates.any(|sets| {
+                    let expelled = self.expelled(sets);
+                    sets.iter().all(|voters| majority(voters, &expelled, *index, *term, view))
+                });
+                if !held {
+                    let mut sets = sets.clone();
+                    let expelled = self.expelled(&sets);
+                    if !expelled.is_empty() {
+                        sets.push(expelled);
+                    }
+                    let sets = &sets;
                     findings.add(
                         "CQ",
                         at,
@@ -74,7 +116,11 @@ impl Check for CommittedOnQuorum {
                         ),
                     );
                 }
+                if let Some(sets) = settled {
+                    self.settle(&sets);
+                }
             }
+            Event::Leaves => self.leaving.extend(view.node(at.node).raft_id),
             _ => {}
         }
     }
@@ -144,6 +190,22 @@ mod tests {
             bench = bench.appends(node, 1, 1).syncs(node, 1);
         }
         bench.applies(0, 1, 1).accepts();
+    }
+
+    fn shrunk() -> Bench<CommittedOnQuorum> {
+        let all = Observed::Membership { index: 1, voters: vec![vec![1, 2, 3]], learners: vec![] };
+        let one = Observed::Membership { index: 2, voters: vec![vec![1]], learners: vec![] };
+        bench().says(0, all).syncs(0, 1).syncs(1, 1).applies(0, 1, 1).appends(0, 2, 1).says(0, one)
+    }
+
+    #[test]
+    fn voters_that_did_not_leave_still_count() {
+        shrunk().syncs(0, 2).applies(0, 2, 1).rejects("not durable on a majority");
+    }
+
+    #[test]
+    fn voters_that_left_no_longer_count() {
+        shrunk().on(1, Event::Leaves).on(2, Event::Leaves).syncs(0, 2).applies(0, 2, 1).accepts();
     }
 
     #[test]

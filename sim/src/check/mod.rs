@@ -204,6 +204,8 @@ pub enum Event<'a> {
     Stopped(Stop),
     /// The node said something about itself.
     Observed(&'a Observed),
+    /// The node was told to leave gracefully: from now on it may be taken out of the configuration.
+    Leaves,
     /// A fault that may make gossip about this node, or by it, wrong begins: a partition begins for
     /// every node that cannot reach every other, loss for both ends, a stall for the stalled node.
     FaultBegan,

@@ -202,7 +202,7 @@ impl View {
                     self.by_raft_id.insert(*raft_id, at.node);
                 }
             }
-            Event::FaultBegan | Event::FaultEnded | Event::Datagram => {}
+            Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram => {}
         }
     }
 }

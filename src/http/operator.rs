@@ -1,0 +1,171 @@
+//! `/v1/operator/raft/…`: the servers of the Raft configuration, for those who look after them.
+//!
+//! A server is named by its id as `/v1/agent/self` shows it, by the sixteen digits that logs show, or by
+//! its node name. `Index` is the log index of the configuration, as documented; Consul's own servers
+//! answer 0 there. `LastIndex` of another server is known to the leader alone and absent elsewhere.
+//!
+//! A server that is taken out while gossip still sees it alive comes back, because the leader makes the
+//! configuration follow gossip: removing is for servers that are gone for good.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::agent::{Indexed, uuid_of};
+use crate::raft::Member;
+
+use super::params::Params;
+use super::reply::{self, Failure, Reply};
+use super::{Api, Call};
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Configuration {
+    servers: Vec<Server>,
+    index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Server {
+    #[serde(rename = "ID")]
+    id: String,
+    node: String,
+    address: String,
+    leader: bool,
+    protocol_version: &'static str,
+    voter: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_index: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Transferred {
+    success: bool,
+}
+
+/// Waits until this server knows every change of the configuration that was finished before the call,
+/// unless the call asks for `stale`.
+async fn catch_up(api: &Api, params: &Params) -> Result<(), Failure> {
+    let mut options = params.query_options(|| 0.0)?;
+    // The configuration cannot be waited for.
+    options.min_index = 0;
+    api.agent.query(options, |state| Indexed { index: state.applied(), value: () }).await?;
+    Ok(())
+}
+
+/// The servers of the configuration in force.
+pub async fn configuration(api: Arc<Api>, call: Call) -> Reply {
+    catch_up(&api, &call.params).await?;
+    let raft = api.agent.raft();
+    let metrics = raft.metrics();
+    let leader = raft.leader();
+    let last_index = |id: u64| {
+        if id == api.agent.node_id() {
+            return metrics.last_log_index;
+        }
+        metrics.replication.as_ref()?.get(&id)?.as_ref().map(|matched| matched.index())
+    };
+    let servers = raft.members().into_iter().map(|member| Server {
+        id: uuid_of(member.server.node_id),
+        address: member.server.addr.to_string(),
+        leader: leader == Some(member.server.node_id),
+        protocol_version: "3",
+        voter: member.voter,
+        last_index: last_index(member.server.node_id),
+        node: member.server.name,
+    });
+    let index = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index());
+    let configuration = Configuration { servers: servers.collect(), index };
+    reply::json(&configuration, call.params.pretty())
+}
+
+/// Whether `name` means this server.
+fn is_named(member: &Member, name: &str) -> bool {
+    let server = &member.server;
+    let same = |id: String| id.eq_ignore_ascii_case(name);
+    server.name == name || same(uuid_of(server.node_id)) || same(format!("{:016x}", server.node_id))
+}
+
+fn unknown(what: &str, value: &str) -> Failure {
+    Failure::refused(format!("{what} {value:?} was not found in the Raft configuration"))
+}
+
+/// Finds a server of the configuration by `?id`.
+fn by_id(members: &[Member], name: &str) -> Result<u64, Failure> {
+    let found = members.iter().find(|member| is_named(member, name));
+    found.map(|member| member.server.node_id).ok_or_else(|| unknown("id", name))
+}
+
+/// Finds a server of the configuration by `?address`.
+fn by_address(members: &[Member], text: &str) -> Result<u64, Failure> {
+    let addr: Option<SocketAddr> = text.parse().ok();
+    let found = members.iter().find(|member| Some(member.server.addr) == addr);
+    found.map(|member| member.server.node_id).ok_or_else(|| unknown("address", text))
+}
+
+/// Hands leadership to the server that `?id` names, or to the voter that is furthest along.
+pub async fn transfer_leader(api: Arc<Api>, call: Call) -> Reply {
+    let heir = match call.params.text("id") {
+        None => None,
+        Some(name) => {
+            catch_up(&api, &call.params).await?;
+            Some(by_id(&api.agent.raft().members(), name)?)
+        }
+    };
+    api.agent.transfer_leadership(heir).await?;
+    reply::json(&Transferred { success: true }, call.params.pretty())
+}
+
+/// Takes a server out of the configuration.
+pub async fn remove_peer(api: Arc<Api>, call: Call) -> Reply {
+    let (id, address) = (call.params.text("id"), call.params.text("address"));
+    let refusal = match (id, address) {
+        (None, None) => {
+            "Must specify either ?id with the server's ID or ?address with IP:port of peer to remove"
+        }
+        (Some(_), Some(_)) => "Must specify only one of ?id or ?address",
+        _ => "",
+    };
+    if !refusal.is_empty() {
+        return Err(Failure::bad_request(refusal));
+    }
+    catch_up(&api, &call.params).await?;
+    let members = api.agent.raft().members();
+    let node_id = match id {
+        Some(id) => by_id(&members, id)?,
+        None => by_address(&members, address.unwrap_or_default())?,
+    };
+    let agent = api.agent.clone();
+    // In a task of its own: a client that hangs up must not leave the change half done.
+    let removed = agent.env().clone().spawn(async move { agent.remove_server(node_id).await });
+    removed.await.map_err(|error| Failure::unknown(format!("removing did not end: {error}")))??;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::ServerInfo;
+
+    #[test]
+    fn a_server_is_known_by_its_id_its_digits_its_name_or_its_address() {
+        let addr = SocketAddr::from(([10, 0, 0, 1], 8300));
+        let server = ServerInfo { node_id: 0xab, name: "one".into(), addr };
+        let members = [Member { server, voter: true }];
+        for name in ["one", "00000000000000ab", "00000000000000AB", &uuid_of(0xab)] {
+            assert_eq!(by_id(&members, name), Ok(0xab), "{name:?}");
+        }
+        assert_eq!(by_address(&members, "10.0.0.1:8300"), Ok(0xab));
+        for name in ["two", "ab", "", "10.0.0.1:8300"] {
+            let text = format!("id {name:?} was not found in the Raft configuration");
+            assert_eq!(by_id(&members, name).unwrap_err().text, text);
+        }
+        for text in ["10.0.0.1", "10.0.0.1:8301", "nonsense"] {
+            assert!(by_address(&members, text).is_err(), "{text:?}");
+        }
+    }
+}
