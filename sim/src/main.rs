@@ -47,6 +47,8 @@ enum Verb {
     Run(RunArgs),
     /// Put each bug back in turn and see that the right check catches it.
     Mutants(MutantArgs),
+    /// Measure how much faster than the clock on the wall the simulation runs, with 3 and 5 nodes.
+    Speed(SpeedArgs),
     /// Run one seed in this process and print its report as a line of JSON.
     #[command(hide = true)]
     One(OneArgs),
@@ -156,6 +158,13 @@ struct MutantArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+struct SpeedArgs {
+    /// How many seeds for each size.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    count: u64,
+}
+
+#[derive(Clone, Debug, Args)]
 struct OneArgs {
     /// The seed.
     #[arg(long, required_unless_present = "scenario")]
@@ -210,6 +219,7 @@ fn main() -> ExitCode {
             None => run(RunArgs { shrink_runs: 400, ..RunArgs::default() }),
             Some(Verb::Run(args)) => run(args),
             Some(Verb::Mutants(args)) => hunt(&args),
+            Some(Verb::Speed(args)) => speed(&args),
             Some(Verb::One(args)) => one(&args),
         }
     };
@@ -311,6 +321,31 @@ fn run(args: RunArgs) -> Result<bool, Unusable> {
         print(&summary.text(watch.seconds()))?;
     }
     Ok(summary.is_ok())
+}
+
+/// One seed after the other on one core, with all faults and all checks, so that the figure is per core.
+fn speed(args: &SpeedArgs) -> Result<bool, Unusable> {
+    let runner = Processes { jobs: Some(1), ..Processes::default() }.runner()?;
+    let mut all_ok = true;
+    for nodes in [3, 5] {
+        let cases: Vec<Case> =
+            (1..=args.count).map(|seed| Case { seed, nodes: Some(nodes), ..Case::default() }).collect();
+        let (mut simulated, mut wall, mut operations) = (0.0, 0.0, 0);
+        runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
+            simulated += report.sim_seconds;
+            wall += report.wall_seconds;
+            operations += report.ops_ok + report.ops_unknown + report.ops_failed;
+            all_ok &= report.ok;
+            true
+        });
+        print(&format!(
+            "{nodes} nodes: {simulated:.0} simulated s in {wall:.1} s on one core, {:.0} times real time; {:.0} \
+             operations a simulated second, all faults, all checks\n",
+            simulated / wall,
+            operations as f64 / simulated,
+        ))?;
+    }
+    Ok(all_ok)
 }
 
 fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusable> {

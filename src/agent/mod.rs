@@ -811,8 +811,12 @@ impl Agent {
         loop {
             // Mutant T02: the system's randomness gets into a timer.
             let jitter = if mutant::is("T02") { mutant::system_jitter() } else { Duration::ZERO };
-            // Whichever comes first; neither is an error.
-            let _ = env.timeout(RECONCILE_EVERY + jitter, self.inner.membership_changed.notified()).await;
+            tokio::select! {
+                biased;
+                () = self.inner.membership_changed.notified() => {}
+                () = self.inner.node.leader_changed() => {}
+                () = env.sleep(RECONCILE_EVERY + jitter) => {}
+            }
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.seen().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };

@@ -384,6 +384,16 @@ impl RaftNode {
         self.inner.core.metrics().borrow_watched().current_leader
     }
 
+    /// Waits until another leader is known, or none.
+    pub async fn leader_changed(&self) {
+        let mut metrics = self.inner.core.server_metrics();
+        let before = metrics.borrow_watched().current_leader;
+        if metrics.wait_until(|now| now.current_leader != before).await.is_err() {
+            // Raft has stopped: nothing changes any more.
+            std::future::pending().await
+        }
+    }
+
     /// Where a server of the configuration is reached.
     pub fn address_of(&self, node_id: u64) -> Option<SocketAddr> {
         if node_id == self.inner.me.node_id {
