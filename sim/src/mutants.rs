@@ -44,6 +44,24 @@ const LOST_REPLIES: &[&str] = &[
     "transfer",
 ];
 
+/// Everything that can cut a leader off without its noticing, or make another one beside it.
+const SECOND_LEADER: &[&str] =
+    &["clock", "delay", "loss", "membership", "partition", "reorder", "stall", "transfer"];
+
+/// Everything that can make a live node look dead for a moment.
+const SILENCE: &[&str] = &[
+    "clock",
+    "delay",
+    "fsync-fail",
+    "kill",
+    "loss",
+    "membership",
+    "partition",
+    "power-loss",
+    "reorder",
+    "stall",
+];
+
 /// The table.
 pub const TABLE: &[Mutant] = &[
     Mutant {
@@ -66,12 +84,12 @@ pub const TABLE: &[Mutant] = &[
         id: "R27",
         what: "a read is answered without asking a quorum who leads",
         origin: "deventlab/d-engine#381",
-        needs: &["partition"],
+        needs: SECOND_LEADER,
         checks: &["LIN", "IDX"],
     },
     Mutant {
         id: "R31",
-        what: "a lease read trusts a clock without margin for drift",
+        what: "a read trusts a lease that the wall clock measures, without margin for drift",
         origin: "vesoft-inc/nebula#5351",
         needs: &["clock"],
         checks: &["LIN", "IDX"],
@@ -108,21 +126,21 @@ pub const TABLE: &[Mutant] = &[
         id: "G01",
         what: "a death of higher incarnation is not recorded, so an old \"alive\" resurrects",
         origin: "al8n/memberlist PR #197",
-        needs: &["duplicate", "delay"],
+        needs: SILENCE,
         checks: &["GR"],
     },
     Mutant {
         id: "G08",
         what: "a suspect is declared dead without time to object",
         origin: "design; SWIM 4.2",
-        needs: &["stall", "loss"],
+        needs: SILENCE,
         checks: &["GA"],
     },
     Mutant {
         id: "G14",
         what: "a gossip verdict removes a Raft voter without a guard for the quorum",
         origin: "the class of hashicorp/consul#6113",
-        needs: &["partition"],
+        needs: SILENCE,
         checks: &["LIVE", "CQ"],
     },
     Mutant {

@@ -72,7 +72,7 @@ mod tests {
 
     fn seen(node_id: u64, expect: u32, status: Status) -> (Seen, Meta) {
         let addr = SocketAddr::from(([10, 0, 0, node_id as u8], 8300));
-        let server = ServerInfo { node_id, name: format!("n{node_id}"), addr };
+        let server = ServerInfo { node_id, name: format!("n{node_id}"), addr, generation: 0 };
         let meta = Meta {
             rpc_addr: addr,
             http_port: 0,

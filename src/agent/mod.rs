@@ -272,7 +272,14 @@ impl Agent {
             source,
         })?;
         let rpc_addr = advertised(listener.local_addr(), config.advertise);
-        let me = ServerInfo { node_id: identity.node_id, name: config.node_name.clone(), addr: rpc_addr };
+        // Refutations and changes of metadata count within a life.
+        let generation = identity.generation << 20;
+        let me = ServerInfo {
+            node_id: identity.node_id,
+            name: config.node_name.clone(),
+            addr: rpc_addr,
+            generation,
+        };
 
         let expect = match config.bootstrap {
             Bootstrap::Expect(expect) => expect,
@@ -300,7 +307,7 @@ impl Agent {
             name: config.node_name.clone(),
             bind: config.gossip_addr,
             advertise: config.advertise.map(|ip| SocketAddr::new(ip, 0)),
-            generation: identity.generation << 20,
+            generation,
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
         };
@@ -593,18 +600,29 @@ impl Agent {
         if let Err(error) = self.inner.gossip.leave(LEAVE_WITHIN).await {
             tracing::warn!(%error, "leaving without knowing that others heard");
         }
-        // The leader sees us gone and takes us out; asking for it as well tells us when that is done.
-        if others {
-            let removed = self.inner.client.remove_server(self.node_id());
-            match self.inner.env.timeout(LEAVE_WITHIN, removed).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "leaving while still in the configuration"),
-                Err(_) => {
-                    tracing::warn!("leaving before this server was seen to be out of the configuration")
-                }
-            }
+        if others && self.inner.env.timeout(LEAVE_WITHIN, self.taken_out()).await.is_err() {
+            tracing::warn!("leaving before this server was seen to be out of the configuration");
         }
         self.stop(Ok(())).await;
+    }
+
+    /// Waits until another server says that this one no longer votes. It must not ask to be taken out: such
+    /// a request could reach the leader long after this server is back, and expel it.
+    async fn taken_out(&self) {
+        let node = &self.inner.node;
+        loop {
+            for other in node.members().iter().filter(|member| member.server.node_id != self.node_id()) {
+                let (addr, to) = (other.server.addr, Some(other.server.node_id));
+                let asked = node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN);
+                if let Ok(RpcAnswer::Status(status)) = asked.await
+                    && !status.voters.is_empty()
+                    && !status.voters.contains(&self.node_id())
+                {
+                    return;
+                }
+            }
+            self.inner.env.sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Makes a failed member one that left.
@@ -700,7 +718,12 @@ impl Agent {
         let members = self.inner.gossip.members();
         let servers = members.into_iter().filter_map(|member| {
             let meta = Meta::decode(&member.meta)?;
-            let server = ServerInfo { node_id: member.node_id, name: member.name, addr: meta.rpc_addr };
+            let server = ServerInfo {
+                node_id: member.node_id,
+                name: member.name,
+                addr: meta.rpc_addr,
+                generation: member.generation,
+            };
             Some((Seen { server, status: member.status }, meta))
         });
         servers.collect()

@@ -41,7 +41,11 @@ pub fn plan(seen: &[Seen], configuration: &[RaftMember], me: u64) -> Option<Step
         status == Status::Left || (mutant::is("G14") && status == Status::Failed)
     };
     let leaver = seen.iter().find(|seen| {
-        seen.server.node_id != me && gone(seen.status) && configured(seen.server.node_id).is_some()
+        seen.server.node_id != me
+            && gone(seen.status)
+            // News of an earlier life's departure may be late: it does not concern who is back since.
+            && configured(seen.server.node_id)
+                .is_some_and(|member| member.server.generation <= seen.server.generation)
     });
     if let Some(leaver) = leaver {
         return Some(Step::Remove { node_id: leaver.server.node_id });
@@ -59,7 +63,7 @@ mod tests {
 
     fn server(node_id: u64) -> ServerInfo {
         let addr = SocketAddr::from(([10, 0, 0, node_id as u8], 8300));
-        ServerInfo { node_id, name: format!("n{node_id}"), addr }
+        ServerInfo { node_id, name: format!("n{node_id}"), addr, generation: 5 }
     }
 
     fn seen(node_id: u64, status: Status) -> Seen {
@@ -84,6 +88,13 @@ mod tests {
         let seen = [seen(1, Status::Alive), seen(2, Status::Failed), seen(3, Status::Left)];
         assert_eq!(plan(&seen, &configuration, 1), Some(Step::Remove { node_id: 3 }));
         assert_eq!(plan(&seen[..2], &configuration, 1), None);
+    }
+
+    #[test]
+    fn the_departure_of_an_earlier_life_is_old_news() {
+        let mut old = seen(3, Status::Left);
+        old.server.generation = 4;
+        assert_eq!(plan(&[old], &[member(1, true), member(3, true)], 1), None);
     }
 
     #[test]

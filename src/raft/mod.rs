@@ -89,6 +89,8 @@ pub struct Peer {
     pub name: String,
     /// Its address when it was added; gossip may know a newer one.
     pub addr: SocketAddr,
+    /// Its gossip generation when it was added: a departure of an earlier life does not concern it.
+    pub generation: u64,
 }
 
 /// A server, by all its names.
@@ -100,6 +102,8 @@ pub struct ServerInfo {
     pub name: String,
     /// Where other servers reach it.
     pub addr: SocketAddr,
+    /// The gossip generation of the life that this speaks of.
+    pub generation: u64,
 }
 
 /// One server of the Raft configuration.
@@ -147,9 +151,10 @@ struct Inner {
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
-    /// Part of mutant R31: the term and the time on the wall when a majority was last asked.
+    /// Part of mutant R31: the term, the time on the wall when a majority was last asked, and the index
+    /// that it confirmed.
     #[cfg(feature = "mutants")]
-    lease: Mutex<Option<(u64, Duration)>>,
+    lease: Mutex<Option<(u64, Duration, u64)>>,
 }
 
 /// A snapshot that is being received from one leader.
@@ -419,6 +424,7 @@ impl RaftNode {
                     node_id: *id,
                     name: peer.name.clone(),
                     addr: self.address_of(*id).unwrap_or(peer.addr),
+                    generation: peer.generation,
                 },
                 voter: voters.contains(id),
             })
@@ -433,6 +439,7 @@ impl RaftNode {
             leader: self.leader(),
             has_state: self.has_state(),
             gossip: self.inner.gossip_addr,
+            voters: self.metrics().membership_config.voter_ids().collect(),
         }
     }
 
@@ -471,7 +478,12 @@ impl RaftNode {
         }
         let members: BTreeMap<u64, Peer> = founders
             .iter()
-            .map(|server| (server.node_id, Peer { name: server.name.clone(), addr: server.addr }))
+            .map(|server| {
+                (
+                    server.node_id,
+                    Peer { name: server.name.clone(), addr: server.addr, generation: server.generation },
+                )
+            })
             .collect();
         match self.inner.core.initialize(members).await {
             // Not allowed: it has begun already, by our hand or another founder's.
@@ -502,13 +514,17 @@ impl RaftNode {
         }
         // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
         let asked = (self.metrics().current_term, self.inner.env.wall());
-        if mutant::is("R31") && self.is_leader() && self.holds_lease(asked) {
-            return Ok(self.inner.state.read(|state| state.applied()));
+        if mutant::is("R31")
+            && self.is_leader()
+            && let Some(index) = self.leased_index(asked)
+        {
+            return Ok(index.max(self.inner.state.read(|state| state.applied())));
         }
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => {
-                self.renew_lease(asked);
-                Ok(linearizer.read_log_id().index())
+                let index = linearizer.read_log_id().index();
+                self.renew_lease(asked, index);
+                Ok(index)
             }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(LeaderError::NotLeader { leader: forward.leader_id })
@@ -517,25 +533,26 @@ impl RaftNode {
         }
     }
 
-    /// Part of mutant R31: whether a majority was asked in this term, two heartbeats ago at most.
+    /// Part of mutant R31: the index that a majority confirmed in this term, two heartbeats ago at most.
     #[cfg(feature = "mutants")]
-    fn holds_lease(&self, (term, now): (u64, Duration)) -> bool {
+    fn leased_index(&self, (term, now): (u64, Duration)) -> Option<u64> {
         let lease = Duration::from_millis(2 * self.inner.core.config().heartbeat_interval);
-        locked(&self.inner.lease).is_some_and(|(leased, since)| leased == term && now < since + lease)
+        let (leased, since, index) = (*locked(&self.inner.lease))?;
+        (leased == term && now < since + lease).then_some(index)
     }
 
     #[cfg(feature = "mutants")]
-    fn renew_lease(&self, asked: (u64, Duration)) {
-        *locked(&self.inner.lease) = Some(asked);
+    fn renew_lease(&self, (term, asked): (u64, Duration), index: u64) {
+        *locked(&self.inner.lease) = Some((term, asked, index));
     }
 
     #[cfg(not(feature = "mutants"))]
-    fn holds_lease(&self, _: (u64, Duration)) -> bool {
-        false
+    fn leased_index(&self, _: (u64, Duration)) -> Option<u64> {
+        None
     }
 
     #[cfg(not(feature = "mutants"))]
-    fn renew_lease(&self, _: (u64, Duration)) {}
+    fn renew_lease(&self, _: (u64, Duration), _: u64) {}
 
     async fn change<T>(
         &self,
@@ -571,7 +588,7 @@ impl RaftNode {
             self.remove_now(ghost.server.node_id).await?;
         }
         if known.is_none() {
-            let peer = Peer { name: server.name.clone(), addr: server.addr };
+            let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
         self.wait_for_catch_up(server.node_id).await?;
@@ -927,7 +944,7 @@ mod tests {
     // openraft's suite makes nodes out of nothing.
     impl Default for Peer {
         fn default() -> Peer {
-            Peer { name: String::new(), addr: localhost() }
+            Peer { name: String::new(), addr: localhost(), generation: 0 }
         }
     }
 
@@ -959,6 +976,7 @@ mod tests {
             node_id: store.identity().node_id,
             name: name.to_owned(),
             addr: listener.local_addr(),
+            generation: 0,
         };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, localhost(), AddressBook::default(), listener)
@@ -1035,7 +1053,7 @@ mod tests {
             assert_eq!(node.me().node_id, identity);
             client.read_barrier().await.unwrap();
             assert_eq!(get(&node, "k").unwrap(), b"1");
-            let other = ServerInfo { node_id: 77, name: "x".into(), addr: localhost() };
+            let other = ServerInfo { node_id: 77, name: "x".into(), addr: localhost(), generation: 0 };
             let error = node.found(&[node.me().clone(), other]).await.unwrap_err();
             assert!(matches!(error, FoundError::AlreadyMember { .. }), "{error}");
             node.shutdown().await;

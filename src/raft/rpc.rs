@@ -137,6 +137,8 @@ pub struct Status {
     pub has_state: bool,
     /// Where its gossip is reached.
     pub gossip: SocketAddr,
+    /// Who votes, as far as it knows.
+    pub voters: Vec<u64>,
 }
 
 /// An answer, of the same name as the [`Ask`].

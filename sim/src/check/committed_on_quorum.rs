@@ -33,8 +33,9 @@ pub struct CommittedOnQuorum {
     applied: BTreeMap<u64, Vec<Vec<u64>>>,
     /// Voters of an applied configuration that have not left since.
     belong: BTreeSet<u64>,
-    /// Those that were ever told to leave: a leader may act on that late, even after they are back.
-    leaving: BTreeSet<u64>,
+    /// Those that were told to leave, and whether their node has started again since. A departure is over
+    /// when such a one is taken in anew; until then a leader may act on it late.
+    leaving: BTreeMap<u64, bool>,
     /// The highest index judged.
     judged: Option<u64>,
 }
@@ -48,15 +49,19 @@ impl CommittedOnQuorum {
     /// Who was taken out of these voter sets without having been told to leave.
     fn expelled(&self, sets: &[Vec<u64>]) -> Vec<u64> {
         let voter = |id: &u64| sets.iter().any(|set| set.contains(id));
-        self.belong.iter().filter(|id| !voter(id) && !self.leaving.contains(id)).copied().collect()
+        self.belong.iter().filter(|id| !voter(id) && !self.leaving.contains_key(id)).copied().collect()
     }
 
     /// A configuration is in force for good.
     fn settle(&mut self, sets: &[Vec<u64>]) {
         let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
         let leaving = &self.leaving;
-        self.belong.retain(|id| voters.contains(id) || !leaving.contains(id));
-        self.belong.extend(voters);
+        self.belong.retain(|id| voters.contains(id) || !leaving.contains_key(id));
+        for voter in voters {
+            if self.belong.insert(voter) && self.leaving.get(&voter) == Some(&true) {
+                self.leaving.remove(&voter);
+            }
+        }
     }
 }
 
@@ -115,7 +120,11 @@ impl Check for CommittedOnQuorum {
                     self.settle(&sets);
                 }
             }
-            Event::Leaves => self.leaving.extend(view.node(at.node).raft_id),
+            Event::Leaves => self.leaving.extend(view.node(at.node).raft_id.map(|id| (id, false))),
+            Event::Started { .. } => {
+                let back = view.node(at.node).raft_id.and_then(|id| self.leaving.get_mut(&id));
+                back.into_iter().for_each(|back| *back = true);
+            }
             _ => {}
         }
     }
