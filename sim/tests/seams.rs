@@ -521,8 +521,7 @@ fn a_sync_under_way_at_a_power_loss_has_promised_nothing() {
             host.power_loss();
             on_disk(&universe, &host, move |disk| *result2.lock().unwrap() = read(disk, 100)[0] == 2).await;
         });
-        let survived = *result.lock().unwrap();
-        survived
+        *result.lock().unwrap()
     });
     let survived = survived.count();
     assert!((1..20).contains(&survived), "{survived} of 20 unfinished syncs survived");
@@ -571,8 +570,7 @@ fn a_name_that_was_not_synced_may_vanish_in_a_power_loss() {
             })
             .await;
         });
-        let lost = *result.lock().unwrap();
-        lost
+        *result.lock().unwrap()
     });
     let lost = lost.count();
     assert!((1..20).contains(&lost), "{lost} of 20 names were lost");

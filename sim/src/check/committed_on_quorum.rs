@@ -33,7 +33,7 @@ pub struct CommittedOnQuorum {
     applied: BTreeMap<u64, Vec<Vec<u64>>>,
     /// Voters of an applied configuration that have not left since.
     belong: BTreeSet<u64>,
-    /// Those that were told to leave.
+    /// Those that were ever told to leave: a leader may act on that late, even after they are back.
     leaving: BTreeSet<u64>,
     /// The highest index judged.
     judged: Option<u64>,
@@ -56,12 +56,7 @@ impl CommittedOnQuorum {
         let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
         let leaving = &self.leaving;
         self.belong.retain(|id| voters.contains(id) || !leaving.contains(id));
-        for voter in voters {
-            // Back after a departure: the departure is over.
-            if self.belong.insert(voter) {
-                self.leaving.remove(&voter);
-            }
-        }
+        self.belong.extend(voters);
     }
 }
 
