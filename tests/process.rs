@@ -9,6 +9,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
+use std::thread;
+use std::time::Duration;
 
 use common::{Home, Node, eventually, run, shown, text_of};
 
@@ -77,6 +79,19 @@ fn an_agent_that_can_join_nobody_says_so_and_ends() {
     let mut node = Node::start("a", &[&ANY_PORTS[..], &retry].concat());
     assert_eq!(node.wait().code(), Some(1));
     assert!(node.log().contains("gave up joining after 2 tries"), "{}", node.log());
+}
+
+#[test]
+fn an_agent_that_is_told_its_own_address_only_has_nobody_to_join() {
+    let port = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat()).at.gossip.port().to_string();
+    let own = format!("127.0.0.1:{port}");
+    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", &port];
+    let retry = ["--dev", "--retry-join", &own, "--retry-interval", "50ms", "--retry-max", "1"];
+    let mut node = Node::start("a", &[&ports[..], &retry].concat());
+    // That it does not try cannot be waited for, only watched a while.
+    thread::sleep(Duration::from_millis(500));
+    assert!(!node.has_ended(), "{}", node.log());
+    assert!(!node.log().contains("join"), "{}", node.log());
 }
 
 #[test]

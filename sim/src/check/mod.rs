@@ -163,7 +163,7 @@ pub const TABLE: &[Property] = &[
     property("CRASH", "no seed panics, hangs or dies", "none: the testbed's own", "runner.rs"),
 ];
 
-/// The table in Markdown, as `sim/README.md` shows it.
+/// The table in Markdown, as `sim/README.md` and `ARCHITECTURE.md` show it.
 pub fn table() -> String {
     let row = |property: &Property| {
         let proofs: Vec<_> = crate::mutants::proofs_of(property.id).collect();
@@ -483,10 +483,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_this_table() {
-        let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        assert!(readme.contains(&table()), "sim/README.md wants:\n{}", table());
+    fn the_documents_show_this_table() {
+        for document in ["README.md", "../ARCHITECTURE.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+            let text = std::fs::read_to_string(path).unwrap();
+            assert!(text.contains(&table()), "{document} wants:\n{}", table());
+        }
     }
 
     #[test]
