@@ -44,10 +44,6 @@ const LOST_REPLIES: &[&str] = &[
     "transfer",
 ];
 
-/// Everything that can cut a leader off without its noticing, or make another one beside it.
-const SECOND_LEADER: &[&str] =
-    &["clock", "delay", "loss", "membership", "partition", "reorder", "stall", "transfer"];
-
 /// Everything that can make a live node look dead for a moment.
 const SILENCE: &[&str] = &[
     "clock",
@@ -84,7 +80,8 @@ pub const TABLE: &[Mutant] = &[
         id: "R27",
         what: "a read is answered without asking a quorum who leads",
         origin: "deventlab/d-engine#381",
-        needs: SECOND_LEADER,
+        // Whatever makes another leader: the old one does not know, and the new one is not up to date.
+        needs: LOST_REPLIES,
         checks: &["LIN", "IDX"],
     },
     Mutant {

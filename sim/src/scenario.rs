@@ -510,11 +510,13 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
         }
         "clock" => {
             let change = match rng.random_range(0..10) {
-                0..6 => ClockChange::Rate(rate(rng)),
-                6..8 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
+                0..4 => ClockChange::Rate(rate(rng)),
+                4..5 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
                 _ => ClockChange::Step(wall_step(rng)),
             };
-            (log_uniform(rng, 1_000, 20_000), FaultKind::Clock { target: target(rng, nodes), change })
+            // A wrong clock does most harm where it is believed.
+            let target = if rng.random_bool(0.5) { Target::Leader } else { target(rng, nodes) };
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Clock { target, change })
         }
         "fsync-fail" => {
             let syncs = rng.random_range(1..=2);
