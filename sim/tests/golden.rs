@@ -41,18 +41,32 @@ fn story(trace: &str) -> String {
     story
 }
 
+/// Runs the program on a saved case; gives what it printed.
+fn replay(case: &str, more: &[&std::ffi::OsStr]) -> String {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases").join(case);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
+    let run = command.args(["run", "--scenario"]).arg(&case).args(more).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(run.status.success(), "{}: {said}", case.display());
+    said
+}
+
+#[test]
+fn every_saved_case_holds() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases");
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let cases: Vec<String> =
+        names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".json")).collect();
+    assert!(!cases.is_empty());
+    for case in cases {
+        assert!(replay(&case, &[]).contains(": ok"), "{case}");
+    }
+}
+
 #[test]
 fn a_leader_that_is_cut_off_is_replaced_and_its_write_is_not_lost() {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json");
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let run = Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["run", "--scenario"])
-        .arg(case)
-        .arg("--trace")
-        .arg(&trace)
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+    replay("leader-cut-off.json", &["--trace".as_ref(), trace.as_os_str()]);
     insta::assert_snapshot!(story(&std::fs::read_to_string(trace).unwrap()));
 }

@@ -47,7 +47,10 @@ impl Check for Accuracy {
     fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings) {
         let disturbance = self.disturbed.entry(at.node).or_default();
         match event {
-            Event::Started { .. } | Event::Stopped(_) => disturbance.last_ns = at.ns,
+            // A node that said that it stops is on its way out: its gossip falls silent before its process ends.
+            Event::Started { .. } | Event::Stopped(_) | Event::Observed(Observed::Fatal { .. }) => {
+                disturbance.last_ns = at.ns;
+            }
             Event::FaultBegan => disturbance.active += 1,
             Event::FaultEnded => {
                 disturbance.active = disturbance.active.saturating_sub(1);
@@ -95,6 +98,11 @@ mod tests {
             incarnation: 1,
             change: MemberChange::Failed,
         }
+    }
+
+    #[test]
+    fn a_member_that_said_it_stops_may_be_declared_failed() {
+        bench().says(1, Observed::Fatal { reason: "disk".to_owned() }).says(0, failed()).accepts();
     }
 
     #[test]
