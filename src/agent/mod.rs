@@ -610,6 +610,7 @@ impl Agent {
     /// a request could reach the leader long after this server is back, and expel it.
     async fn taken_out(&self) {
         let node = &self.inner.node;
+        let mut again = self.inner.env.interval(Duration::from_millis(50));
         loop {
             for other in node.members().iter().filter(|member| member.server.node_id != self.node_id()) {
                 let (addr, to) = (other.server.addr, Some(other.server.node_id));
@@ -621,7 +622,7 @@ impl Agent {
                     return;
                 }
             }
-            self.inner.env.sleep(Duration::from_millis(50)).await;
+            again.tick().await;
         }
     }
 

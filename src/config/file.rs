@@ -223,6 +223,35 @@ fn overlay(below: &mut Value, above: Value) {
 mod tests {
     use super::*;
     use crate::config::Bootstrap;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_out_is_read_back(
+            heartbeat_ms in 1u64..1000,
+            value_bytes in 0usize..1_000_000,
+            node_name in "[a-z]{1,20}",
+            tags in prop::collection::btree_map("[a-z]{1,8}", "[^\\p{Cc}]{0,8}", 0..4),
+            expect in prop::option::of(1u32..9),
+        ) {
+            let mut config = Config { node_name, tags, ..Config::default() };
+            config.raft.heartbeat_ms = heartbeat_ms;
+            config.limits.value_bytes = value_bytes;
+            config.bootstrap = expect.map_or(Bootstrap::Alone, Bootstrap::Expect);
+            let text = serde_json::to_string(&config).unwrap();
+            let merged = merge(&Config::default(), &[source("all.json", &text)]).unwrap();
+            prop_assert_eq!(merged.config, config);
+        }
+
+        #[test]
+        fn any_text_is_a_configuration_or_an_error_that_names_its_file(text in "[a-z_\\[\\]{}=\"0-9.,:\n ]{0,80}") {
+            for name in ["x.toml", "x.json"] {
+                if let Err(error) = merge(&Config::default(), &[source(name, &text)]) {
+                    prop_assert!(error.to_string().contains(name), "{}", error);
+                }
+            }
+        }
+    }
 
     fn source(name: &str, text: &str) -> Source {
         Source { name: name.to_owned(), text: text.to_owned() }

@@ -280,6 +280,12 @@ impl Env {
         }
     }
 
+    /// Ticks of this node's own clock, `period` apart, the first after one period. A tick that nobody was
+    /// there for is not made up for: the next one comes a whole period after the late one.
+    pub fn interval(&self, period: Duration) -> Interval {
+        Interval { env: self.clone(), period, next: self.now() + period }
+    }
+
     /// The network. See [`Network`].
     pub fn network(&self) -> &dyn Network {
         &*self.inner.network
@@ -371,6 +377,23 @@ fn stream_rng(seed: u64, stream: &str) -> Rng {
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Env").finish_non_exhaustive()
+    }
+}
+
+/// See [`Env::interval`].
+#[derive(Debug)]
+pub struct Interval {
+    env: Env,
+    period: Duration,
+    next: Instant,
+}
+
+impl Interval {
+    /// Waits for the next tick. Cancel safe: a tick that was not waited for to its end is still to come.
+    pub async fn tick(&mut self) {
+        self.env.sleep_until(self.next).await;
+        let (due, now) = (self.next + self.period, self.env.now());
+        self.next = if due > now { due } else { now + self.period };
     }
 }
 
@@ -468,6 +491,17 @@ mod tests {
         task.abort();
         let error = task.await.unwrap_err();
         assert!(!error.is_panic());
+    }
+
+    #[tokio::test]
+    async fn ticks_come_a_period_apart() {
+        let env = real::env_in_memory(7);
+        let begun = env.now();
+        let mut interval = env.interval(Duration::from_millis(2));
+        for _ in 0..3 {
+            interval.tick().await;
+        }
+        assert!(env.now().since(begun) >= Duration::from_millis(6));
     }
 
     #[tokio::test]
