@@ -45,8 +45,9 @@ impl SharedState {
         change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn get(&self) -> Applied {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A copy of this moment, which later changes do not touch.
+    fn copy(&self) -> Arc<Applied> {
+        Arc::new(self.inner.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
@@ -88,8 +89,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let applied = self.shared.get();
-        Ok((applied.last_applied, applied.membership))
+        let applied = self.shared.inner.read().unwrap_or_else(PoisonError::into_inner);
+        Ok((applied.last_applied, applied.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -130,7 +131,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { env: self.env.clone(), store: self.store.clone(), applied: self.shared.get() }
+        SnapshotBuilder { env: self.env.clone(), store: self.store.clone(), applied: self.shared.copy() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
@@ -160,16 +161,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub struct SnapshotBuilder {
     env: Env,
     store: Store,
-    applied: Applied,
+    applied: Arc<Applied>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Arc<[u8]>;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let Applied { state, last_applied, membership } = self.applied.clone();
-        let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership };
-        let encoded = self.env.blocking(move || Arc::<[u8]>::from(state.to_snapshot())).await;
+        let applied = self.applied.clone();
+        let last_applied = applied.last_applied;
+        let meta = SnapshotMeta { last_log_id: last_applied, last_membership: applied.membership.clone() };
+        let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
         let snapshot = encoded.map_err(io::Error::other)?;
         self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
         self.env.observe(Observed::SnapshotBuilt {

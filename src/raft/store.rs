@@ -694,18 +694,15 @@ impl Writer {
             memory.durable = index;
             self.env.observe(Observed::Durable { index });
         }
+        let durable = memory.durable;
         while memory.recent_bytes > CACHE_BYTES
             && let Some(first) = memory.recent.first_entry()
-            && *first.key() <= index_of(durable)
+            && *first.key() <= durable
         {
             let entry = first.remove();
             memory.recent_bytes -= weight(&entry);
         }
     }
-}
-
-fn index_of(durable: Option<u64>) -> u64 {
-    durable.unwrap_or(0)
 }
 
 fn finish(batch: Vec<Op>, result: &io::Result<()>) {
