@@ -158,7 +158,12 @@ pub const TABLE: &[Property] = &[
         "Serf user events",
         "check/event_once.rs",
     ),
-    property("LIVE", "after heal there is a leader and writes succeed everywhere", "Raft 5.6", "world.rs"),
+    property(
+        "LIVE",
+        "after heal there is a leader and writes succeed everywhere",
+        "Raft 5.6",
+        "world/mod.rs",
+    ),
     property("DET", "the same seed gives the same trace", "none: the testbed's own", "runner.rs"),
     property("CRASH", "no seed panics, hangs or dies", "none: the testbed's own", "runner.rs"),
 ];

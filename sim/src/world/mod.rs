@@ -13,6 +13,8 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::pending;
@@ -21,26 +23,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use driftline::config::{Bootstrap, Config, RaftConfig};
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::gossip::Timing;
 use driftline::node::Node;
-use hyper::Method;
 use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
-use crate::fault::{Effect, Hosts, Rule};
 use crate::history::{Action, Outcome, Response};
 use crate::report::RunReport;
 use crate::runner::Stopwatch;
-use crate::scenario::{
-    ClockChange, ClockSetting, DiskSettings, Fault, FaultKind, Founding, MembershipChange, Scenario, Shape,
-    Target, stream,
-};
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -683,271 +679,4 @@ impl World {
         }));
         crashes
     }
-
-    // Faults.
-
-    /// A fault that may make gossip err touches everybody: rumours travel. A mild one does not count:
-    /// probes through others and the time to object are there to get over it.
-    fn disturb(&self, harsh: bool, begins: bool) {
-        if !harsh {
-            return;
-        }
-        {
-            let harsh = &mut self.state().harsh;
-            *harsh = if begins { *harsh + 1 } else { harsh.saturating_sub(1) };
-        }
-        for node in self.machines().into_keys() {
-            let event = if begins { check::Event::FaultBegan } else { check::Event::FaultEnded };
-            self.watch.tell(self.now(), node, event);
-        }
-    }
-
-    fn begins(&self, fault: &Fault, what: &str) {
-        let kind = fault.kind.name();
-        self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
-        *self.state().happened.entry(kind.to_owned()).or_default() += 1;
-    }
-
-    async fn happen(self: Arc<World>, fault: Fault) {
-        let duration = Duration::from_millis(fault.for_ms);
-        match &fault.kind {
-            FaultKind::Partition { shape } => {
-                let rules = self.partition(shape);
-                self.begins(&fault, &format!("{shape:?}"));
-                self.links(rules, true, duration).await;
-            }
-            FaultKind::Loss { percent } => {
-                self.begins(&fault, &format!("{percent} %"));
-                let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
-            }
-            FaultKind::Delay { min_ms, max_ms } => {
-                self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
-                let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
-            }
-            FaultKind::Reorder { percent, max_ms } => {
-                self.begins(&fault, &format!("{percent} % by up to {max_ms} ms"));
-                let probability = f64::from(*percent).min(100.0) / 100.0;
-                let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
-            }
-            FaultKind::Duplicate { percent } => {
-                self.begins(&fault, &format!("{percent} %"));
-                let effect = Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], false, duration).await;
-            }
-            FaultKind::Stall { target } => self.stall(&fault, self.target(*target), duration).await,
-            FaultKind::Kill { target } => {
-                self.crash(&fault, &[self.target(*target)], Stop::Kill, duration).await;
-            }
-            FaultKind::PowerLoss { nodes } => self.crash(&fault, nodes, Stop::PowerLoss, duration).await,
-            FaultKind::Clock { target, change } => {
-                self.bend_clock(&fault, self.target(*target), *change, duration).await;
-            }
-            FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
-                self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
-            }
-            FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
-            FaultKind::Transfer => {
-                if let Some(leader) = self.leader() {
-                    self.begins(&fault, &format!("from n{leader}"));
-                    self.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
-                }
-            }
-        }
-    }
-
-    /// Whether messages that take this much longer can make a probe late, there and back.
-    fn is_slow(&self, max_ms: u64) -> bool {
-        max_ms > self.scenario.settings.probe_period_ms / 8
-    }
-
-    /// Puts rules in force for a while.
-    async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
-        let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
-        self.disturb(harsh, true);
-        self.universe.sleep(duration).await;
-        for number in numbers {
-            self.universe.net.remove_rule(number);
-        }
-        self.disturb(harsh, false);
-    }
-
-    /// The blocked links of a shape, given who leads.
-    fn partition(&self, shape: &Shape) -> Vec<Rule> {
-        let nodes: BTreeSet<u32> = self.machines().into_keys().collect();
-        let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
-        let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
-            from: Hosts::Only(from.clone()),
-            to: Hosts::Only(to.clone()),
-            effect: Effect::Block,
-        };
-        let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
-        let leader = BTreeSet::from([self.leader().unwrap_or(0)]);
-        match shape {
-            Shape::Split(side) => {
-                let side = side.iter().copied().collect();
-                apart(&side, &others(&side))
-            }
-            Shape::Leader => apart(&leader, &others(&leader)),
-            Shape::OneWay(side) => {
-                let side = side.iter().copied().collect();
-                vec![one_way(&side, &others(&side))]
-            }
-            Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
-            Shape::Ring => {
-                let ring: Vec<u32> = nodes.iter().copied().collect();
-                let reaches = |from: usize, to: usize| {
-                    let gap = from.abs_diff(to);
-                    gap <= 1 || gap == ring.len() - 1
-                };
-                let blocked = |from: usize| {
-                    let far = (0..ring.len()).filter(|to| !reaches(from, *to));
-                    far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
-                };
-                (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
-            }
-            Shape::Bridge(bridge) => {
-                let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
-                let (left, right) = rest.split_at(rest.len() / 2);
-                apart(&left.iter().copied().collect(), &right.iter().copied().collect())
-            }
-        }
-    }
-
-    async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {
-        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
-        self.begins(fault, &node_name(node));
-        *self.state().stalls.entry(node).or_default() += 1;
-        machine.stall();
-        let harsh = fault.for_ms > self.scenario.settings.probe_period_ms;
-        self.disturb(harsh, true);
-        self.universe.sleep(duration).await;
-        let last = {
-            let mut state = self.state();
-            let stalls = state.stalls.entry(node).or_default();
-            *stalls = stalls.saturating_sub(1);
-            *stalls == 0
-        };
-        if last {
-            machine.resume();
-        }
-        self.disturb(harsh, false);
-    }
-
-    async fn crash(self: &Arc<World>, fault: &Fault, nodes: &[u32], stop: Stop, duration: Duration) {
-        let until = self.now().saturating_add(duration.as_nanos() as u64);
-        let mut down = Vec::new();
-        for node in nodes {
-            let mut state = self.state();
-            let held = state.down_until.entry(*node).or_default();
-            *held = (*held).max(until);
-            drop(state);
-            if self.take_down(*node, stop) {
-                down.push(*node);
-            }
-        }
-        if !down.is_empty() {
-            self.begins(fault, &down.iter().map(|node| node_name(*node)).collect::<Vec<_>>().join(" "));
-        }
-        self.universe.sleep_until(until).await;
-        for node in nodes {
-            self.boot_if_due(*node);
-        }
-    }
-
-    async fn fail_syncs(
-        self: &Arc<World>,
-        fault: &Fault,
-        node: u32,
-        syncs: u32,
-        crash_after_ms: Option<u64>,
-    ) {
-        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
-        self.begins(fault, &format!("{syncs} on n{node}"));
-        let before = machine.disk.counters().failed_syncs;
-        machine.disk.fail_syncs(syncs);
-        let Some(crash_after_ms) = crash_after_ms else { return };
-        let until = self.now().saturating_add(fault.for_ms.saturating_mul(1_000_000));
-        while machine.disk.counters().failed_syncs == before {
-            if self.now() >= until {
-                return;
-            }
-            self.universe.sleep(Duration::from_millis(1)).await;
-        }
-        self.universe.sleep(Duration::from_millis(crash_after_ms)).await;
-        self.take_down(node, Stop::Kill);
-        self.universe.sleep(RESTART_AFTER).await;
-        self.boot_if_due(node);
-    }
-
-    async fn bend_clock(&self, fault: &Fault, node: u32, change: ClockChange, duration: Duration) {
-        let pump = &self.universe.pump;
-        self.begins(fault, &format!("{change:?} on n{node}"));
-        match change {
-            ClockChange::Rate(rate) => {
-                let harsh = !MILD_RATES.contains(&rate);
-                self.disturb(harsh, true);
-                pump.set_rate(node, rate);
-                self.universe.sleep(duration).await;
-                let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
-                pump.set_rate(node, usual.rate_ppm);
-                self.disturb(harsh, false);
-            }
-            ClockChange::Jump(ms) => {
-                self.disturb(true, true);
-                pump.jump(node, Duration::from_millis(ms));
-                self.disturb(true, false);
-            }
-            ClockChange::Step(ms) => pump.step_wall(node, ms.saturating_mul(1_000_000)),
-        }
-    }
-
-    async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
-        match change {
-            MembershipChange::Add => {
-                let node = self.machines().last_key_value().map_or(0, |(last, _)| last + 1);
-                self.begins(fault, &format!("n{node} joins"));
-                self.found_host(node, ClockSetting::default());
-                self.boot(node);
-            }
-            MembershipChange::Leave(node) => {
-                let until = self.now().saturating_add(duration.as_nanos() as u64);
-                if !self.machine(node).is_some_and(|machine| machine.is_running()) {
-                    return;
-                }
-                self.begins(fault, &format!("n{node} leaves"));
-                self.watch.tell(self.now(), node, check::Event::Leaves);
-                {
-                    let mut state = self.state();
-                    let held = state.down_until.entry(node).or_default();
-                    *held = (*held).max(until);
-                    state.leaving.insert(node);
-                }
-                let left = self.command(node, Method::PUT, "/v1/agent/leave").await;
-                self.universe.sleep_until(until).await;
-                // A node that said it leaves is soon gone; it must not be judged while it is on its way.
-                let patience = self.now() + LEAVES_WITHIN.as_nanos() as u64;
-                while left
-                    && self.now() < patience
-                    && self.machine(node).is_some_and(|machine| machine.is_running())
-                {
-                    self.universe.sleep(LOOK_EVERY).await;
-                }
-                // One that did not manage to leave in time simply stays.
-                self.boot_if_due(node);
-            }
-        }
-    }
-
-    /// Has a node do something, from a host that nothing happens to. Whether it agreed to.
-    async fn command(&self, node: u32, method: Method, path: &str) -> bool {
-        let Some(env) = self.own.get() else { return false };
-        self.clients.call(env, node, method, path, Bytes::new()).await.is_ok()
-    }
-}
-
-fn everywhere(effect: Effect) -> Rule {
-    Rule { from: Hosts::All, to: Hosts::All, effect }
 }

@@ -1,0 +1,217 @@
+//! How a seed becomes a scenario.
+//!
+//! A swarm (Groce and others, 2012): a seed first draws how stormy it is, then for each kind of fault
+//! whether it happens at all, and only then when and how. Every kind has streams of its own.
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::*;
+
+/// Draws with every order of magnitude between the two equally likely.
+fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
+    let (low, high) = (low.max(1), high.max(low.max(1)));
+    let bits = rng.random_range(low.ilog2()..=high.ilog2());
+    rng.random_range((1 << bits)..(2 << bits)).clamp(low, high)
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn generate(seed: u64, limits: &Limits) -> Scenario {
+        let rng = &mut stream(seed, "shape");
+        let drawn_nodes = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7][rng.random_range(0..12)];
+        let drawn_seconds = rng.random_range(20..=60);
+        let nodes = limits.nodes.unwrap_or(drawn_nodes).max(1);
+        let duration_ms = limits.duration_s.unwrap_or(drawn_seconds).max(1) * 1_000;
+        let settings = settings(&mut stream(seed, "settings"));
+        let mut faults = Vec::new();
+        // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
+        let share = [0.1, 0.25, 0.5][stream(seed, "swarm").random_range(0..3)];
+        let mut clocks = vec![ClockSetting::default(); nodes as usize];
+        for kind in KINDS {
+            let on = stream(seed, &format!("swarm {kind}")).random_bool(share);
+            if !on || limits.without.contains(kind) {
+                continue;
+            }
+            let rng = &mut stream(seed, &format!("fault {kind}"));
+            if kind == "clock" {
+                clocks.iter_mut().for_each(|clock| *clock = initial_clock(rng));
+            }
+            // Between one every three and one every twenty seconds.
+            let every_ms = rng.random_range(3_000..=20_000);
+            let mut at_ms = rng.random_range(0..every_ms);
+            while at_ms < duration_ms {
+                if let Some((for_ms, kind)) = draw(rng, kind, nodes, &settings) {
+                    // Everything ends with the storm, so that what follows is calm.
+                    let for_ms = for_ms.min(duration_ms - at_ms);
+                    faults.push(Fault { at_ms, for_ms, kind });
+                }
+                at_ms += rng.random_range(every_ms / 2..=every_ms * 3 / 2);
+            }
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        let operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
+        Scenario { version: VERSION, seed, nodes, duration_ms, settings, clocks, faults, operations }
+    }
+}
+
+fn settings(rng: &mut StdRng) -> Settings {
+    let heartbeat_ms = rng.random_range(30..=100);
+    let election_timeout_min_ms = heartbeat_ms * rng.random_range(3..=6);
+    let latency_min_us = log_uniform(rng, 50, 2_000);
+    let sync_min_us = log_uniform(rng, 50, 1_000);
+    let snapshot_entries = log_uniform(rng, 20, 500);
+    let request_timeout_ms = rng.random_range(500..=5_000);
+    Settings {
+        founding: if rng.random_bool(0.5) { Founding::First } else { Founding::Together },
+        heartbeat_ms,
+        election_timeout_min_ms,
+        election_timeout_max_ms: election_timeout_min_ms * rng.random_range(2..=3),
+        snapshot_entries,
+        trailing_entries: rng.random_range(0..=snapshot_entries),
+        snapshot_chunk_bytes: log_uniform(rng, 1_024, 65_536),
+        request_timeout_ms,
+        // A client that is more patient than the node hears from it what became of a late request.
+        client_timeout_ms: request_timeout_ms * rng.random_range(60..=200) / 100,
+        probe_period_ms: rng.random_range(300..=1_000),
+        links: LinkSettings {
+            latency_min_us,
+            latency_max_us: latency_min_us * rng.random_range(2..=6),
+            tail_per_mille: rng.random_range(0..=10),
+        },
+        disks: DiskSettings { sync_min_us, sync_max_us: sync_min_us * rng.random_range(2..=8) },
+    }
+}
+
+/// Nearly right, a tenth off, or as wrong as a clock can be.
+fn rate(rng: &mut StdRng) -> u64 {
+    match rng.random_range(0..10) {
+        0..4 => rng.random_range(999_500..=1_000_500),
+        4..6 => rng.random_range(900_000..=1_100_000),
+        6..8 => 571_000,
+        _ => rng.random_range(571_000..=1_429_000),
+    }
+}
+
+fn wall_step(rng: &mut StdRng) -> i64 {
+    const DAY_MS: u64 = 86_400_000;
+    let rare = rng.random_bool(0.05);
+    let by = if rare { 5 * DAY_MS } else { log_uniform(rng, 11, 288_000) };
+    let by = i64::try_from(by).unwrap_or(i64::MAX);
+    if rng.random_bool(0.5) { by } else { -by }
+}
+
+fn initial_clock(rng: &mut StdRng) -> ClockSetting {
+    ClockSetting {
+        rate_ppm: rate(rng),
+        start_ms: rng.random_range(0..=1_000_000),
+        wall_offset_ms: wall_step(rng),
+    }
+}
+
+fn some_nodes(rng: &mut StdRng, nodes: u32) -> Vec<u32> {
+    let mut chosen: Vec<u32> = (0..nodes).filter(|_| rng.random_bool(0.5)).collect();
+    if chosen.is_empty() || chosen.len() == nodes as usize {
+        chosen = vec![rng.random_range(0..nodes)];
+    }
+    chosen
+}
+
+fn target(rng: &mut StdRng, nodes: u32) -> Target {
+    if rng.random_bool(0.4) { Target::Leader } else { Target::Node(rng.random_range(0..nodes)) }
+}
+
+/// One fault of a kind and its duration; none, if the cluster is too small for it.
+fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option<(u64, FaultKind)> {
+    let election = settings.election_timeout_max_ms;
+    let fault = match kind {
+        "partition" => {
+            let shape = match rng.random_range(0..10) {
+                0..3 => Shape::Split(some_nodes(rng, nodes)),
+                3..6 => Shape::Leader,
+                6 => Shape::OneWay(some_nodes(rng, nodes)),
+                7 => Shape::DeafLeader,
+                8 => Shape::Ring,
+                _ => Shape::Bridge(rng.random_range(0..nodes)),
+            };
+            (log_uniform(rng, 200, 16_000), FaultKind::Partition { shape })
+        }
+        "loss" => (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent: rng.random_range(1..=30) }),
+        "delay" => {
+            let max_ms = log_uniform(rng, 1, 2 * election);
+            let min_ms = rng.random_range(0..=max_ms);
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Delay { min_ms, max_ms })
+        }
+        "reorder" => {
+            let (percent, max_ms) = (rng.random_range(5..=50), log_uniform(rng, 2, election));
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Reorder { percent, max_ms })
+        }
+        "duplicate" => {
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Duplicate { percent: rng.random_range(5..=50) })
+        }
+        "stall" => {
+            let longest = if rng.random_bool(0.2) { 20_000 } else { 10 * election };
+            (log_uniform(rng, 10, longest), FaultKind::Stall { target: target(rng, nodes) })
+        }
+        "kill" => (log_uniform(rng, 50, 8_000), FaultKind::Kill { target: target(rng, nodes) }),
+        "power-loss" => {
+            let all = rng.random_bool(0.3);
+            let nodes = if all { (0..nodes).collect() } else { some_nodes(rng, nodes) };
+            (log_uniform(rng, 100, 8_000), FaultKind::PowerLoss { nodes })
+        }
+        "clock" => {
+            let change = match rng.random_range(0..10) {
+                0..4 => ClockChange::Rate(rate(rng)),
+                4..5 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
+                _ => ClockChange::Step(wall_step(rng)),
+            };
+            // A wrong clock does most harm where it is believed.
+            let target = if rng.random_bool(0.5) { Target::Leader } else { target(rng, nodes) };
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Clock { target, change })
+        }
+        "fsync-fail" => {
+            let syncs = rng.random_range(1..=2);
+            let crash_after_ms = rng.random_bool(0.7).then(|| log_uniform(rng, 1, 300));
+            let target = target(rng, nodes);
+            (log_uniform(rng, 500, 4_000), FaultKind::FsyncFail { target, syncs, crash_after_ms })
+        }
+        "membership" if nodes < 3 => return None,
+        "membership" => {
+            let change = match rng.random_range(0..4) {
+                0 => MembershipChange::Add,
+                _ => MembershipChange::Leave(rng.random_range(0..nodes)),
+            };
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Membership { change })
+        }
+        "transfer" => (0, FaultKind::Transfer),
+        _ => return None,
+    };
+    Some(fault)
+}
+
+fn operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
+    let clients = rng.random_range(3..=8);
+    let keys = rng.random_range(3..=6);
+    let gap_ms = 1_000 / rng.random_range(10..=30);
+    let mut planned = Vec::new();
+    let mut at_ms = 0;
+    while at_ms < duration_ms {
+        let client = rng.random_range(0..clients);
+        let value = format!("v{}", planned.len());
+        let action = match rng.random_range(0..100) {
+            0..40 => PlannedAction::Get,
+            40..75 => PlannedAction::Put(value),
+            75..95 => PlannedAction::Cas(value),
+            _ => PlannedAction::Delete,
+        };
+        planned.push(PlannedOp {
+            at_ms,
+            client,
+            node: rng.random_range(0..nodes),
+            key: format!("k{}", rng.random_range(0..keys)),
+            action,
+        });
+        at_ms += rng.random_range(1..=2 * gap_ms);
+    }
+    planned
+}
