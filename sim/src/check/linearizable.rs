@@ -46,17 +46,42 @@ pub struct Broken {
     pub explained: usize,
     /// How many had to be.
     pub total: usize,
-    /// Ids of the last few operations of that best order.
-    pub tail: Vec<u64>,
+    /// That best order: the longest prefix of an explanation that was found, as Porcupine calls it the
+    /// partial linearization. Open operations that it needs are in it too.
+    pub order: Vec<Placed>,
     /// Ids of the operations of which one had to come next and none could: because its own answer does
     /// not fit, or because a later answer would not fit any more.
     pub stuck: Vec<u64>,
+    /// An operation that needs what the key holds after the order, and can only come after one that
+    /// would replace it, if that is why all of `stuck` are.
+    pub reader: Option<u64>,
     /// When the answer returned that cannot be explained.
     pub at_ns: u64,
     /// The node that gave that answer.
     pub node: u32,
     /// All of this in words.
     pub words: String,
+}
+
+/// An operation in an order, and what it leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The operation's id.
+    pub id: u64,
+    /// What the key holds after it; `None`: nothing.
+    pub after: Option<String>,
+}
+
+/// The best order found so far, and what it meets. A search that gets deeper step by step must not copy
+/// all of its path at every step, so only what changed since the last time is copied.
+#[derive(Default)]
+struct Best {
+    linearized: usize,
+    order: Vec<(u64, State)>,
+    /// So many entries of `order` are still the search's present path.
+    shared: usize,
+    stuck: Vec<u64>,
+    state: State,
 }
 
 /// How much to spend on one key.
@@ -152,6 +177,9 @@ enum Kind {
     /// A removal.
     Removal,
 }
+
+/// So many operations of the best order are told in words.
+const TAIL: usize = 6;
 
 const HEAD: usize = 0;
 const NONE: usize = usize::MAX;
@@ -355,7 +383,7 @@ impl<'a> Search<'a> {
         let mut state = ABSENT;
         let mut steps = 0u64;
         let mut linearized = 0;
-        let mut best: Option<(usize, Vec<u64>, Vec<u64>, State)> = None;
+        let mut best: Option<Best> = None;
         // Where to go on at this level: `None` from the start, else after this choice.
         let mut after: Option<Choice> = None;
         loop {
@@ -385,14 +413,25 @@ impl<'a> Search<'a> {
                 }
                 continue;
             }
-            if after.is_none() && best.as_ref().is_none_or(|(depth, ..)| linearized > *depth) {
-                let tail = frames.iter().rev().take(6).rev().map(|frame| self.id(frame.choice)).collect();
-                best = Some((linearized, tail, self.window(), state));
+            if after.is_none() && best.as_ref().is_none_or(|best| linearized > best.linearized) {
+                let best = best.get_or_insert_default();
+                best.order.truncate(best.shared);
+                for at in best.shared..frames.len() {
+                    // What an operation leaves behind is what the next one finds.
+                    let after = frames.get(at + 1).map_or(state, |next| next.before);
+                    best.order.push((self.id(frames[at].choice), after));
+                }
+                best.shared = frames.len();
+                (best.linearized, best.stuck, best.state) = (linearized, self.window(), state);
             }
             loop {
                 let Some(frame) = frames.pop() else {
-                    return self.broken(best.unwrap_or((0, Vec::new(), self.window(), ABSENT)));
+                    let best = best.unwrap_or_else(|| Best { stuck: self.window(), ..Best::default() });
+                    return self.broken(best);
                 };
+                if let Some(best) = &mut best {
+                    best.shared = best.shared.min(frames.len());
+                }
                 self.put_back(frame.choice);
                 steps += 1;
                 linearized -= usize::from(matches!(frame.choice, Choice::Definite(_)));
@@ -581,8 +620,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn broken(&self, best: (usize, Vec<u64>, Vec<u64>, State)) -> Verdict {
-        let (explained, tail, stuck, state) = best;
+    fn broken(&self, best: Best) -> Verdict {
+        let Best { linearized: explained, order, stuck, state, .. } = best;
+        let tail = &order[order.len().saturating_sub(TAIL)..];
         let total = self.definite.len();
         let mut words = format!(
             "key {:?}: {explained} of {total} operations can be put in order, after which the key holds {}",
@@ -592,7 +632,7 @@ impl<'a> Search<'a> {
         if !tail.is_empty() {
             words += "; the last of them:";
         }
-        for id in &tail {
+        for (id, _) in tail {
             words += &format!("\n    {}", self.describe(*id));
         }
         words += "\n  one of these had to be next, and none can be:";
@@ -619,8 +659,12 @@ impl<'a> Search<'a> {
             key: self.key.to_owned(),
             explained,
             total,
-            tail,
+            order: order
+                .iter()
+                .map(|(id, after)| Placed { id: *id, after: self.value(*after).map(str::to_owned) })
+                .collect(),
             stuck,
+            reader,
             at_ns: culprit.and_then(|operation| operation.returned_ns).unwrap_or(0),
             node: culprit.map_or(0, |operation| operation.node),
             words,
@@ -631,6 +675,10 @@ impl<'a> Search<'a> {
     fn last_reader(&self, state: State) -> Option<u64> {
         let finds = |step: &Step| matches!(step, Step::Read(seen) | Step::Swap(seen, _) if *seen == state);
         self.definite.iter().rev().find(|(step, _)| finds(step)).map(|(_, id)| *id)
+    }
+
+    fn value(&self, state: State) -> Option<&str> {
+        (state != ABSENT).then(|| self.values[state as usize])
     }
 
     fn name(&self, state: State) -> String {
@@ -751,7 +799,8 @@ mod tests {
             .add((2, 3), Action::Put { value: "b".into() }, Outcome::Failed("no leader".into()))
             .get((4, 5), Some(("b", 2)));
         let Verdict::Violation(broken) = check(&story.0) else { panic!("accepted") };
-        assert_eq!((broken.explained, broken.total, broken.tail, broken.stuck), (1, 2, vec![0], vec![2]));
+        assert_eq!((broken.explained, broken.total, broken.stuck), (1, 2, vec![2]));
+        assert_eq!(broken.order, [Placed { id: 0, after: Some("a".into()) }]);
     }
 
     #[test]
@@ -973,6 +1022,39 @@ mod tests {
         #[test]
         fn the_search_agrees_with_trying_everything(history in any_history()) {
             prop_assert_eq!(check(&history) == Verdict::Linearizable, by_force(&history));
+        }
+
+        #[test]
+        fn the_longest_order_of_a_broken_history_is_an_order(history in any_history()) {
+            if let Verdict::Violation(broken) = check(&history) {
+                let (mut held, mut now_ns, mut definite) = (None, 0, 0);
+                for Placed { id, after } in &broken.order {
+                    let operation = &history[*id as usize];
+                    now_ns = now_ns.max(operation.invoked_ns);
+                    prop_assert!(operation.returned_ns.is_none_or(|end| now_ns <= end), "{:?}", broken);
+                    match (&operation.action, &operation.outcome) {
+                        (Action::Get, Outcome::Ok(Response::Value(seen))) => {
+                            prop_assert_eq!(&held, &seen.as_ref().map(|seen| seen.value.clone()));
+                        }
+                        (Action::Put { value }, _) => held = Some(value.clone()),
+                        (Action::Delete, _) => held = None,
+                        (Action::Cas { expected, value }, outcome) => {
+                            let holds = held == *expected;
+                            if let Outcome::Ok(said) = outcome {
+                                prop_assert_eq!(said, &Response::Done(holds));
+                            }
+                            if holds {
+                                held = Some(value.clone());
+                            }
+                        }
+                        other => prop_assert!(false, "{:?} in an order", other),
+                    }
+                    prop_assert_eq!(&held, after);
+                    definite += usize::from(matches!(operation.outcome, Outcome::Ok(_)));
+                }
+                prop_assert_eq!(definite, broken.explained);
+                prop_assert!(broken.order.iter().all(|placed| !broken.stuck.contains(&placed.id)));
+            }
         }
 
         #[test]

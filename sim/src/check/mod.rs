@@ -300,6 +300,8 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// What could not be decided, and why. Not a violation, and not a proof either.
     pub undecided: Vec<String>,
+    /// What `LIN` found, in full, if it objected.
+    pub broken: Option<Box<linearizable::Broken>>,
 }
 
 /// All checks of one run.
@@ -351,11 +353,12 @@ impl Checks {
     /// Judges the run as a whole and returns everything found.
     pub fn finish(mut self, end: &End) -> Verdict {
         let findings = &mut self.findings;
-        let mut undecided = Vec::new();
+        let (mut undecided, mut found) = (Vec::new(), None);
         match linearizable::check(&end.history) {
             linearizable::Verdict::Linearizable => {}
             linearizable::Verdict::Violation(broken) => {
-                findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words);
+                findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words.clone());
+                found = Some(broken);
             }
             linearizable::Verdict::Unknown { key, steps } => {
                 undecided.push(format!("LIN of key {key:?} after {steps} steps"));
@@ -372,7 +375,7 @@ impl Checks {
         }
         let mut violations = self.findings.violations;
         violations.sort_by_key(|violation| violation.at_ns);
-        Verdict { violations, undecided }
+        Verdict { violations, undecided, broken: found }
     }
 }
 
