@@ -12,6 +12,9 @@
 //!                          env         the seams under all of it: clock, net, disk, rng, tasks
 //! ```
 //!
+//! A program may embed a node and bring a state machine, a gossip delegate and HTTP routes of its own:
+//! [`node::Extension`].
+//!
 //! An arrow down is a permission to import; `raft` and `gossip` do not know each other, `state` knows
 //! nobody, `config` is plain data. `tests/tidy.rs` holds the code to it.
 //!

@@ -4,10 +4,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 
+use axum::Router;
 use futures_util::future::{Either, select};
 use tokio::sync::oneshot;
 
-use crate::agent::{Agent, Error};
+use crate::agent::{Agent, Error, Program};
 use crate::config::Config;
 use crate::env::{Env, JoinHandle};
 
@@ -20,6 +21,15 @@ pub struct Listening {
     pub rpc: SocketAddr,
     /// Gossip, UDP and TCP.
     pub gossip: SocketAddr,
+}
+
+/// What an embedding program adds to a node.
+#[derive(Default)]
+pub struct Extension {
+    /// To the agent.
+    pub program: Program,
+    /// To the HTTP API: paths that it does not have.
+    pub routes: Option<Box<dyn FnOnce(Agent) -> Router + Send>>,
 }
 
 /// A running node. It runs until [`Node::run`] returns, whether or not this is dropped.
@@ -41,28 +51,30 @@ pub async fn run(
     leave: impl Future<Output = ()>,
     started: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
-    let node = Node::start(env, config).await?;
+    let node = Node::start(env, config, Extension::default()).await?;
     started(&node.listening);
     node.run(leave).await
 }
 
 impl Node {
-    /// Starts an agent and serves its API.
+    /// Starts an agent and serves its API, with what the embedding program adds to both.
     ///
     /// # Errors
     /// See [`Error`]. Nothing of the node runs then.
-    pub async fn start(env: Env, config: Config) -> Result<Node, Error> {
+    pub async fn start(env: Env, config: Config, extension: Extension) -> Result<Node, Error> {
         let wanted = config.http_addr;
         let listener = env.network().listen(wanted).await;
         let listener =
             listener.map_err(|source| Error::Listen { addr: wanted, purpose: "the HTTP API", source })?;
         let http = listener.local_addr();
-        let agent = env.scope(Agent::start(env.clone(), config, http.port())).await?;
+        let Extension { program, routes } = extension;
+        let agent = env.scope(Agent::start(env.clone(), config, program, http.port())).await?;
+        let routes = routes.map_or_else(Router::new, |routes| routes(agent.clone()));
         let listening = Listening { http, rpc: agent.raft().me().addr, gossip: agent.local_member().addr };
         let (close, closed) = oneshot::channel();
         // A dropped sender closes the API too.
-        let serving =
-            env.spawn(crate::http::serve_until(agent.clone(), listener, async { drop(closed.await) }));
+        let serving = env
+            .spawn(crate::http::serve_until(agent.clone(), routes, listener, async { drop(closed.await) }));
         Ok(Node { agent, listening, serving, close })
     }
 

@@ -33,8 +33,8 @@ use crate::gossip::{self, EventDelegate, Gossip, Member, NewEvent, UserEvent, Us
 use crate::mutant;
 use crate::raft::client::{Client, NO_LEADER, WriteError as RaftWriteError};
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
-use crate::raft::{AddressBook, OpenError, RaftNode, ServerInfo, StartError, Store};
-use crate::state::{Command, Outcome, State};
+use crate::raft::{AddressBook, OpenError, RaftNode, Reach, ServerInfo, StartError, Store};
+use crate::state::{Command, Machine, Outcome, State};
 
 use bootstrap::{found_together, founders};
 use meta::Meta;
@@ -195,6 +195,17 @@ pub struct EventFilters {
     pub tag: String,
 }
 
+/// What a program that embeds the agent adds to it. Every node of a cluster must add the same.
+#[derive(Default)]
+pub struct Program {
+    /// A state machine of its own, replicated beside the store: see [`Agent::command`].
+    pub machine: Option<Box<dyn Machine>>,
+    /// Messages and state of its own, carried by gossip.
+    pub delegate: Option<Arc<dyn gossip::Delegate>>,
+    /// Hears about members.
+    pub members: Option<Arc<dyn EventDelegate>>,
+}
+
 /// One node. Clones are the same node.
 #[derive(Clone)]
 pub struct Agent {
@@ -222,6 +233,8 @@ struct Inner {
 struct Ear {
     addresses: AddressBook,
     changed: Arc<Notify>,
+    /// The embedding program, if it wants to hear too.
+    members: Option<Arc<dyn EventDelegate>>,
 }
 
 impl Ear {
@@ -233,22 +246,32 @@ impl Ear {
         }
         self.changed.notify_one();
     }
+
+    fn pass_on(&self, news: impl FnOnce(&dyn EventDelegate)) {
+        if let Some(members) = &self.members {
+            news(&**members);
+        }
+    }
 }
 
 impl EventDelegate for Ear {
     fn notify_join(&self, member: &Member) {
         tracing::info!(name = member.name, addr = %member.addr, "a member joined");
         self.note(member);
+        self.pass_on(|members| members.notify_join(member));
     }
     fn notify_leave(&self, member: &Member) {
         tracing::info!(name = member.name, status = ?member.status, "a member is gone");
         self.note(member);
+        self.pass_on(|members| members.notify_leave(member));
     }
     fn notify_update(&self, member: &Member) {
         self.note(member);
+        self.pass_on(|members| members.notify_update(member));
     }
     fn notify_conflict(&self, first: &Member, second: &Member) {
         tracing::warn!(name = first.name, first = %first.addr, second = %second.addr, "two nodes have one name");
+        self.pass_on(|members| members.notify_conflict(first, second));
     }
 }
 
@@ -257,12 +280,14 @@ fn advertised(listening: SocketAddr, advertise: Option<IpAddr>) -> SocketAddr {
 }
 
 impl Agent {
-    /// Starts a node. `http_port` is only told to others; serving it is the caller's.
+    /// Starts a node, with what the embedding program adds. `http_port` is only told to others; serving it
+    /// is the caller's.
     ///
     /// # Errors
     /// See [`Error`]. Nothing of the node runs then.
-    pub async fn start(env: Env, config: Config, http_port: u16) -> Result<Agent, Error> {
+    pub async fn start(env: Env, config: Config, program: Program, http_port: u16) -> Result<Agent, Error> {
         config.check()?;
+        let Program { machine, delegate, members } = program;
         let store = Store::open(&env).await?;
         let identity = store.identity();
         let listening = env.network().listen(config.rpc_addr).await;
@@ -300,8 +325,12 @@ impl Agent {
 
         let addresses = AddressBook::default();
         let membership_changed = Arc::new(Notify::new());
-        let ear = Ear { addresses: addresses.clone(), changed: membership_changed.clone() };
+        let ear = Ear { addresses: addresses.clone(), changed: membership_changed.clone(), members };
         let events = UserEvents::new(&env, move || meta.clone());
+        let speaks: Arc<dyn gossip::Delegate> = match delegate {
+            Some(delegate) => Arc::new(gossip::Beside::new(&env, events.clone(), delegate)),
+            None => Arc::new(events.clone()),
+        };
         let options = gossip::Options {
             node_id: identity.node_id,
             name: config.node_name.clone(),
@@ -311,11 +340,10 @@ impl Agent {
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
         };
-        let gossip = Gossip::start(&env, options, Arc::new(events.clone()), Arc::new(ear))
-            .await
-            .map_err(Error::Gossip)?;
-        let started =
-            RaftNode::start(&env, &config.raft, me, store, gossip.local().addr, addresses, listener).await;
+        let gossip = Gossip::start(&env, options, speaks, Arc::new(ear)).await.map_err(Error::Gossip)?;
+        let blank = machine.map_or_else(State::default, State::with_machine);
+        let reach = Reach { listener, gossip_addr: gossip.local().addr, addresses };
+        let started = RaftNode::start(&env, &config.raft, me, store, blank, reach).await;
         let node = match started {
             Ok(node) => node,
             Err(error) => {
@@ -509,6 +537,44 @@ impl Agent {
     /// [`WriteError`] tells whether it may have been applied all the same.
     pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
         Ok(self.inner.client.write(command).await?)
+    }
+
+    /// Applies a command to the embedding program's [`Machine`], wherever the leader is, and gives its answer.
+    ///
+    /// # Errors
+    /// [`WriteError`] tells whether it may have been applied all the same. Refused when there is no machine.
+    pub async fn command(&self, command: &[u8]) -> Result<Vec<u8>, WriteError> {
+        let no_machine = || WriteError::Refused("this program has no state machine of its own".to_owned());
+        if self.inner.node.state().read(|state| state.machine().is_none()) {
+            return Err(no_machine());
+        }
+        match self.write(Command::Machine(command.into())).await? {
+            Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
+            // Only servers without the machine answer so, and they do it before anything has changed.
+            Outcome::Done { .. } | Outcome::ConditionFailed { .. } => Err(no_machine()),
+            Outcome::Stale => {
+                Err(WriteError::Unknown("the outcome of this command is no longer known".to_owned()))
+            }
+        }
+    }
+
+    /// Asks the embedding program's [`Machine`], as currently as wanted. `None` when there is no machine.
+    ///
+    /// # Errors
+    /// [`ReadError`] when it cannot be told how current the state is.
+    pub async fn ask_machine(
+        &self,
+        consistency: Consistency,
+        question: &[u8],
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let options = QueryOptions { consistency, min_index: 0, wait: Duration::ZERO };
+        let answer = self
+            .query(options, |state| Indexed {
+                index: state.applied(),
+                value: state.machine().map(|machine| machine.query(question)),
+            })
+            .await?;
+        Ok(answer.value)
     }
 
     // ---- membership ----

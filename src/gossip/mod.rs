@@ -35,7 +35,8 @@
 //! Encryption (the version byte in [`wire`] leaves room), network coordinates, queries, compression, and any
 //! promise that a message is delivered: only that it is likely to be.
 
-pub mod broadcast;
+pub mod beside;
+mod broadcast;
 pub mod delegate;
 mod driver;
 pub mod events;
@@ -55,6 +56,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use beside::Beside;
 pub use delegate::{Delegate, EventDelegate, META_LIMIT, Silent};
 pub use events::{EventError, NewEvent, UserEvent, UserEvents};
 pub use members::{Member, Status};

@@ -35,7 +35,7 @@ pub async fn set(api: Arc<Api>, call: Call) -> Reply {
         KvCommand::Set { key, value: value.as_bytes().into(), flags: 0, cas: None }
     };
     match api.agent.write(Command::Kv(command)).await? {
-        Outcome::Done { .. } => Ok(reply::text(StatusCode::OK, "ok")),
+        Outcome::Done { .. } | Outcome::Answered { .. } => Ok(reply::text(StatusCode::OK, "ok")),
         // Neither is possible for an unconditional write of our own; should one come, it is not `ok`.
         Outcome::ConditionFailed { .. } => Err(Failure::refused("the write's condition did not hold")),
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),

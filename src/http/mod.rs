@@ -78,19 +78,24 @@ const BODY_ROOM_KIB: u32 = 64 * 1024;
 
 /// Answers HTTP on `listener` until dropped.
 pub async fn serve(agent: Agent, listener: Box<dyn Listener>) {
-    serve_until(agent, listener, std::future::pending()).await;
+    serve_until(agent, Router::new(), listener, std::future::pending()).await;
 }
 
-/// Answers HTTP on `listener` until `stop` completes; then closes the port, gives requests in flight a
+/// Answers HTTP on `listener`, with `routes` of the embedding program's beside our own, until `stop` completes; then closes the port, gives requests in flight a
 /// second, and returns.
-pub async fn serve_until(agent: Agent, listener: Box<dyn Listener>, stop: impl Future<Output = ()>) {
+pub async fn serve_until(
+    agent: Agent,
+    routes: Router,
+    listener: Box<dyn Listener>,
+    stop: impl Future<Output = ()>,
+) {
     let env = agent.env().clone();
     let limits = agent.config().limits.clone();
     let most = limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
     let slots = Arc::new(Semaphore::new(most));
     // Nothing is ever sent: that the sender is gone is the message.
     let (open, stopped) = watch::channel(());
-    let service = TowerToHyperService::new(router(Arc::new(Api::new(agent))));
+    let service = TowerToHyperService::new(router(Arc::new(Api::new(agent))).merge(routes));
 
     let mut stop = pin!(stop);
     loop {

@@ -51,7 +51,7 @@ use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
 use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
 use crate::mutant;
-use crate::state::{Outcome, Request};
+use crate::state::{Outcome, Request, State};
 
 pub use network::AddressBook;
 use network::Network;
@@ -226,8 +226,19 @@ impl Caller for Me {
     }
 }
 
+/// How servers reach each other.
+pub struct Reach {
+    /// Where other servers come in.
+    pub listener: Box<dyn Listener>,
+    /// Where this server's gossip is.
+    pub gossip_addr: SocketAddr,
+    /// Where the others are.
+    pub addresses: AddressBook,
+}
+
 impl RaftNode {
-    /// Starts Raft on an opened store and serves other servers on `listener`.
+    /// Starts Raft on an opened store and serves other servers. `blank` is the state before the log's first
+    /// entry.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -236,11 +247,11 @@ impl RaftNode {
         config: &RaftConfig,
         me: ServerInfo,
         store: Store,
-        gossip_addr: SocketAddr,
-        addresses: AddressBook,
-        listener: Box<dyn Listener>,
+        blank: State,
+        reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let (machine, state) = StateMachine::load(env, &store).await.map_err(StartError::Load)?;
+        let Reach { listener, gossip_addr, addresses } = reach;
+        let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
         let openraft_config = openraft::Config {
@@ -773,7 +784,7 @@ impl RaftNode {
         let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
         // impossible one would make openraft panic.
-        if let Err(error) = crate::state::State::from_snapshot(&whole.data) {
+        if let Err(error) = self.state().decode(&whole.data) {
             return Answer::Failed(error.to_string());
         }
         if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
@@ -955,7 +966,8 @@ mod tests {
             let env = Env::current().expect("the suite runs inside an Env");
             let env = env_in_memory(env.ambient_random());
             let store = Store::open(&env).await.expect("a new store opens");
-            let (machine, _) = StateMachine::load(&env, &store).await.expect("an empty state loads");
+            let (machine, _) =
+                StateMachine::load(&env, &store, State::default()).await.expect("an empty state loads");
             Ok(((), Log::new(store), machine))
         }
     }
@@ -978,10 +990,9 @@ mod tests {
             addr: listener.local_addr(),
             generation: 0,
         };
+        let reach = Reach { listener, gossip_addr: localhost(), addresses: AddressBook::default() };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
-        let node = RaftNode::start(env, &config, me, store, localhost(), AddressBook::default(), listener)
-            .await
-            .unwrap();
+        let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
     }
 

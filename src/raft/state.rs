@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::env::{Env, Observed};
-use crate::state::{Outcome, State};
+use crate::state::{BadSnapshot, Outcome, State};
 
 /// The state and how far it is, shared by openraft's worker and the readers.
 #[derive(Clone)]
 pub struct SharedState {
+    blank: Arc<State>,
     inner: Arc<RwLock<Applied>>,
     applied: watch::Sender<u64>,
 }
@@ -41,8 +42,21 @@ impl SharedState {
         self.applied.subscribe()
     }
 
+    /// The state that a snapshot holds.
+    ///
+    /// # Errors
+    /// [`BadSnapshot`] when it is damaged or not one of this program's.
+    pub fn decode(&self, snapshot: &[u8]) -> Result<State, BadSnapshot> {
+        self.blank.restored(snapshot)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Applied) -> T) -> T {
         change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn restore(&self, meta: &SnapshotMeta, data: &[u8]) -> io::Result<Applied> {
+        let state = self.decode(data).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(Applied { state, last_applied: meta.last_log_id, membership: meta.last_membership.clone() })
     }
 
     /// A copy of this moment, which later changes do not touch.
@@ -59,25 +73,24 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// The state as of the last snapshot on disk.
+    /// The state as of the last snapshot on disk; `blank`, if there is none.
     ///
     /// # Errors
     /// `InvalidData` when the snapshot on disk is damaged.
-    pub async fn load(env: &Env, store: &Store) -> io::Result<(StateMachine, SharedState)> {
-        let mut applied = Applied::default();
+    pub async fn load(env: &Env, store: &Store, blank: State) -> io::Result<(StateMachine, SharedState)> {
+        let applied = Applied { state: blank.clone(), ..Applied::default() };
+        let shared = SharedState {
+            blank: Arc::new(blank),
+            inner: Arc::new(RwLock::new(applied)),
+            applied: watch::Sender::new(0),
+        };
         if let Some((meta, data)) = store.load_snapshot().await? {
-            applied = restore(&meta, &data)?;
+            let restored = shared.restore(&meta, &data)?;
+            shared.applied.send_replace(restored.state.applied());
+            shared.change(|applied| *applied = restored);
         }
-        let index = applied.state.applied();
-        let shared =
-            SharedState { inner: Arc::new(RwLock::new(applied)), applied: watch::Sender::new(index) };
         Ok((StateMachine { env: env.clone(), store: store.clone(), shared: shared.clone() }, shared))
     }
-}
-
-fn restore(meta: &SnapshotMeta, data: &[u8]) -> io::Result<Applied> {
-    let state = State::from_snapshot(data).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    Ok(Applied { state, last_applied: meta.last_log_id, membership: meta.last_membership.clone() })
 }
 
 fn term_of(log_id: Option<LogId>) -> u64 {
@@ -135,7 +148,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
-        let restored = restore(meta, &data)?;
+        let restored = self.shared.restore(meta, &data)?;
         // openraft gives back our own snapshot when it starts: that one is on disk already.
         if self.store.snapshot_meta().as_ref() != Some(meta) {
             self.store.save_snapshot(meta.clone(), data).await?;

@@ -231,6 +231,7 @@ fn weight(entry: &Entry) -> usize {
             Command::Kv(KvCommand::Delete { key, .. }) => key.len(),
             Command::Kv(KvCommand::DeleteTree { prefix }) => prefix.len(),
             Command::Noop => 0,
+            Command::Machine(command) => command.len(),
         },
         _ => 0,
     };

@@ -59,13 +59,14 @@ impl Eq for Dedup {}
 /// One remembered outcome's part in the digest. Parts are added, so that order does not matter and
 /// one can be taken out again.
 fn part(origin: u64, number: u64, outcome: &Outcome) -> u64 {
-    let (kind, index) = match outcome {
-        Outcome::Done { index } => (0u64, *index),
-        Outcome::ConditionFailed { index } => (1, *index),
-        Outcome::Stale => (2, 0),
+    let (kind, index, answer) = match outcome {
+        Outcome::Done { index } => (0u64, *index, 0),
+        Outcome::ConditionFailed { index } => (1, *index, 0),
+        Outcome::Stale => (2, 0, 0),
+        Outcome::Answered { index, answer } => (3, *index, xxh3_64(answer)),
     };
-    let mut bytes = [0; 32];
-    for (slot, word) in bytes.chunks_exact_mut(8).zip([origin, number, kind, index]) {
+    let mut bytes = [0; 40];
+    for (slot, word) in bytes.chunks_exact_mut(8).zip([origin, number, kind, index, answer]) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
     xxh3_64(&bytes)

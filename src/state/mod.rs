@@ -7,12 +7,14 @@
 //!
 //! * [`kv`]: keys and values with Consul's fields and index rules.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
+//! * [`machine`]: a state machine of the embedding program, if it has one.
 //!
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
 pub mod dedup;
 pub mod kv;
+pub mod machine;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
+pub use machine::Machine;
 
 use dedup::Dedup;
+use machine::Slot;
 
 /// A command together with what makes it safe to retry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ pub enum Command {
     Kv(KvCommand),
     /// Nothing; for measuring, and as a barrier.
     Noop,
+    /// A command for the embedding program's [`Machine`].
+    Machine(Shared),
 }
 
 /// What applying a request came to. Every replica computes the same one.
@@ -60,6 +66,13 @@ pub enum Outcome {
     },
     /// A late copy of a request whose origin already had its answer. Nothing changed, nobody waits.
     Stale,
+    /// The [`Machine`] took the command.
+    Answered {
+        /// The log index at which it did.
+        index: u64,
+        /// What it said.
+        answer: Shared,
+    },
 }
 
 impl fmt::Display for Request {
@@ -78,6 +91,7 @@ impl fmt::Display for Request {
             }
             Command::Kv(KvCommand::DeleteTree { prefix }) => write!(f, "delete all under {prefix:?}"),
             Command::Noop => write!(f, "no-op"),
+            Command::Machine(command) => write!(f, "{} bytes for the machine", command.len()),
         }
     }
 }
@@ -88,6 +102,7 @@ impl fmt::Display for Outcome {
             Outcome::Done { index } => write!(f, "done at {index}"),
             Outcome::ConditionFailed { index } => write!(f, "condition failed at {index}"),
             Outcome::Stale => write!(f, "stale"),
+            Outcome::Answered { index, answer } => write!(f, "{} bytes of answer at {index}", answer.len()),
         }
     }
 }
@@ -95,7 +110,7 @@ impl fmt::Display for Outcome {
 impl Outcome {
     /// Whether the request took effect.
     pub fn is_done(&self) -> bool {
-        matches!(self, Outcome::Done { .. })
+        matches!(self, Outcome::Done { .. } | Outcome::Answered { .. })
     }
 }
 
@@ -105,6 +120,9 @@ pub struct State {
     applied: u64,
     kv: KvStore,
     dedup: Dedup,
+    /// Its bytes follow the others in a snapshot.
+    #[serde(skip)]
+    machine: Slot,
 }
 
 /// Why bytes are not a snapshot of a [`State`].
@@ -116,6 +134,16 @@ pub struct BadSnapshot(String);
 const SNAPSHOT_VERSION: u8 = 1;
 
 impl State {
+    /// Nothing yet, with a machine of the embedding program.
+    pub fn with_machine(machine: Box<dyn Machine>) -> State {
+        State { machine: Slot::new(machine), ..State::default() }
+    }
+
+    /// The embedding program's machine, to read from.
+    pub fn machine(&self) -> Option<&dyn Machine> {
+        self.machine.get()
+    }
+
     /// Applies the request at log index `index`.
     ///
     /// A request that was applied before (same id) changes nothing and gets the outcome it got then.
@@ -127,6 +155,11 @@ impl State {
         let outcome = match &request.command {
             Command::Kv(command) => self.kv.apply(index, command),
             Command::Noop => Outcome::Done { index },
+            Command::Machine(command) => match self.machine.apply(index, command) {
+                Some(answer) => Outcome::Answered { index, answer: answer.into() },
+                // A server with a machine proposed it. The digests part here, and the log tells why.
+                None => Outcome::ConditionFailed { index },
+            },
         };
         self.dedup.remember(index, request.id, request.done_below, &outcome);
         outcome
@@ -150,10 +183,11 @@ impl State {
 
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&self.applied.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.kv.digest().to_le_bytes());
-        bytes[16..].copy_from_slice(&self.dedup.digest().to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.dedup.digest().to_le_bytes());
+        bytes[24..].copy_from_slice(&self.machine.digest().to_le_bytes());
         xxh3_64(&bytes)
     }
 
@@ -170,16 +204,17 @@ impl State {
         };
         // Serialising plain data into memory has no way to fail.
         let mut bytes = postcard::to_extend(state, start).unwrap_or_default();
+        bytes.extend_from_slice(&self.machine.snapshot());
         let checksum = xxh3_64(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
-    /// The state that [`State::to_snapshot`] wrote.
+    /// The state that [`State::to_snapshot`] wrote, with a machine of the kind that this state has.
     ///
     /// # Errors
     /// [`BadSnapshot`] when the bytes are anything else; the caller asks another server for a snapshot.
-    pub fn from_snapshot(bytes: &[u8]) -> Result<State, BadSnapshot> {
+    pub fn restored(&self, bytes: &[u8]) -> Result<State, BadSnapshot> {
         let bad = |reason: &str| BadSnapshot(reason.to_owned());
         let (content, checksum) = bytes.split_last_chunk::<8>().ok_or_else(|| bad("too short"))?;
         if xxh3_64(content) != u64::from_le_bytes(*checksum) {
@@ -189,7 +224,10 @@ impl State {
         if *version != SNAPSHOT_VERSION {
             return Err(bad(&format!("version {version}, this program reads {SNAPSHOT_VERSION}")));
         }
-        let mut state: State = postcard::from_bytes(body).map_err(|error| bad(&error.to_string()))?;
+        let (mut state, rest): (State, &[u8]) =
+            postcard::take_from_bytes(body).map_err(|error| bad(&error.to_string()))?;
+        state.machine = self.machine.clone();
+        state.machine.restore(rest).map_err(|reason| bad(&reason))?;
         state.kv.rebuild_digest();
         state.dedup.rebuild_digest();
         Ok(state)
@@ -197,7 +235,7 @@ impl State {
 }
 
 /// Bytes shared between the log, the state and the readers.
-pub(crate) type Shared = Arc<[u8]>;
+pub type Shared = Arc<[u8]>;
 
 #[cfg(test)]
 mod tests {
@@ -231,8 +269,8 @@ mod tests {
         for i in 0..good.len() {
             let mut bad = good.clone();
             bad[i] ^= 1;
-            assert!(State::from_snapshot(&bad).is_err(), "flip at {i}");
-            assert!(State::from_snapshot(&good[..i]).is_err(), "cut at {i}");
+            assert!(State::default().restored(&bad).is_err(), "flip at {i}");
+            assert!(State::default().restored(&good[..i]).is_err(), "cut at {i}");
         }
     }
 
@@ -249,7 +287,7 @@ mod tests {
                 let index = i as u64 + 1;
                 prop_assert_eq!(straight.apply(index, &request), through.apply(index, &request));
                 if i == cut {
-                    through = State::from_snapshot(&through.to_snapshot()).unwrap();
+                    through = State::default().restored(&through.to_snapshot()).unwrap();
                 }
                 prop_assert_eq!(straight.digest(), through.digest());
             }
@@ -258,7 +296,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_snapshot_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = State::from_snapshot(&bytes);
+            let _ = State::default().restored(&bytes);
         }
     }
 }

@@ -27,7 +27,7 @@ use driftline::config::{Bootstrap, Config, RaftConfig};
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::gossip::Timing;
-use driftline::node::Node;
+use driftline::node::{Extension, Node};
 use rand::Rng;
 use tokio::sync::mpsc;
 
@@ -374,7 +374,7 @@ impl World {
         self.clients.moved(node, node_ip(node));
         let (world, config) = (self.clone(), self.config(node));
         machine.boot(node_ip(node), move |env| async move {
-            let result = match Node::start(env, config).await {
+            let result = match Node::start(env, config, Extension::default()).await {
                 Ok(node) => node.run(pending()).await,
                 Err(error) => Err(error),
             };
