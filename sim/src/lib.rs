@@ -15,6 +15,7 @@
 //! | [`check`] | what must hold, one property a file |
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
+//! | [`experiment`] | what a newcomer brings: state machine, workload, invariant, fault, delegate |
 //! | [`mutants`] | bugs put back on purpose, to prove that the checks bite |
 //!
 //! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod disk;
 #[cfg(madsim)]
 pub mod executor;
+pub mod experiment;
 pub mod fault;
 pub mod history;
 pub mod mutants;

@@ -455,7 +455,7 @@ fn one(args: &OneArgs) -> Result<bool, Unusable> {
 fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
     let options = sim::world::RunOptions { trace: args.trace.clone(), mutant: args.shape.mutant.clone() };
     let watch = Stopwatch::start();
-    let report = sim::world::run(scenario, &options);
+    let report = sim::world::run(scenario, &options, std::sync::Arc::new(sim::experiment::Plain));
     Ok(RunReport { wall_seconds: watch.seconds(), ..report })
 }
 

@@ -18,10 +18,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use driftline::env::Env;
 use driftline::http::client::{self, CallError};
+use futures_util::future::BoxFuture;
 use hyper::Method;
 use serde::Deserialize;
 
 use crate::clock::Pump;
+use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::scenario::{PlannedAction, PlannedOp};
 
@@ -181,9 +183,18 @@ impl Clients {
         }
     }
 
-    /// Does what was planned for a client. Times count from `storm_ns`.
-    pub async fn run(self: Arc<Clients>, env: Env, client: u32, plan: Vec<PlannedOp>, storm_ns: u64) {
+    /// Does what was planned for a client. Times count from `storm_ns`; operations of an experiment's own go
+    /// to it.
+    pub async fn run(
+        self: Arc<Clients>,
+        env: Env,
+        client: u32,
+        plan: Vec<PlannedOp>,
+        storm_ns: u64,
+        experiment: Arc<dyn Experiment>,
+    ) {
         self.busy.fetch_add(1, Ordering::Relaxed);
+        let caller = AsClient { clients: self.clone(), env: env.clone(), client };
         for op in plan {
             let at_ns = storm_ns + op.at_ms * 1_000_000;
             // A client's own clock is right: its host is not part of what is tested.
@@ -196,6 +207,7 @@ impl Clients {
                 PlannedAction::Get => {
                     self.ask(&env, client, node, key, Action::Get, 0).await;
                 }
+                PlannedAction::Own(operation) => experiment.perform(&caller, node, &operation).await,
                 PlannedAction::Put(value) => {
                     self.ask(&env, client, node, key, Action::Put { value }, 0).await;
                 }
@@ -213,6 +225,40 @@ impl Clients {
             }
         }
         self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One client, as an experiment sees it.
+pub struct AsClient {
+    /// All clients.
+    pub clients: Arc<Clients>,
+    /// Its host's world.
+    pub env: Env,
+    /// Its number.
+    pub client: u32,
+}
+
+impl Caller for AsClient {
+    fn nodes(&self) -> Vec<u32> {
+        self.clients.addresses.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clients.pump.now()
+    }
+
+    fn call<'a>(
+        &'a self,
+        node: u32,
+        method: Method,
+        path: &'a str,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<client::Response, CallError>> {
+        Box::pin(self.clients.call(&self.env, node, method, path, body))
+    }
+
+    fn ask<'a>(&'a self, node: u32, key: &'a str, action: Action, index: u64) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.clients.ask(&self.env, self.client, node, key, action, index))
     }
 }
 

@@ -151,6 +151,13 @@ pub enum Observed {
         /// Its Lamport time.
         ltime: u64,
     },
+    /// Something that the embedding program says of itself, for a check of its own.
+    Program {
+        /// What it is about.
+        name: String,
+        /// What there is to say.
+        detail: String,
+    },
     /// The node stops because of an error that only it has.
     Fatal {
         /// The error's text.

@@ -313,6 +313,11 @@ pub struct Checks {
 }
 
 impl Checks {
+    /// These too.
+    pub fn add(&mut self, checks: Vec<Box<dyn Check + Send>>) {
+        self.checks.extend(checks);
+    }
+
     /// Checks for a run about to begin.
     pub fn new(settings: &Settings) -> Checks {
         Checks {

@@ -149,6 +149,7 @@ impl NodeView {
             Observed::Membership { .. }
             | Observed::Member { .. }
             | Observed::UserEvent { .. }
+            | Observed::Program { .. }
             | Observed::Fatal { .. } => {}
         }
     }

@@ -225,6 +225,11 @@ pub enum FaultKind {
     },
     /// The leader is asked to hand over.
     Transfer,
+    /// One of the experiment's own.
+    Own {
+        /// What the experiment makes of it.
+        detail: serde_json::Value,
+    },
 }
 
 /// Which links are blocked.
@@ -305,6 +310,8 @@ pub enum PlannedAction {
     Cas(String),
     /// A removal.
     Delete,
+    /// One of the experiment's own; the key is of no importance then.
+    Own(serde_json::Value),
 }
 
 impl Default for LinkSettings {
@@ -335,6 +342,7 @@ impl FaultKind {
             FaultKind::FsyncFail { .. } => "fsync-fail",
             FaultKind::Membership { .. } => "membership",
             FaultKind::Transfer => "transfer",
+            FaultKind::Own { .. } => "own",
         }
     }
 }

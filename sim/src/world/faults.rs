@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::Method;
 
 use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World, node_name};
 use crate::check::{self, Stop};
+use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
@@ -77,6 +79,12 @@ impl World {
                 self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
             FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
+            FaultKind::Own { detail } => {
+                self.begins(&fault, &detail.to_string());
+                self.disturb(true, true);
+                self.experiment.strike(&Grip(self.clone()), detail, duration).await;
+                self.disturb(true, false);
+            }
             FaultKind::Transfer => {
                 if let Some(leader) = self.leader() {
                     self.begins(&fault, &format!("from n{leader}"));
@@ -273,6 +281,42 @@ impl World {
     async fn command(&self, node: u32, method: Method, path: &str) -> bool {
         let Some(env) = self.own.get() else { return false };
         self.clients.call(env, node, method, path, Bytes::new()).await.is_ok()
+    }
+}
+
+/// What a fault of an experiment's own takes hold of the world with.
+struct Grip(Arc<World>);
+
+impl Hands for Grip {
+    fn nodes(&self) -> Vec<u32> {
+        self.0.machines().into_keys().collect()
+    }
+
+    fn leader(&self) -> Option<u32> {
+        self.0.leader()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.universe.sleep(duration))
+    }
+
+    fn rule(&self, rule: Rule) -> u64 {
+        self.0.universe.net.add_rule(rule)
+    }
+
+    fn lift(&self, rule: u64) {
+        self.0.universe.net.remove_rule(rule);
+    }
+
+    fn stop(&self, node: u32, stop: Stop) -> bool {
+        // Until it is booted, or until the heal.
+        self.0.state().down_until.insert(node, u64::MAX);
+        self.0.take_down(node, stop)
+    }
+
+    fn boot(&self, node: u32) {
+        self.0.state().down_until.remove(&node);
+        self.0.boot_if_due(node);
     }
 }
 

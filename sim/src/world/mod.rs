@@ -27,18 +27,19 @@ use driftline::config::{Bootstrap, Config, RaftConfig};
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::gossip::Timing;
-use driftline::node::{Extension, Node};
+use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
+use crate::experiment::Experiment;
 use crate::history::{Action, Outcome, Response};
 use crate::report::RunReport;
 use crate::runner::Stopwatch;
 use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
-use crate::workload::{Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
+use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
 /// How long a cluster may take to form when nothing is wrong.
 const FORMED_WITHIN: Duration = Duration::from_secs(60);
@@ -84,7 +85,7 @@ pub struct RunOptions {
 
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
 /// process's, and a second run would not be what the first was.
-pub fn run(scenario: &Scenario, options: &RunOptions) -> RunReport {
+pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experiment>) -> RunReport {
     if let Some(mutant) = &options.mutant {
         driftline::mutant::activate(mutant);
     }
@@ -97,7 +98,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> RunReport {
     let trace = Arc::new(Trace::new(file));
     let schedule = stream(scenario.seed, "schedule").next_u64();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
-    runtime.block_on(whole(scenario.clone(), trace.clone(), &mut report));
+    runtime.block_on(whole(scenario.clone(), experiment, trace.clone(), &mut report));
     if let Err(error) = trace.finish() {
         report.violate("CRASH", format!("the trace file is incomplete: {error}"));
     }
@@ -107,8 +108,14 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> RunReport {
     report
 }
 
-async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
+async fn whole(
+    scenario: Scenario,
+    experiment: Arc<dyn Experiment>,
+    trace: Arc<Trace>,
+    report: &mut RunReport,
+) {
     let watch = Arc::new(Watch::new(&scenario));
+    watch.checks().add(experiment.invariants());
     let universe = Universe::new(
         scenario.seed,
         trace,
@@ -121,6 +128,7 @@ async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
     let world = Arc::new(World {
         universe: universe.clone(),
         scenario,
+        experiment: experiment.clone(),
         watch: watch.clone(),
         clients: clients.clone(),
         machines: Mutex::default(),
@@ -146,6 +154,10 @@ async fn whole(scenario: Scenario, trace: Arc<Trace>, report: &mut RunReport) {
     if let Some(stage) = stage {
         let detail = format!("the cluster does not {stage}: {}", world.describe());
         report.violations.push(violation("LIVE", detail, universe.pump.now()));
+    }
+    if stage.is_none() {
+        let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
+        report.violations.extend(experiment.verdict(&caller).await);
     }
     let end = world.last_look(&main).await;
     // What happens from here on is of no interest.
@@ -256,6 +268,7 @@ struct State {
 struct World {
     universe: Arc<Universe>,
     scenario: Scenario,
+    experiment: Arc<dyn Experiment>,
     watch: Arc<Watch>,
     clients: Arc<Clients>,
     machines: Mutex<BTreeMap<u32, Arc<Machine>>>,
@@ -373,8 +386,9 @@ impl World {
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
         self.clients.moved(node, node_ip(node));
         let (world, config) = (self.clone(), self.config(node));
+        let experiment = self.experiment.clone();
         machine.boot(node_ip(node), move |env| async move {
-            let result = match Node::start(env, config, Extension::default()).await {
+            let result = match Node::start(env.clone(), config, experiment.extension(node, &env)).await {
                 Ok(node) => node.run(pending()).await,
                 Err(error) => Err(error),
             };
@@ -488,9 +502,9 @@ impl World {
         for (client, plan) in plans {
             let host = FIRST_CLIENT + client;
             let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
-            let clients = self.clients.clone();
+            let (clients, experiment) = (self.clients.clone(), self.experiment.clone());
             machine.boot(client_ip(client), move |env| async move {
-                clients.run(env, client, plan, storm_ns).await;
+                clients.run(env, client, plan, storm_ns, experiment).await;
                 pending().await
             });
         }
