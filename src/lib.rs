@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!            main  cli                 parse, build the real Env, start a node, leave on a signal
+//!              ├─ history              what clients asked and were told, for `bench` and the testbed
 //!              └─ node                 one node with its API: the entry of production and simulation
 //!                  ├─ http             routes and wire types; turns requests into agent calls
 //!                  └─ agent            raft and gossip under one roof; founding, joining, leaving
@@ -31,6 +32,7 @@ pub mod agent;
 pub mod config;
 pub mod env;
 pub mod gossip;
+pub mod history;
 pub mod http;
 pub mod mutant;
 pub mod node;

@@ -52,9 +52,10 @@ fn layers_import_only_what_is_below_them() {
         ("gossip", "env mutant"),
         ("agent", "config env gossip mutant raft state"),
         ("http", "agent config env gossip state"),
+        ("history", "http"),
         ("node", "agent config env http"),
         ("telemetry", ""),
-        ("cli", "agent config env gossip http node raft telemetry"),
+        ("cli", "agent config env gossip history http node raft telemetry"),
         ("main", ""),
         ("lib", ""),
     ]);

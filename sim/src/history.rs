@@ -1,107 +1,19 @@
-//! What the clients did and what they were told: the input of the linearizability check.
+//! Histories from anywhere: the input of the linearizability check.
 //!
-//! A history is a list of [`Operation`]s in any order. Times are true simulated time, which no node and
-//! no client can see, so "before" means before. On disk it is JSON lines, one operation a line, so that
-//! a person can read it, cut it down and put it into `fixtures/histories`.
+//! What an operation is, and our own format, are the node's ([`driftline::history`]), because `driftline bench`
+//! records real clusters in it. Here are the readers: [`read`] for our JSON lines and [`jepsen`] for what
+//! Jepsen and Porcupine's tests write down, in [`edn`].
 //!
-//! The most important word here is [`Outcome::Unknown`]: a write that timed out may have happened, may
-//! happen later, or never. It is not a failure, and a checker that takes it for one raises false alarms
-//! (or, worse, is fed a node that reports failure for what later turns out to be done).
-//!
-//! Left out: anything but single-key registers, because that is what the workload uses.
+//! Left out: anything but single keys, because that is what the checks judge.
+
+pub mod edn;
+pub mod jepsen;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 
-use serde::{Deserialize, Serialize};
-
-/// One request of one client, from the moment it was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Operation {
-    /// Unique in the history.
-    pub id: u64,
-    /// Which client asked.
-    pub client: u32,
-    /// Which node it asked.
-    pub node: u32,
-    /// The key.
-    pub key: String,
-    /// What it asked for.
-    pub action: Action,
-    /// When the client sent it.
-    pub invoked_ns: u64,
-    /// What it was told.
-    pub outcome: Outcome,
-    /// When it was told; absent if it never was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub returned_ns: Option<u64>,
-}
-
-/// What a client can ask of a key. Every value is written by at most one operation of a run, so a value
-/// names the write it came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// A linearizable read.
-    Get,
-    /// An unconditional write.
-    Put {
-        /// The new value.
-        value: String,
-    },
-    /// A write on a condition. The client knew `expected` by the modify index it had read with it.
-    Cas {
-        /// The value that must be there; `None`: the key must be absent.
-        expected: Option<String>,
-        /// The new value.
-        value: String,
-    },
-    /// An unconditional removal.
-    Delete,
-}
-
-impl Action {
-    /// The value this would write, if it writes one.
-    pub fn writes(&self) -> Option<&str> {
-        match self {
-            Action::Put { value } | Action::Cas { value, .. } => Some(value),
-            Action::Get | Action::Delete => None,
-        }
-    }
-}
-
-/// What the client was told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It happened, with this answer.
-    Ok(Response),
-    /// It definitely did not happen and never will; why.
-    Failed(String),
-    /// Nobody knows whether it happened or will; why.
-    Unknown(String),
-}
-
-/// The answer to an operation that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Response {
-    /// To a get: what the key held.
-    Value(Option<Versioned>),
-    /// To a put or delete: always true. To a compare-and-set: whether the condition held.
-    Done(bool),
-}
-
-/// A value and the index of the write that put it there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Versioned {
-    /// The value.
-    pub value: String,
-    /// Its modify index.
-    pub modify_index: u64,
-}
+pub use driftline::history::{Action, NO_NODE, Operation, Outcome, Response, Versioned, write};
+pub use jepsen::Model;
 
 /// Why a history cannot be read. `line` counts from 1.
 #[derive(Debug, thiserror::Error)]
@@ -130,24 +42,64 @@ pub enum HistoryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// It is no EDN.
+    #[error(transparent)]
+    Edn(#[from] edn::EdnError),
+    /// There is more of it than the memory limit allows. Nothing is wrong with it.
+    #[error("line {line}: the history does not fit into the memory limit")]
+    TooLarge {
+        /// How far it was read.
+        line: usize,
+    },
+    /// There is not one operation in it, so that it is probably something else.
+    #[error("line 1: there is no operation in it")]
+    Empty,
 }
 
-impl Operation {
-    /// What makes this operation impossible, if anything does.
-    fn problem(&self) -> Option<String> {
-        if self.returned_ns.is_some_and(|returned| returned < self.invoked_ns) {
-            return Some(format!("operation {} returned before it was invoked", self.id));
-        }
-        let Outcome::Ok(response) = &self.outcome else { return None };
-        if self.returned_ns.is_none() {
-            return Some(format!("operation {} has an answer but never returned", self.id));
-        }
-        match (&self.action, response) {
-            (Action::Get, Response::Value(_)) => None,
-            (Action::Put { .. } | Action::Cas { .. } | Action::Delete, Response::Done(_)) => None,
-            _ => Some(format!("operation {}: the answer does not fit the action", self.id)),
+/// How a history is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Our own JSON lines.
+    JsonLines,
+    /// Jepsen's EDN.
+    Edn,
+    /// The log lines of Jepsen's `jepsen.util`.
+    JepsenLog,
+}
+
+impl Format {
+    /// What the beginning of a history looks like: the first line that is neither blank nor a comment
+    /// decides.
+    pub fn guess(beginning: &[u8]) -> Format {
+        let lines = beginning.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_start);
+        let is_comment = |line: &[u8]| {
+            line.is_empty() || line.starts_with(b";") || line.starts_with(b"# ") || line == b"#"
+        };
+        let first = lines.into_iter().find(|line| !is_comment(line)).unwrap_or_default();
+        match first.split_first() {
+            Some((b'{', rest)) if rest.trim_ascii_start().starts_with(b"\"") => Format::JsonLines,
+            Some((b'{' | b'[' | b'(' | b'#', _)) => Format::Edn,
+            _ => Format::JepsenLog,
         }
     }
+}
+
+/// Reads a history of any format, as far as its operations take no more than about `limit` bytes.
+///
+/// # Errors
+/// See [`HistoryError`].
+pub fn read_any(
+    input: impl BufRead,
+    format: Format,
+    model: Model,
+    limit: usize,
+) -> Result<Vec<Operation>, HistoryError> {
+    let operations = match format {
+        Format::JsonLines => read_within(input, limit)?,
+        Format::Edn => jepsen::read_edn(input, model, limit)?,
+        Format::JepsenLog => jepsen::read_log(input, model, limit)?,
+    };
+    if operations.is_empty() { Err(HistoryError::Empty) } else { Ok(operations) }
 }
 
 /// Reads JSON lines; empty lines and lines that start with `#` are skipped.
@@ -155,6 +107,11 @@ impl Operation {
 /// # Errors
 /// The first line that is not a possible operation, or repeats an id.
 pub fn read(input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
+    read_within(input, usize::MAX)
+}
+
+fn read_within(input: impl BufRead, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+    let mut bytes = 0usize;
     let mut operations = Vec::new();
     let mut ids = BTreeSet::new();
     for (at, text) in input.lines().enumerate() {
@@ -172,21 +129,13 @@ pub fn read(input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
             let problem = format!("operation {} is there twice", operation.id);
             return Err(HistoryError::Impossible { line, problem });
         }
+        bytes = bytes.saturating_add(size_of::<Operation>() + 64 + jepsen::written(&operation));
+        if bytes > limit {
+            return Err(HistoryError::TooLarge { line });
+        }
         operations.push(operation);
     }
     Ok(operations)
-}
-
-/// Writes JSON lines that [`read`] reads.
-///
-/// # Errors
-/// The output's own.
-pub fn write(mut output: impl Write, operations: &[Operation]) -> std::io::Result<()> {
-    for operation in operations {
-        serde_json::to_writer(&mut output, operation)?;
-        output.write_all(b"\n")?;
-    }
-    output.flush()
 }
 
 #[cfg(test)]
@@ -253,6 +202,25 @@ mod tests {
         assert_eq!(read(twice.as_bytes()).unwrap_err().to_string(), "line 4: operation 1 is there twice");
         let torn = format!("{good}\n{}", &good[..40]);
         assert!(read(torn.as_bytes()).unwrap_err().to_string().starts_with("line 2: not an operation"));
+    }
+
+    #[test]
+    fn the_first_line_that_says_something_tells_the_format() {
+        for (text, format) in [
+            ("# a story\n\n{\"id\": 1}", Format::JsonLines),
+            ("{ \"id\": 1}", Format::JsonLines),
+            ("; a story\n{:process 0}", Format::Edn),
+            ("\n[{:process 0}", Format::Edn),
+            ("#jepsen.history.Op{:process 0}", Format::Edn),
+            ("INFO  jepsen.util - 0 :invoke :read nil", Format::JepsenLog),
+            ("", Format::JepsenLog),
+        ] {
+            assert_eq!(Format::guess(text.as_bytes()), format, "{text:?}");
+        }
+        assert!(matches!(
+            read_any(&b"a log of something else"[..], Format::JepsenLog, Model::Kv, 1_000),
+            Err(HistoryError::Empty)
+        ));
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! Exit codes: 0 when every seed was fine, 1 when something was violated, 2 when the command line or a
 //! file it names cannot be used. Nothing that exists is overwritten without `--force`.
 
+mod cli {
+    pub mod check;
+}
+
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -49,6 +53,8 @@ enum Verb {
     Mutants(MutantArgs),
     /// Measure how much faster than the clock on the wall the simulation runs, with 3 and 5 nodes.
     Speed(SpeedArgs),
+    /// Judge a history from anywhere: exit code 0 linearizable, 1 not, 2 cannot read, 3 unknown.
+    Check(cli::check::CheckArgs),
     /// Run one seed in this process and print its report as a line of JSON.
     #[command(hide = true)]
     One(OneArgs),
@@ -220,6 +226,7 @@ fn main() -> ExitCode {
             Some(Verb::Run(args)) => run(args),
             Some(Verb::Mutants(args)) => hunt(&args),
             Some(Verb::Speed(args)) => speed(&args),
+            Some(Verb::Check(args)) => return cli::check::run(&args),
             Some(Verb::One(args)) => one(&args),
         }
     };

@@ -13,18 +13,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use driftline::env::Env;
+use driftline::history::{Entry, outcome, request};
 use driftline::http::client::{self, CallError};
 use futures_util::future::BoxFuture;
 use hyper::Method;
-use serde::Deserialize;
 
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
-use crate::history::{Action, Operation, Outcome, Response, Versioned};
+use crate::history::{Action, Operation, Outcome, Response};
 use crate::scenario::{PlannedAction, PlannedOp};
 
 /// The number of the first client's host.
@@ -47,25 +45,6 @@ pub struct Clients {
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
-}
-
-/// One entry as the API shows it.
-#[derive(Debug, Deserialize)]
-struct Entry {
-    #[serde(rename = "Key")]
-    key: String,
-    #[serde(rename = "Value")]
-    value: Option<String>,
-    #[serde(rename = "ModifyIndex")]
-    modify_index: u64,
-}
-
-impl Entry {
-    fn versioned(self) -> Option<(String, Versioned)> {
-        let bytes = STANDARD.decode(self.value.unwrap_or_default()).ok()?;
-        let value = String::from_utf8(bytes).ok()?;
-        Some((self.key, Versioned { value, modify_index: self.modify_index }))
-    }
 }
 
 impl Clients {
@@ -132,22 +111,13 @@ impl Clients {
     ) -> Outcome {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let host = FIRST_CLIENT + client;
-        let (method, path, body) = match &action {
-            Action::Get => (Method::GET, format!("/v1/kv/{key}"), Bytes::new()),
-            Action::Put { value } => (Method::PUT, format!("/v1/kv/{key}"), Bytes::from(value.clone())),
-            Action::Cas { value, .. } => {
-                (Method::PUT, format!("/v1/kv/{key}?cas={index}"), Bytes::from(value.clone()))
-            }
-            Action::Delete => (Method::DELETE, format!("/v1/kv/{key}"), Bytes::new()),
+        let Some((method, path, body)) = request(key, &action, index) else {
+            return Outcome::Failed("the API has no such request".to_owned());
         };
         let invoked_ns = self.pump.now();
         self.pump.note(host, "invoke", format!("{id} at n{node}: {key} {action:?}"));
         let answer = self.call(env, node, method, &path, body).await;
-        let outcome = match answer {
-            Ok(response) => judge(&action, &response),
-            Err(CallError::NotSent(reason)) => Outcome::Failed(reason),
-            Err(CallError::Unknown(reason)) => Outcome::Unknown(reason),
-        };
+        let outcome = outcome(&action, &answer);
         self.pump.note(host, "return", format!("{id}: {outcome:?}"));
         let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
         let operation = Operation {
@@ -259,61 +229,5 @@ impl Caller for AsClient {
 
     fn ask<'a>(&'a self, node: u32, key: &'a str, action: Action, index: u64) -> BoxFuture<'a, Outcome> {
         Box::pin(self.clients.ask(&self.env, self.client, node, key, action, index))
-    }
-}
-
-/// What a complete answer says about a request.
-fn judge(action: &Action, response: &client::Response) -> Outcome {
-    let said = || format!("{} {}", response.status, response.text().trim());
-    match (action, response.status) {
-        (Action::Get, 404) => Outcome::Ok(Response::Value(None)),
-        (Action::Get, 200) => {
-            let entries: Result<Vec<Entry>, _> = serde_json::from_slice(&response.body);
-            match entries.ok().and_then(|mut entries| entries.pop()).and_then(Entry::versioned) {
-                Some((_, versioned)) => Outcome::Ok(Response::Value(Some(versioned))),
-                None => Outcome::Unknown(format!("an answer that makes no sense: {}", said())),
-            }
-        }
-        (_, 200) => match response.text().trim() {
-            "true" => Outcome::Ok(Response::Done(true)),
-            "false" => Outcome::Ok(Response::Done(false)),
-            _ => Outcome::Unknown(format!("an answer that makes no sense: {}", said())),
-        },
-        (_, status) => match response.header("x-driftline-outcome") {
-            Some("refused") => Outcome::Failed(said()),
-            None if (400..500).contains(&status) => Outcome::Failed(said()),
-            _ => Outcome::Unknown(said()),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn response(status: u16, outcome: Option<&str>, body: &str) -> client::Response {
-        let headers = outcome.map(|outcome| ("x-driftline-outcome".to_owned(), outcome.to_owned()));
-        let body = Bytes::from(body.to_owned());
-        client::Response { status, headers: headers.into_iter().collect(), body }
-    }
-
-    #[test]
-    fn an_answer_is_taken_at_its_word_and_no_further() {
-        let put = Action::Put { value: "v".to_owned() };
-        assert_eq!(judge(&put, &response(200, None, "true\n")), Outcome::Ok(Response::Done(true)));
-        assert!(matches!(judge(&put, &response(500, Some("refused"), "no")), Outcome::Failed(_)));
-        assert!(matches!(judge(&put, &response(500, Some("unknown"), "?")), Outcome::Unknown(_)));
-        assert!(matches!(judge(&put, &response(500, None, "?")), Outcome::Unknown(_)));
-        assert!(matches!(judge(&put, &response(413, None, "large")), Outcome::Failed(_)));
-        assert!(matches!(judge(&put, &response(200, None, "perhaps")), Outcome::Unknown(_)));
-    }
-
-    #[test]
-    fn a_read_knows_values_absence_and_nonsense() {
-        let body = r#"[{"LockIndex":0,"Key":"k","Flags":0,"Value":"djE=","CreateIndex":3,"ModifyIndex":7}]"#;
-        let seen = Versioned { value: "v1".to_owned(), modify_index: 7 };
-        assert_eq!(judge(&Action::Get, &response(200, None, body)), Outcome::Ok(Response::Value(Some(seen))));
-        assert_eq!(judge(&Action::Get, &response(404, None, "")), Outcome::Ok(Response::Value(None)));
-        assert!(matches!(judge(&Action::Get, &response(200, None, "[]")), Outcome::Unknown(_)));
     }
 }

@@ -5,7 +5,7 @@
 //! write certainly followed: one that was called only after the other had returned. That is weaker than
 //! LIN with final reads and needs no search, so it still speaks where LIN met its bound.
 //!
-//! Let pass: keys that no client of the history wrote; and nodes that lag behind, which LIVE judges.
+//! Let pass: keys that no client of the history wrote, or that one appended to; and nodes that lag behind, which LIVE judges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,11 +37,20 @@ pub fn check(end: &End, view: &View, findings: &mut Findings) {
         }
     }
     let Some((_, store)) = shown else { return };
+    let appended: BTreeSet<&str> = end
+        .history
+        .iter()
+        .filter(|operation| matches!(operation.action, Action::Append { .. }))
+        .map(|operation| operation.key.as_str())
+        .collect();
     let mut writes: BTreeMap<&str, Vec<Write<'_>>> = BTreeMap::new();
     for write in end.history.iter().filter_map(Write::of) {
         writes.entry(&write.operation.key).or_default().push(write);
     }
     for (key, writes) in writes {
+        if appended.contains(key) {
+            continue;
+        }
         if let Some(problem) = judge(key, &writes, store.get(key)) {
             findings.add_global("DUR", end.at_ns, problem);
         }
@@ -68,7 +77,8 @@ impl<'a> Write<'a> {
             Outcome::Unknown(_) => false,
             Outcome::Ok(_) | Outcome::Failed(_) => return None,
         };
-        if operation.action == Action::Get {
+        // What an append leaves depends on what was there: LIN's business.
+        if matches!(operation.action, Action::Get | Action::Append { .. }) {
             return None;
         }
         Some(Write { operation, leaves: operation.action.writes(), acknowledged })

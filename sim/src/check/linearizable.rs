@@ -13,13 +13,21 @@
 //! * a write of unknown outcome stays open for ever and may just as well take effect after everything
 //!   else, so it is only tried where somebody's answer depends on it.
 //!
-//! The search is bounded in steps and memory. Where the bound is met the verdict is
+//! Appends make a content out of another one. On a key that is only appended to, the longest answer that is
+//! still to be explained must begin with what is there, and nothing that somebody still has to observe ever
+//! comes back. On a key that is also written otherwise, the last two facts do not hold, and are not used.
+//!
+//! The search is bounded in steps, memory and, where the caller says so, time. Where the bound is met the verdict is
 //! [`Verdict::Unknown`], never a guess.
+
+mod values;
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-use crate::history::{Action, Operation, Outcome, Response};
+use crate::history::{Action, NO_NODE, Operation, Outcome, Response};
+use serde::Serialize;
+use values::{ABSENT, State, Values};
 
 /// What is known after checking a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +42,23 @@ pub enum Verdict {
         key: String,
         /// How many steps were spent.
         steps: u64,
+        /// Which bound it was.
+        limit: Limit,
     },
 }
 
+/// A bound of the search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Its steps, or the caller's patience.
+    Time,
+    /// What it may remember.
+    Memory,
+}
+
 /// A key whose answers no order explains.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Broken {
     /// The key.
     pub key: String,
@@ -64,7 +84,7 @@ pub struct Broken {
 }
 
 /// An operation in an order, and what it leaves behind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Placed {
     /// The operation's id.
     pub id: u64,
@@ -91,42 +111,59 @@ pub struct Bounds {
     pub steps: u64,
     /// Configurations remembered.
     pub configurations: usize,
+    /// Bytes they may take, roughly.
+    pub bytes: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { steps: 20_000_000, configurations: 1_000_000 }
+        Bounds { steps: 20_000_000, configurations: 1_000_000, bytes: usize::MAX }
     }
 }
+
+/// What every key gets before one may have more.
+const FIRST_STEPS: u64 = 500_000;
 
 /// Checks a history with the default bounds.
 pub fn check(history: &[Operation]) -> Verdict {
     check_within(history, Bounds::default())
 }
 
-/// Checks a history key by key; the first key (in order of name) that is broken decides, then the first
-/// that met the bound.
+/// Checks a history key by key; the first key that is found to be broken decides, then the first (in order
+/// of name) that met the bound.
 pub fn check_within(history: &[Operation], bounds: Bounds) -> Verdict {
+    check_while(history, bounds, &mut || true)
+}
+
+/// As [`check_within`], for as long as `patience`, which is asked now and then, says so.
+pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnMut() -> bool) -> Verdict {
     let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
     for operation in history {
         keys.entry(&operation.key).or_default().push(operation);
     }
-    let mut unknown = None;
-    for (key, operations) in keys {
-        match Search::new(key, &operations, bounds).run() {
+    // A broken key that is easy must not wait for one that is hard: all get a little, and what is left of
+    // them then all they may have.
+    let little = Bounds { steps: bounds.steps.min(FIRST_STEPS), ..bounds };
+    let mut hard = Vec::new();
+    for (key, operations) in &keys {
+        match Search::new(key, operations, little).run(patience) {
             Verdict::Linearizable => {}
-            Verdict::Unknown { key, steps } => {
-                unknown.get_or_insert(Verdict::Unknown { key, steps });
+            Verdict::Unknown { .. } => hard.push((key, operations)),
+            broken => return broken,
+        }
+    }
+    let mut unknown = None;
+    for (key, operations) in hard {
+        match Search::new(key, operations, bounds).run(patience) {
+            Verdict::Linearizable => {}
+            undecided @ Verdict::Unknown { .. } => {
+                unknown.get_or_insert(undecided);
             }
             broken => return broken,
         }
     }
     unknown.unwrap_or(Verdict::Linearizable)
 }
-
-/// What a key holds: 0 is nothing, other numbers stand for values.
-type State = u32;
-const ABSENT: State = 0;
 
 /// An operation reduced to what the search needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +172,8 @@ enum Step {
     Read(State),
     /// A write of this, whatever is there.
     Write(State),
+    /// Puts the text of this number after what is there.
+    Append(State),
     /// A compare-and-set from the first to the second that was told it succeeded.
     Swap(State, State),
     /// A compare-and-set that was told the key did not hold this.
@@ -144,14 +183,24 @@ enum Step {
 }
 
 impl Step {
-    /// The state after it, or `None` if its answer does not fit `state`.
-    fn apply(self, state: State) -> Option<State> {
+    /// Whether its answer fits `state`.
+    fn fits(self, state: State) -> bool {
         match self {
-            Step::Read(seen) => (seen == state).then_some(state),
-            Step::Write(new) => Some(new),
-            Step::Swap(expected, new) => (expected == state).then_some(new),
-            Step::Mismatch(expected) => (expected != state).then_some(state),
-            Step::Never => None,
+            Step::Read(seen) => seen == state,
+            Step::Write(_) | Step::Append(_) => true,
+            Step::Swap(expected, _) => expected == state,
+            Step::Mismatch(expected) => expected != state,
+            Step::Never => false,
+        }
+    }
+
+    /// The state after it; the same one if it does not fit.
+    fn apply(self, state: State, values: &mut Values<'_>) -> State {
+        match self {
+            Step::Write(new) => new,
+            Step::Append(piece) => values.append(state, piece),
+            Step::Swap(expected, new) if expected == state => new,
+            Step::Read(_) | Step::Swap(..) | Step::Mismatch(_) | Step::Never => state,
         }
     }
 }
@@ -160,7 +209,7 @@ impl Step {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     invoked_ns: u64,
-    /// `Write` or `Swap`.
+    /// `Write`, `Append` or `Swap`.
     step: Step,
     id: u64,
     kind: Kind,
@@ -221,11 +270,31 @@ struct Configuration {
     state: State,
 }
 
+/// Whether and how a key is appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Appends {
+    /// Not at all.
+    Never,
+    /// By some operations; others write it in other ways.
+    Mixed,
+    /// By all that change it. The longest content that somebody has to find, if there is one.
+    Only(Option<State>),
+}
+
+impl Configuration {
+    /// What remembering it costs, with a share of the empty places in the table.
+    fn bytes(&self) -> usize {
+        2 * size_of::<Configuration>() + 8 * (self.words.len() + self.pending.len()) + 32
+    }
+}
+
 struct Search<'a> {
     key: &'a str,
     bounds: Bounds,
     by_id: BTreeMap<u64, &'a Operation>,
-    values: Vec<&'a str>,
+    values: Values<'a>,
+    /// How the key is appended to.
+    appends: Appends,
     definite: Vec<(Step, u64)>,
     pending: Vec<Pending>,
     events: Vec<Event>,
@@ -249,7 +318,8 @@ impl<'a> Search<'a> {
             key,
             bounds,
             by_id: operations.iter().map(|operation| (operation.id, *operation)).collect(),
-            values: vec![""],
+            values: Values::new(),
+            appends: Appends::Never,
             definite: Vec::new(),
             pending: Vec::new(),
             events: Vec::new(),
@@ -261,21 +331,16 @@ impl<'a> Search<'a> {
             must_miss: Vec::new(),
             may_swap: Vec::new(),
         };
-        let mut numbers: BTreeMap<&str, State> = BTreeMap::new();
         let mut sorted: Vec<&Operation> = operations.to_vec();
         sorted.sort_by_key(|operation| (operation.invoked_ns, operation.id));
         let mut times = Vec::new();
         for operation in sorted {
-            let mut number = |value: &'a str| {
-                *numbers.entry(value).or_insert_with(|| {
-                    search.values.push(value);
-                    (search.values.len() - 1) as State
-                })
-            };
+            let mut number = |value: &'a str| search.values.number(value);
             let write = match &operation.action {
                 Action::Get => None,
                 Action::Put { value } => Some(Step::Write(number(value))),
                 Action::Delete => Some(Step::Write(ABSENT)),
+                Action::Append { value } => Some(Step::Append(number(value))),
                 Action::Cas { expected, value } => {
                     Some(Step::Swap(expected.as_deref().map_or(ABSENT, &mut number), number(value)))
                 }
@@ -333,7 +398,9 @@ impl<'a> Search<'a> {
         self.must_find = vec![0; self.values.len()];
         self.must_miss = vec![0; self.values.len()];
         self.may_swap = vec![0; self.values.len()];
-        let steps = self.definite.iter().map(|(step, _)| *step).chain(self.pending.iter().map(|p| p.step));
+        let steps: Vec<Step> =
+            self.definite.iter().map(|(step, _)| *step).chain(self.pending.iter().map(|p| p.step)).collect();
+        self.appends = self.how_appended(&steps);
         for step in steps {
             if let Step::Write(new) | Step::Swap(_, new) = step {
                 let writers = &mut self.writers[new as usize];
@@ -351,11 +418,32 @@ impl<'a> Search<'a> {
         for at in 0..self.pending.len() {
             self.pending[at].kind = match self.pending[at].step {
                 Step::Write(ABSENT) => Kind::Removal,
+                Step::Write(_) if self.appends != Appends::Never => Kind::Single,
                 Step::Write(new) if self.is_mentioned(new) => Kind::Single,
                 Step::Write(_) => Kind::Unseen,
                 _ => Kind::Single,
             };
         }
+    }
+
+    fn how_appended(&self, steps: &[Step]) -> Appends {
+        if !steps.iter().any(|step| matches!(step, Step::Append(_))) {
+            return Appends::Never;
+        }
+        if steps.iter().any(|step| !matches!(step, Step::Append(_) | Step::Read(_))) {
+            return Appends::Mixed;
+        }
+        let seen = steps.iter().filter_map(|step| match step {
+            Step::Read(seen) if *seen != ABSENT => Some(*seen),
+            _ => None,
+        });
+        Appends::Only(seen.max_by_key(|seen| self.values.length(*seen)))
+    }
+
+    /// How many operations are still to be linearized that must find this.
+    fn must_find(&self, state: State) -> u32 {
+        // Contents that nobody mentions come after those that somebody does.
+        self.must_find.get(state as usize).copied().unwrap_or(0)
     }
 
     fn is_mentioned(&self, value: State) -> bool {
@@ -368,7 +456,7 @@ impl<'a> Search<'a> {
         let counter = match step {
             Step::Read(state) | Step::Swap(state, _) => &mut self.must_find[state as usize],
             Step::Mismatch(state) => &mut self.must_miss[state as usize],
-            Step::Write(_) | Step::Never => return,
+            Step::Write(_) | Step::Append(_) | Step::Never => return,
         };
         if add {
             *counter += 1;
@@ -377,13 +465,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn run(mut self) -> Verdict {
+    fn run(mut self, patience: &mut dyn FnMut() -> bool) -> Verdict {
         let mut frames: Vec<Frame> = Vec::new();
         let mut seen: HashSet<Configuration, BuildHasherDefault<DefaultHasher>> = HashSet::default();
         let mut state = ABSENT;
         let mut steps = 0u64;
         let mut linearized = 0;
         let mut best: Option<Best> = None;
+        let mut bytes = 0usize;
         // Where to go on at this level: `None` from the start, else after this choice.
         let mut after: Option<Choice> = None;
         loop {
@@ -392,8 +481,11 @@ impl<'a> Search<'a> {
                 return Verdict::Linearizable;
             }
             steps += 1;
-            if steps > self.bounds.steps || seen.len() > self.bounds.configurations {
-                return Verdict::Unknown { key: self.key.to_owned(), steps };
+            let too_much = seen.len() > self.bounds.configurations
+                || bytes.saturating_add(self.values.memory()) > self.bounds.bytes;
+            if too_much || steps > self.bounds.steps || (steps.is_multiple_of(4_096) && !patience()) {
+                let limit = if too_much { Limit::Memory } else { Limit::Time };
+                return Verdict::Unknown { key: self.key.to_owned(), steps, limit };
             }
             let (choice, forced) = match self.effortless(state).filter(|_| after.is_none()) {
                 Some(call) => (Some(Choice::Definite(call)), true),
@@ -402,7 +494,14 @@ impl<'a> Search<'a> {
             if let Some(choice) = choice {
                 let before = state;
                 state = self.take(choice, state);
-                if forced || seen.insert(self.configuration(state)) {
+                let is_new = forced || {
+                    let configuration = self.configuration(state);
+                    let size = configuration.bytes();
+                    let is_new = seen.insert(configuration);
+                    bytes += if is_new { size } else { 0 };
+                    is_new
+                };
+                if is_new {
                     frames.push(Frame { choice, before, forced });
                     linearized += usize::from(matches!(choice, Choice::Definite(_)));
                     after = None;
@@ -467,7 +566,12 @@ impl<'a> Search<'a> {
         let mut at = self.events[HEAD].next;
         while at != NONE && self.events[at].matching != NONE {
             let step = self.definite[self.events[at].operation].0;
-            if matches!(step, Step::Read(_) | Step::Mismatch(_)) && step.apply(state).is_some() {
+            let changes_nothing = match step {
+                Step::Read(_) | Step::Mismatch(_) => step.fits(state),
+                Step::Append(piece) => self.values.piece(piece).is_empty(),
+                Step::Write(_) | Step::Swap(..) | Step::Never => false,
+            };
+            if changes_nothing {
                 return Some(at);
             }
             at = self.events[at].next;
@@ -484,7 +588,10 @@ impl<'a> Search<'a> {
         };
         while at != NONE && self.events[at].matching != NONE {
             let step = self.definite[self.events[at].operation].0;
-            if step.apply(state).is_some() && self.may_replace(state, matches!(step, Step::Swap(..)).into()) {
+            if step.fits(state)
+                && self.may_replace(state, matches!(step, Step::Swap(..)).into())
+                && self.leads_on(state, step)
+            {
                 return Some(Choice::Definite(at));
             }
             at = self.events[at].next;
@@ -526,7 +633,25 @@ impl<'a> Search<'a> {
     /// Whether the value may be replaced by an operation that itself accounts for `own` of those who
     /// must find it.
     fn may_replace(&self, state: State, own: u32) -> bool {
-        state == ABSENT || self.writers[state as usize] != 1 || self.must_find[state as usize] <= own
+        match self.appends {
+            Appends::Never => {
+                state == ABSENT || self.writers[state as usize] != 1 || self.must_find(state) <= own
+            }
+            Appends::Mixed => true,
+            Appends::Only(_) => self.must_find(state) <= own,
+        }
+    }
+
+    /// Whether what is there after a step can still become what somebody has to find, on a key that only
+    /// grows. On others it says nothing.
+    fn leads_on(&self, state: State, step: Step) -> bool {
+        match (self.appends, step) {
+            (Appends::Only(Some(longest)), Step::Append(piece)) if self.must_find(longest) > 0 => {
+                let rest = self.values.piece(longest).as_bytes().get(self.values.length(state)..);
+                rest.is_some_and(|rest| rest.starts_with(self.values.piece(piece).as_bytes()))
+            }
+            _ => true,
+        }
     }
 
     /// Whether somebody's answer can depend on this open operation taking effect now.
@@ -534,10 +659,24 @@ impl<'a> Search<'a> {
         let new = match self.pending[at].step {
             Step::Write(new) => new,
             Step::Swap(expected, new) if expected == state => new,
+            Step::Append(piece) => {
+                // Once the longest is found, no answer is helped by more.
+                let wanted = match self.appends {
+                    Appends::Only(longest) => longest.is_some_and(|longest| self.must_find(longest) > 0),
+                    Appends::Mixed | Appends::Never => true,
+                };
+                let step = self.pending[at].step;
+                let grows = !self.values.piece(piece).is_empty();
+                return wanted && grows && self.may_replace(state, 0) && self.leads_on(state, step);
+            }
             _ => return false,
         };
         if new == state || !self.may_replace(state, 0) {
             return false;
+        }
+        if self.appends == Appends::Mixed {
+            // An append to it may be what somebody has to find.
+            return true;
         }
         self.must_find[new as usize] > 0
             || self.may_swap[new as usize] > 0
@@ -566,7 +705,7 @@ impl<'a> Search<'a> {
                 step
             }
         };
-        step.apply(state).unwrap_or(state)
+        step.apply(state, &mut self.values)
     }
 
     /// Undoes [`Search::take`]; choices are undone in reverse order.
@@ -643,9 +782,17 @@ impl<'a> Search<'a> {
             words += &format!("\n    and {} more", stuck.len() - 8);
         }
         // A write is only held back for the sake of a later reader of what it would replace.
-        let fits =
-            |id: &u64| self.definite.iter().any(|(step, other)| other == id && step.apply(state).is_some());
-        let reader = if stuck.iter().any(fits) { self.last_reader(state) } else { None };
+        let fits = |id: &u64| self.definite.iter().any(|(step, other)| other == id && step.fits(state));
+        let held_back = stuck.iter().any(fits);
+        let reader = if held_back { self.last_reader(state) } else { None };
+        let longest = match self.appends {
+            Appends::Only(Some(longest)) if held_back && reader.is_none() => self.last_reader(longest),
+            _ => None,
+        };
+        if let Some(longest) = longest {
+            words += "\n  because what is there would not be the beginning of what is still seen later:";
+            words += &format!("\n    {}", self.describe(longest));
+        }
         if let Some(reader) = reader {
             words += &format!("\n  because {} would be gone, and it is still seen later:", self.name(state));
             words += &format!("\n    {}", self.describe(reader));
@@ -654,19 +801,19 @@ impl<'a> Search<'a> {
             .iter()
             .filter_map(|id| self.by_id.get(id))
             .min_by_key(|operation| (operation.returned_ns.unwrap_or(u64::MAX), operation.id));
-        let culprit = reader.and_then(|id| self.by_id.get(&id)).or(first);
+        let culprit = reader.or(longest).and_then(|id| self.by_id.get(&id)).or(first);
         Verdict::Violation(Box::new(Broken {
             key: self.key.to_owned(),
             explained,
             total,
             order: order
                 .iter()
-                .map(|(id, after)| Placed { id: *id, after: self.value(*after).map(str::to_owned) })
+                .map(|(id, after)| Placed { id: *id, after: self.values.shown(*after) })
                 .collect(),
             stuck,
-            reader,
+            reader: reader.or(longest),
             at_ns: culprit.and_then(|operation| operation.returned_ns).unwrap_or(0),
-            node: culprit.map_or(0, |operation| operation.node),
+            node: culprit.map_or(NO_NODE, |operation| operation.node),
             words,
         }))
     }
@@ -677,12 +824,8 @@ impl<'a> Search<'a> {
         self.definite.iter().rev().find(|(step, _)| finds(step)).map(|(_, id)| *id)
     }
 
-    fn value(&self, state: State) -> Option<&str> {
-        (state != ABSENT).then(|| self.values[state as usize])
-    }
-
     fn name(&self, state: State) -> String {
-        if state == ABSENT { "nothing".to_owned() } else { format!("{:?}", self.values[state as usize]) }
+        self.values.name(state)
     }
 
     fn describe(&self, id: u64) -> String {
@@ -694,12 +837,15 @@ impl<'a> Search<'a> {
 pub fn describe(operation: &Operation) -> String {
     let did = match (&operation.action, &operation.outcome) {
         (Action::Get, Outcome::Ok(Response::Value(None))) => "read nothing".to_owned(),
-        (Action::Get, Outcome::Ok(Response::Value(Some(seen)))) => {
-            format!("read {:?} (index {})", seen.value, seen.modify_index)
-        }
+        (Action::Get, Outcome::Ok(Response::Value(Some(seen)))) => match seen.modify_index {
+            // A history from elsewhere knows no indexes.
+            0 => format!("read {:?}", seen.value),
+            index => format!("read {:?} (index {index})", seen.value),
+        },
         (Action::Get, _) => "read".to_owned(),
         (Action::Put { value }, _) => format!("wrote {value:?}"),
         (Action::Delete, _) => "deleted the key".to_owned(),
+        (Action::Append { value }, _) => format!("appended {value:?}"),
         (Action::Cas { expected, value }, outcome) => {
             let expected = expected.as_ref().map_or("nothing".to_owned(), |expected| format!("{expected:?}"));
             match outcome {
@@ -719,12 +865,15 @@ pub fn describe(operation: &Operation) -> String {
         Outcome::Failed(_) => " (failed)",
         Outcome::Unknown(_) => " (outcome unknown)",
     };
+    let through = match operation.node {
+        NO_NODE => String::new(),
+        node => format!(" through node {node}"),
+    };
     format!(
-        "[{} .. {end}] op {}: client {} {did} through node {}{tail}",
+        "[{} .. {end}] op {}: client {} {did}{through}{tail}",
         seconds(operation.invoked_ns),
         operation.id,
         operation.client,
-        operation.node,
     )
 }
 
@@ -834,7 +983,7 @@ mod tests {
     #[test]
     fn where_the_bound_is_met_the_verdict_is_unknown() {
         let story = Story::default().put((0, 1), "a").get((2, 3), Some(("a", 1)));
-        let bounds = Bounds { steps: 1, configurations: 100 };
+        let bounds = Bounds { steps: 1, ..Bounds::default() };
         assert!(matches!(check_within(&story.0, bounds), Verdict::Unknown { .. }));
     }
 
@@ -956,6 +1105,12 @@ mod tests {
                     *held = None;
                     Response::Done(true)
                 }
+                Action::Append { value } => {
+                    if !value.is_empty() {
+                        *held = Some(held.clone().unwrap_or_default() + value);
+                    }
+                    Response::Done(true)
+                }
                 Action::Cas { expected, value } => {
                     let holds = held == expected;
                     if holds {
@@ -1017,8 +1172,123 @@ mod tests {
         })
     }
 
+    /// Any small history with appends of few different texts; `others`: with other writes too.
+    fn any_growing_history(others: bool) -> impl Strategy<Value = Vec<Operation>> {
+        let kinds = if others { 0u8..7 } else { 0u8..4 };
+        let operation = (kinds, 0u64..12, 0u64..8, 0u8..10, "[ab]{0,3}", "[ab]{0,2}", any::<bool>());
+        proptest::collection::vec(operation, 1..7).prop_map(|parts| {
+            let mut story = Story::default();
+            for (kind, from, span, fate, seen, value, held) in parts {
+                let some = (!seen.is_empty()).then_some(seen);
+                let (action, response) = match kind {
+                    0 | 1 => {
+                        let seen = some.map(|value| Versioned { value, modify_index: 1 });
+                        (Action::Get, Response::Value(seen))
+                    }
+                    2 | 3 => (Action::Append { value }, Response::Done(true)),
+                    4 => (Action::Put { value }, Response::Done(true)),
+                    5 => (Action::Cas { expected: some, value }, Response::Done(held)),
+                    _ => (Action::Delete, Response::Done(true)),
+                };
+                let (outcome, end) = match fate {
+                    0 => (Outcome::Failed("refused".into()), from + span),
+                    1..4 => (Outcome::Unknown("lost".into()), u64::MAX),
+                    _ => (Outcome::Ok(response), from + span),
+                };
+                story = story.add((from, end), action, outcome);
+            }
+            story.0
+        })
+    }
+
+    /// As [`busy_history`], of keys that are appended to, and now and then begun anew if `others`.
+    fn growing_history(count: u64, clients: u32, keys: u64, seed: u64, others: bool) -> Vec<Operation> {
+        let mut history = busy_history(count, clients, keys, seed);
+        // The same calls and points in time, with other actions: what was held is computed again.
+        let mut held: BTreeMap<String, String> = BTreeMap::new();
+        for operation in &mut history {
+            let unknown = matches!(operation.outcome, Outcome::Unknown(_));
+            let value = format!("x{} ", operation.id);
+            let now = held.entry(operation.key.clone()).or_default();
+            let happens = !unknown || operation.id % 2 == 0;
+            let response = match operation.id % 100 {
+                0 if others => {
+                    operation.action = Action::Put { value: value.clone() };
+                    if happens {
+                        *now = value;
+                    }
+                    Response::Done(true)
+                }
+                1..60 => {
+                    operation.action = Action::Get;
+                    let seen = (!now.is_empty()).then(|| now.clone());
+                    Response::Value(seen.map(|value| Versioned { value, modify_index: 1 }))
+                }
+                _ => {
+                    operation.action = Action::Append { value: value.clone() };
+                    if happens {
+                        now.push_str(&value);
+                    }
+                    Response::Done(true)
+                }
+            };
+            if !unknown {
+                operation.outcome = Outcome::Ok(response);
+            }
+        }
+        history
+    }
+
+    #[test]
+    fn long_histories_of_appends_are_decided() {
+        for others in [false, true] {
+            let mut history = growing_history(10_000, 12, 20, 7, others);
+            assert_eq!(check(&history), Verdict::Linearizable, "others: {others}");
+            let victim = history
+                .iter_mut()
+                .rev()
+                .find_map(|operation| match &mut operation.outcome {
+                    Outcome::Ok(Response::Value(Some(seen))) if seen.value.len() > 40 => Some(seen),
+                    _ => None,
+                })
+                .unwrap();
+            // Two pieces changed places.
+            let pieces: Vec<&str> = victim.value.split_inclusive(' ').collect();
+            victim.value = [&[pieces[1], pieces[0]], &pieces[2..]].concat().concat();
+            let Verdict::Violation(broken) = check(&history) else { panic!("accepted, others: {others}") };
+            assert!(broken.explained < broken.total);
+        }
+    }
+
+    #[test]
+    fn appends_are_put_in_the_order_that_the_answer_shows() {
+        let append = |story: Story, span, value: &str| {
+            story.add(span, Action::Append { value: value.into() }, Outcome::Ok(Response::Done(true)))
+        };
+        let story = || {
+            let story = append(Story::default(), (0, 1), "");
+            append(append(story, (2, 9), "a"), (2, 9), "b")
+        };
+        assert!(is_fine(story().get((10, 11), Some(("ba", 0)))));
+        assert!(is_fine(story().get((3, 4), Some(("b", 0))).get((10, 11), Some(("ba", 0)))));
+        assert!(!is_fine(story().get((3, 4), Some(("a", 0))).get((10, 11), Some(("ba", 0)))));
+        assert!(!is_fine(story().get((10, 11), Some(("a", 0)))));
+        let Verdict::Violation(broken) = check(&story().get((10, 11), Some(("c", 0))).0) else {
+            panic!("accepted")
+        };
+        insta::assert_snapshot!(broken.words);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn with_appends_too_the_search_agrees_with_trying_everything(
+            growing in any_growing_history(false), mixed in any_growing_history(true),
+        ) {
+            prop_assert_eq!(check(&growing) == Verdict::Linearizable, by_force(&growing));
+            prop_assert_eq!(check(&mixed) == Verdict::Linearizable, by_force(&mixed));
+        }
+
         #[test]
         fn the_search_agrees_with_trying_everything(history in any_history()) {
             prop_assert_eq!(check(&history) == Verdict::Linearizable, by_force(&history));

@@ -365,7 +365,7 @@ impl Checks {
                 findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words.clone());
                 found = Some(broken);
             }
-            linearizable::Verdict::Unknown { key, steps } => {
+            linearizable::Verdict::Unknown { key, steps, .. } => {
                 undecided.push(format!("LIN of key {key:?} after {steps} steps"));
             }
         }

@@ -1,0 +1,194 @@
+//! `cargo sim check HISTORY`: judges a history from anywhere, be it of a simulated cluster, a real one, or
+//! another system.
+//!
+//! Exit codes: 0 linearizable, 1 not, 2 cannot read the history (or the command line), 3 unknown: a limit was
+//! met before the search came to an end.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use sim::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
+use sim::history::{self, Format, HistoryError, Model, Operation, Outcome};
+use sim::runner::Stopwatch;
+
+/// As much of the beginning as it takes to tell the format.
+const LOOK_AHEAD: usize = 1 << 16;
+
+/// The flags of `sim check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The history: JSON lines of ours, Jepsen's EDN or log lines; `-` is standard input.
+    #[arg(value_name = "HISTORY")]
+    history: PathBuf,
+    /// What its operations speak of.
+    #[arg(long, value_enum, default_value = "kv")]
+    model: ModelName,
+    /// How it is written; its beginning tells if absent.
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
+    /// Seconds after which the verdict is "unknown".
+    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    time_limit: u64,
+    /// Mebibytes for the history, and again for what the search remembers.
+    #[arg(long, value_name = "MIB", default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    memory_limit: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModelName {
+    /// Registers: read, write, compare-and-set.
+    Register,
+    /// A key-value store: get, put, append, delete, compare-and-set.
+    Kv,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    /// JSON lines, as `driftline bench --history` writes them.
+    Jsonl,
+    /// Jepsen's history.edn, a vector of maps or one map after the other.
+    Edn,
+    /// Log lines of jepsen.util.
+    Log,
+}
+
+/// What came of it, for machines and people.
+#[derive(Debug, Serialize)]
+struct Judgement {
+    verdict: &'static str,
+    operations: usize,
+    keys: usize,
+    unknown_outcomes: usize,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broken: Option<Broken>,
+    #[serde(skip)]
+    words: String,
+    #[serde(skip)]
+    code: u8,
+}
+
+/// Judges a history and says so.
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let code = match judge(args) {
+        Ok(judgement) => match tell(&judgement, args.json) {
+            Ok(()) => judgement.code,
+            // Whoever reads it has had enough; the exit code still says it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.code,
+            Err(error) => {
+                eprintln!("error: cannot write to standard output: {error}");
+                2
+            }
+        },
+        Err(problem) => {
+            eprintln!("error: {}: {problem}", args.history.display());
+            2
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn tell(judgement: &Judgement, json: bool) -> io::Result<()> {
+    let text = if json { serde_json::to_string(judgement)? } else { judgement.words.clone() };
+    writeln!(io::stdout(), "{text}")
+}
+
+fn judge(args: &CheckArgs) -> Result<Judgement, String> {
+    let watch = Stopwatch::start();
+    let limit = usize::try_from(args.memory_limit << 20).unwrap_or(usize::MAX);
+    let mut input = open(&args.history).map_err(|error| format!("cannot be read: {error}"))?;
+    let format = match args.format {
+        Some(FormatName::Jsonl) => Format::JsonLines,
+        Some(FormatName::Edn) => Format::Edn,
+        Some(FormatName::Log) => Format::JepsenLog,
+        None => Format::guess(input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?),
+    };
+    let model = match args.model {
+        ModelName::Register => Model::Register,
+        ModelName::Kv => Model::Kv,
+    };
+    let operations = match history::read_any(input, format, model, limit) {
+        Ok(operations) => operations,
+        Err(HistoryError::TooLarge { line }) => {
+            let words = format!(
+                "unknown: the first {line} lines alone take more than {} MiB; --memory-limit sets the limit",
+                args.memory_limit
+            );
+            return Ok(Judgement { words, ..undecided(&[], Limit::Memory, watch) });
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
+    let mut patience = || watch.seconds() < args.time_limit as f64;
+    let verdict = linearizable::check_while(&operations, bounds, &mut patience);
+    Ok(judgement(verdict, &operations, watch))
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::with_capacity(LOOK_AHEAD, io::stdin())));
+    }
+    Ok(Box::new(BufReader::with_capacity(LOOK_AHEAD, File::open(path)?)))
+}
+
+fn undecided(operations: &[Operation], limit: Limit, watch: Stopwatch) -> Judgement {
+    let keys: BTreeSet<&str> = operations.iter().map(|operation| operation.key.as_str()).collect();
+    let is_unknown = |operation: &&Operation| matches!(operation.outcome, Outcome::Unknown(_));
+    Judgement {
+        verdict: "unknown",
+        operations: operations.len(),
+        keys: keys.len(),
+        unknown_outcomes: operations.iter().filter(is_unknown).count(),
+        seconds: watch.seconds(),
+        limit: Some(limit),
+        broken: None,
+        words: String::new(),
+        code: 3,
+    }
+}
+
+fn judgement(verdict: Verdict, operations: &[Operation], watch: Stopwatch) -> Judgement {
+    let base = undecided(operations, Limit::Time, watch);
+    let size = format!(
+        "{} operations ({} of unknown outcome) on {} keys, judged in {:.2} s",
+        base.operations, base.unknown_outcomes, base.keys, base.seconds
+    );
+    match verdict {
+        Verdict::Linearizable => Judgement {
+            verdict: "linearizable",
+            words: format!("linearizable: {size}"),
+            limit: None,
+            code: 0,
+            ..base
+        },
+        Verdict::Violation(broken) => Judgement {
+            verdict: "not linearizable",
+            words: format!("not linearizable: {size}\n{}", broken.words),
+            limit: None,
+            broken: Some(*broken),
+            code: 1,
+            ..base
+        },
+        Verdict::Unknown { key, steps, limit } => Judgement {
+            words: format!(
+                "unknown: the {} limit was met after {steps} steps on key {key:?}; {size}",
+                match limit {
+                    Limit::Time => "time",
+                    Limit::Memory => "memory",
+                }
+            ),
+            limit: Some(limit),
+            ..base
+        },
+    }
+}

@@ -1,0 +1,526 @@
+//! A reader for EDN, the notation that Jepsen writes its histories in: as much of it as data needs.
+//!
+//! It pulls one value after the other from a stream, so that a history of any length is read with the memory
+//! of one operation. Every error names the line and column, both from 1. Depth and length of one value are
+//! bounded, so that no input exhausts the stack or the memory.
+//!
+//! Kept as they are written: numbers (their type is nobody's business here), symbols, characters, tags.
+//! Left out: namespaces' meaning, and everything that only code has.
+
+use std::fmt;
+use std::io::{self, BufRead};
+
+/// Values nested deeper are refused.
+const MOST_DEEP: usize = 64;
+/// A token or string longer than this (bytes) is refused.
+const MOST_LONG: usize = 64 << 20;
+
+/// One value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// `nil`
+    Nil,
+    /// `true` and `false`
+    Bool(bool),
+    /// A whole or broken number, as it is written.
+    Number(String),
+    /// A string, without its quotes and escapes.
+    Text(String),
+    /// A keyword, without its colon.
+    Keyword(String),
+    /// A symbol.
+    Symbol(String),
+    /// A character, as it is written after the backslash.
+    Character(String),
+    /// A vector or a list: what is read is the same.
+    List(Vec<Value>),
+    /// A set, in the order of writing.
+    Set(Vec<Value>),
+    /// A map, in the order of writing.
+    Map(Vec<(Value, Value)>),
+    /// A value with a tag.
+    Tagged(String, Box<Value>),
+}
+
+impl Value {
+    /// What a map, tagged or not (records are), holds under a keyword.
+    pub fn get(&self, keyword: &str) -> Option<&Value> {
+        match self {
+            Value::Map(pairs) => pairs
+                .iter()
+                .find(|(key, _)| matches!(key, Value::Keyword(name) if name == keyword))
+                .map(|(_, value)| value),
+            Value::Tagged(_, value) => value.get(keyword),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = |f: &mut fmt::Formatter<'_>, values: &[Value]| {
+            values.iter().enumerate().try_for_each(|(at, value)| {
+                if at > 0 {
+                    f.write_str(" ")?;
+                }
+                value.fmt(f)
+            })
+        };
+        match self {
+            Value::Nil => f.write_str("nil"),
+            Value::Bool(on) => on.fmt(f),
+            Value::Number(text) | Value::Symbol(text) => f.write_str(text),
+            Value::Text(text) => {
+                f.write_str("\"")?;
+                for letter in text.chars() {
+                    match letter {
+                        '"' => f.write_str("\\\"")?,
+                        '\\' => f.write_str("\\\\")?,
+                        '\n' => f.write_str("\\n")?,
+                        '\t' => f.write_str("\\t")?,
+                        '\r' => f.write_str("\\r")?,
+                        other => write!(f, "{other}")?,
+                    }
+                }
+                f.write_str("\"")
+            }
+            Value::Keyword(name) => write!(f, ":{name}"),
+            Value::Character(name) => write!(f, "\\{name}"),
+            Value::List(values) => {
+                f.write_str("[")?;
+                all(f, values)?;
+                f.write_str("]")
+            }
+            Value::Set(values) => {
+                f.write_str("#{")?;
+                all(f, values)?;
+                f.write_str("}")
+            }
+            Value::Map(pairs) => {
+                f.write_str("{")?;
+                for (at, (key, value)) in pairs.iter().enumerate() {
+                    write!(f, "{}{key} {value}", if at > 0 { ", " } else { "" })?;
+                }
+                f.write_str("}")
+            }
+            Value::Tagged(tag, value) => write!(f, "#{tag} {value}"),
+        }
+    }
+}
+
+/// Why a value cannot be read, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}, column {column}: {problem}")]
+pub struct EdnError {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in bytes, from 1.
+    pub column: usize,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+/// What stands at the reader's place.
+enum Token {
+    End,
+    Close(u8),
+    Value(Value),
+}
+
+/// Reads values one after the other.
+pub struct Reader<R> {
+    input: R,
+    line: usize,
+    column: usize,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// A reader at the beginning of `input`.
+    pub fn new(input: R) -> Reader<R> {
+        Reader { input, line: 1, column: 1 }
+    }
+
+    /// A reader of one line out of many, so that its errors name the right one.
+    pub fn at(input: R, line: usize, column: usize) -> Reader<R> {
+        Reader { input, line, column }
+    }
+
+    /// The line that is being read.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The next value, or `None` at the end.
+    ///
+    /// # Errors
+    /// Where the input is no EDN, or cannot be read.
+    pub fn read(&mut self) -> Result<Option<Value>, EdnError> {
+        match self.token(0)? {
+            Token::End => Ok(None),
+            Token::Value(value) => Ok(Some(value)),
+            Token::Close(close) => Err(self.wrong(format!("{:?} closes nothing", char::from(close)))),
+        }
+    }
+
+    /// Goes into the vector or list that begins here, so that [`Reader::next_of`] gives its values one by one.
+    /// `None` if something else begins here; nothing of it is read then.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn enter(&mut self) -> Result<Option<u8>, EdnError> {
+        self.skip_blank()?;
+        let close = match self.peek()? {
+            Some(b'[') => b']',
+            Some(b'(') => b')',
+            _ => return Ok(None),
+        };
+        self.bump()?;
+        Ok(Some(close))
+    }
+
+    /// The next value of what was entered, or `None` at its end.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn next_of(&mut self, close: u8) -> Result<Option<Value>, EdnError> {
+        match self.token(0)? {
+            Token::End => Err(self.wrong(format!("the end is here, and {:?} is not", char::from(close)))),
+            Token::Value(value) => Ok(Some(value)),
+            Token::Close(found) if found == close => Ok(None),
+            Token::Close(found) => {
+                Err(self.wrong(format!("{:?} where {:?} belongs", char::from(found), char::from(close))))
+            }
+        }
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> EdnError {
+        EdnError { line: self.line, column: self.column, problem: problem.into() }
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>, EdnError> {
+        loop {
+            match self.input.fill_buf() {
+                Ok(bytes) => return Ok(bytes.first().copied()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.wrong(format!("cannot read on: {error}"))),
+            }
+        }
+    }
+
+    fn bump(&mut self) -> Result<Option<u8>, EdnError> {
+        let next = self.peek()?;
+        if let Some(byte) = next {
+            self.input.consume(1);
+            if byte == b'\n' {
+                self.line += 1;
+                self.column = 1;
+            } else {
+                self.column += 1;
+            }
+        }
+        Ok(next)
+    }
+
+    /// Spaces, commas and comments mean nothing.
+    fn skip_blank(&mut self) -> Result<(), EdnError> {
+        while let Some(byte) = self.peek()? {
+            match byte {
+                b' ' | b'\t' | b'\r' | b'\n' | b'\x0c' | b',' => {
+                    self.bump()?;
+                }
+                b';' => while !matches!(self.bump()?, None | Some(b'\n')) {},
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, depth: usize) -> Result<Token, EdnError> {
+        if depth > MOST_DEEP {
+            return Err(self.wrong(format!("more than {MOST_DEEP} values inside each other")));
+        }
+        loop {
+            self.skip_blank()?;
+            let Some(byte) = self.peek()? else { return Ok(Token::End) };
+            let value = match byte {
+                b')' | b']' | b'}' => {
+                    self.bump()?;
+                    return Ok(Token::Close(byte));
+                }
+                b'(' | b'[' | b'{' => {
+                    self.bump()?;
+                    let close = if byte == b'(' { b')' } else { byte + 2 };
+                    let values = self.all_until(close, depth)?;
+                    if byte == b'{' { self.pairs(values)? } else { Value::List(values) }
+                }
+                b'"' => self.text()?,
+                b'#' => {
+                    self.bump()?;
+                    match self.peek()? {
+                        Some(b'{') => {
+                            self.bump()?;
+                            Value::Set(self.all_until(b'}', depth)?)
+                        }
+                        Some(b'_') => {
+                            self.bump()?;
+                            // What follows is there to be skipped.
+                            self.expect(depth, "a value to leave out after #_")?;
+                            continue;
+                        }
+                        _ => {
+                            let tag = self.word()?;
+                            if tag.is_empty() {
+                                return Err(self.wrong("a # without a tag"));
+                            }
+                            let value = self.expect(depth, "a value after its tag")?;
+                            Value::Tagged(tag, Box::new(value))
+                        }
+                    }
+                }
+                b'\\' => {
+                    self.bump()?;
+                    // The first byte may be one that ends a word elsewhere.
+                    let first = self.bump()?.ok_or_else(|| self.wrong("a backslash at the end"))?;
+                    let mut bytes = vec![first];
+                    self.word_into(&mut bytes)?;
+                    Value::Character(self.utf8(bytes)?)
+                }
+                _ => self.atom()?,
+            };
+            return Ok(Token::Value(value));
+        }
+    }
+
+    fn expect(&mut self, depth: usize, what: &str) -> Result<Value, EdnError> {
+        match self.token(depth + 1)? {
+            Token::Value(value) => Ok(value),
+            Token::End | Token::Close(_) => Err(self.wrong(format!("{what} is missing"))),
+        }
+    }
+
+    fn all_until(&mut self, close: u8, depth: usize) -> Result<Vec<Value>, EdnError> {
+        let opened = (self.line, self.column.saturating_sub(1));
+        let mut values = Vec::new();
+        loop {
+            match self.token(depth + 1)? {
+                Token::Value(value) => values.push(value),
+                Token::Close(found) if found == close => return Ok(values),
+                Token::Close(found) => {
+                    let (found, close) = (char::from(found), char::from(close));
+                    return Err(self.wrong(format!(
+                        "{found:?} where {close:?} belongs (opened at line {}, column {})",
+                        opened.0, opened.1
+                    )));
+                }
+                Token::End => {
+                    return Err(self.wrong(format!(
+                        "the end is here, and what was opened at line {}, column {} is not closed",
+                        opened.0, opened.1
+                    )));
+                }
+            }
+        }
+    }
+
+    fn pairs(&self, values: Vec<Value>) -> Result<Value, EdnError> {
+        if values.len() % 2 == 1 {
+            return Err(self.wrong("a map with a key that has no value"));
+        }
+        let mut values = values.into_iter();
+        let mut pairs = Vec::new();
+        while let (Some(key), Some(value)) = (values.next(), values.next()) {
+            pairs.push((key, value));
+        }
+        Ok(Value::Map(pairs))
+    }
+
+    fn text(&mut self) -> Result<Value, EdnError> {
+        let opened = (self.line, self.column);
+        self.bump()?;
+        let mut bytes = Vec::new();
+        loop {
+            match self.bump()? {
+                None => {
+                    return Err(EdnError {
+                        line: opened.0,
+                        column: opened.1,
+                        problem: "a string that does not end".to_owned(),
+                    });
+                }
+                Some(b'"') => return Ok(Value::Text(self.utf8(bytes)?)),
+                Some(b'\\') => {
+                    let escaped = match self.bump()? {
+                        Some(b'n') => '\n',
+                        Some(b't') => '\t',
+                        Some(b'r') => '\r',
+                        Some(b'b') => '\u{8}',
+                        Some(b'f') => '\u{c}',
+                        Some(b'"') => '"',
+                        Some(b'\\') => '\\',
+                        Some(b'u') => self.unicode()?,
+                        _ => return Err(self.wrong("an escape that EDN does not know")),
+                    };
+                    bytes.extend(escaped.encode_utf8(&mut [0; 4]).bytes());
+                }
+                Some(byte) => bytes.push(byte),
+            }
+            if bytes.len() > MOST_LONG {
+                return Err(self.wrong(format!("a string of more than {MOST_LONG} bytes")));
+            }
+        }
+    }
+
+    fn unicode(&mut self) -> Result<char, EdnError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = self.bump()?.and_then(|byte| char::from(byte).to_digit(16));
+            code = code * 16 + digit.ok_or_else(|| self.wrong("\\u wants four hexadecimal digits"))?;
+        }
+        char::from_u32(code).ok_or_else(|| self.wrong("\\u names no character"))
+    }
+
+    fn word(&mut self) -> Result<String, EdnError> {
+        let mut bytes = Vec::new();
+        self.word_into(&mut bytes)?;
+        self.utf8(bytes)
+    }
+
+    fn word_into(&mut self, bytes: &mut Vec<u8>) -> Result<(), EdnError> {
+        while let Some(byte) = self.peek()? {
+            if byte.is_ascii_whitespace() || b",()[]{}\";".contains(&byte) {
+                break;
+            }
+            if bytes.len() >= MOST_LONG {
+                return Err(self.wrong(format!("a word of more than {MOST_LONG} bytes")));
+            }
+            bytes.push(byte);
+            self.bump()?;
+        }
+        Ok(())
+    }
+
+    fn utf8(&self, bytes: Vec<u8>) -> Result<String, EdnError> {
+        String::from_utf8(bytes).map_err(|_| self.wrong("bytes that are no UTF-8"))
+    }
+
+    fn atom(&mut self) -> Result<Value, EdnError> {
+        let (line, column) = (self.line, self.column);
+        let word = self.word()?;
+        let wrong = |problem: String| Err(EdnError { line, column, problem });
+        Ok(match word.as_str() {
+            "nil" => Value::Nil,
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => {
+                let digits = word.strip_prefix(['-', '+']).unwrap_or(&word);
+                if let Some(name) = word.strip_prefix(':') {
+                    if name.is_empty() {
+                        return wrong("a colon without a keyword".to_owned());
+                    }
+                    Value::Keyword(name.to_owned())
+                } else if digits.starts_with(|letter: char| letter.is_ascii_digit()) {
+                    let is_part = |letter: char| letter.is_ascii_digit() || ".eE+-NM/".contains(letter);
+                    if !digits.chars().all(is_part) {
+                        return wrong(format!("{word:?} begins like a number and is none"));
+                    }
+                    Value::Number(word)
+                } else {
+                    Value::Symbol(word)
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(text: &str) -> Result<Value, String> {
+        let mut reader = Reader::new(text.as_bytes());
+        let value = reader.read().map_err(|error| error.to_string())?.ok_or("nothing")?;
+        match reader.read() {
+            Ok(None) => Ok(value),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn what_jepsen_writes_is_read() {
+        let text = "#jepsen.history.Op{:index 3, :time 17, :type :ok, :process 0 :f :cas, :value [1 -2] ; a word\n \
+                    #_ (left out) :error {:a #{nil true \\space}, \"b\\n\\u0041\" 1.5e3} :at #inst \"2024\"}";
+        let value = one(text).unwrap();
+        assert_eq!(value.get("f"), Some(&Value::Keyword("cas".into())));
+        assert_eq!(value.get("value").unwrap().to_string(), "[1 -2]");
+        assert_eq!(value.get("error").unwrap().to_string(), "{:a #{nil true \\space}, \"b\\nA\" 1.5e3}");
+        assert_eq!(value.get("at").unwrap().to_string(), "#inst \"2024\"");
+        assert_eq!(value.get("absent"), None);
+    }
+
+    #[test]
+    fn errors_name_line_and_column() {
+        for (text, expected) in [
+            ("{:a 1\n :b}", "line 2, column 5: a map with a key that has no value"),
+            ("[1\n  2)", "line 2, column 5: ')' where ']' belongs (opened at line 1, column 1)"),
+            (
+                "[1 2",
+                "line 1, column 5: the end is here, and what was opened at line 1, column 1 is not closed",
+            ),
+            ("\n \"abc", "line 2, column 2: a string that does not end"),
+            ("\"\\q\"", "line 1, column 4: an escape that EDN does not know"),
+            ("12ab", "line 1, column 1: \"12ab\" begins like a number and is none"),
+            ("]", "line 1, column 2: ']' closes nothing"),
+            ("#", "line 1, column 2: a # without a tag"),
+            ("#tag", "line 1, column 5: a value after its tag is missing"),
+            (":", "line 1, column 1: a colon without a keyword"),
+        ] {
+            assert_eq!(one(text), Err(expected.to_owned()), "{text:?}");
+        }
+        assert!(one(&"[".repeat(100_000)).unwrap_err().contains("inside each other"));
+        assert!(one(&"#a ".repeat(100_000)).unwrap_err().contains("inside each other"));
+    }
+
+    #[test]
+    fn a_vector_is_read_one_value_at_a_time() {
+        let mut reader = Reader::new("; all\n[{:a 1}\n {:a 2}]".as_bytes());
+        let close = reader.enter().unwrap().unwrap();
+        assert_eq!(reader.next_of(close).unwrap().unwrap().to_string(), "{:a 1}");
+        assert_eq!(reader.next_of(close).unwrap().unwrap().to_string(), "{:a 2}");
+        assert_eq!(reader.line(), 2 + 1);
+        assert!(reader.next_of(close).unwrap().is_none());
+        assert!(Reader::new("{:a 1}".as_bytes()).enter().unwrap().is_none());
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(|number| Value::Number(number.to_string())),
+            ".*".prop_map(Value::Text),
+            "[a-z][a-z0-9/-]{0,6}".prop_map(Value::Keyword),
+            "[A-Z][a-z]{0,6}".prop_map(Value::Symbol),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::List),
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::Set),
+                proptest::collection::vec((inner.clone(), inner.clone()), 0..4).prop_map(Value::Map),
+                ("[a-z]{1,5}", inner).prop_map(|(tag, value)| Value::Tagged(tag, Box::new(value))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(value in any_value()) {
+            prop_assert_eq!(one(&value.to_string()), Ok(value));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = Reader::new(&bytes[..]);
+            while let Ok(Some(_)) = reader.read() {}
+        }
+    }
+}

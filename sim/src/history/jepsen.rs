@@ -1,0 +1,519 @@
+//! Histories as Jepsen and Porcupine's tests write them: a call and its completion are two events, and the
+//! order of the events is the order in which they happened.
+//!
+//! Three shapes, one meaning:
+//! * EDN, a vector of maps or one map after the other:
+//!   `{:process 0, :type :invoke, :f :write, :value 4}`, with `:time` in nanoseconds if it is there;
+//! * the same with the key apart, as Porcupine's key-value data has it:
+//!   `{:process 0, :type :invoke, :f :append, :key "k", :value "v"}`;
+//! * log lines: `INFO  jepsen.util - 0 :invoke :write 4`. Lines of other loggers say nothing here.
+//!
+//! `:ok` is an answer, `:fail` says that it did not happen, `:info` that nobody knows, and so does a missing
+//! completion. A process that calls again although its last call is open is a mistake of the history; after
+//! `:info` it may go on. What the nemesis (any process that is no number) does is left out.
+//!
+//! Under [`Model::Register`] there is one register for each `:key`, and one if there are none. Under
+//! [`Model::Kv`] an event has a `:key`, or its value is a pair of key and value (`jepsen.independent`).
+//! An empty text and an absent value are one, as in Porcupine's model.
+//!
+//! An operation's id is the place of its call among the calls, from 0; its time is `:time`, moved up where
+//! that would not be later than the event before, or, without `:time`, the event's place in seconds.
+//!
+//! Left out: transactions, lists, sets and queues.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+
+use super::edn::{EdnError, Reader, Value};
+use super::{Action, HistoryError, NO_NODE, Operation, Outcome, Response, Versioned};
+
+/// What a history's operations speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// Registers: read, write, compare-and-set.
+    Register,
+    /// A key-value store: get, put, append, delete, compare-and-set.
+    Kv,
+}
+
+/// The key of a history that names none.
+const ONE_REGISTER: &str = "the register";
+
+/// Events without a time are so far apart.
+const APART_NS: u64 = 1_000_000_000;
+
+/// Reads EDN: one vector (or list) of maps, or maps one after the other.
+///
+/// # Errors
+/// The first thing that is no EDN, no event, or an event that cannot be; or [`HistoryError::TooLarge`].
+pub fn read_edn(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+    let mut reader = Reader::new(input);
+    let mut events = Events::new(model, limit);
+    let inside = reader.enter()?;
+    loop {
+        let next = match inside {
+            Some(close) => reader.next_of(close)?,
+            None => reader.read()?,
+        };
+        // The line of the value's end; for one map a line, its line.
+        let line = reader.line();
+        let Some(value) = next else { break };
+        events.add_map(line, &value)?;
+    }
+    if inside.is_some() && reader.read()?.is_some() {
+        return Err(impossible(reader.line(), "something follows the vector of events"));
+    }
+    Ok(events.operations)
+}
+
+/// Reads log lines.
+///
+/// # Errors
+/// As [`read_edn`].
+pub fn read_log(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+    let mut events = Events::new(model, limit);
+    for (at, text) in input.lines().enumerate() {
+        let line = at + 1;
+        let text = text.map_err(|source| HistoryError::Io { line, source })?;
+        if let Some(event) = log_event(line, &text)? {
+            events.add(line, event)?;
+        }
+    }
+    Ok(events.operations)
+}
+
+fn impossible(line: usize, problem: impl Into<String>) -> HistoryError {
+    HistoryError::Impossible { line, problem: problem.into() }
+}
+
+/// The event of a log line, if it is a line of `jepsen.util` that tells one.
+fn log_event(line: usize, text: &str) -> Result<Option<Event>, HistoryError> {
+    const LOGGER: &str = "jepsen.util";
+    let Some(place) = text.find(LOGGER) else { return Ok(None) };
+    let after = place + LOGGER.len();
+    let rest = text[after..].trim_start_matches([' ', '\t', '-', ':']);
+    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1);
+    let mut next = || -> Result<Option<Value>, EdnError> { reader.read() };
+    // Whatever else the logger has to say need not be EDN.
+    let (Ok(Some(Value::Number(process))), Ok(Some(Value::Keyword(kind)))) = (next(), next()) else {
+        return Ok(None);
+    };
+    let Some(Value::Keyword(function)) = next()? else {
+        return Err(impossible(line, "what the process does is missing after the type of event"));
+    };
+    let value = next()?.unwrap_or(Value::Nil);
+    Ok(Some(Event { process, kind, function, key: None, value, time: None }))
+}
+
+/// One event as it is written.
+struct Event {
+    process: String,
+    kind: String,
+    function: String,
+    key: Option<Value>,
+    value: Value,
+    time: Option<u64>,
+}
+
+/// Events become operations.
+struct Events {
+    model: Model,
+    operations: Vec<Operation>,
+    /// Where the open operation of a process is, what it does, and the line of its call.
+    open: BTreeMap<u32, (usize, Function, usize)>,
+    last_ns: Option<u64>,
+    /// Whether the values are texts, and the line that showed it: 4 and "4" would look the same.
+    texts: Option<(bool, usize)>,
+    bytes: usize,
+    limit: usize,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    Read,
+    Write,
+    Cas,
+    Append,
+    Delete,
+}
+
+impl Function {
+    fn of(name: &str, model: Model) -> Result<Function, String> {
+        match (name, model) {
+            ("read" | "get", _) => Ok(Function::Read),
+            ("write" | "put", _) => Ok(Function::Write),
+            ("cas", _) => Ok(Function::Cas),
+            ("append", Model::Kv) => Ok(Function::Append),
+            ("delete" | "del", Model::Kv) => Ok(Function::Delete),
+            (_, Model::Register) => {
+                Err(format!(":{name} is nothing a register does: it knows :read, :write and :cas"))
+            }
+            (_, Model::Kv) => Err(format!(
+                ":{name} is nothing a key-value store does here: it knows :get, :put, :append, :delete and :cas"
+            )),
+        }
+    }
+}
+
+impl Events {
+    fn new(model: Model, limit: usize) -> Events {
+        Events {
+            model,
+            operations: Vec::new(),
+            open: BTreeMap::new(),
+            last_ns: None,
+            texts: None,
+            bytes: 0,
+            limit,
+        }
+    }
+
+    fn add_map(&mut self, line: usize, map: &Value) -> Result<(), HistoryError> {
+        let field = |name: &str| {
+            map.get(name).ok_or_else(|| impossible(line, format!("an event without :{name}: {}", brief(map))))
+        };
+        let keyword = |name: &str| match field(name)? {
+            Value::Keyword(word) => Ok(word.clone()),
+            other => Err(impossible(line, format!(":{name} must be a keyword, and is {}", brief(other)))),
+        };
+        let process = match field("process")? {
+            Value::Number(number) => number.clone(),
+            // The nemesis, or another that is no client.
+            _ => return Ok(()),
+        };
+        let time = match map.get("time") {
+            Some(Value::Number(number)) => number.trim_end_matches('N').parse().ok(),
+            _ => None,
+        };
+        let event = Event {
+            process,
+            kind: keyword("type")?,
+            function: keyword("f")?,
+            key: map.get("key").cloned(),
+            value: map.get("value").cloned().unwrap_or(Value::Nil),
+            time,
+        };
+        self.add(line, event)
+    }
+
+    fn add(&mut self, line: usize, event: Event) -> Result<(), HistoryError> {
+        let wrong = |problem: String| impossible(line, problem);
+        let process: u32 = event
+            .process
+            .parse()
+            .map_err(|_| wrong(format!("{} is no number of a process", event.process)))?;
+        let function = Function::of(&event.function, self.model).map_err(wrong)?;
+        let at_ns = self.place(event.time);
+        let (key, value) = self.key_and_value(line, event.key, event.value)?;
+        if event.kind == "invoke" {
+            let key = key.ok_or_else(|| {
+                wrong("under the model kv an event has a :key, or a value of the form [key value]".to_owned())
+            })?;
+            if let Some((_, _, since)) = self.open.get(&process) {
+                return Err(wrong(format!(
+                    "process {process} calls again, and its call of line {since} is not completed"
+                )));
+            }
+            let action = self.action(line, function, value)?;
+            let id = self.operations.len() as u64;
+            let outcome = Outcome::Unknown("no completion in the history".to_owned());
+            let node = NO_NODE;
+            let client = process;
+            let operation =
+                Operation { id, client, node, key, action, invoked_ns: at_ns, outcome, returned_ns: None };
+            self.count(line, size_of::<Operation>() + 64 + written(&operation))?;
+            self.open.insert(process, (self.operations.len(), function, line));
+            self.operations.push(operation);
+            return Ok(());
+        }
+        if !["ok", "fail", "info"].contains(&event.kind.as_str()) {
+            return Err(wrong(format!(":{} is no type of event", event.kind)));
+        }
+        let Some((place, called, since)) = self.open.remove(&process) else {
+            return Err(wrong(format!("process {process} completes a call that it never made")));
+        };
+        if called != function {
+            return Err(wrong(format!(
+                "process {process} completes :{}, but its call of line {since} was another",
+                event.function
+            )));
+        }
+        let outcome = match event.kind.as_str() {
+            "ok" if function == Function::Read => {
+                let seen = self.scalar(line, value)?;
+                self.count(line, seen.as_ref().map_or(0, String::len))?;
+                Outcome::Ok(Response::Value(seen.map(|value| Versioned { value, modify_index: 0 })))
+            }
+            "ok" => Outcome::Ok(Response::Done(true)),
+            "fail" => Outcome::Failed("the history says that it failed".to_owned()),
+            _ => Outcome::Unknown("the history says that nobody knows".to_owned()),
+        };
+        let operation = &mut self.operations[place];
+        if key.is_some_and(|key| key != operation.key) && event.kind == "ok" {
+            return Err(wrong(format!(
+                "process {process} completes its call of line {since}, but under another key"
+            )));
+        }
+        operation.returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then_some(at_ns);
+        operation.outcome = outcome;
+        Ok(())
+    }
+
+    /// When an event happened: later than the one before, whatever its time says.
+    fn place(&mut self, time: Option<u64>) -> u64 {
+        let at = match (time, self.last_ns) {
+            (Some(time), None) => time,
+            (Some(time), Some(last)) => time.max(last.saturating_add(1)),
+            (None, None) => 0,
+            (None, Some(last)) => last.saturating_add(APART_NS),
+        };
+        self.last_ns = Some(at);
+        at
+    }
+
+    fn key_and_value(
+        &self,
+        line: usize,
+        key: Option<Value>,
+        value: Value,
+    ) -> Result<(Option<String>, Value), HistoryError> {
+        match (key, self.model, value) {
+            (Some(Value::Text(key)), _, value) => Ok((Some(key), value)),
+            (Some(key), _, value) => Ok((Some(key.to_string()), value)),
+            (None, Model::Register, value) => Ok((Some(ONE_REGISTER.to_owned()), value)),
+            (None, Model::Kv, Value::List(pair)) => match <[Value; 2]>::try_from(pair) {
+                Ok([Value::Text(key), value]) => Ok((Some(key), value)),
+                Ok([key, value]) => Ok((Some(key.to_string()), value)),
+                Err(other) => Err(impossible(
+                    line,
+                    format!("{} is no pair of key and value", brief(&Value::List(other))),
+                )),
+            },
+            // A completion may leave them out, or hold an error instead.
+            (None, Model::Kv, value) => Ok((None, value)),
+        }
+    }
+
+    fn action(&mut self, line: usize, function: Function, value: Value) -> Result<Action, HistoryError> {
+        Ok(match function {
+            Function::Read => Action::Get,
+            Function::Delete => Action::Delete,
+            Function::Write => match self.scalar(line, value)? {
+                Some(value) => Action::Put { value },
+                None => Action::Delete,
+            },
+            Function::Append => match self.scalar(line, value)? {
+                Some(value) => Action::Append { value },
+                None => Action::Append { value: String::new() },
+            },
+            Function::Cas => {
+                let pair = match value {
+                    Value::List(pair) => <[Value; 2]>::try_from(pair).ok(),
+                    _ => None,
+                };
+                let Some([expected, value]) = pair else {
+                    return Err(impossible(line, "the value of :cas must be a pair, [old new]"));
+                };
+                let expected = self.scalar(line, expected)?;
+                match self.scalar(line, value)? {
+                    Some(value) => Action::Cas { expected, value },
+                    None => return Err(impossible(line, ":cas to nil is not understood here")),
+                }
+            }
+        })
+    }
+
+    /// A value as text; `None` is nil or empty.
+    fn scalar(&mut self, line: usize, value: Value) -> Result<Option<String>, HistoryError> {
+        let (is_text, text) = match value {
+            Value::Nil => return Ok(None),
+            Value::Text(text) if text.is_empty() => return Ok(None),
+            Value::Text(text) => (true, text),
+            other => (false, other.to_string()),
+        };
+        match self.texts {
+            Some((texts, since)) if texts != is_text => Err(impossible(
+                line,
+                format!("{text} and the value of line {since} are not of one type: text or something else"),
+            )),
+            Some(_) => Ok(Some(text)),
+            None => {
+                self.texts = Some((is_text, line));
+                Ok(Some(text))
+            }
+        }
+    }
+
+    fn count(&mut self, line: usize, bytes: usize) -> Result<(), HistoryError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.limit {
+            return Err(HistoryError::TooLarge { line });
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes an operation has beside itself.
+pub(super) fn written(operation: &Operation) -> usize {
+    let action = match &operation.action {
+        Action::Get | Action::Delete => 0,
+        Action::Put { value } | Action::Append { value } => value.len(),
+        Action::Cas { expected, value } => value.len() + expected.as_ref().map_or(0, String::len),
+    };
+    let outcome = match &operation.outcome {
+        Outcome::Ok(Response::Value(Some(seen))) => seen.value.len(),
+        Outcome::Ok(_) => 0,
+        Outcome::Failed(why) | Outcome::Unknown(why) => why.len(),
+    };
+    operation.key.len() + action + outcome
+}
+
+/// A value for an error: not all of it, if it is long.
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::linearizable::{Verdict, check};
+    use proptest::prelude::*;
+
+    fn edn(text: &str, model: Model) -> Result<Vec<Operation>, String> {
+        read_edn(text.as_bytes(), model, usize::MAX).map_err(|error| error.to_string())
+    }
+
+    fn log(text: &str, model: Model) -> Result<Vec<Operation>, String> {
+        read_log(text.as_bytes(), model, usize::MAX).map_err(|error| error.to_string())
+    }
+
+    const REGISTER: &str = "[{:process 0, :type :invoke, :f :write, :value 1, :time 5}\n \
+        {:process :nemesis, :type :info, :f :start, :value nil}\n \
+        {:process 1, :type :invoke, :f :read, :value nil, :time 5}\n \
+        {:process 0, :type :ok, :f :write, :value 1, :time 9}\n \
+        {:process 1, :type :ok, :f :read, :value 1, :time 12}\n \
+        {:process 1, :type :invoke, :f :cas, :value [1 2], :time 13}\n \
+        {:process 1, :type :info, :f :cas, :value [1 2], :error :timed-out}\n \
+        {:process 1, :type :invoke, :f :write, :value 7}\n \
+        {:process 1, :type :fail, :f :write, :value 7}]";
+
+    #[test]
+    fn events_become_operations() {
+        let operations = edn(REGISTER, Model::Register).unwrap();
+        assert_eq!(operations.len(), 4);
+        let times: Vec<_> = operations.iter().map(|one| (one.invoked_ns, one.returned_ns)).collect();
+        assert_eq!(times[..3], [(5, Some(9)), (6, Some(12)), (13, None)]);
+        let cas = Action::Cas { expected: Some("1".into()), value: "2".into() };
+        assert_eq!(operations[2].action, cas);
+        assert!(matches!(operations[2].outcome, Outcome::Unknown(_)));
+        assert!(matches!(operations[3].outcome, Outcome::Failed(_)));
+        // Without the brackets it is one map after the other, and means the same.
+        let lines = REGISTER.trim_start_matches('[').trim_end_matches(']');
+        assert_eq!(edn(lines, Model::Register).unwrap(), operations);
+    }
+
+    #[test]
+    fn log_lines_mean_the_same() {
+        let text = "INFO  jepsen.core - Everything is ready\n\
+            INFO  jepsen.util - 0\t:invoke\t:write\t1\n\
+            INFO  jepsen.util - :nemesis\t:info\t:start\tnil\n\
+            INFO  jepsen.util - Waiting for \"nodes\n\
+            2024-01-01 10:00:00,000{GMT}\tINFO\t[jepsen worker 1] jepsen.util: 1\t:invoke\t:read\tnil\n\
+            INFO  jepsen.util - 0\t:ok\t:write\t1\n\
+            INFO  jepsen.util - 1\t:ok\t:read\t1\n\
+            INFO  jepsen.util - 1 :invoke :cas [1 2]\n\
+            INFO  jepsen.util - 1 :info :cas :timed-out\n";
+        let operations = log(text, Model::Register).unwrap();
+        let expected = edn(REGISTER, Model::Register).unwrap();
+        assert_eq!(operations.len(), 3);
+        for (one, other) in operations.iter().zip(&expected) {
+            assert_eq!((&one.action, &one.outcome), (&other.action, &other.outcome));
+        }
+    }
+
+    #[test]
+    fn keys_come_apart_or_in_a_pair() {
+        let apart = r#"{:process 0, :type :invoke, :f :append, :key "k", :value "v"}
+            {:process 0, :type :ok, :f :append, :key "k", :value "v"}
+            {:process 0, :type :invoke, :f :get, :key "k", :value nil}
+            {:process 0, :type :ok, :f :get, :key "k", :value "v"}"#;
+        let pair = r#"{:process 0, :type :invoke, :f :append, :value ["k" "v"]}
+            {:process 0, :type :ok, :f :append, :value ["k" "v"]}
+            {:process 0, :type :invoke, :f :read, :value ["k" nil]}
+            {:process 0, :type :ok, :f :read, :value ["k" "v"]}"#;
+        let operations = edn(apart, Model::Kv).unwrap();
+        assert_eq!(edn(pair, Model::Kv).unwrap(), operations);
+        assert_eq!(operations[0].action, Action::Append { value: "v".into() });
+        assert_eq!(check(&operations), Verdict::Linearizable);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_with_its_line() {
+        let call = "{:process 0, :type :invoke, :f :read, :value nil}\n";
+        for (text, expected) in [
+            (format!("{call}{call}"), "line 2: process 0 calls again, and its call of line 1 is not completed"),
+            (
+                "{:process 3, :type :ok, :f :read, :value 1}".to_owned(),
+                "line 1: process 3 completes a call that it never made",
+            ),
+            (
+                format!("{call}{{:process 0, :type :ok, :f :write, :value 1}}"),
+                "line 2: process 0 completes :write, but its call of line 1 was another",
+            ),
+            ("{:process 0, :type :invoke}".to_owned(), "line 1: an event without :f: {:process 0, :type :invoke}"),
+            (
+                "{:process 0, :type :invoke, :f :append, :value 1}".to_owned(),
+                "line 1: :append is nothing a register does: it knows :read, :write and :cas",
+            ),
+            (
+                "{:process 0, :type :invoke, :f :cas, :value 1}".to_owned(),
+                "line 1: the value of :cas must be a pair, [old new]",
+            ),
+            ("{:process 0, :type :done, :f :read}".to_owned(), "line 1: :done is no type of event"),
+            (format!("[{call}] 5"), "line 2: something follows the vector of events"),
+            (format!("[{call}"), "line 2, column 1: the end is here, and ']' is not"),
+            (
+                "{:process 0, :type :invoke, :f :write, :value 4}\n{:process 1, :type :invoke, :f :write, :value \"4\"}"
+                    .to_owned(),
+                "line 2: 4 and the value of line 1 are not of one type: text or something else",
+            ),
+            ("7".to_owned(), "line 1: an event without :process: 7"),
+        ] {
+            assert_eq!(edn(&text, Model::Register), Err(expected.to_owned()), "{text}");
+        }
+        let unkeyed = "{:process 0, :type :invoke, :f :get, :value nil}";
+        assert!(edn(unkeyed, Model::Kv).unwrap_err().contains("has a :key"));
+        assert_eq!(
+            log("x\nINFO  jepsen.util - 0 :invoke :write {:a}", Model::Register),
+            Err("line 2, column 42: a map with a key that has no value".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_process_may_go_on_after_info() {
+        let text = "INFO  jepsen.util - 0 :invoke :write 1\nINFO  jepsen.util - 0 :info :write 1\n\
+            INFO  jepsen.util - 0 :invoke :read nil\nINFO  jepsen.util - 0 :ok :read 1\n";
+        assert_eq!(check(&log(text, Model::Register).unwrap()), Verdict::Linearizable);
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let call = "{:process 0, :type :invoke, :f :read, :value nil} {:process 0, :type :info, :f :read}\n";
+        let error = read_edn(call.repeat(50).as_bytes(), Model::Register, 4_000).unwrap_err();
+        assert!(matches!(error, HistoryError::TooLarge { line: 2..50 }), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_edn(&bytes[..], Model::Kv, usize::MAX);
+            let text = [b"jepsen.util - ", &bytes[..]].concat();
+            let _ = read_log(&text[..], Model::Register, usize::MAX);
+        }
+    }
+}
