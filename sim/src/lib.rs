@@ -15,12 +15,16 @@
 //! | [`check`] | what must hold, one property a file |
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
+//! | [`saved`] | a scenario in a file, with its story and what it must show |
+//! | [`shard`] | a share of a larger job, for several machines |
 //! | [`experiment`] | what a newcomer brings: state machine, workload, invariant, fault, delegate |
+//! | [`cli`] | the `sim` program's command line |
 //! | [`mutants`] | bugs put back on purpose, to prove that the checks bite |
 //!
 //! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
 
 pub mod check;
+pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
@@ -35,7 +39,9 @@ pub mod mutants;
 pub mod net;
 pub mod report;
 pub mod runner;
+pub mod saved;
 pub mod scenario;
+pub mod shard;
 pub mod shrink;
 pub mod trace;
 #[cfg(madsim)]

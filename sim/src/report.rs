@@ -27,6 +27,8 @@ pub struct RunReport {
     pub trace_events: u64,
     /// Simulated time.
     pub sim_seconds: f64,
+    /// When the storm began, in simulated time; 0 if the cluster never formed.
+    pub storm_seconds: f64,
     /// Real time. The only field that two runs of a seed may differ in.
     pub wall_seconds: f64,
     /// Operations that were answered.
@@ -41,6 +43,10 @@ pub struct RunReport {
     pub violations: Vec<Violation>,
     /// What the checks could not decide within their bounds.
     pub undecided: Vec<String>,
+    /// Which states of the cluster and changes between them were reached, if that was asked for:
+    /// see `sim::coverage`. In ascending order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub coverage: Vec<u32>,
 }
 
 impl RunReport {
@@ -202,6 +208,7 @@ mod tests {
             trace_hash: "00c0ffee00c0ffee".into(),
             trace_events: 123_456,
             sim_seconds: 41.5,
+            storm_seconds: 1.5,
             wall_seconds: 0.2,
             ops_ok: 700,
             ops_unknown: 12,
@@ -209,6 +216,7 @@ mod tests {
             faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
             violations: Vec::new(),
             undecided: Vec::new(),
+            coverage: Vec::new(),
         }
     }
 

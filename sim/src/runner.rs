@@ -49,6 +49,11 @@ pub struct Case {
     pub scenario: Option<PathBuf>,
     /// Where to write the trace.
     pub trace: Option<PathBuf>,
+    /// As if the node's program had been edited so many times: each node draws so many numbers and starts so many
+    /// tasks more when it boots. For proving that a plan fails by its own force.
+    pub perturb: u64,
+    /// Whether the report tells which states of the cluster were reached.
+    pub coverage: bool,
 }
 
 impl Case {
@@ -65,8 +70,14 @@ impl Case {
             }
         }
         self.mutant.iter().for_each(|mutant| add("--mutant", mutant.into()));
+        if self.perturb > 0 {
+            add("--perturb", self.perturb.to_string().into());
+        }
         if with_trace {
             self.trace.iter().for_each(|path| add("--trace", path.into()));
+            if self.coverage {
+                options.push("--coverage".into());
+            }
         }
         options
     }
@@ -159,6 +170,38 @@ impl Runner {
             }
             stop.store(true, Ordering::Relaxed);
         });
+    }
+
+    /// Which candidate is the first, in their order, all of whose cases fail as asked. Several run at once; what
+    /// cannot be the first any more is killed, so the answer does not depend on how many.
+    pub fn first(
+        &self,
+        candidates: &[Vec<Case>],
+        fails: &(dyn Fn(&RunReport) -> bool + Sync),
+    ) -> Option<usize> {
+        let next = AtomicUsize::new(0);
+        let best = AtomicUsize::new(usize::MAX);
+        let stops: Vec<AtomicBool> = candidates.iter().map(|_| AtomicBool::new(false)).collect();
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(cases) = candidates.get(at) else { break };
+                if at > best.load(Ordering::Relaxed) {
+                    break;
+                }
+                // One that was stopped has failed to fail, but it is not the first anyway.
+                if cases.iter().all(|case| fails(&self.run_until(case, &stops[at]))) {
+                    best.fetch_min(at, Ordering::Relaxed);
+                    stops[at + 1..].iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..self.jobs.clamp(1, candidates.len().max(1)) {
+                scope.spawn(work);
+            }
+        });
+        Some(best.into_inner()).filter(|at| *at < candidates.len())
     }
 
     /// Runs one case.
@@ -446,6 +489,23 @@ mod tests {
         });
         assert_eq!(ended, 9);
         assert_eq!(taken, (0..9).map(|seed| (seed, seed != 3)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_that_fails_is_the_first_however_many_run_at_once() {
+        // Later ones fail sooner, and 7 would hang.
+        let script = r#"case $2 in 7) exec sleep 20;; 3|5) sleep 0.1; ok=false; v='{"check":"ES","detail":""}';;
+            *) ok=true; v=;; esac; echo "{\"seed\":$2,\"ok\":$ok,\"violations\":[$v]}""#;
+        let candidates: Vec<Vec<Case>> = (0..9).map(|at| vec![seed(at)]).collect();
+        for jobs in [1, 2, 9] {
+            let runner = Runner { jobs, ..shell(script) };
+            assert_eq!(runner.first(&candidates, &|report| report.violates("ES")), Some(3), "{jobs} jobs");
+        }
+        assert_eq!(shell(OK).first(&candidates, &|report| report.violates("ES")), None);
+        // All cases of a candidate must fail.
+        let pairs = [vec![seed(3), seed(1)], vec![seed(5), seed(3)]];
+        assert_eq!(shell(script).first(&pairs, &|report| report.violates("ES")), Some(1));
+        assert_eq!(shell(script).first(&[], &|_| true), None);
     }
 
     #[test]

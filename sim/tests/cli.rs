@@ -34,6 +34,10 @@ fn a_bad_command_line_is_refused_with_its_reason() {
     is_refused(&["run", "--without", "gravity"], "power-loss");
     is_refused(&["run", "--seed", "1", "--scenario", "x"], "cannot be used with");
     is_refused(&["run", "--jobs", "0"], "--jobs");
+    is_refused(&["run", "--seeds", "1..=x"], "\"x\": invalid digit");
+    is_refused(&["run", "--seeds", "1..=9", "--shard", "4/3"], "there is no shard 4 of 3");
+    is_refused(&["run", "--shard", "1/3"], "--seeds");
+    is_refused(&["shrink"], "CASE");
     is_refused(&["one"], "--seed");
 }
 
@@ -45,6 +49,46 @@ fn an_unreadable_scenario_is_refused_by_name() {
     is_refused(&["one", "--scenario", file.to_str().unwrap()], "broken.json is not a scenario: key must be");
     is_refused(&["one", "--scenario", "/no/such/file"], "cannot read scenario /no/such/file");
     assert!(Path::new(&file).exists());
+}
+
+#[test]
+fn an_impossible_plan_is_refused_by_place_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, small) = (folder.path().join("plan.json"), folder.path().join("small.json"));
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases");
+    let good = std::fs::read_to_string(cases.join("leader-cut-off.json")).unwrap();
+    let broken = [
+        ("\"nodes\": 3,", "\"nodes\": 0,", "plan.json cannot be run: nodes: 0, want 1 to 64"),
+        ("\"nodes\": 3,", "\"nodes\": 2,", "plan.json cannot be run: clocks: 3 of them for 2 nodes"),
+        ("\"duration_ms\": 6000", "\"duration_ms\": 2000", "plan.json cannot be run: faults[0].for_ms: 3000"),
+        ("\"version\": 1", "\"version\": 9", "plan.json is a scenario of version 9; this build reads 1"),
+        ("\"for_ms\"", "\"for_years\"", "plan.json is not a scenario: unknown field `for_years`"),
+        ("\"leader\"", "\"gravity\"", "unknown variant `gravity`"),
+    ];
+    for (whole, part, because) in broken {
+        assert!(good.contains(whole), "{whole}");
+        std::fs::write(&file, good.replacen(whole, part, 1)).unwrap();
+        is_refused(&["one", "--scenario", file.to_str().unwrap()], because);
+        if cfg!(madsim) {
+            is_refused(&["run", "--scenario", file.to_str().unwrap()], because);
+            is_refused(&["shrink", file.to_str().unwrap(), "--shrunk", small.to_str().unwrap()], because);
+        }
+        assert!(!small.exists());
+    }
+}
+
+#[test]
+#[cfg(madsim)]
+fn what_exists_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine");
+    std::fs::write(&file, "mine").unwrap();
+    let name = file.to_str().unwrap();
+    for option in ["--trace", "--save-scenario", "--out"] {
+        is_refused(&["run", "--seed", "1", option, name], "mine exists; --force overwrites it");
+    }
+    is_refused(&["shrink", "--seed", "1", "--shrunk", name], "mine exists; --force overwrites it");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
 }
 
 #[test]

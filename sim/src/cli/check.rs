@@ -12,9 +12,9 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use sim::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
-use sim::history::{self, Format, HistoryError, Model, Operation, Outcome};
-use sim::runner::Stopwatch;
+use crate::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
+use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
+use crate::runner::Stopwatch;
 
 /// As much of the beginning as it takes to tell the format.
 const LOOK_AHEAD: usize = 1 << 16;

@@ -5,6 +5,8 @@
 //! drawn from a random stream of its own, named after it: turning one kind of fault off, or adding a
 //! draw to one part, leaves the others as they were.
 //!
+//! What cannot be run is refused by [`Scenario::validate`].
+//!
 //! Generation ([`generate`]) is a swarm: each seed draws which kinds of fault it has at all, so that some are
 //! calm in every respect but one, which is where a bug shows most clearly.
 //!
@@ -12,6 +14,8 @@
 //! has formed. Nodes are numbered from 0.
 
 pub mod generate;
+mod named;
+pub mod validate;
 
 use std::collections::BTreeSet;
 
@@ -312,6 +316,26 @@ pub enum PlannedAction {
     Delete,
     /// One of the experiment's own; the key is of no importance then.
     Own(serde_json::Value),
+}
+
+impl Default for Settings {
+    /// Ordinary settings: what shrinking goes back to where it makes no difference.
+    fn default() -> Settings {
+        Settings {
+            founding: Founding::First,
+            heartbeat_ms: 50,
+            election_timeout_min_ms: 200,
+            election_timeout_max_ms: 400,
+            snapshot_entries: 200,
+            trailing_entries: 100,
+            snapshot_chunk_bytes: 32_768,
+            request_timeout_ms: 3_000,
+            client_timeout_ms: 4_000,
+            probe_period_ms: 500,
+            links: LinkSettings::default(),
+            disks: DiskSettings::default(),
+        }
+    }
 }
 
 impl Default for LinkSettings {

@@ -81,6 +81,10 @@ pub struct RunOptions {
     pub trace: Option<PathBuf>,
     /// Put this bug back.
     pub mutant: Option<String>,
+    /// As if the node's program had been edited so many times: so many draws and tasks more at each boot.
+    pub perturb: u64,
+    /// Report which states of the cluster were reached.
+    pub coverage: bool,
 }
 
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
@@ -98,7 +102,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
     let trace = Arc::new(Trace::new(file));
     let schedule = stream(scenario.seed, "schedule").next_u64();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
-    runtime.block_on(whole(scenario.clone(), experiment, trace.clone(), &mut report));
+    runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
     if let Err(error) = trace.finish() {
         report.violate("CRASH", format!("the trace file is incomplete: {error}"));
     }
@@ -110,6 +114,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
 
 async fn whole(
     scenario: Scenario,
+    options: &RunOptions,
     experiment: Arc<dyn Experiment>,
     trace: Arc<Trace>,
     report: &mut RunReport,
@@ -127,6 +132,7 @@ async fn whole(
     let (exits, exited) = mpsc::unbounded_channel();
     let world = Arc::new(World {
         universe: universe.clone(),
+        perturb: options.perturb,
         scenario,
         experiment: experiment.clone(),
         watch: watch.clone(),
@@ -143,6 +149,7 @@ async fn whole(
     let mut stage = Some("form a cluster");
     if world.form(&main).await {
         stage = None;
+        report.storm_seconds = universe.pump.now() as f64 / 1e9;
         world.storm().await;
         world.heal().await;
         if !world.works_everywhere(&main).await {
@@ -267,6 +274,7 @@ struct State {
 
 struct World {
     universe: Arc<Universe>,
+    perturb: u64,
     scenario: Scenario,
     experiment: Arc<dyn Experiment>,
     watch: Arc<Watch>,
@@ -388,6 +396,10 @@ impl World {
         let (world, config) = (self.clone(), self.config(node));
         let experiment = self.experiment.clone();
         machine.boot(node_ip(node), move |env| async move {
+            for _ in 0..world.perturb {
+                env.ambient_random();
+                drop(env.spawn(env.sleep(Duration::from_millis(1))));
+            }
             let result = match Node::start(env.clone(), config, experiment.extension(node, &env)).await {
                 Ok(node) => node.run(pending()).await,
                 Err(error) => Err(error),

@@ -1,0 +1,230 @@
+//! `cargo sim run`, and `cargo sim` alone: seeds or a scenario, each in a process of its own, and what came of
+//! them. A failure is made small before it is told; of many failures one for each signature is.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::report::{RunReport, Summary};
+use crate::runner::{self, Case, Runner, Stopwatch};
+use crate::saved::SavedCase;
+use crate::scenario::Scenario;
+use crate::shard::Shard;
+use crate::shrink::Signature;
+use clap::Args;
+
+use super::shrink::{Shrinking, make_small};
+use super::{MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, print, progress_bar, seed_range};
+
+/// Seeds in a sweep if nobody says how many.
+const SWEEP: u64 = 64;
+/// So many failures of a sweep are made small; the others are most likely the same ones again.
+const MOST_SHRUNK: usize = 4;
+/// Candidates and seconds for each of them: a sweep has to end.
+const SWEEPS_BUDGET: (u32, u64) = (300, 60);
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// One seed.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "scenario", "count"])]
+    seed: Option<u64>,
+    /// Seeds from A to B.
+    #[arg(long, value_name = "A..=B", value_parser = seed_range, conflicts_with_all = ["scenario", "count"])]
+    seeds: Option<(u64, u64)>,
+    /// How many fresh seeds [default: 64].
+    #[arg(long, value_name = "N", conflicts_with = "scenario")]
+    count: Option<u64>,
+    /// A scenario or case saved before, in place of a seed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "duration", "without"])]
+    scenario: Option<PathBuf>,
+    #[command(flatten)]
+    shape: Shape,
+    #[command(flatten)]
+    processes: Processes,
+    /// Take every N-th seed, beginning with the K-th; N such runs together are one run without.
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["seed", "scenario", "count"], requires = "seeds")]
+    shard: Option<Shard>,
+    /// Write the trace of the one seed to FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
+    trace: Option<PathBuf>,
+    /// Run each seed twice and compare the traces.
+    #[arg(long)]
+    check_determinism: bool,
+    /// Print one JSON object a seed, in order, instead of text. Nothing is shrunk.
+    #[arg(long)]
+    json: bool,
+    /// Also write the JSON objects to FILE, for `merge`.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Save the scenario of the one seed, as it is.
+    #[arg(long, value_name = "FILE")]
+    save_scenario: Option<PathBuf>,
+    #[command(flatten)]
+    shrinking: Shrinking,
+    /// Do not make the scenario of a failure small.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Run as if the node's program had been edited so many times: for proving that a plan fails by its own force.
+    #[arg(long, value_name = "N", hide = true, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    perturb: u64,
+    /// Overwrite files that exist.
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
+    let runner = Runner { check_determinism: args.check_determinism, ..args.processes.runner()? };
+    let scenario = args.scenario.as_deref().map(SavedCase::load).transpose()?.map(|case| case.scenario);
+    let cases = cases(args, scenario.as_ref())?;
+    let single = cases.len() == 1 && args.seeds.is_none();
+    if !single && (args.trace.is_some() || args.save_scenario.is_some()) {
+        return Err(Unusable("--trace and --save-scenario want one --seed or --scenario".into()));
+    }
+    for path in [&args.trace, &args.save_scenario, &args.out].into_iter().flatten() {
+        if path.exists() && !args.force {
+            return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
+        }
+    }
+    let out =
+        args.out.as_deref().map(|path| std::fs::File::create(path).map_err(|error| unwritable(path, &error)));
+    let mut out = out.transpose()?;
+    if args.seed.is_none() && args.seeds.is_none() && scenario.is_none() {
+        eprintln!("{} fresh seeds from {}", cases.len(), cases.first().map_or(0, |case| case.seed));
+    }
+    let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
+    let watch = Stopwatch::start();
+    let mut summary = Summary::default();
+    let mut trouble = Ok(());
+    let progress = progress_bar(cases.len(), single);
+    let mut failures: Vec<(Case, RunReport)> = Vec::new();
+    let mut signatures = BTreeSet::new();
+    runner.run_in_order(
+        &cases,
+        &mut |report| {
+            if !report.ok {
+                progress.set_message(format!("seed {} failed", report.seed));
+            }
+            progress.inc(1);
+        },
+        &mut |case, report| {
+            summary.add(&report);
+            let as_generated = match &case.scenario {
+                Some(path) => path.display().to_string(),
+                None => "the seed's own".to_owned(),
+            };
+            let text = if args.json {
+                Some(json_line(&report))
+            } else {
+                (single || !report.ok).then(|| report.text(&as_generated, &case.again()))
+            };
+            if let Some(text) = text {
+                trouble = progress.suspend(|| io::stdout().write_all(text.as_bytes()));
+            }
+            if let (Some(file), true) = (&mut out, trouble.is_ok()) {
+                trouble = file.write_all(json_line(&report).as_bytes());
+            }
+            let signature = Signature::of_report(&report, &[]);
+            if let Some(signature) = signature
+                && signature.check != "DET"
+                && signatures.len() < MOST_SHRUNK
+                && signatures.insert(signature)
+            {
+                failures.push((case.clone(), report));
+            }
+            trouble.is_ok()
+        },
+    );
+    progress.finish_and_clear();
+    trouble?;
+    if let (Some(path), Some(case)) = (&args.save_scenario, cases.first()) {
+        let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+        SavedCase::bare(scenario).save(path, args.force)?;
+        eprintln!("saved the scenario to {}", path.display());
+    }
+    if !single && !args.json {
+        print(&summary.text(watch.seconds()))?;
+    }
+    if shrinks {
+        for (case, report) in &failures {
+            let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+            let default = if single { (600, 240) } else { SWEEPS_BUDGET };
+            let path = match &args.shrinking.shrunk {
+                Some(path) if single => path.clone(),
+                _ => PathBuf::from(format!("seed-{}.shrunk.json", report.seed)),
+            };
+            if path.exists() && !args.force {
+                eprintln!(
+                    "{} exists, so seed {} is not shrunk; --force overwrites it",
+                    path.display(),
+                    case.seed
+                );
+                continue;
+            }
+            let budget = args.shrinking.budget(default);
+            make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
+        }
+    }
+    Ok(summary.is_ok())
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Unusable {
+    Unusable(format!("cannot write {}: {error}", path.display()))
+}
+
+fn generated(case: &Case, shape: &Shape) -> Scenario {
+    Scenario::generate(case.seed, &limits(shape))
+}
+
+fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusable> {
+    let (first, last) = match (scenario, args.seed, args.seeds) {
+        (Some(scenario), ..) => (scenario.seed, scenario.seed),
+        (_, Some(seed), _) => (seed, seed),
+        (_, _, Some(range)) => range,
+        _ => {
+            let count = args.count.unwrap_or(SWEEP);
+            if !(1..=MOST_SEEDS).contains(&count) {
+                return Err(Unusable(format!("--count wants 1 to {MOST_SEEDS}")));
+            }
+            let first = runner::fresh_seed();
+            (first, first + count - 1)
+        }
+    };
+    let case = Case {
+        nodes: args.shape.nodes,
+        duration_s: args.shape.duration,
+        without: args.shape.without.iter().cloned().collect(),
+        mutant: args.shape.mutant.clone(),
+        scenario: args.scenario.clone(),
+        trace: args.trace.clone(),
+        perturb: args.perturb,
+        ..Case::default()
+    };
+    let seeds = (first..=last).enumerate().filter(|(at, _)| args.shard.is_none_or(|shard| shard.takes(*at)));
+    Ok(seeds.map(|(_, seed)| Case { seed, ..case.clone() }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_takes_fresh_seeds_in_a_row() {
+        let taken = cases(&RunArgs { count: Some(5), ..RunArgs::default() }, None).unwrap();
+        assert_eq!(taken.len(), 5);
+        assert_eq!(taken[4].seed, taken[0].seed + 4);
+        assert!(cases(&RunArgs { count: Some(0), ..RunArgs::default() }, None).is_err());
+    }
+
+    #[test]
+    fn shards_take_every_seed_once() {
+        let taken = |shard: &str| {
+            let shard = Some(shard.parse().unwrap());
+            let args = RunArgs { seeds: Some((10, 16)), shard, ..RunArgs::default() };
+            cases(&args, None).unwrap().iter().map(|case| case.seed).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (taken("1/3"), taken("2/3"), taken("3/3")),
+            (vec![10, 13, 16], vec![11, 14], vec![12, 15])
+        );
+    }
+}

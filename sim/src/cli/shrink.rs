@@ -1,0 +1,140 @@
+//! `cargo sim shrink`, and what `run` does with a failure.
+
+use std::path::{Path, PathBuf};
+
+use crate::report::RunReport;
+use crate::runner::{Case, Runner};
+use crate::saved::{Expects, SavedCase};
+use crate::scenario::Scenario;
+use crate::shrink::processes::{self, Budget};
+use crate::shrink::{Signature, Size};
+use clap::Args;
+
+use super::{Processes, Shape, Unusable, limits, print, progress_bar};
+
+/// How far shrinking may go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Shrinking {
+    /// Where the small scenario goes [default: seed-N.shrunk.json].
+    #[arg(long, value_name = "FILE")]
+    pub shrunk: Option<PathBuf>,
+    /// How many smaller scenarios may be tried.
+    #[arg(long, value_name = "N")]
+    pub shrink_runs: Option<u32>,
+    /// Real seconds after which shrinking stops where it is.
+    #[arg(long, value_name = "S")]
+    pub shrink_seconds: Option<u64>,
+    /// Keep only what also fails with so many unrelated edits to the node's program [default: 0].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=16))]
+    pub shrink_edits: Option<u64>,
+}
+
+impl Shrinking {
+    /// As asked for, or these runs and seconds.
+    pub fn budget(&self, (runs, seconds): (u32, u64)) -> Budget {
+        Budget {
+            runs: self.shrink_runs.unwrap_or(runs),
+            seconds: self.shrink_seconds.unwrap_or(seconds) as f64,
+            edits: self.shrink_edits.unwrap_or(0),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ShrinkArgs {
+    /// A saved scenario or case that fails.
+    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "nodes", "duration", "without"])]
+    case: Option<PathBuf>,
+    /// A seed that fails.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    shape: Shape,
+    #[command(flatten)]
+    processes: Processes,
+    #[command(flatten)]
+    shrinking: Shrinking,
+    /// Overwrite files that exist.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Makes a failing scenario small. Whether it failed at all.
+pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
+    let runner = args.processes.runner()?;
+    let saved = args.case.as_deref().map(SavedCase::load).transpose()?;
+    let expected = saved.as_ref().and_then(|saved| saved.expects.clone());
+    let scenario = match saved {
+        Some(saved) => saved.scenario,
+        None => Scenario::generate(args.seed.unwrap_or_default(), &limits(&args.shape)),
+    };
+    let path = args.shrinking.shrunk.clone().unwrap_or_else(|| match &args.case {
+        Some(case) => case.with_extension("shrunk.json"),
+        None => PathBuf::from(format!("seed-{}.shrunk.json", scenario.seed)),
+    });
+    if path.exists() && !args.force {
+        return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
+    }
+    let mutant = args.shape.mutant.clone().or(expected.and_then(|expects| expects.mutant));
+    let case = Case {
+        seed: scenario.seed,
+        nodes: args.shape.nodes,
+        duration_s: args.shape.duration,
+        without: args.shape.without.iter().cloned().collect(),
+        mutant,
+        scenario: args.case.clone(),
+        ..Case::default()
+    };
+    let report = runner.run(&case);
+    if report.ok {
+        print(&report.text("it does not fail, so there is nothing to shrink", &case.again()))?;
+        return Ok(false);
+    }
+    let budget = args.shrinking.budget((Budget::default().runs, Budget::default().seconds as u64));
+    make_small(&runner, &case, &scenario, &report, budget, &path, args.force)?;
+    Ok(true)
+}
+
+/// Shrinks the scenario of a failed run, saves it as a case and tells what it does.
+pub fn make_small(
+    runner: &Runner,
+    case: &Case,
+    scenario: &Scenario,
+    report: &RunReport,
+    budget: Budget,
+    path: &Path,
+    overwrite: bool,
+) -> Result<(), Unusable> {
+    let named = case.mutant.as_deref().and_then(crate::mutants::find).map_or(&[][..], |mutant| mutant.checks);
+    let Some(signature) = Signature::of_report(report, named) else { return Ok(()) };
+    let progress = progress_bar(0, false);
+    let small = processes::shrink(scenario, report, &signature, runner, case, budget, &mut |size| {
+        progress.set_message(size.to_string());
+    });
+    progress.finish_and_clear();
+    let small = small.map_err(|error| Unusable(format!("cannot write a smaller scenario: {error}")))?;
+    let expects = Expects { mutant: case.mutant.clone(), signature: signature.clone(), within: 1 };
+    let saved = SavedCase {
+        story: format!("Seed {} made small.", report.seed),
+        expects: Some(expects),
+        once: None,
+        scenario: small.scenario,
+    };
+    saved.save(path, overwrite)?;
+    let again = Case {
+        seed: saved.scenario.seed,
+        scenario: Some(path.to_owned()),
+        mutant: case.mutant.clone(),
+        ..Case::default()
+    };
+    let report = runner.run(&again);
+    let told = format!(
+        "{}\n    before: {}\n    after:  {}\n    in {} runs; fails with {signature}",
+        path.display(),
+        Size::of(scenario),
+        Size::of(&saved.scenario),
+        small.runs,
+    );
+    print(&report.text(&told, &again.again()))?;
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! Which nodes a fault names, in one place: validation reads them, shrinking and the hunt change them.
+
+use super::{FaultKind, MembershipChange, Shape, Target};
+
+impl Target {
+    fn named(&mut self) -> Option<&mut u32> {
+        match self {
+            Target::Node(node) => Some(node),
+            Target::Leader => None,
+        }
+    }
+}
+
+impl FaultKind {
+    /// The numbers of all nodes that this fault names, to be read or changed.
+    pub fn nodes_mut(&mut self) -> Vec<&mut u32> {
+        match self {
+            FaultKind::Partition { shape } => match shape {
+                Shape::Split(nodes) | Shape::OneWay(nodes) => nodes.iter_mut().collect(),
+                Shape::Bridge(node) => vec![node],
+                Shape::Leader | Shape::DeafLeader | Shape::Ring => Vec::new(),
+            },
+            FaultKind::Stall { target }
+            | FaultKind::Kill { target }
+            | FaultKind::Clock { target, .. }
+            | FaultKind::FsyncFail { target, .. } => target.named().into_iter().collect(),
+            FaultKind::PowerLoss { nodes } => nodes.iter_mut().collect(),
+            FaultKind::Membership { change: MembershipChange::Leave(node) } => vec![node],
+            FaultKind::Membership { change: MembershipChange::Add }
+            | FaultKind::Loss { .. }
+            | FaultKind::Delay { .. }
+            | FaultKind::Reorder { .. }
+            | FaultKind::Duplicate { .. }
+            | FaultKind::Transfer
+            // What an experiment's own fault names is the experiment's business.
+            | FaultKind::Own { .. } => Vec::new(),
+        }
+    }
+
+    /// The numbers of all nodes that this fault names.
+    pub fn nodes(&self) -> Vec<u32> {
+        self.clone().nodes_mut().into_iter().map(|node| *node).collect()
+    }
+}

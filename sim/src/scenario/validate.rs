@@ -1,0 +1,333 @@
+//! Whether a plan can be run at all, decided before anything starts.
+//!
+//! A scenario file may come from anywhere: another version, an editor, a search that mutates plans. What
+//! the world could not do anything sensible with is refused here, naming the place in the file as
+//! `faults[3].kind.loss.percent`.
+//!
+//! Units are part of a field's name, so most limits follow from names: `_ms`, `_us`, `percent`,
+//! `per_mille`; `min` is at most `max`. New fields and new kinds of fault are covered by being named so.
+//! What names do not tell (which nodes there are, what ends when) is checked by type.
+//!
+//! Left out: whether a plan is worth running.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{ClockChange, FaultKind, MembershipChange, PlannedAction, Scenario, VERSION};
+
+/// More nodes than anything is known of.
+pub const MOST_NODES: u32 = 64;
+/// The longest storm: a day.
+pub const LONGEST_MS: u64 = 86_400_000;
+/// The most faults or joins.
+const MOST_FAULTS: usize = 100_000;
+/// The most planned requests.
+const MOST_OPERATIONS: usize = 1_000_000;
+/// Client numbers are below this: the world's own client has the number 999.
+const MOST_CLIENTS: u32 = 999;
+/// Clocks run between a thousandth of true time and a hundred times it.
+const RATES_PPM: std::ops::RangeInclusive<u64> = 1_000..=100_000_000;
+/// How far a clock may be off: thirty years.
+const FARTHEST_MS: u64 = 946_080_000_000;
+
+/// What is wrong with a scenario, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct Invalid {
+    /// The place, as a path through the file.
+    pub place: String,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+fn wrong<T>(place: impl Into<String>, problem: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { place: place.into(), problem: problem.into() })
+}
+
+impl Scenario {
+    /// Whether this can be run.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.version != VERSION {
+            return wrong("version", format!("{}, but this build reads {VERSION}", self.version));
+        }
+        if !(1..=MOST_NODES).contains(&self.nodes) {
+            return wrong("nodes", format!("{}, want 1 to {MOST_NODES}", self.nodes));
+        }
+        if !(1..=LONGEST_MS).contains(&self.duration_ms) {
+            return wrong("duration_ms", format!("{}, want 1 to {LONGEST_MS}", self.duration_ms));
+        }
+        if self.faults.len() > MOST_FAULTS {
+            return wrong("faults", format!("{} of them, want at most {MOST_FAULTS}", self.faults.len()));
+        }
+        if self.operations.len() > MOST_OPERATIONS {
+            let count = self.operations.len();
+            return wrong("operations", format!("{count} of them, want at most {MOST_OPERATIONS}"));
+        }
+        self.validate_clocks()?;
+        self.validate_settings()?;
+        self.validate_faults()?;
+        self.validate_operations()
+    }
+
+    fn validate_clocks(&self) -> Result<(), Invalid> {
+        if self.clocks.len() > self.nodes as usize {
+            return wrong("clocks", format!("{} of them for {} nodes", self.clocks.len(), self.nodes));
+        }
+        for (at, clock) in self.clocks.iter().enumerate() {
+            let place = |field: &str| format!("clocks[{at}].{field}");
+            if !RATES_PPM.contains(&clock.rate_ppm) {
+                return wrong(place("rate_ppm"), off_rate(clock.rate_ppm));
+            }
+            if clock.start_ms > FARTHEST_MS {
+                return wrong(place("start_ms"), format!("{} is more than thirty years", clock.start_ms));
+            }
+            if clock.wall_offset_ms.unsigned_abs() > FARTHEST_MS {
+                let offset = clock.wall_offset_ms;
+                return wrong(place("wall_offset_ms"), format!("{offset} is more than thirty years"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_settings(&self) -> Result<(), Invalid> {
+        let settings = &self.settings;
+        let positive = [
+            ("heartbeat_ms", settings.heartbeat_ms),
+            ("election_timeout_min_ms", settings.election_timeout_min_ms),
+            ("snapshot_entries", settings.snapshot_entries),
+            ("snapshot_chunk_bytes", settings.snapshot_chunk_bytes),
+            ("request_timeout_ms", settings.request_timeout_ms),
+            ("client_timeout_ms", settings.client_timeout_ms),
+            ("probe_period_ms", settings.probe_period_ms),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return wrong(format!("settings.{field}"), "0, want at least 1");
+        }
+        if settings.election_timeout_min_ms <= settings.heartbeat_ms {
+            return wrong(
+                "settings.election_timeout_min_ms",
+                format!(
+                    "{}, but heartbeats come every {} ms",
+                    settings.election_timeout_min_ms, settings.heartbeat_ms
+                ),
+            );
+        }
+        walk("settings", &as_json(settings), LONGEST_MS)
+    }
+
+    fn validate_faults(&self) -> Result<(), Invalid> {
+        let joins = self
+            .faults
+            .iter()
+            .filter(|fault| matches!(fault.kind, FaultKind::Membership { change: MembershipChange::Add }));
+        let known = self.nodes as usize + joins.count();
+        if known > MOST_NODES as usize {
+            return wrong(
+                "faults",
+                format!("with those that join there are {known} nodes, want at most {MOST_NODES}"),
+            );
+        }
+        for (at, fault) in self.faults.iter().enumerate() {
+            let place = |field: &str| format!("faults[{at}].{field}");
+            if fault.at_ms > self.duration_ms {
+                let (begins, ends) = (fault.at_ms, self.duration_ms);
+                return wrong(place("at_ms"), format!("{begins}, but the storm ends at {ends}"));
+            }
+            if fault.for_ms > self.duration_ms - fault.at_ms {
+                let (begins, lasts, ends) = (fault.at_ms, fault.for_ms, self.duration_ms);
+                let problem = format!("{lasts} after {begins} is past the storm's end at {ends}");
+                return wrong(place("for_ms"), problem);
+            }
+            if let Some(node) = fault.kind.nodes().into_iter().find(|node| *node as usize >= known) {
+                return wrong(place("kind"), format!("there is no node {node}, only 0 to {}", known - 1));
+            }
+            if let FaultKind::Clock { change, .. } = &fault.kind {
+                match change {
+                    ClockChange::Rate(rate) if !RATES_PPM.contains(rate) => {
+                        return wrong(place("kind.clock.change.rate"), off_rate(*rate));
+                    }
+                    ClockChange::Jump(ms) if *ms > FARTHEST_MS => {
+                        return wrong(
+                            place("kind.clock.change.jump"),
+                            format!("{ms} is more than thirty years"),
+                        );
+                    }
+                    ClockChange::Step(ms) if ms.unsigned_abs() > FARTHEST_MS => {
+                        return wrong(
+                            place("kind.clock.change.step"),
+                            format!("{ms} is more than thirty years"),
+                        );
+                    }
+                    _ => {}
+                }
+            }
+            walk(&place("kind"), &as_json(&fault.kind), FARTHEST_MS)?;
+        }
+        Ok(())
+    }
+
+    fn validate_operations(&self) -> Result<(), Invalid> {
+        let known = self.nodes as usize + self.faults.len();
+        let mut values = BTreeSet::new();
+        for (at, op) in self.operations.iter().enumerate() {
+            let place = |field: &str| format!("operations[{at}].{field}");
+            if op.at_ms > self.duration_ms {
+                let (begins, ends) = (op.at_ms, self.duration_ms);
+                return wrong(place("at_ms"), format!("{begins}, but the storm ends at {ends}"));
+            }
+            if op.client >= MOST_CLIENTS {
+                return wrong(place("client"), format!("{}, want less than {MOST_CLIENTS}", op.client));
+            }
+            if op.node as usize >= known {
+                return wrong(place("node"), format!("there is no node {}", op.node));
+            }
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+            if op.key.is_empty() || op.key.len() > 512 || !op.key.chars().all(plain) {
+                return wrong(place("key"), format!("{:?}, want up to 512 letters, digits or -_./", op.key));
+            }
+            if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action
+                && !values.insert(value)
+            {
+                return wrong(
+                    place("action"),
+                    format!("{value:?} is written twice, so that a read could not tell by whom"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn off_rate(rate: u64) -> String {
+    format!("{rate}, want {} to {}", RATES_PPM.start(), RATES_PPM.end())
+}
+
+/// A part of a scenario as JSON: it is plain data, so there is nothing in it that JSON cannot say.
+pub(crate) fn as_json(part: &impl serde::Serialize) -> Value {
+    serde_json::to_value(part).unwrap_or(Value::Null)
+}
+
+/// Holds every number to what its name promises.
+fn walk(place: &str, value: &Value, longest_ms: u64) -> Result<(), Invalid> {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let place = format!("{place}.{name}");
+                if let Some(number) = value.as_i64().map(i64::unsigned_abs).or(value.as_u64()) {
+                    let most = match name.as_str() {
+                        _ if name == "percent" || name.ends_with("_percent") => 100,
+                        _ if name.ends_with("per_mille") => 1_000,
+                        _ if name.ends_with("_ms") => longest_ms,
+                        _ if name.ends_with("_us") => longest_ms.saturating_mul(1_000),
+                        _ => u64::MAX,
+                    };
+                    if number > most {
+                        return wrong(place, format!("{number} is more than {most}"));
+                    }
+                    let highest = name.contains("min").then(|| name.replacen("min", "max", 1));
+                    let highest = highest.and_then(|name| fields.get(&name)).and_then(Value::as_u64);
+                    if let Some(highest) = highest.filter(|highest| number > *highest) {
+                        return wrong(place, format!("{number} is more than the most, {highest}"));
+                    }
+                }
+                walk(&place, value, longest_ms)?;
+            }
+        }
+        Value::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                walk(&format!("{place}[{at}]"), item, longest_ms)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{ClockSetting, Fault, Limits, Shape, Target};
+
+    fn of(seed: u64) -> Scenario {
+        Scenario::generate(seed, &Limits::default())
+    }
+
+    #[test]
+    fn what_seeds_generate_can_be_run() {
+        for seed in 0..300 {
+            assert_eq!(of(seed).validate(), Ok(()), "seed {seed}");
+        }
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Scenario), place: &str, problem: &str) {
+        let mut scenario = of(3);
+        scenario.nodes = 3;
+        scenario.clocks.clear();
+        scenario.faults = vec![Fault { at_ms: 5, for_ms: 5, kind: FaultKind::Loss { percent: 5 } }];
+        scenario.operations.iter_mut().for_each(|op| op.node %= 3);
+        assert_eq!(scenario.validate(), Ok(()));
+        change(&mut scenario);
+        let invalid = scenario.validate().unwrap_err();
+        assert_eq!(invalid.place, place);
+        assert!(invalid.problem.contains(problem), "{invalid}");
+    }
+
+    #[test]
+    fn impossible_plans_are_refused_by_place() {
+        refused(|s| s.version = 7, "version", "this build reads 1");
+        refused(|s| s.nodes = 0, "nodes", "want 1 to 64");
+        refused(|s| s.nodes = 4_000_000_000, "nodes", "want 1 to 64");
+        refused(|s| s.duration_ms = 0, "duration_ms", "want 1 to");
+        refused(|s| s.duration_ms = u64::MAX, "duration_ms", "want 1 to");
+        refused(|s| s.clocks = vec![ClockSetting::default(); 4], "clocks", "4 of them for 3");
+        refused(
+            |s| s.clocks = vec![ClockSetting { rate_ppm: 0, ..ClockSetting::default() }],
+            "clocks[0].rate_ppm",
+            "want 1000",
+        );
+        refused(|s| s.settings.heartbeat_ms = 0, "settings.heartbeat_ms", "at least 1");
+        refused(|s| s.settings.heartbeat_ms = 100_000, "settings.election_timeout_min_ms", "heartbeats");
+        refused(|s| s.settings.links.tail_per_mille = 2_000, "settings.links.tail_per_mille", "1000");
+        refused(|s| s.settings.disks.sync_min_us = 1 << 30, "settings.disks.sync_min_us", "the most");
+        refused(|s| s.faults[0].at_ms = 1 << 40, "faults[0].at_ms", "the storm ends at");
+        refused(|s| s.faults[0].for_ms = u64::MAX, "faults[0].for_ms", "past the storm's end");
+        refused(|s| s.operations[1].at_ms = 1 << 40, "operations[1].at_ms", "the storm ends at");
+        refused(|s| s.operations[1].client = 999, "operations[1].client", "less than 999");
+        refused(|s| s.operations[1].node = 9, "operations[1].node", "no node 9");
+        refused(|s| s.operations[1].key = "a b".into(), "operations[1].key", "letters");
+        let twice = |s: &mut Scenario| {
+            s.operations[0].action = PlannedAction::Put("x".into());
+            s.operations[1].action = PlannedAction::Cas("x".into());
+        };
+        refused(twice, "operations[1].action", "written twice");
+    }
+
+    #[test]
+    fn impossible_faults_are_refused_by_place() {
+        let kind = |kind: FaultKind| move |s: &mut Scenario| s.faults[0].kind = kind;
+        refused(kind(FaultKind::Loss { percent: 101 }), "faults[0].kind.loss.percent", "100");
+        refused(
+            kind(FaultKind::Delay { min_ms: 9, max_ms: 8 }),
+            "faults[0].kind.delay.min_ms",
+            "the most, 8",
+        );
+        refused(
+            kind(FaultKind::Kill { target: Target::Node(3) }),
+            "faults[0].kind",
+            "no node 3, only 0 to 2",
+        );
+        let shape = Shape::Split(vec![0, 70_000]);
+        refused(kind(FaultKind::Partition { shape }), "faults[0].kind", "no node 70000");
+        let change = ClockChange::Rate(0);
+        refused(
+            kind(FaultKind::Clock { target: Target::Leader, change }),
+            "faults[0].kind.clock.change.rate",
+            "want 1000",
+        );
+    }
+}

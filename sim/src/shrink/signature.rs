@@ -1,0 +1,115 @@
+//! What makes two failures the same.
+//!
+//! A check id alone is too coarse: a shrinker that accepts any objection of `LIVE` slips from "nobody can
+//! be elected" to "a node that is gone is still listed" and ends with the story of another bug. The whole
+//! text is too fine: it holds times, indexes and values. So a [`Signature`] is the check and the first
+//! statement of its detail with every number, quoted text and Raft id taken out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::Violation;
+use crate::report::RunReport;
+
+/// Text up to here is never cut at a colon: details begin with `key "k":` and the like.
+const LEAST: usize = 16;
+
+/// What two failures have in common when they are the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// Id of the check.
+    pub check: String,
+    /// What it says, without numbers and names.
+    pub says: String,
+}
+
+impl Signature {
+    /// The signature of a violation.
+    pub fn of(violation: &Violation) -> Signature {
+        Signature { check: violation.check.clone(), says: normal(&violation.detail) }
+    }
+
+    /// What a failed run is known by: its first violation by one of the `named` checks, else its first.
+    pub fn of_report(report: &RunReport, named: &[&str]) -> Option<Signature> {
+        let by_name = report.violations.iter().find(|one| named.contains(&one.check.as_str()));
+        by_name.or(report.violations.first()).map(Signature::of)
+    }
+
+    /// Whether a run failed like this.
+    pub fn is_in(&self, report: &RunReport) -> bool {
+        report.violations.iter().any(|violation| Signature::of(violation) == *self)
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.check, self.says)
+    }
+}
+
+/// The first statement of a detail, with `#` for each number and `_` for each quoted text.
+fn normal(detail: &str) -> String {
+    let mut text = String::new();
+    let mut chars = detail.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' => break,
+            ':' | ';' if text.len() >= LEAST && chars.peek().is_none_or(|next| next.is_whitespace()) => break,
+            '"' => {
+                // An escaped quote does not end the text.
+                while let Some(inner) = chars.next() {
+                    match inner {
+                        '\\' => drop(chars.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+                text.push('_');
+            }
+            '0'..='9' => {
+                let number = |next: &char| next.is_ascii_digit() || *next == '.';
+                while chars.next_if(number).is_some() {}
+                text.push('#');
+            }
+            c => text.push(c),
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_do_not_make_another_failure() {
+        let a = normal("key \"k2\": 33 of 39 operations can be put in order, after which ...\n one of these");
+        assert_eq!(a, normal("key \"k\\\"9\": 3 of 4 operations can be put in order, after which ..."));
+        assert_eq!(a, "key _: # of # operations can be put in order, after which ...");
+        assert_eq!(
+            normal("node 2 voted twice in term 3: first for Raft id 1"),
+            "node # voted twice in term #"
+        );
+    }
+
+    #[test]
+    fn another_stage_of_the_same_check_is_another_failure() {
+        let stuck = normal("the cluster does not form a cluster: nobody leads; n1 is down (Kill)");
+        let apart = normal("the cluster does not agree on state and members after the heal: n0 leads");
+        assert_eq!(stuck, "the cluster does not form a cluster");
+        assert_ne!(stuck, apart);
+    }
+
+    #[test]
+    fn a_run_is_known_by_a_named_check_if_there_is_one() {
+        let mut report = RunReport::crashed(1, "it fell over".into());
+        report.violate("LIN", "key \"a\": 1 of 2 operations".into());
+        assert_eq!(Signature::of_report(&report, &[]).unwrap().check, "CRASH");
+        let lin = Signature::of_report(&report, &["DUR", "LIN"]).unwrap();
+        assert_eq!(lin.check, "LIN");
+        assert!(lin.is_in(&report) && !lin.is_in(&RunReport::default()));
+        assert_eq!(Signature::of_report(&RunReport::default(), &[]), None);
+    }
+}
