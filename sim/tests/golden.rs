@@ -69,7 +69,9 @@ fn cases(folder: &str) -> Vec<PathBuf> {
 fn report(scenario: &Path, mutant: Option<&str>) -> RunReport {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
     command.args(["run", "--json", "--scenario"]).arg(scenario);
-    mutant.into_iter().for_each(|mutant| drop(command.args(["--mutant", mutant])));
+    if let Some(mutant) = mutant {
+        command.args(["--mutant", mutant]);
+    }
     let run = command.output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{}: {error}: {said}", scenario.display()))
