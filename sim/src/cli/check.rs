@@ -10,11 +10,11 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
-use serde::Serialize;
 use crate::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
 use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
 use crate::runner::Stopwatch;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 /// As much of the beginning as it takes to tell the format.
 const LOOK_AHEAD: usize = 1 << 16;
