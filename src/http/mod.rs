@@ -6,6 +6,7 @@
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
 //! * `kv`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
+//! * `ui`: the status page, which is one more client of all this.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
@@ -30,6 +31,7 @@ mod params;
 mod reply;
 mod status;
 mod stream;
+mod ui;
 
 use std::future::Future;
 use std::ops::Deref;
@@ -311,6 +313,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
         .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
         .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))
+        .route("/ui", route(&["GET"], ui::redirect))
+        .route("/ui/", route(&["GET"], ui::file))
+        .route("/ui/{*file}", route(&["GET"], ui::file))
         .route("/set", route(&["GET", "PUT", "POST"], legacy::set))
         .route("/get", route(&["GET"], legacy::get))
         .route("/join", route(&["GET", "PUT", "POST"], legacy::join))
