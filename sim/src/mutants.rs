@@ -31,31 +31,47 @@ pub struct Mutant {
 
 /// Everything that can make a client wait in vain for the answer to a write that happened.
 const LOST_REPLIES: &[&str] = &[
+    "bandwidth",
+    "black-hole",
     "clock",
+    "clog",
+    "corrupt",
     "delay",
     "fsync-fail",
     "kill",
+    "lag",
     "loss",
     "membership",
+    "move",
     "partition",
     "power-loss",
+    "refusal",
     "reorder",
     "stall",
     "transfer",
+    "vanish",
 ];
 
 /// Everything that can make a live node look dead for a moment.
 const SILENCE: &[&str] = &[
+    "bandwidth",
+    "black-hole",
     "clock",
+    "clog",
+    "corrupt",
     "delay",
     "fsync-fail",
     "kill",
+    "lag",
     "loss",
     "membership",
+    "move",
     "partition",
     "power-loss",
+    "refusal",
     "reorder",
     "stall",
+    "vanish",
 ];
 
 /// The table.
@@ -65,7 +81,7 @@ pub const TABLE: &[Mutant] = &[
         what: "the vote is never persisted",
         origin: "NodeDB-Lab/nodedb#161",
         // Whatever restarts a process; a graceful leave does as well.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: &["power-loss", "kill", "membership", "fsync-fail", "vanish", "move"],
         checks: &["ES", "MV"],
     },
     Mutant {
@@ -73,7 +89,7 @@ pub const TABLE: &[Mutant] = &[
         what: "entries are acknowledged before they are durable",
         origin: "design; the class of etcd-io/etcd#14370",
         // CQ sees this without any fault; what is named here are its consequences.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: &["power-loss", "kill", "membership", "fsync-fail", "vanish", "move"],
         checks: &["DUR", "LIN"],
     },
     Mutant {
