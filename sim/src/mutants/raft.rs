@@ -1,6 +1,6 @@
 //! Bugs of Raft and the clients of it: consensus, snapshots, membership, reads and sessions.
 
-use super::{LOST_REPLIES, RESTARTS, Mutant};
+use super::{LOST_REPLIES, Mutant, RESTARTS};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
