@@ -5,7 +5,8 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
+//! * `kv`, `catalog`, `health`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
+//! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
@@ -22,8 +23,12 @@
 //! only reading of the wall clock.
 
 mod agent;
+mod catalog;
 pub mod client;
+mod decode;
 mod event;
+mod filter;
+mod health;
 mod kv;
 mod legacy;
 mod operator;
@@ -32,6 +37,7 @@ mod reply;
 mod status;
 mod stream;
 mod ui;
+mod wire;
 
 use std::future::Future;
 use std::ops::Deref;
@@ -300,6 +306,22 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/kv", key())
         .route("/v1/kv/", key())
         .route("/v1/kv/{*key}", key())
+        .route("/v1/catalog/register", route(&["PUT"], catalog::register))
+        .route("/v1/catalog/deregister", route(&["PUT"], catalog::deregister))
+        .route("/v1/catalog/datacenters", route(&["GET"], catalog::datacenters))
+        .route("/v1/catalog/nodes", route(&["GET"], catalog::nodes))
+        .route("/v1/catalog/services", route(&["GET"], catalog::services))
+        .route("/v1/catalog/service/{*service}", route(&["GET"], catalog::service))
+        .route("/v1/catalog/connect/{*service}", route(&["GET"], catalog::connect))
+        .route("/v1/catalog/gateway-services/{*service}", route(&["GET"], catalog::gateway_services))
+        .route("/v1/catalog/node/{*node}", route(&["GET"], catalog::node))
+        .route("/v1/catalog/node-services/{*node}", route(&["GET"], catalog::node_services))
+        .route("/v1/health/node/{*node}", route(&["GET"], health::node))
+        .route("/v1/health/checks/{*service}", route(&["GET"], health::of_service))
+        .route("/v1/health/state/{*state}", route(&["GET"], health::state))
+        .route("/v1/health/service/{*service}", route(&["GET"], health::service))
+        .route("/v1/health/connect/{*service}", route(&["GET"], health::none))
+        .route("/v1/health/ingress/{*service}", route(&["GET"], health::none))
         .route("/v1/event/fire/", route(&["PUT"], event::fire))
         .route("/v1/event/fire/{*name}", route(&["PUT"], event::fire))
         .route("/v1/event/list", route(&["GET"], event::list))

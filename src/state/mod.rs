@@ -6,6 +6,7 @@
 //! address. State never sees a clock, so replicas cannot disagree about time.
 //!
 //! * [`kv`]: keys and values with Consul's fields and index rules.
+//! * [`catalog`]: nodes, their services, and the checks of both.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
@@ -21,6 +22,7 @@
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
+pub mod catalog;
 pub mod dedup;
 pub mod kv;
 pub mod machine;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use catalog::{Catalog, CatalogCommand};
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
@@ -63,6 +66,8 @@ pub enum Command {
     Noop,
     /// A command for the embedding program's [`Machine`].
     Machine(Shared),
+    /// A change to the catalog.
+    Catalog(CatalogCommand),
 }
 
 /// What applying a request came to. Every replica computes the same one.
@@ -125,6 +130,7 @@ impl fmt::Display for Request {
             Command::Kv(KvCommand::DeleteTree { prefix }) => write!(f, "delete all under {prefix:?}"),
             Command::Noop => write!(f, "no-op"),
             Command::Machine(command) => write!(f, "{} bytes for the machine", command.len()),
+            Command::Catalog(command) => write!(f, "{command}"),
         }
     }
 }
@@ -153,6 +159,7 @@ impl Outcome {
 pub struct State {
     applied: u64,
     kv: KvStore,
+    catalog: Catalog,
     dedup: Dedup,
     machine: Slot,
 }
@@ -178,6 +185,7 @@ impl State {
         }
         let outcome = match &request.command {
             Command::Kv(command) => self.kv.apply(index, command),
+            Command::Catalog(command) => self.catalog.apply(index, command).0,
             Command::Noop => Outcome::Done { index },
             Command::Machine(command) => match self.machine.apply(index, command) {
                 Some(answer) => Outcome::Answered { index, answer: answer.into() },
@@ -208,13 +216,19 @@ impl State {
         &self.kv
     }
 
+    /// The catalog, to read from.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; 40];
         bytes[..8].copy_from_slice(&self.applied.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.kv.digest().to_le_bytes());
         bytes[16..24].copy_from_slice(&self.dedup.digest().to_le_bytes());
-        bytes[24..].copy_from_slice(&self.machine.digest().to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.machine.digest().to_le_bytes());
+        bytes[32..].copy_from_slice(&self.catalog.digest().to_le_bytes());
         xxh3_64(&bytes)
     }
 
@@ -234,6 +248,7 @@ impl State {
     /// Computes the digests of all parts anew, after loading.
     fn rebuild_digests(&mut self) {
         self.kv.rebuild_digest();
+        self.catalog.rebuild_digest();
         self.dedup.rebuild_digest();
     }
 }

@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
 use super::{Entry, State};
 
 /// What a read finds.
@@ -104,6 +105,16 @@ questions! {
     Applied,
     /// What the embedding program's machine says.
     AskMachine,
+    /// All nodes of the catalog.
+    CatalogNodes,
+    /// All services by name.
+    CatalogServices,
+    /// The instances of a service.
+    ServiceInstances,
+    /// A node and all that is on it.
+    OneNode,
+    /// Checks, by what they are about or what they found.
+    Checks,
 }
 
 /// See [`Query::KvGet`].

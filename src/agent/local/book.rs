@@ -1,0 +1,526 @@
+//! What an agent says of itself: its services, its checks, and what of that the catalog has not heard.
+//!
+//! Pure data. The agent is the source of truth for its own node: [`Book::full_plan`] compares with what the
+//! catalog holds and says what to write there; [`Book::partial_plan`] says it for what changed since.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::env::Instant;
+use crate::state::CatalogCommand;
+use crate::state::catalog::{CheckInfo, NodeInfo, SERF_HEALTH, ServiceInfo, Status, WholeNode};
+
+/// What a check says at most, in bytes; the rest is cut off.
+pub const MAX_OUTPUT: usize = 4096;
+
+/// The service that servers themselves are; the leader registers it.
+pub const CONSUL_SERVICE: &str = "consul";
+
+/// How a check finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It is told; silence for longer than this is critical.
+    Ttl(Duration),
+    /// A request by HTTP: 2xx passes, 429 warns, anything else is critical.
+    Http {
+        /// The address, `http://…`.
+        url: String,
+        /// The verb.
+        method: String,
+        /// Headers.
+        headers: Vec<(String, String)>,
+        /// The body.
+        body: String,
+    },
+    /// A connection: whether there is one.
+    Tcp(String),
+    /// A program: exit code 0 passes, 1 warns, anything else is critical.
+    Script(Vec<String>),
+    /// The worst of another service's checks, on this node or another.
+    Alias {
+        /// The node; none is this one.
+        node: Option<String>,
+        /// The service's id; empty: the node itself.
+        service: String,
+    },
+}
+
+impl Probe {
+    /// The word for it in the catalog.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Probe::Ttl(_) => "ttl",
+            Probe::Http { .. } => "http",
+            Probe::Tcp(_) => "tcp",
+            Probe::Script(_) => "script",
+            Probe::Alias { .. } => "alias",
+        }
+    }
+}
+
+/// A check as it was defined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Its id on this node.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is about, for people.
+    pub notes: String,
+    /// The service it is about; empty: the node.
+    pub service_id: String,
+    /// What it says before it has found anything.
+    pub initial: Status,
+    /// How it finds out; none for one that only stands there.
+    pub probe: Option<Probe>,
+    /// How often.
+    pub interval: Duration,
+    /// How long it waits.
+    pub timeout: Duration,
+    /// Its service is taken out when it has been critical for so long.
+    pub deregister_after: Option<Duration>,
+    /// So many passes in a row until it passes.
+    pub success_before_passing: u32,
+    /// So many failures in a row until it is critical.
+    pub failures_before_critical: u32,
+}
+
+/// A check and how it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCheck {
+    /// What it is.
+    pub definition: Definition,
+    /// What counts.
+    pub status: Status,
+    /// What it said last.
+    pub output: String,
+    successes: u32,
+    failures: u32,
+    critical_since: Option<Instant>,
+}
+
+impl OwnCheck {
+    /// How the catalog has it.
+    pub fn info(&self) -> CheckInfo {
+        let definition = &self.definition;
+        let timed = matches!(definition.probe, Some(Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_)));
+        let shown = |duration: Duration| if timed { format!("{duration:?}") } else { String::new() };
+        CheckInfo {
+            id: definition.id.clone(),
+            name: definition.name.clone(),
+            status: self.status,
+            notes: definition.notes.clone(),
+            output: self.output.clone(),
+            service_id: definition.service_id.clone(),
+            kind: definition.probe.as_ref().map_or("", Probe::kind).to_owned(),
+            interval: shown(definition.interval),
+            timeout: shown(definition.timeout),
+        }
+    }
+}
+
+/// Something that the catalog has to hear of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// A service, by id.
+    Service(String),
+    /// A check, by id.
+    Check(String),
+}
+
+/// The agent's own services and checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Book {
+    services: BTreeMap<String, ServiceInfo>,
+    checks: BTreeMap<String, OwnCheck>,
+    /// What changed and was not told yet. What is here and in no table was removed.
+    dirty: BTreeSet<Item>,
+}
+
+/// There is no such service or check here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// No such service.
+    #[error("Unknown service ID {0:?}. Ensure that the service ID is passed, not the service name.")]
+    Service(String),
+    /// No such check.
+    #[error("Unknown check ID {0:?}. Ensure that the check ID is passed, not the check name.")]
+    Check(String),
+    /// It is there, and is told nothing: it looks for itself.
+    #[error("CheckID {0:?} does not have associated TTL")]
+    NotTold(String),
+}
+
+/// Cuts a text to what a check may say.
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_OUTPUT {
+        let mut end = MAX_OUTPUT;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}
+
+impl Book {
+    /// The services by id.
+    pub fn services(&self) -> &BTreeMap<String, ServiceInfo> {
+        &self.services
+    }
+
+    /// The checks by id.
+    pub fn checks(&self) -> &BTreeMap<String, OwnCheck> {
+        &self.checks
+    }
+
+    /// Whether the catalog has to hear of something.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Adds a service, or replaces it.
+    pub fn set_service(&mut self, service: ServiceInfo) {
+        self.dirty.insert(Item::Service(service.id.clone()));
+        self.services.insert(service.id.clone(), service);
+    }
+
+    /// Removes a service and its checks. Gives the ids of the checks.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_service(&mut self, id: &str) -> Result<Vec<String>, Unknown> {
+        if self.services.remove(id).is_none() {
+            return Err(Unknown::Service(id.to_owned()));
+        }
+        self.dirty.insert(Item::Service(id.to_owned()));
+        let own = self.checks.values().filter(|check| check.definition.service_id == id);
+        let own: Vec<String> = own.map(|check| check.definition.id.clone()).collect();
+        for check in &own {
+            self.checks.remove(check);
+            self.dirty.insert(Item::Check(check.clone()));
+        }
+        Ok(own)
+    }
+
+    /// Adds a check, or replaces it: one that is defined as it was goes on as it stands.
+    ///
+    /// # Errors
+    /// When its service is not there.
+    pub fn set_check(&mut self, definition: Definition, now: Instant) -> Result<(), Unknown> {
+        let service = &definition.service_id;
+        if !service.is_empty() && !self.services.contains_key(service) {
+            return Err(Unknown::Service(service.clone()));
+        }
+        let id = definition.id.clone();
+        let same = self.checks.get(&id).is_some_and(|known| known.definition == definition);
+        if !same {
+            let status = definition.initial;
+            let critical_since = (status == Status::Critical).then_some(now);
+            let output = String::new();
+            let check = OwnCheck { definition, status, output, successes: 0, failures: 0, critical_since };
+            self.checks.insert(id.clone(), check);
+        }
+        self.dirty.insert(Item::Check(id));
+        Ok(())
+    }
+
+    /// Removes a check.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_check(&mut self, id: &str) -> Result<(), Unknown> {
+        if self.checks.remove(id).is_none() {
+            return Err(Unknown::Check(id.to_owned()));
+        }
+        self.dirty.insert(Item::Check(id.to_owned()));
+        Ok(())
+    }
+
+    /// A check was told how things are.
+    ///
+    /// # Errors
+    /// When there is none, or it is told nothing.
+    pub fn tell(&mut self, id: &str, status: Status, output: String, now: Instant) -> Result<(), Unknown> {
+        match self.checks.get(id) {
+            None => Err(Unknown::Check(id.to_owned())),
+            Some(OwnCheck { definition: Definition { probe: Some(Probe::Ttl(_)), .. }, .. }) => {
+                self.found(id, status, output, now);
+                Ok(())
+            }
+            Some(_) => Err(Unknown::NotTold(id.to_owned())),
+        }
+    }
+
+    /// A check found out how things are. Counts towards its thresholds.
+    pub fn found(&mut self, id: &str, found: Status, output: String, now: Instant) {
+        let Some(check) = self.checks.get_mut(id) else { return };
+        let output = cut(output);
+        let critical = found == Status::Critical;
+        check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
+        check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
+        let definition = &check.definition;
+        let enough = if critical {
+            check.failures >= definition.failures_before_critical
+        } else {
+            check.successes >= definition.success_before_passing
+        };
+        let status = if enough { found } else { check.status };
+        if status == check.status && output == check.output {
+            return;
+        }
+        // Output alone is told with the next comparison: a chatty check must not write all the time.
+        if status != check.status {
+            self.dirty.insert(Item::Check(id.to_owned()));
+        }
+        check.critical_since = match (status, check.critical_since) {
+            (Status::Critical, None) => Some(now),
+            (Status::Critical, since) => since,
+            _ => None,
+        };
+        check.status = status;
+        check.output = output;
+    }
+
+    /// The services whose checks have been critical for longer than they allow.
+    pub fn overdue(&self, now: Instant) -> BTreeSet<String> {
+        let overdue = self.checks.values().filter(|check| {
+            let since = check.critical_since.map(|since| now.since(since));
+            since.zip(check.definition.deregister_after).is_some_and(|(since, limit)| since > limit)
+        });
+        let services = overdue.map(|check| check.definition.service_id.clone());
+        services.filter(|id| !id.is_empty()).collect()
+    }
+
+    /// The worst of the checks of a service, or of the node.
+    pub fn worst_of(&self, service_id: &str) -> Status {
+        let own = self.checks.values().filter(|check| check.definition.service_id == service_id);
+        own.map(|check| check.status).max().unwrap_or(Status::Passing)
+    }
+
+    fn register_service(&self, node: &NodeInfo, service: &ServiceInfo) -> CatalogCommand {
+        let own = self.checks.values().filter(|check| check.definition.service_id == service.id);
+        CatalogCommand::Register {
+            node: node.clone(),
+            skip_node_update: false,
+            service: Some(service.clone()),
+            checks: own.map(OwnCheck::info).collect(),
+        }
+    }
+
+    fn register_check(node: &NodeInfo, check: &OwnCheck) -> CatalogCommand {
+        let checks = vec![check.info()];
+        CatalogCommand::Register { node: node.clone(), skip_node_update: false, service: None, checks }
+    }
+
+    /// What to write so that the catalog says what is so: everything that differs is told, everything under this
+    /// node that is not known here is removed. Tags that others may override are taken over first.
+    pub fn full_plan(&mut self, node: &NodeInfo, remote: Option<&WholeNode>) -> Vec<CatalogCommand> {
+        let mut plan = Vec::new();
+        let remote_services: BTreeMap<&str, &ServiceInfo> =
+            remote.iter().flat_map(|whole| &whole.services).map(|row| (row.info.id.as_str(), &row.info)).collect();
+        let remote_checks: BTreeMap<&str, &CheckInfo> = remote
+            .iter()
+            .flat_map(|whole| &whole.checks)
+            .map(|row| (row.check.info.id.as_str(), &row.check.info))
+            .collect();
+        for service in self.services.values_mut().filter(|service| service.enable_tag_override) {
+            if let Some(theirs) = remote_services.get(service.id.as_str()) {
+                service.tags = theirs.tags.clone();
+            }
+        }
+        if remote.is_none_or(|whole| whole.node.info != *node) {
+            let (node, checks) = (node.clone(), Vec::new());
+            plan.push(CatalogCommand::Register { node, skip_node_update: false, service: None, checks });
+        }
+        for service in self.services.values() {
+            if remote_services.get(service.id.as_str()) != Some(&service) {
+                plan.push(self.register_service(node, service));
+            }
+        }
+        for check in self.checks.values() {
+            if remote_checks.get(check.definition.id.as_str()) != Some(&&check.info()) {
+                plan.push(Book::register_check(node, check));
+            }
+        }
+        for id in remote_services.keys().filter(|id| **id != CONSUL_SERVICE) {
+            if !self.services.contains_key(*id) {
+                let id = (*id).to_owned();
+                plan.push(CatalogCommand::DeregisterService { node: node.name.clone(), id });
+            }
+        }
+        for (id, check) in remote_checks.iter().filter(|(id, _)| **id != SERF_HEALTH) {
+            // Those of a service go with it.
+            let goes = !check.service_id.is_empty() && !self.services.contains_key(&check.service_id);
+            if !self.checks.contains_key(*id) && !goes {
+                let id = (*id).to_owned();
+                plan.push(CatalogCommand::DeregisterCheck { node: node.name.clone(), id });
+            }
+        }
+        plan
+    }
+
+    /// What to write of the changes that were not told yet.
+    pub fn partial_plan(&self, node: &NodeInfo) -> Vec<CatalogCommand> {
+        let told = |item: &Item| match item {
+            Item::Service(id) => match self.services.get(id) {
+                Some(service) => self.register_service(node, service),
+                None => CatalogCommand::DeregisterService { node: node.name.clone(), id: id.clone() },
+            },
+            Item::Check(id) => match self.checks.get(id) {
+                Some(check) => Book::register_check(node, check),
+                None => CatalogCommand::DeregisterCheck { node: node.name.clone(), id: id.clone() },
+            },
+        };
+        // Services come first: a check needs its own.
+        self.dirty.iter().map(told).collect()
+    }
+
+    /// What is to be told, to be [given back](Book::not_told) if telling fails.
+    pub fn take_dirty(&mut self) -> BTreeSet<Item> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Telling failed.
+    pub fn not_told(&mut self, items: BTreeSet<Item>) {
+        self.dirty.extend(items);
+    }
+}
+
+/// How many times longer than usual the whole is compared, in a cluster of so many nodes: twice as long
+/// for each doubling beyond 128, so that the servers' work stays bounded.
+pub fn scale(nodes: usize) -> u32 {
+    const THRESHOLD: u64 = 128;
+    let nodes = nodes as u64;
+    if nodes <= THRESHOLD {
+        return 1;
+    }
+    // ceil(log2(nodes) - log2(128)) + 1
+    nodes.div_ceil(THRESHOLD).next_power_of_two().ilog2() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Command, Request, RequestId, State, query::Asked};
+    use crate::state::catalog::OneNode;
+    use proptest::prelude::*;
+
+    fn node() -> NodeInfo {
+        NodeInfo { name: "me".into(), address: "10.0.0.1".into(), ..NodeInfo::default() }
+    }
+
+    fn service(id: &str, tag: &str) -> ServiceInfo {
+        ServiceInfo { id: id.into(), name: id.into(), tags: vec![tag.into()], weights: (1, 1), ..Default::default() }
+    }
+
+    fn definition(id: &str, service_id: &str) -> Definition {
+        Definition {
+            id: id.into(),
+            name: id.into(),
+            notes: String::new(),
+            service_id: service_id.into(),
+            initial: Status::Critical,
+            probe: Some(Probe::Ttl(Duration::from_secs(1))),
+            interval: Duration::ZERO,
+            timeout: Duration::ZERO,
+            deregister_after: Some(Duration::from_secs(60)),
+            success_before_passing: 0,
+            failures_before_critical: 0,
+        }
+    }
+
+    #[test]
+    fn the_interval_grows_with_the_cluster() {
+        for (nodes, expected) in [(1, 1), (128, 1), (129, 2), (256, 2), (257, 3), (512, 3), (513, 4), (1024, 4)] {
+            assert_eq!(scale(nodes), expected, "{nodes}");
+        }
+    }
+
+    #[test]
+    fn thresholds_are_counted_in_a_row() {
+        let mut book = Book::default();
+        let of = Definition { success_before_passing: 2, failures_before_critical: 2, ..definition("c", "") };
+        book.set_check(of, Instant(0)).unwrap();
+        let mut after = |status: Status| {
+            book.found("c", status, String::new(), Instant(0));
+            book.checks()["c"].status
+        };
+        use Status::{Critical, Passing};
+        let seen: Vec<Status> =
+            [Passing, Critical, Passing, Passing, Critical, Passing, Critical, Critical].into_iter().map(&mut after).collect();
+        assert_eq!(seen, [Critical, Critical, Critical, Passing, Passing, Passing, Passing, Critical]);
+    }
+
+    #[test]
+    fn a_service_that_is_critical_for_too_long_is_overdue() {
+        let mut book = Book::default();
+        book.set_service(service("web", "a"));
+        book.set_check(definition("c", "web"), Instant(0)).unwrap();
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        assert!(book.overdue(at(60)).is_empty());
+        book.tell("c", Status::Passing, "fine".into(), at(61)).unwrap();
+        book.tell("c", Status::Critical, "bad".into(), at(70)).unwrap();
+        assert!(book.overdue(at(130)).is_empty());
+        assert_eq!(book.overdue(at(131)), BTreeSet::from(["web".to_owned()]));
+    }
+
+    #[test]
+    fn output_is_cut_between_characters() {
+        assert_eq!(cut("é".repeat(MAX_OUTPUT)).len(), MAX_OUTPUT);
+        assert_eq!(cut(format!("x{}", "é".repeat(MAX_OUTPUT))).len(), MAX_OUTPUT - 1);
+    }
+
+    /// The catalog's view of this node after these commands.
+    fn written(state: &mut State, plan: Vec<CatalogCommand>) -> Option<WholeNode> {
+        for command in plan {
+            let index = state.applied() + 1;
+            let id = RequestId { origin: 1, number: index };
+            let outcome = state.apply(index, &Request { id, done_below: 0, command: Command::Catalog(command) });
+            assert!(outcome.is_done(), "{outcome:?}");
+        }
+        OneNode { node: "me".into(), checks: true }.ask(state).value
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happened_the_catalog_comes_to_say_what_is_so(
+            steps in prop::collection::vec((0u8..5, 0usize..3, 0usize..3, any::<bool>()), 0..40),
+            others in prop::collection::vec((0usize..4, 0usize..3), 0..4),
+        ) {
+            let ids = ["a", "b", "c", "d"];
+            let mut book = Book::default();
+            let mut state = State::default();
+            for (step, id, other, sync) in steps {
+                let (id, other) = (ids[id], ids[other]);
+                match step {
+                    0 => book.set_service(service(id, other)),
+                    1 => drop(book.remove_service(id)),
+                    2 => drop(book.set_check(definition(id, other), Instant(0))),
+                    3 => drop(book.remove_check(id)),
+                    _ => drop(book.tell(id, Status::Passing, other.into(), Instant(1))),
+                }
+                if sync {
+                    let plan = book.partial_plan(&node());
+                    book.take_dirty();
+                    written(&mut state, plan);
+                }
+            }
+            // Somebody else writes under this node's name.
+            for (id, tag) in others {
+                let plan = Book { services: BTreeMap::from([(ids[id].into(), service(ids[id], ids[tag]))]), ..Book::default() };
+                written(&mut state, vec![plan.register_service(&node(), &plan.services[ids[id]])]);
+            }
+            let remote = OneNode { node: "me".into(), checks: true }.ask(&state).value;
+            let plan = book.full_plan(&node(), remote.as_ref());
+            let whole = written(&mut state, plan).expect("the node is there");
+            let services: Vec<ServiceInfo> = whole.services.into_iter().map(|row| row.info).collect();
+            prop_assert_eq!(services, book.services.values().cloned().collect::<Vec<_>>());
+            let checks: Vec<CheckInfo> = whole.checks.into_iter().map(|row| row.check.info).collect();
+            prop_assert_eq!(checks, book.checks.values().map(OwnCheck::info).collect::<Vec<_>>());
+            // And then there is nothing more to say.
+            let remote = OneNode { node: "me".into(), checks: true }.ask(&state).value;
+            prop_assert_eq!(book.full_plan(&node(), remote.as_ref()), vec![]);
+        }
+    }
+}

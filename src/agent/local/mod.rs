@@ -1,0 +1,378 @@
+//! This agent's own services and checks, and keeping the catalog true to them (anti-entropy).
+//!
+//! * [`book`]: what there is, as plain data, and what the catalog must be told.
+//! * [`probe`]: looking once.
+//! * [`Local`]: the tasks around both. Each check that looks has a task; one task tells the catalog.
+//!
+//! A change is told at once. Every minute, longer in large clusters, all of it is compared with what the
+//! catalog holds, and what differs is put right: the agent is the source of truth for its own node. If that
+//! fails it is tried again after 15 to 30 seconds, and as soon as a server turns up. (Consul, whose pace
+//! this is, waits out that time too when it was paused meanwhile; there is no pause here.)
+//!
+//! Left out: checks by gRPC, Docker and HTTPS. What is registered does not outlive the agent's process yet.
+
+pub mod book;
+pub mod probe;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::Notify;
+
+use crate::env::{AbortOnDrop, Env, Instant, Rng};
+use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
+use crate::state::{Command, Outcome};
+
+use super::{Agent, Consistency, QueryOptions, uuid_of};
+use book::{Book, Definition, Probe, Unknown, scale};
+
+/// How often all is compared in a small cluster.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// How long after a failure it is tried again; up to twice that.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+/// And at most so long after a server turned up.
+const SERVER_UP_WITHIN: Duration = Duration::from_secs(3);
+/// How often services are looked for whose checks have been critical for too long.
+const REAP_EVERY: Duration = Duration::from_secs(30);
+
+/// The check that says that the node is being worked on.
+pub const NODE_MAINTENANCE: &str = "_node_maintenance";
+
+/// The id of the check that says that a service is being worked on.
+pub fn service_maintenance(id: &str) -> String {
+    format!("_service_maintenance:{id}")
+}
+
+/// The agent's services and checks. Clones are the same ones.
+#[derive(Clone)]
+pub struct Local {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    book: Mutex<Book>,
+    /// The tasks of checks that look, and of those whose time runs.
+    looking: Mutex<BTreeMap<String, AbortOnDrop>>,
+    changed: Notify,
+    rng: Mutex<Rng>,
+}
+
+impl Local {
+    /// Nothing yet.
+    pub fn new(env: &Env) -> Local {
+        let rng = Mutex::new(env.rng("local"));
+        let (book, looking, changed) = (Mutex::default(), Mutex::default(), Notify::new());
+        Local { inner: Arc::new(Inner { env: env.clone(), book, looking, changed, rng }) }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Book> {
+        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is now.
+    pub fn book(&self) -> Book {
+        self.locked().clone()
+    }
+
+    /// A time between nothing and `most`, so that agents do not all come at once.
+    fn spread(&self, most: Duration) -> Duration {
+        most.mul_f64(self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner).random())
+    }
+
+    /// Registers a service with its checks. With `replace`, its other checks go.
+    ///
+    /// # Errors
+    /// When a check is of another service that is not there.
+    pub fn register(
+        &self,
+        agent: &Agent,
+        service: ServiceInfo,
+        checks: Vec<Definition>,
+        replace: bool,
+    ) -> Result<(), Unknown> {
+        let mut gone = Vec::new();
+        {
+            let mut book = self.locked();
+            if replace {
+                let kept = |id: &str| checks.iter().any(|check| check.id == id);
+                let own = book.checks().values().filter(|check| check.definition.service_id == service.id);
+                gone = own.map(|check| check.definition.id.clone()).filter(|id| !kept(id)).collect();
+                for id in &gone {
+                    book.remove_check(id)?;
+                }
+            }
+            book.set_service(service);
+        }
+        for id in gone {
+            self.stop_looking(&id);
+        }
+        for check in checks {
+            self.register_check(agent, check)?;
+        }
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    /// Removes a service with its checks.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn deregister(&self, id: &str) -> Result<(), Unknown> {
+        let checks = self.locked().remove_service(id)?;
+        for check in checks {
+            self.stop_looking(&check);
+        }
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    /// Registers a check, and begins to look.
+    ///
+    /// # Errors
+    /// When its service is not there.
+    pub fn register_check(&self, agent: &Agent, definition: Definition) -> Result<(), Unknown> {
+        let env = &self.inner.env;
+        self.locked().set_check(definition.clone(), env.now())?;
+        let id = definition.id.clone();
+        self.stop_looking(&id);
+        let task = match definition.probe.clone() {
+            None => None,
+            Some(Probe::Ttl(ttl)) => Some(env.spawn(self.clone().expire(id.clone(), ttl))),
+            Some(Probe::Alias { node, service }) => {
+                Some(env.spawn(self.clone().follow(agent.clone(), id.clone(), node, service)))
+            }
+            Some(probe) => Some(env.spawn(self.clone().look(agent.clone(), definition, probe))),
+        };
+        if let Some(task) = task {
+            self.looking().insert(id, task.abort_on_drop());
+        }
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    /// Removes a check.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn deregister_check(&self, id: &str) -> Result<(), Unknown> {
+        self.locked().remove_check(id)?;
+        self.stop_looking(id);
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    /// Tells a check how things are; its time starts again.
+    ///
+    /// # Errors
+    /// When there is none that is told.
+    pub fn tell(&self, id: &str, status: Status, output: String) -> Result<(), Unknown> {
+        let ttl = {
+            let mut book = self.locked();
+            book.tell(id, status, output, self.inner.env.now())?;
+            match book.checks().get(id).and_then(|check| check.definition.probe.as_ref()) {
+                Some(Probe::Ttl(ttl)) => Some(*ttl),
+                _ => None,
+            }
+        };
+        if let Some(ttl) = ttl {
+            let task = self.inner.env.spawn(self.clone().expire(id.to_owned(), ttl));
+            self.looking().insert(id.to_owned(), task.abort_on_drop());
+        }
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    fn looking(&self) -> MutexGuard<'_, BTreeMap<String, AbortOnDrop>> {
+        self.inner.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop_looking(&self, id: &str) {
+        self.looking().remove(id);
+    }
+
+    fn found(&self, id: &str, status: Status, output: String) {
+        let dirty = {
+            let mut book = self.locked();
+            book.found(id, status, output, self.inner.env.now());
+            book.is_dirty()
+        };
+        if dirty {
+            self.inner.changed.notify_one();
+        }
+    }
+
+    /// Says critical once the time is over. Whoever tells the check anything replaces this task.
+    async fn expire(self, id: String, ttl: Duration) {
+        self.inner.env.sleep(ttl).await;
+        let last = self.locked().checks().get(&id).map(|check| check.output.clone()).unwrap_or_default();
+        self.found(&id, Status::Critical, format!("TTL expired (last output before timeout follows): {last}"));
+    }
+
+    /// Looks again and again.
+    async fn look(self, agent: Agent, definition: Definition, probe: Probe) {
+        let env = self.inner.env.clone();
+        env.sleep(self.spread(definition.interval)).await;
+        let mut ticks = env.interval(definition.interval);
+        loop {
+            let found = probe::look(&env, agent.process(), &probe, definition.timeout).await;
+            if let Some((status, output)) = found {
+                self.found(&definition.id, status, output);
+            }
+            ticks.tick().await;
+        }
+    }
+
+    /// Says what the checks of another service say.
+    async fn follow(self, agent: Agent, id: String, node: Option<String>, service: String) {
+        let env = self.inner.env.clone();
+        let mut index = 0;
+        loop {
+            let own = agent.local_member().name;
+            let node = node.clone().unwrap_or(own);
+            let options =
+                QueryOptions { consistency: Consistency::Default, min_index: index, wait: COMPARE_EVERY };
+            match agent.query(options, &OneNode { node: node.clone(), checks: true }).await {
+                Ok(answer) => {
+                    index = answer.index;
+                    let whole = answer.value.filter(|whole| {
+                        service.is_empty() || whole.services.iter().any(|row| row.info.id == service)
+                    });
+                    let status = whole.map(|whole| {
+                        let of = whole.checks.iter().map(|row| &row.check.info);
+                        let of = of.filter(|check| {
+                            (check.service_id.is_empty() || check.service_id == service) && check.id != id
+                        });
+                        of.map(|check| check.status).max().unwrap_or(Status::Passing)
+                    });
+                    match status {
+                        Some(status) => self.found(&id, status, format!("All checks of the target: {status}")),
+                        None => {
+                            let text = format!("node {node:?} has no service {service:?}");
+                            self.found(&id, Status::Critical, text);
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.found(&id, Status::Critical, error.to_string());
+                    env.sleep(RETRY_AFTER).await;
+                }
+            }
+            if index == 0 {
+                env.sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Removes services whose checks have been critical for longer than they allow.
+    pub async fn reap(self) {
+        let mut ticks = self.inner.env.interval(REAP_EVERY);
+        loop {
+            ticks.tick().await;
+            let overdue = self.locked().overdue(self.inner.env.now());
+            for id in overdue {
+                tracing::info!(service = id, "critical for too long: deregistered");
+                // Gone by itself meanwhile is as well.
+                let _ = self.deregister(&id);
+            }
+        }
+    }
+
+    // ---- telling the catalog ----
+
+    /// Keeps the catalog true.
+    pub async fn keep_true(self, agent: Agent) {
+        let env = self.inner.env.clone();
+        loop {
+            let compared = self.compare(&agent).await;
+            let mut due: Instant = match &compared {
+                Ok(()) => {
+                    let every = COMPARE_EVERY * scale(agent.members().len());
+                    env.now() + every + self.spread(every / 16)
+                }
+                Err(reason) => {
+                    tracing::debug!(reason, "the catalog could not be compared");
+                    env.now() + RETRY_AFTER + self.spread(RETRY_AFTER)
+                }
+            };
+            let mut failed = compared.is_err();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.inner.changed.notified(), if !failed => {
+                        if let Err(reason) = self.tell_changes(&agent).await {
+                            tracing::debug!(reason, "the catalog could not be told");
+                            failed = true;
+                            due = due.min(env.now() + RETRY_AFTER + self.spread(RETRY_AFTER));
+                        }
+                    }
+                    () = agent.server_came(), if failed => {
+                        env.sleep(self.spread(SERVER_UP_WITHIN)).await;
+                        break;
+                    }
+                    () = env.sleep_until(due) => break,
+                }
+            }
+        }
+    }
+
+    /// Compares everything, and puts right what differs.
+    async fn compare(&self, agent: &Agent) -> Result<(), String> {
+        let node = agent.node_info();
+        let options = QueryOptions::now(Consistency::Default);
+        let whole = agent.query(options, &OneNode { node: node.name.clone(), checks: true }).await;
+        let whole = whole.map_err(|error| error.to_string())?.value;
+        let (plan, dirty) = {
+            let mut book = self.locked();
+            (book.full_plan(&node, whole.as_ref()), book.take_dirty())
+        };
+        let told = self.write_all(agent, plan).await;
+        if told.is_err() {
+            self.locked().not_told(dirty);
+        }
+        told
+    }
+
+    /// Tells what changed.
+    async fn tell_changes(&self, agent: &Agent) -> Result<(), String> {
+        let node = agent.node_info();
+        let (plan, dirty) = {
+            let mut book = self.locked();
+            (book.partial_plan(&node), book.take_dirty())
+        };
+        let told = self.write_all(agent, plan).await;
+        if told.is_err() {
+            self.locked().not_told(dirty);
+        }
+        told
+    }
+
+    async fn write_all(&self, agent: &Agent, plan: Vec<crate::state::CatalogCommand>) -> Result<(), String> {
+        for command in plan {
+            let told = command.to_string();
+            match agent.write(Command::Catalog(command)).await {
+                Ok(Outcome::Refused { refusal, .. }) => return Err(format!("{told}: {refusal}")),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{told}: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the catalog has this agent's node.
+pub fn node_info(agent: &Agent) -> NodeInfo {
+    let member = agent.local_member();
+    let address = member.addr.ip().to_string();
+    let names: &[&str] =
+        if member.addr.is_ipv4() { &["lan", "lan_ipv4", "wan", "wan_ipv4"] } else { &["lan", "lan_ipv6", "wan", "wan_ipv6"] };
+    NodeInfo {
+        name: member.name,
+        id: uuid_of(member.node_id),
+        tagged_addresses: names.iter().map(|name| ((*name).to_owned(), address.clone())).collect(),
+        address,
+        meta: BTreeMap::from([("consul-network-segment".to_owned(), String::new())]),
+    }
+}

@@ -1,0 +1,146 @@
+//! Looking: one probe, and what it found.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, Request, Uri, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use crate::agent::process::Process;
+use crate::env::Env;
+use crate::state::catalog::Status;
+
+use super::book::{MAX_OUTPUT, Probe};
+
+/// What a probe found, and what there is to say about it.
+pub type Finding = (Status, String);
+
+fn critical(reason: impl std::fmt::Display) -> Finding {
+    (Status::Critical, reason.to_string())
+}
+
+/// Looks once. Probes that are told, or look at other checks, are not looked at here: none for them.
+pub async fn look(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    probe: &Probe,
+    timeout: Duration,
+) -> Option<Finding> {
+    let looking = async {
+        match probe {
+            Probe::Http { url, method, headers, body } => Some(http(env, process, url, method, headers, body).await),
+            Probe::Tcp(address) => Some(match tcp(env, process, address).await {
+                Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
+                Err(reason) => critical(format!("TCP connect {address}: {reason}")),
+            }),
+            Probe::Script(command) => Some(script(process, command, timeout).await),
+            Probe::Ttl(_) | Probe::Alias { .. } => None,
+        }
+    };
+    match env.timeout(timeout, looking).await {
+        Ok(found) => found,
+        Err(_) => Some(critical(format!("nothing within {timeout:?}"))),
+    }
+}
+
+/// The addresses of `host:port`.
+async fn resolve(process: Option<&Arc<dyn Process>>, host: &str, port: u16) -> Result<SocketAddr, String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    if bare.eq_ignore_ascii_case("localhost") {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    match process {
+        Some(process) => process.resolve(bare, port).await,
+        None => Err(format!("cannot look up {bare:?} here: use an IP address")),
+    }
+}
+
+async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Result<(), String> {
+    let (host, port) = address.rsplit_once(':').ok_or("want HOST:PORT")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+    let addr = resolve(process, host, port).await?;
+    env.network().connect(addr).await.map(drop).map_err(|error| error.to_string())
+}
+
+async fn http(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    url: &str,
+    method: &str,
+    headers: &[(String, String)],
+    body: &str,
+) -> Finding {
+    match exchange(env, process, url, method, headers, body).await {
+        Err(reason) => critical(reason),
+        Ok((code, text)) => {
+            let status = match code {
+                200..=299 => Status::Passing,
+                429 => Status::Warning,
+                _ => Status::Critical,
+            };
+            (status, format!("HTTP {method} {url}: {code} Output: {text}"))
+        }
+    }
+}
+
+async fn exchange(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    url: &str,
+    method: &str,
+    headers: &[(String, String)],
+    body: &str,
+) -> Result<(u16, String), String> {
+    let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
+    let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?;
+    let addr = resolve(process, host, uri.port_u16().unwrap_or(80)).await?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
+    let mut request = Request::builder().method(method).uri(path);
+    let named = |name: &str| headers.iter().any(|(found, _)| found.eq_ignore_ascii_case(name));
+    if !named("host") {
+        request = request.header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()));
+    }
+    if !named("user-agent") {
+        request = request.header(header::USER_AGENT, "driftline health check");
+    }
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| error.to_string())?;
+    let stream = env.network().connect(addr).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    // It ends with this probe, whatever the other side does.
+    let _connection = env.spawn(async move { drop(connection.await) }).abort_on_drop();
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let code = response.status().as_u16();
+    // A longer body is no reason to fail: its beginning is all that is kept.
+    let mut body = Limited::new(response.into_body(), 64 * MAX_OUTPUT);
+    let mut text = Vec::new();
+    while text.len() < MAX_OUTPUT {
+        match body.frame().await {
+            Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Some(Err(_)) | None => break,
+        }
+    }
+    text.truncate(MAX_OUTPUT);
+    Ok((code, String::from_utf8_lossy(&text).into_owned()))
+}
+
+async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout: Duration) -> Finding {
+    let Some(process) = process else { return critical("no programs can be run here") };
+    match process.run(command, timeout).await {
+        Err(reason) => critical(reason),
+        Ok((Some(0), output)) => (Status::Passing, output),
+        Ok((Some(1), output)) => (Status::Warning, output),
+        Ok((_, output)) => (Status::Critical, output),
+    }
+}

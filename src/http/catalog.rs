@@ -1,0 +1,338 @@
+//! `/v1/catalog/…`: nodes and services, whoever registered them.
+//!
+//! Agents register their own; what is written here under an agent's node is put right by that agent when
+//! it next compares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::catalog::{
+    CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, ServiceInfo, ServiceInstances, Status,
+    has_meta,
+};
+use crate::state::{CatalogCommand, Command, Outcome, Refusal};
+
+use super::decode::{self, Labels, ServiceAddress};
+use super::filter::Filter;
+use super::params::Params;
+use super::reply::{self, Failure, Reply};
+use super::wire::{CatalogService, Node, Service};
+use super::{Api, Call};
+
+/// A service in a request.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct ServiceBody {
+    kind: String,
+    id: String,
+    // `Service` in the catalog, `Name` at the agent.
+    service: String,
+    name: String,
+    tags: Vec<String>,
+    address: String,
+    port: u16,
+    meta: Labels,
+    taggedaddresses: BTreeMap<String, ServiceAddress>,
+    weights: WeightsBody,
+    enabletagoverride: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct WeightsBody {
+    passing: u32,
+    warning: u32,
+}
+
+impl Default for WeightsBody {
+    fn default() -> WeightsBody {
+        WeightsBody { passing: 1, warning: 1 }
+    }
+}
+
+impl ServiceBody {
+    /// What it means. An id that is not given is the name.
+    pub fn info(self) -> ServiceInfo {
+        let name = if self.service.is_empty() { self.name } else { self.service };
+        let addresses = self.taggedaddresses.into_iter();
+        ServiceInfo {
+            id: if self.id.is_empty() { name.clone() } else { self.id },
+            name,
+            tags: self.tags,
+            address: self.address,
+            port: self.port,
+            meta: self.meta,
+            tagged_addresses: addresses.map(|(name, at)| (name, (at.address, at.port))).collect(),
+            weights: (self.weights.passing, self.weights.warning),
+            enable_tag_override: self.enabletagoverride,
+            kind: self.kind,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct CheckBody {
+    checkid: String,
+    id: String,
+    name: String,
+    status: String,
+    notes: String,
+    output: String,
+    serviceid: String,
+    r#type: String,
+}
+
+impl CheckBody {
+    fn info(self, service: Option<&ServiceInfo>) -> Result<CheckInfo, Failure> {
+        let word = if self.status.is_empty() { "critical" } else { &self.status };
+        let status = Status::of_word(word)
+            .ok_or_else(|| Failure::bad_request(format!("Invalid check status: {word:?}")))?;
+        let id = [self.checkid, self.id, self.name.clone()].into_iter().find(|id| !id.is_empty());
+        let id = id.unwrap_or_default();
+        let name = if self.name.is_empty() { id.clone() } else { self.name };
+        let service_id = match service {
+            Some(service) if self.serviceid.is_empty() => service.id.clone(),
+            _ => self.serviceid,
+        };
+        Ok(CheckInfo {
+            id,
+            name,
+            status,
+            notes: self.notes,
+            output: self.output,
+            service_id,
+            kind: self.r#type,
+            interval: String::new(),
+            timeout: String::new(),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct RegisterBody {
+    id: String,
+    node: String,
+    address: String,
+    datacenter: String,
+    taggedaddresses: Labels,
+    nodemeta: Labels,
+    service: Option<ServiceBody>,
+    check: Option<CheckBody>,
+    checks: Vec<CheckBody>,
+    skipnodeupdate: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct DeregisterBody {
+    node: String,
+    datacenter: String,
+    serviceid: String,
+    checkid: String,
+}
+
+fn same_datacenter(api: &Api, named: &str) -> Result<(), Failure> {
+    if named.is_empty() || named == api.agent.config().datacenter {
+        Ok(())
+    } else {
+        Err(Failure::refused("No path to datacenter"))
+    }
+}
+
+/// Sends a change of the catalog, and tells what came of it.
+pub async fn change(api: &Api, command: CatalogCommand) -> Result<(), Failure> {
+    match api.agent.write(Command::Catalog(command)).await? {
+        Outcome::Done { .. } | Outcome::Answered { .. } | Outcome::ConditionFailed { .. } => Ok(()),
+        Outcome::Refused { refusal, .. } => Err(match refusal {
+            Refusal::NotFound(text) | Refusal::Invalid(text) => Failure::refused(text),
+        }),
+        Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
+    }
+}
+
+/// Registers a node, a service, checks.
+pub async fn register(api: Arc<Api>, call: Call) -> Reply {
+    let pretty = call.params.pretty();
+    let bytes = api.read_body(call.body).await?;
+    let body: RegisterBody = decode::body(&bytes)?;
+    same_datacenter(&api, &body.datacenter)?;
+    if body.node.is_empty() || body.address.is_empty() {
+        return Err(Failure::bad_request("Must provide node and address"));
+    }
+    let service = body.service.map(ServiceBody::info);
+    if service.as_ref().is_some_and(|service| service.name.is_empty()) {
+        return Err(Failure::bad_request("Must provide service name with ID"));
+    }
+    let checks = body.check.into_iter().chain(body.checks);
+    let checks = checks.map(|check| check.info(service.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let node = NodeInfo {
+        name: body.node,
+        id: body.id,
+        address: body.address,
+        tagged_addresses: body.taggedaddresses,
+        meta: body.nodemeta,
+    };
+    let skip_node_update = body.skipnodeupdate;
+    change(&api, CatalogCommand::Register { node, skip_node_update, service, checks }).await?;
+    reply::json(&true, pretty)
+}
+
+/// Removes a node, a service, or a check.
+pub async fn deregister(api: Arc<Api>, call: Call) -> Reply {
+    let pretty = call.params.pretty();
+    let bytes = api.read_body(call.body).await?;
+    let body: DeregisterBody = decode::body(&bytes)?;
+    same_datacenter(&api, &body.datacenter)?;
+    let node = body.node;
+    if node.is_empty() {
+        return Err(Failure::bad_request("Must provide node"));
+    }
+    let command = match (body.serviceid, body.checkid) {
+        (id, _) if !id.is_empty() => CatalogCommand::DeregisterService { node, id },
+        (_, id) if !id.is_empty() => CatalogCommand::DeregisterCheck { node, id },
+        _ => CatalogCommand::DeregisterNode { node },
+    };
+    change(&api, command).await?;
+    reply::json(&true, pretty)
+}
+
+/// The one datacenter there is.
+pub async fn datacenters(api: Arc<Api>, call: Call) -> Reply {
+    reply::json(&[&api.agent.config().datacenter], call.params.pretty())
+}
+
+/// `?node-meta=key:value`, as often as wanted.
+pub fn node_meta(params: &Params) -> Labels {
+    let pairs = params.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// All nodes.
+pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
+    let params = &call.params;
+    let options = params.query_options(|| api.spread())?;
+    let filter = Filter::of(params)?;
+    let answer = api.agent.query(options, &CatalogNodes).await?;
+    let wanted = node_meta(params);
+    let datacenter = api.agent.config().datacenter.clone();
+    let nodes = answer.value.iter().filter(|row| has_meta(&row.info.meta, &wanted));
+    let nodes = Filter::choose(&filter, nodes.map(|row| Node::new(row, &datacenter)).collect())?;
+    let response = reply::json(&nodes, params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// The names of all services, with their tags.
+pub async fn services(api: Arc<Api>, call: Call) -> Reply {
+    let params = &call.params;
+    let options = params.query_options(|| api.spread())?;
+    let answer = api.agent.query(options, &CatalogServices { node_meta: node_meta(params) }).await?;
+    let response = reply::json(&answer.value, params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// Whether an instance has every tag that the request names.
+pub fn tagged(params: &Params, tags: &[String]) -> bool {
+    params.all("tag").filter(|tag| !tag.is_empty()).all(|wanted| tags.iter().any(|tag| tag == wanted))
+}
+
+/// The instances of a service.
+pub async fn service(api: Arc<Api>, call: Call) -> Reply {
+    let service = call.tail("/v1/catalog/service/")?;
+    instances(&api, &call.params, service).await
+}
+
+/// As [`service`], of those that are in the mesh: there is none.
+pub async fn connect(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let service = call.tail("/v1/catalog/connect/")?;
+    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
+    let response = reply::json(&[(); 0], call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+async fn instances(api: &Api, params: &Params, service: String) -> Reply {
+    if service.is_empty() {
+        return Err(Failure::bad_request("Missing service name"));
+    }
+    let options = params.query_options(|| api.spread())?;
+    let filter = Filter::of(params)?;
+    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
+    let wanted = node_meta(params);
+    let datacenter = api.agent.config().datacenter.clone();
+    let found = answer.value.iter().filter(|instance| {
+        has_meta(&instance.node.info.meta, &wanted) && tagged(params, &instance.service.info.tags)
+    });
+    let found = found.map(|instance| CatalogService::new(instance, &datacenter)).collect();
+    let response = reply::json(&Filter::choose(&filter, found)?, params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeAndServices {
+    node: Node,
+    services: BTreeMap<String, Service>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeAndServiceList {
+    node: Node,
+    services: Vec<Service>,
+}
+
+/// A node and its services by id; `null` if there is no such node.
+pub async fn node(api: Arc<Api>, call: Call) -> Reply {
+    of_node(&api, &call, "/v1/catalog/node/", |node, services| {
+        let services = services.into_iter().map(|service| (service.id.clone(), service)).collect();
+        serde_json::to_value(NodeAndServices { node, services })
+    })
+    .await
+}
+
+/// A node and its services in a list; `null` if there is no such node.
+pub async fn node_services(api: Arc<Api>, call: Call) -> Reply {
+    of_node(&api, &call, "/v1/catalog/node-services/", |node, services| {
+        serde_json::to_value(NodeAndServiceList { node, services })
+    })
+    .await
+}
+
+async fn of_node(
+    api: &Api,
+    call: &Call,
+    prefix: &str,
+    shape: impl FnOnce(Node, Vec<Service>) -> serde_json::Result<serde_json::Value>,
+) -> Reply {
+    let node = call.tail(prefix)?;
+    if node.is_empty() {
+        return Err(Failure::bad_request("Missing node name"));
+    }
+    let params = &call.params;
+    let options = params.query_options(|| api.spread())?;
+    let filter = Filter::of(params)?;
+    let answer = api.agent.query(options, &OneNode { node, checks: false }).await?;
+    let shaped = match &answer.value {
+        None => serde_json::Value::Null,
+        Some(whole) => {
+            let services = Filter::choose(&filter, whole.services.iter().map(Service::new).collect())?;
+            shape(Node::new(&whole.node, &api.agent.config().datacenter), services)
+                .map_err(|error| Failure::internal(format!("cannot encode the answer: {error}")))?
+        }
+    };
+    let response = reply::json(&shaped, params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// The services behind a gateway: there are no gateways.
+pub async fn gateway_services(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let service = call.tail("/v1/catalog/gateway-services/")?;
+    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
+    let response = reply::json(&[(); 0], call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}

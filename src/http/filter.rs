@@ -1,0 +1,469 @@
+//! `?filter=…`: expressions that choose among the entries of a list, as Consul's (go-bexpr).
+//!
+//! ```text
+//! Meta.env == "prod" and not (ServiceName matches "^db" or Tags is empty)
+//! ```
+//!
+//! An expression is judged on an entry as it goes out: a selector is a path through its JSON. A name that
+//! an entry's type does not have is an error; one that is missing in labels only does not match. A list
+//! of other entries cannot be selected through.
+//!
+//! Deliberately bounded: the expression's length, its depth, and the size of its regular expressions.
+
+use std::iter::Peekable;
+use std::str::CharIndices;
+
+use regex::{Regex, RegexBuilder};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::params::Params;
+use super::reply::Failure;
+
+const MAX_BYTES: usize = 8 * 1024;
+const MAX_DEPTH: usize = 64;
+const MAX_REGEX_BYTES: usize = 256 * 1024;
+
+/// Under these, names are the user's, and one that is missing is no mistake.
+const LABELS: [&str; 6] =
+    ["Meta", "NodeMeta", "ServiceMeta", "TaggedAddresses", "ServiceTaggedAddresses", "Proxy"];
+
+/// A filter.
+#[derive(Clone, Debug)]
+pub struct Filter(Node);
+
+#[derive(Clone, Debug)]
+enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Not(Box<Node>),
+    Test { path: Vec<String>, test: Test },
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Equals(String),
+    Contains(String),
+    Matches(Regex),
+    IsEmpty,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    /// A bare word: a keyword, a selector, or a value.
+    Word(String),
+    /// A quoted value.
+    Text(String),
+    /// `==`, `!=`, a bracket, a dot.
+    Sign(&'static str),
+}
+
+fn bad(reason: impl std::fmt::Display) -> Failure {
+    Failure::bad_request(format!("Failed to create boolean expression evaluator: {reason}"))
+}
+
+impl Filter {
+    /// The filter of a request, if it has one.
+    ///
+    /// # Errors
+    /// A 400 that says what is wrong with it.
+    pub fn of(params: &Params) -> Result<Option<Filter>, Failure> {
+        params.text("filter").map(Filter::parse).transpose()
+    }
+
+    fn parse(text: &str) -> Result<Filter, Failure> {
+        if text.len() > MAX_BYTES {
+            return Err(bad(format!("it is longer than {MAX_BYTES} bytes")));
+        }
+        let mut parser = Parser { tokens: tokens(text)?, at: 0 };
+        let node = parser.any(0)?;
+        match parser.next() {
+            None => Ok(Filter(node)),
+            Some(token) => Err(bad(format!("{} is not expected there", shown(&token)))),
+        }
+    }
+
+    /// The entries that pass.
+    ///
+    /// # Errors
+    /// A 400 when the filter names what the entries do not have.
+    pub fn choose<T: Serialize>(filter: &Option<Filter>, entries: Vec<T>) -> Result<Vec<T>, Failure> {
+        let Some(Filter(node)) = filter else { return Ok(entries) };
+        let mut chosen = Vec::new();
+        for entry in entries {
+            let value = serde_json::to_value(&entry)
+                .map_err(|error| Failure::internal(format!("cannot encode an entry: {error}")))?;
+            if node.judge(&value)? {
+                chosen.push(entry);
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+impl Node {
+    fn judge(&self, entry: &Value) -> Result<bool, Failure> {
+        Ok(match self {
+            Node::All(nodes) => {
+                for node in nodes {
+                    if !node.judge(entry)? {
+                        return Ok(false);
+                    }
+                }
+                true
+            }
+            Node::Any(nodes) => {
+                for node in nodes {
+                    if node.judge(entry)? {
+                        return Ok(true);
+                    }
+                }
+                false
+            }
+            Node::Not(node) => !node.judge(entry)?,
+            Node::Test { path, test } => match select(entry, path)? {
+                Some(value) => test.judge(value),
+                // A label that is not there is empty, and equals nothing.
+                None => matches!(test, Test::IsEmpty),
+            },
+        })
+    }
+}
+
+fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Option<&'a Value>, Failure> {
+    let mut value = entry;
+    let mut labels = false;
+    for name in path {
+        match value {
+            Value::Object(fields) => match fields.get(name) {
+                Some(inner) => value = inner,
+                None if labels => return Ok(None),
+                None => return Err(bad(format!("Selector {:?} is not valid", path.join(".")))),
+            },
+            Value::Null => return Ok(None),
+            _ => return Err(bad(format!("Selector {:?} is not valid", path.join(".")))),
+        }
+        labels = LABELS.contains(&name.as_str());
+    }
+    Ok(Some(value))
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null => Some(String::new()),
+        Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+impl Test {
+    fn judge(&self, value: &Value) -> bool {
+        match self {
+            Test::Equals(wanted) => text_of(value).as_ref() == Some(wanted),
+            Test::Contains(wanted) => match value {
+                Value::Array(values) => values.iter().any(|value| text_of(value).as_ref() == Some(wanted)),
+                Value::Object(fields) => fields.contains_key(wanted),
+                value => text_of(value).is_some_and(|text| text.contains(wanted)),
+            },
+            Test::Matches(pattern) => match value {
+                Value::Array(values) => values.iter().filter_map(text_of).any(|text| pattern.is_match(&text)),
+                Value::Object(fields) => fields.keys().any(|name| pattern.is_match(name)),
+                value => text_of(value).is_some_and(|text| pattern.is_match(&text)),
+            },
+            Test::IsEmpty => match value {
+                Value::Array(values) => values.is_empty(),
+                Value::Object(fields) => fields.is_empty(),
+                value => text_of(value).is_none_or(|text| text.is_empty()),
+            },
+        }
+    }
+}
+
+// ---- reading ----
+
+fn tokens(text: &str) -> Result<Vec<Token>, Failure> {
+    let mut found = Vec::new();
+    let mut rest = text.char_indices().peekable();
+    while let Some((at, c)) = rest.next() {
+        match c {
+            c if c.is_whitespace() => {}
+            '(' => found.push(Token::Sign("(")),
+            ')' => found.push(Token::Sign(")")),
+            '[' => found.push(Token::Sign("[")),
+            ']' => found.push(Token::Sign("]")),
+            '.' => found.push(Token::Sign(".")),
+            '=' | '!' => match (c, rest.next()) {
+                ('=', Some((_, '='))) => found.push(Token::Sign("==")),
+                ('!', Some((_, '='))) => found.push(Token::Sign("!=")),
+                _ => return Err(bad(format!("{c:?} at byte {at} begins no operator"))),
+            },
+            '"' | '`' => found.push(Token::Text(quoted(&mut rest, c, at)?)),
+            c if is_word(c) => {
+                let mut word = String::from(c);
+                while let Some((_, c)) = rest.next_if(|(_, c)| is_word(*c)) {
+                    word.push(c);
+                }
+                found.push(Token::Word(word));
+            }
+            c => return Err(bad(format!("{c:?} at byte {at} is not expected"))),
+        }
+    }
+    Ok(found)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '/' | ':' | '~' | '@' | '*' | '+' | '^' | '$')
+}
+
+fn quoted(rest: &mut Peekable<CharIndices<'_>>, quote: char, at: usize) -> Result<String, Failure> {
+    let mut text = String::new();
+    while let Some((_, c)) = rest.next() {
+        match c {
+            c if c == quote => return Ok(text),
+            '\\' if quote == '"' => match rest.next() {
+                Some((_, 'n')) => text.push('\n'),
+                Some((_, 't')) => text.push('\t'),
+                Some((_, c @ ('"' | '\\'))) => text.push(c),
+                // Most often a regular expression's own.
+                Some((_, c)) => text.extend(['\\', c]),
+                None => break,
+            },
+            c => text.push(c),
+        }
+    }
+    Err(bad(format!("the quote at byte {at} is not closed")))
+}
+
+fn shown(token: &Token) -> String {
+    match token {
+        Token::Word(word) => format!("{word:?}"),
+        Token::Text(text) => format!("the text {text:?}"),
+        Token::Sign(sign) => format!("{sign:?}"),
+    }
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Parser {
+    fn next(&mut self) -> Option<Token> {
+        let token = self.tokens.get(self.at).cloned();
+        self.at += 1;
+        token
+    }
+
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.at)
+    }
+
+    /// Takes a word if it is the next.
+    fn word(&mut self, word: &str) -> bool {
+        let is = matches!(self.peek(), Some(Token::Word(found)) if found.eq_ignore_ascii_case(word));
+        self.at += usize::from(is);
+        is
+    }
+
+    fn sign(&mut self, sign: &str) -> bool {
+        let is = matches!(self.peek(), Some(Token::Sign(found)) if *found == sign);
+        self.at += usize::from(is);
+        is
+    }
+
+    fn any(&mut self, depth: usize) -> Result<Node, Failure> {
+        let mut nodes = vec![self.all(depth)?];
+        while self.word("or") {
+            nodes.push(self.all(depth)?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
+    }
+
+    fn all(&mut self, depth: usize) -> Result<Node, Failure> {
+        let mut nodes = vec![self.one(depth)?];
+        while self.word("and") {
+            nodes.push(self.one(depth)?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
+    }
+
+    fn one(&mut self, depth: usize) -> Result<Node, Failure> {
+        if depth == MAX_DEPTH {
+            return Err(bad(format!("it is nested deeper than {MAX_DEPTH}")));
+        }
+        if self.word("not") {
+            return Ok(Node::Not(Box::new(self.one(depth + 1)?)));
+        }
+        if self.sign("(") {
+            let node = self.any(depth + 1)?;
+            return if self.sign(")") { Ok(node) } else { Err(bad("a bracket is not closed")) };
+        }
+        self.test()
+    }
+
+    /// `SELECTOR OPERATOR VALUE`, or `VALUE in SELECTOR`.
+    fn test(&mut self) -> Result<Node, Failure> {
+        // Only what follows tells whether a word is a value or a selector.
+        let start = self.at;
+        let first = self.value();
+        if let Some(value) = first {
+            let not = self.word("not");
+            if self.word("in") {
+                let path = self.selector()?;
+                return Ok(test(path, Test::Contains(value), not));
+            }
+        }
+        self.at = start;
+        let path = self.selector()?;
+        if self.word("is") {
+            let not = self.word("not");
+            return if self.word("empty") {
+                Ok(test(path, Test::IsEmpty, not))
+            } else {
+                Err(bad("after \"is\" comes \"empty\" or \"not empty\""))
+            };
+        }
+        if self.sign("==") {
+            return Ok(test(path, Test::Equals(self.wanted()?), false));
+        }
+        if self.sign("!=") {
+            return Ok(test(path, Test::Equals(self.wanted()?), true));
+        }
+        let not = self.word("not");
+        if self.word("contains") {
+            return Ok(test(path, Test::Contains(self.wanted()?), not));
+        }
+        if self.word("matches") {
+            let pattern = self.wanted()?;
+            let built = RegexBuilder::new(&pattern).size_limit(MAX_REGEX_BYTES).build();
+            let regex = built.map_err(|error| bad(format!("bad regular expression {pattern:?}: {error}")))?;
+            return Ok(test(path, Test::Matches(regex), not));
+        }
+        match self.next() {
+            Some(token) => Err(bad(format!("{} is no operator", shown(&token)))),
+            None => Err(bad(format!("after {:?} there is no operator", path.join(".")))),
+        }
+    }
+
+    fn value(&mut self) -> Option<String> {
+        match self.next()? {
+            Token::Word(word) => Some(word),
+            Token::Text(text) => Some(text),
+            Token::Sign(_) => None,
+        }
+    }
+
+    fn wanted(&mut self) -> Result<String, Failure> {
+        let mut value = self.value().ok_or_else(|| bad("a value is missing"))?;
+        // A number with a fraction, or an address, without quotes.
+        while self.sign(".") {
+            value.push('.');
+            value.push_str(&self.value().ok_or_else(|| bad("a value ends in a dot"))?);
+        }
+        Ok(value)
+    }
+
+    fn selector(&mut self) -> Result<Vec<String>, Failure> {
+        let Some(Token::Word(first)) = self.next() else { return Err(bad("a selector is missing")) };
+        let mut path = vec![first];
+        loop {
+            if self.sign(".") {
+                path.push(self.value().ok_or_else(|| bad("a selector ends in a dot"))?);
+            } else if self.sign("[") {
+                path.push(self.value().ok_or_else(|| bad("nothing stands between \"[\" and \"]\""))?);
+                if !self.sign("]") {
+                    return Err(bad("\"[\" is not closed"));
+                }
+            } else {
+                return Ok(path);
+            }
+        }
+    }
+}
+
+fn test(path: Vec<String>, test: Test, not: bool) -> Node {
+    let node = Node::Test { path, test };
+    if not { Node::Not(Box::new(node)) } else { node }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn judged(text: &str) -> Result<bool, String> {
+        let entry = json!({
+            "ServiceName": "web", "ServicePort": 8080, "ServiceTags": ["v1", "blue"], "Empty": [],
+            "ServiceMeta": {"env": "prod", "a key": "x"}, "Node": "n-1.example", "Flag": true,
+            "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null,
+        });
+        let filter = Filter::parse(text).map_err(|failure| failure.text)?;
+        Filter::choose(&Some(filter), vec![entry])
+            .map(|chosen| chosen.len() == 1)
+            .map_err(|failure| failure.text)
+    }
+
+    #[test]
+    fn expressions_mean_what_they_say() {
+        for (text, expected) in [
+            ("ServiceName == web", true),
+            ("ServiceName == \"web\"", true),
+            ("ServiceName != `web`", false),
+            ("ServicePort == 8080", true),
+            ("Flag == true", true),
+            ("\"v1\" in ServiceTags", true),
+            ("v2 in ServiceTags", false),
+            ("v2 not in ServiceTags", true),
+            ("ServiceTags contains blue", true),
+            ("ServiceTags not contains blue", false),
+            ("Empty is empty and ServiceTags is not empty", true),
+            ("Nothing is empty", true),
+            ("ServiceMeta.env == prod", true),
+            ("ServiceMeta[\"a key\"] == x", true),
+            ("ServiceMeta.missing == x", false),
+            ("ServiceMeta.missing is empty", true),
+            ("env in ServiceMeta", true),
+            ("Node matches \"^n-\\d\\.\"", true),
+            ("Node not matches `^m`", true),
+            ("Node == n-1.example", true),
+            ("Nested.Inner.Name == deep", true),
+            ("not ServiceName == web or Flag == true", true),
+            ("not (ServiceName == web or Flag == true)", false),
+            ("ServiceName == db and Flag == true or Flag == true", true),
+        ] {
+            assert_eq!(judged(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("ServiceName", "no operator"),
+            ("ServiceName = web", "begins no operator"),
+            ("ServiceName == ", "a value is missing"),
+            ("(ServiceName == web", "not closed"),
+            ("ServiceName == \"web", "not closed"),
+            ("ServiceName == web Flag", "not expected"),
+            ("Nonsense == web", "Selector \"Nonsense\" is not valid"),
+            ("ServiceName.Inner == web", "is not valid"),
+            ("Node matches \"(\"", "bad regular expression"),
+            ("== web", "a selector is missing"),
+            ("ServiceTags is full", "\"empty\""),
+            ("{}", "not expected"),
+        ] {
+            let error = judged(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(judged(&"not ".repeat(100)).unwrap_err().contains("nested deeper"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_filter_or_a_mistake(text in "[ a-zA-Z\"`=!().\\[\\]0-9]{0,60}") {
+            let _ = judged(&text);
+        }
+    }
+}

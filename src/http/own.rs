@@ -1,0 +1,502 @@
+//! `/v1/agent/service…`, `/v1/agent/check…`: this agent's own services and checks.
+//!
+//! What is registered here the agent keeps in the catalog: see [`crate::agent::local`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::agent::local::book::{Definition, OwnCheck, Probe, Unknown};
+use crate::agent::local::{NODE_MAINTENANCE, service_maintenance};
+use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
+
+use super::catalog::ServiceBody;
+use super::decode::{self, GoDuration};
+use super::filter::Filter;
+use super::reply::{self, Failure, Reply};
+use super::wire::{Address, Check, Weights};
+use super::{Api, Call};
+
+/// The least time between two looks.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// A service is not taken out sooner than this.
+const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
+const MAINTENANCE_REASON: &str =
+    "Maintenance mode is enabled for this {}, but no reason was provided. This is a default message.";
+
+impl From<Unknown> for Failure {
+    fn from(error: Unknown) -> Failure {
+        Failure::new(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+/// A check in a request.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct CheckBody {
+    id: String,
+    checkid: String,
+    name: String,
+    notes: String,
+    serviceid: String,
+    status: String,
+    ttl: GoDuration,
+    http: String,
+    method: String,
+    header: BTreeMap<String, Vec<String>>,
+    body: String,
+    tcp: String,
+    args: Vec<String>,
+    scriptargs: Vec<String>,
+    script: String,
+    grpc: String,
+    dockercontainerid: String,
+    h2ping: String,
+    udp: String,
+    osservice: String,
+    aliasnode: String,
+    aliasservice: String,
+    interval: GoDuration,
+    timeout: GoDuration,
+    deregistercriticalserviceafter: GoDuration,
+    successbeforepassing: u32,
+    failuresbeforecritical: u32,
+}
+
+impl CheckBody {
+    fn is_empty(&self) -> bool {
+        self.probe().is_ok_and(|probe| probe.is_none()) && self.name.is_empty() && self.status.is_empty()
+    }
+
+    fn probe(&self) -> Result<Option<Probe>, Failure> {
+        let unsupported = [
+            ("GRPC", &self.grpc),
+            ("DockerContainerID", &self.dockercontainerid),
+            ("H2PING", &self.h2ping),
+            ("UDP", &self.udp),
+            ("OSService", &self.osservice),
+            ("Script", &self.script),
+        ];
+        if let Some((name, _)) = unsupported.iter().find(|(_, value)| !value.is_empty()) {
+            let text = format!("{name} checks are not supported: use TTL, HTTP, TCP, Args, or an alias");
+            return Err(Failure::bad_request(text));
+        }
+        let args = if self.args.is_empty() { &self.scriptargs } else { &self.args };
+        let probe = if let Some(ttl) = self.ttl.given() {
+            Probe::Ttl(ttl)
+        } else if !self.http.is_empty() {
+            if !self.http.starts_with("http://") {
+                let text = format!("Invalid HTTP check {:?}: want an address that begins with http://", self.http);
+                return Err(Failure::bad_request(text));
+            }
+            let headers = self.header.iter();
+            Probe::Http {
+                url: self.http.clone(),
+                method: if self.method.is_empty() { "GET".to_owned() } else { self.method.to_uppercase() },
+                headers: headers
+                    .flat_map(|(name, values)| values.iter().map(move |value| (name.clone(), value.clone())))
+                    .collect(),
+                body: self.body.clone(),
+            }
+        } else if !self.tcp.is_empty() {
+            Probe::Tcp(self.tcp.clone())
+        } else if !args.is_empty() {
+            Probe::Script(args.clone())
+        } else if !self.aliasservice.is_empty() || !self.aliasnode.is_empty() {
+            let node = (!self.aliasnode.is_empty()).then(|| self.aliasnode.clone());
+            Probe::Alias { node, service: self.aliasservice.clone() }
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(probe))
+    }
+
+    /// What it means. `default_id` and `default_name` stand for what is not given.
+    fn definition(self, api: &Api, default_id: &str, default_name: &str) -> Result<Definition, Failure> {
+        let probe = self.probe()?.ok_or_else(|| {
+            Failure::bad_request(
+                "Invalid check: must be one of TTL, HTTP, TCP, Args, AliasNode or AliasService types",
+            )
+        })?;
+        if matches!(probe, Probe::Script(_)) && !api.agent.config().enable_script_checks {
+            return Err(Failure::refused(
+                "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' to true",
+            ));
+        }
+        let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
+        let interval = self.interval.given();
+        if looks && interval.is_none() {
+            return Err(Failure::bad_request("Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks"));
+        }
+        let initial = match self.status.as_str() {
+            "" => Status::Critical,
+            word => Status::of_word(word).ok_or_else(|| Failure::bad_request("Bad check status"))?,
+        };
+        let slow = if matches!(probe, Probe::Script(_)) { 30 } else { 10 };
+        let id = [self.checkid, self.id, default_id.to_owned()].into_iter().find(|id| !id.is_empty());
+        let name = if self.name.is_empty() { default_name.to_owned() } else { self.name };
+        Ok(Definition {
+            id: id.unwrap_or_else(|| name.clone()),
+            name,
+            notes: self.notes,
+            service_id: self.serviceid,
+            initial,
+            probe: Some(probe),
+            interval: interval.unwrap_or_default().max(MIN_INTERVAL),
+            timeout: self.timeout.given().unwrap_or(Duration::from_secs(slow)),
+            deregister_after: self
+                .deregistercriticalserviceafter
+                .given()
+                .map(|after| after.max(MIN_DEREGISTER_AFTER)),
+            success_before_passing: self.successbeforepassing,
+            failures_before_critical: self.failuresbeforecritical,
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct Checks {
+    check: Option<CheckBody>,
+    checks: Vec<CheckBody>,
+}
+
+/// Registers a service with its checks.
+pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
+    let bytes = api.read_body(call.body).await?;
+    let body: ServiceBody = decode::body(&bytes)?;
+    let Checks { check, checks } = decode::body(&bytes)?;
+    let service = body.info();
+    if service.name.is_empty() {
+        return Err(Failure::bad_request("Missing service name"));
+    }
+    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+        return Err(Failure::bad_request("Invalid service address"));
+    }
+    let bodies: Vec<CheckBody> = check.into_iter().chain(checks).filter(|check| !check.is_empty()).collect();
+    let several = bodies.len() > 1;
+    let mut definitions = Vec::new();
+    for (number, body) in (1..).zip(bodies) {
+        let id = if several { format!("service:{}:{number}", service.id) } else { format!("service:{}", service.id) };
+        let definition = body.definition(&api, &id, &format!("Service '{}' check", service.name))?;
+        definitions.push(Definition { service_id: service.id.clone(), ..definition });
+    }
+    let replace = call.params.switch("replace-existing-checks");
+    api.agent.local().register(&api.agent, service, definitions, replace)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Removes a service.
+pub async fn deregister_service(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/service/deregister/")?;
+    api.agent.local().deregister(&id)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Registers a check.
+pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
+    let bytes = api.read_body(call.body).await?;
+    let body: CheckBody = decode::body(&bytes)?;
+    if body.name.is_empty() && body.id.is_empty() && body.checkid.is_empty() {
+        return Err(Failure::bad_request("Missing check name"));
+    }
+    let default = if body.name.is_empty() { body.id.clone() } else { body.name.clone() };
+    let definition = body.definition(&api, "", &default)?;
+    if let Err(error) = api.agent.local().register_check(&api.agent, definition) {
+        return Err(Failure::refused(error.to_string()));
+    }
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Removes a check.
+pub async fn deregister_check(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/check/deregister/")?;
+    api.agent.local().deregister_check(&id)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `…/pass/`, `…/warn/`, `…/fail/`: tells a check how things are.
+pub async fn pass(api: Arc<Api>, call: Call) -> Reply {
+    tell(&api, &call, "/v1/agent/check/pass/", Status::Passing)
+}
+
+/// See [`pass`].
+pub async fn warn(api: Arc<Api>, call: Call) -> Reply {
+    tell(&api, &call, "/v1/agent/check/warn/", Status::Warning)
+}
+
+/// See [`pass`].
+pub async fn fail(api: Arc<Api>, call: Call) -> Reply {
+    tell(&api, &call, "/v1/agent/check/fail/", Status::Critical)
+}
+
+fn tell(api: &Api, call: &Call, prefix: &str, status: Status) -> Reply {
+    let id = call.tail(prefix)?;
+    let note = call.params.get("note").unwrap_or_default().to_owned();
+    api.agent.local().tell(&id, status, note)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct UpdateBody {
+    status: String,
+    output: String,
+}
+
+/// Tells a check how things are, in the body.
+pub async fn update(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/check/update/")?;
+    let bytes = api.read_body(call.body).await?;
+    let body: UpdateBody = decode::body(&bytes)?;
+    let status = Status::of_word(&body.status)
+        .ok_or_else(|| Failure::bad_request(format!("Invalid check status: '{}'", body.status)))?;
+    api.agent.local().tell(&id, status, body.output)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// A service as its agent shows it.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Own {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    kind: String,
+    #[serde(rename = "ID")]
+    id: String,
+    service: String,
+    tags: Vec<String>,
+    meta: BTreeMap<String, String>,
+    port: u16,
+    address: String,
+    tagged_addresses: BTreeMap<String, Address>,
+    weights: Weights,
+    enable_tag_override: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_hash: Option<String>,
+    datacenter: String,
+}
+
+impl Own {
+    fn new(service: &ServiceInfo, datacenter: &str) -> Own {
+        let addresses = service.tagged_addresses.iter();
+        Own {
+            kind: service.kind.clone(),
+            id: service.id.clone(),
+            service: service.name.clone(),
+            tags: service.tags.clone(),
+            meta: service.meta.clone(),
+            port: service.port,
+            address: service.address.clone(),
+            tagged_addresses: addresses
+                .map(|(name, (address, port))| (name.clone(), Address { address: address.clone(), port: *port }))
+                .collect(),
+            weights: Weights { passing: service.weights.0, warning: service.weights.1 },
+            enable_tag_override: service.enable_tag_override,
+            content_hash: None,
+            datacenter: datacenter.to_owned(),
+        }
+    }
+
+    /// With a hash of all else.
+    fn hashed(mut self) -> Result<Own, Failure> {
+        let bytes = serde_json::to_vec(&self)
+            .map_err(|error| Failure::internal(format!("cannot encode the service: {error}")))?;
+        self.content_hash = Some(format!("{:016x}", xxh3_64(&bytes)));
+        Ok(self)
+    }
+}
+
+/// This agent's services by id.
+pub async fn services(api: Arc<Api>, call: Call) -> Reply {
+    let filter = Filter::of(&call.params)?;
+    let datacenter = api.agent.config().datacenter.clone();
+    let book = api.agent.local().book();
+    let services = book.services().values().map(|service| Own::new(service, &datacenter)).collect();
+    let services = Filter::choose(&filter, services)?.into_iter().map(|service| (service.id.clone(), service));
+    reply::json(&services.collect::<BTreeMap<_, _>>(), call.params.pretty())
+}
+
+/// One of this agent's services. With `?hash`, waits until it is another than that.
+pub async fn service(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/service/")?;
+    let mut waiting = call.params.clone();
+    // A hash is waited for as an index is.
+    let known = call.params.text("hash").map(str::to_owned);
+    waiting.set("index", if known.is_some() { "1" } else { "0" });
+    let wait = waiting.query_options(|| api.spread())?.wait;
+    let env = api.agent.env().clone();
+    let deadline = env.now() + wait;
+    let datacenter = api.agent.config().datacenter.clone();
+    loop {
+        let changed = api.agent.local().changed();
+        let book = api.agent.local().book();
+        let Some(service) = book.services().get(&id) else {
+            return Err(Failure::new(StatusCode::NOT_FOUND, format!("unknown service ID: {id}")));
+        };
+        let own = Own::new(service, &datacenter).hashed()?;
+        let left = deadline.since(env.now());
+        if own.content_hash != known || left.is_zero() || env.timeout(left, changed).await.is_err() {
+            let mut response = reply::json(&own, call.params.pretty())?;
+            if let Some(hash) = own.content_hash.and_then(|hash| HeaderValue::try_from(hash).ok()) {
+                response.headers_mut().insert(HeaderName::from_static("x-consul-contenthash"), hash);
+            }
+            return Ok(response);
+        }
+    }
+}
+
+fn row(api: &Api, check: &OwnCheck, services: &BTreeMap<String, ServiceInfo>) -> Check {
+    let info = check.info();
+    let service = services.get(&info.service_id);
+    Check::new(&CheckRow {
+        node: api.agent.config().node_name.clone(),
+        service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+        service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
+        check: Row { info, create_index: 0, modify_index: 0 },
+    })
+}
+
+/// This agent's checks by id.
+pub async fn checks(api: Arc<Api>, call: Call) -> Reply {
+    let filter = Filter::of(&call.params)?;
+    let book = api.agent.local().book();
+    let checks = book.checks().values().map(|check| row(&api, check, book.services())).collect();
+    let checks = Filter::choose(&filter, checks)?.into_iter().map(|check| (check.check_id.clone(), check));
+    reply::json(&checks.collect::<BTreeMap<_, _>>(), call.params.pretty())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health {
+    aggregated_status: &'static str,
+    service: Own,
+    checks: Vec<Check>,
+}
+
+/// The status code that stands for how a service fares.
+fn code(status: Status) -> StatusCode {
+    match status {
+        Status::Passing => StatusCode::OK,
+        Status::Warning => StatusCode::TOO_MANY_REQUESTS,
+        Status::Critical => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn health(api: &Api, call: &Call, wanted: impl Fn(&ServiceInfo) -> bool, many: bool) -> Reply {
+    let book = api.agent.local().book();
+    let datacenter = api.agent.config().datacenter.clone();
+    let text = call.params.get("format") == Some("text");
+    let mut worst = Status::Passing;
+    let mut found = Vec::new();
+    for service in book.services().values().filter(|service| wanted(service)) {
+        // A check of the node speaks for all that is on it.
+        let status = book.worst_of(&service.id).max(book.worst_of(""));
+        worst = worst.max(status);
+        let own = book.checks().values().filter(|check| {
+            check.definition.service_id == service.id || check.definition.service_id.is_empty()
+        });
+        found.push(Health {
+            aggregated_status: status.word(),
+            service: Own::new(service, &datacenter),
+            checks: own.map(|check| row(api, check, book.services())).collect(),
+        });
+    }
+    if found.is_empty() {
+        let mut response = if text {
+            reply::text(StatusCode::NOT_FOUND, "ServiceName not found")
+        } else if many {
+            reply::json(&found, call.params.pretty())?
+        } else {
+            reply::json(&(), call.params.pretty())?
+        };
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(response);
+    }
+    let mut response: Response = if text {
+        reply::text(StatusCode::OK, worst.word())
+    } else if many {
+        reply::json(&found, call.params.pretty())?
+    } else {
+        reply::json(&found[0], call.params.pretty())?
+    };
+    *response.status_mut() = code(worst);
+    Ok(response)
+}
+
+/// How this agent's instances of a service fare.
+pub async fn health_by_name(api: Arc<Api>, call: Call) -> Reply {
+    let name = call.tail("/v1/agent/health/service/name/")?;
+    health(&api, &call, |service| service.name == name, true)
+}
+
+/// How one of this agent's services fares.
+pub async fn health_by_id(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/health/service/id/")?;
+    health(&api, &call, |service| service.id == id, false)
+}
+
+/// Whether `?enable` says yes.
+fn enable(call: &Call) -> Result<bool, Failure> {
+    match call.params.get("enable") {
+        None | Some("") => Err(Failure::bad_request("Missing value for enable")),
+        Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
+        Some(other) => Err(Failure::bad_request(format!("Invalid value for enable: {other:?}"))),
+    }
+}
+
+fn maintenance(
+    api: &Api,
+    call: &Call,
+    id: String,
+    service_id: String,
+    what: &str,
+    on: bool,
+) -> Reply {
+    let local = api.agent.local();
+    if !on {
+        // Not being in maintenance is what was wanted.
+        let _ = local.deregister_check(&id);
+        return Ok(reply::empty(StatusCode::OK));
+    }
+    let reason = call.params.text("reason").map(str::to_owned);
+    let definition = Definition {
+        id,
+        name: format!("{}{} Maintenance Mode", what[..1].to_uppercase(), &what[1..]),
+        notes: reason.unwrap_or_else(|| MAINTENANCE_REASON.replace("{}", what)),
+        service_id,
+        initial: Status::Critical,
+        probe: None,
+        interval: Duration::ZERO,
+        timeout: Duration::ZERO,
+        deregister_after: None,
+        success_before_passing: 0,
+        failures_before_critical: 0,
+    };
+    local.register_check(&api.agent, definition)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Puts the node into maintenance, or takes it out.
+pub async fn node_maintenance(api: Arc<Api>, call: Call) -> Reply {
+    let on = enable(&call)?;
+    maintenance(&api, &call, NODE_MAINTENANCE.to_owned(), String::new(), "node", on)
+}
+
+/// Puts a service into maintenance, or takes it out.
+pub async fn service_maintenance_mode(api: Arc<Api>, call: Call) -> Reply {
+    let id = call.tail("/v1/agent/service/maintenance/")?;
+    if id.is_empty() {
+        return Err(Failure::bad_request("Missing service ID"));
+    }
+    let on = enable(&call)?;
+    if !api.agent.local().book().services().contains_key(&id) {
+        return Err(Unknown::Service(id).into());
+    }
+    maintenance(&api, &call, service_maintenance(&id), id, "service", on)
+}

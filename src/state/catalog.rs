@@ -1,0 +1,853 @@
+//! Which nodes there are, which services they run, and how both fare.
+//!
+//! Three tables: nodes by name, services by node and service id, checks by node and check id. A check
+//! belongs to a service of its node, or to the node itself. Removing a node removes its services and checks;
+//! removing a service removes its checks.
+//!
+//! Readers block on views that cut across the tables (all instances of a service, all checks in a state),
+//! so [`Marks`] keep for each name of a view when it last changed. Registering what is already there
+//! changes nothing and wakes nobody: agents repeat themselves.
+//!
+//! What a change means for others, sessions for example, is told as [`Loss`]es; this module does not know
+//! them. Nor does it know who is right about a node: agents and the leader register what they see, and
+//! the last one wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::query::{Asked, Indexed};
+use super::tables::{Marks, Table, part};
+use super::{Outcome, Refusal, State};
+
+/// The check that stands for a node's life: gossip's verdict, written by the leader.
+pub const SERF_HEALTH: &str = "serfHealth";
+
+/// How something fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Status {
+    /// As it should.
+    Passing,
+    /// Not as it should, but it serves.
+    Warning,
+    /// It does not serve.
+    Critical,
+}
+
+impl Status {
+    /// The word for it, which is also how clients name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Passing => "passing",
+            Status::Warning => "warning",
+            Status::Critical => "critical",
+        }
+    }
+
+    /// The status that a word means.
+    pub fn of_word(word: &str) -> Option<Status> {
+        [Status::Passing, Status::Warning, Status::Critical].into_iter().find(|status| status.word() == word)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name, by which it is known here.
+    pub name: String,
+    /// Its id, a UUID; empty if whoever registered it gave none.
+    pub id: String,
+    /// Where it is.
+    pub address: String,
+    /// Other addresses, by the network they are for.
+    pub tagged_addresses: BTreeMap<String, String>,
+    /// Its labels.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// An instance of a service on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInfo {
+    /// Its id, unique on its node.
+    pub id: String,
+    /// The service that it is an instance of.
+    pub name: String,
+    /// What clients filter by.
+    pub tags: Vec<String>,
+    /// Where it is, if not at its node's address.
+    pub address: String,
+    /// Its port; 0 if it has none.
+    pub port: u16,
+    /// Its labels.
+    pub meta: BTreeMap<String, String>,
+    /// Other addresses and ports, by the network they are for.
+    pub tagged_addresses: BTreeMap<String, (String, u16)>,
+    /// Its share of the traffic while passing, and while warning.
+    pub weights: (u32, u32),
+    /// Whether tags that others write into the catalog stay, instead of being put right by the agent.
+    pub enable_tag_override: bool,
+    /// What kind of proxy it is; empty for an ordinary service.
+    pub kind: String,
+}
+
+/// A check of a node or of one of its services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckInfo {
+    /// Its id, unique on its node.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// What it found.
+    pub status: Status,
+    /// What it is about, for people.
+    pub notes: String,
+    /// What it said last.
+    pub output: String,
+    /// The service it is about; empty: the node.
+    pub service_id: String,
+    /// How it looks: `ttl`, `http`, …
+    pub kind: String,
+    /// How often it looks, as a text; empty if it does not look by itself.
+    pub interval: String,
+    /// How long it waits, as a text.
+    pub timeout: String,
+}
+
+/// Something that is in the catalog, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row<T> {
+    /// What.
+    pub info: T,
+    /// Log index at which it came.
+    pub create_index: u64,
+    /// Log index at which it last changed.
+    pub modify_index: u64,
+}
+
+/// A check with what it inherits from its service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// Its node.
+    pub node: String,
+    /// The check.
+    pub check: Row<CheckInfo>,
+    /// The name of its service; empty for a check of the node.
+    pub service_name: String,
+    /// The tags of its service.
+    pub service_tags: Vec<String>,
+}
+
+/// An instance with its node and the checks that say whether it serves: its own and its node's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its node.
+    pub node: Row<NodeInfo>,
+    /// The instance.
+    pub service: Row<ServiceInfo>,
+    /// Its node's checks, then its own.
+    pub checks: Vec<CheckRow>,
+}
+
+/// A node with all that is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeNode {
+    /// The node.
+    pub node: Row<NodeInfo>,
+    /// Its services, by id.
+    pub services: Vec<Row<ServiceInfo>>,
+    /// Its checks, by id.
+    pub checks: Vec<CheckRow>,
+}
+
+/// A change to the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogCommand {
+    /// Registers a node, and with it a service and checks if there are any.
+    Register {
+        /// The node.
+        node: NodeInfo,
+        /// Leave a node that is known as it is.
+        skip_node_update: bool,
+        /// A service on it.
+        service: Option<ServiceInfo>,
+        /// Checks on it.
+        checks: Vec<CheckInfo>,
+    },
+    /// Removes a node and everything on it.
+    DeregisterNode {
+        /// Its name.
+        node: String,
+    },
+    /// Removes a service and its checks.
+    DeregisterService {
+        /// Its node.
+        node: String,
+        /// Its id.
+        id: String,
+    },
+    /// Removes a check.
+    DeregisterCheck {
+        /// Its node.
+        node: String,
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What others may have relied on and is no longer so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// A node is gone.
+    Node(String),
+    /// A check is critical or gone.
+    Check {
+        /// Its node.
+        node: String,
+        /// Its id.
+        id: String,
+    },
+}
+
+type OnNode = (String, String);
+
+/// The catalog.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    nodes: Table<String, Row<NodeInfo>>,
+    services: Table<OnNode, Row<ServiceInfo>>,
+    checks: Table<OnNode, Row<CheckInfo>>,
+    /// By node: the node and its services.
+    nodes_changed: Marks<String>,
+    /// By service name: its instances and their nodes.
+    services_changed: Marks<String>,
+    /// By service name: its instances, their nodes, and the checks of both.
+    health_changed: Marks<String>,
+    /// By node: its checks.
+    node_checks_changed: Marks<String>,
+    /// By service name: its own checks.
+    service_checks_changed: Marks<String>,
+    /// By status: the checks in it.
+    states_changed: Marks<Status>,
+}
+
+impl fmt::Display for CatalogCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CatalogCommand::Register { node, service, checks, .. } => {
+                write!(f, "register node {:?}", node.name)?;
+                if let Some(service) = service {
+                    write!(f, " with service {:?}", service.id)?;
+                }
+                checks.iter().try_for_each(|check| write!(f, " with check {:?} {}", check.id, check.status))
+            }
+            CatalogCommand::DeregisterNode { node } => write!(f, "deregister node {node:?}"),
+            CatalogCommand::DeregisterService { node, id } => {
+                write!(f, "deregister service {id:?} of node {node:?}")
+            }
+            CatalogCommand::DeregisterCheck { node, id } => {
+                write!(f, "deregister check {id:?} of node {node:?}")
+            }
+        }
+    }
+}
+
+/// All keys of one node. Ids are not empty, so none sorts before the empty one.
+fn on_node(node: &str) -> impl std::ops::RangeBounds<OnNode> + use<> {
+    // The least string that is greater than the name.
+    (node.to_owned(), String::new())..(format!("{node}\0"), String::new())
+}
+
+impl Catalog {
+    /// Applies a command at log index `index`; tells what was lost by it.
+    pub(super) fn apply(&mut self, index: u64, command: &CatalogCommand) -> (Outcome, Vec<Loss>) {
+        let mut losses = Vec::new();
+        match command {
+            CatalogCommand::Register { node, skip_node_update, service, checks } => {
+                if let Err(refusal) = self.acceptable(node, service.as_ref(), checks) {
+                    return (Outcome::Refused { index, refusal }, losses);
+                }
+                self.set_node(index, node, *skip_node_update, &mut losses);
+                if let Some(service) = service {
+                    self.set_service(index, &node.name, service);
+                }
+                for check in checks {
+                    self.set_check(index, &node.name, check, &mut losses);
+                }
+            }
+            CatalogCommand::DeregisterNode { node } => self.remove_node(index, node, &mut losses),
+            CatalogCommand::DeregisterService { node, id } => {
+                self.remove_service(index, node, id, &mut losses);
+            }
+            CatalogCommand::DeregisterCheck { node, id } => self.remove_check(index, node, id, &mut losses),
+        }
+        (Outcome::Done { index }, losses)
+    }
+
+    /// Judges the whole registration before anything of it is done.
+    fn acceptable(
+        &self,
+        node: &NodeInfo,
+        service: Option<&ServiceInfo>,
+        checks: &[CheckInfo],
+    ) -> Result<(), Refusal> {
+        if node.name.is_empty() || node.address.is_empty() {
+            return Err(Refusal::Invalid("Must provide node and address".to_owned()));
+        }
+        if service.is_some_and(|service| service.id.is_empty() || service.name.is_empty()) {
+            return Err(Refusal::Invalid("Must provide service name with ID".to_owned()));
+        }
+        for check in checks {
+            if check.id.is_empty() {
+                return Err(Refusal::Invalid("Must provide check ID or name".to_owned()));
+            }
+            let own = service.is_some_and(|service| service.id == check.service_id);
+            let known = self.services.get(&(node.name.clone(), check.service_id.clone())).is_some();
+            if !(check.service_id.is_empty() || own || known) {
+                return Err(Refusal::NotFound(format!(
+                    "Missing service registration: node {:?} has no service {:?}",
+                    node.name, check.service_id
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_node(&mut self, index: u64, node: &NodeInfo, skip: bool, losses: &mut Vec<Loss>) {
+        let known = self.nodes.get(&node.name);
+        if known.is_some_and(|known| skip || known.info == *node) {
+            return;
+        }
+        let create_index = known.map_or(index, |known| known.create_index);
+        // An id means one node: under a new name, it is the old one no more.
+        let former = self.nodes.iter().find(|(name, row)| {
+            !node.id.is_empty() && row.info.id.eq_ignore_ascii_case(&node.id) && **name != node.name
+        });
+        if let Some(former) = former.map(|(name, _)| name.clone()) {
+            self.remove_node(index, &former, losses);
+        }
+        let row = Row { info: node.clone(), create_index, modify_index: index };
+        self.nodes.set(index, node.name.clone(), row);
+        self.nodes_changed.touch(index, &node.name, true);
+        for name in self.services_of(&node.name) {
+            self.services_changed.touch(index, &name, true);
+            self.health_changed.touch(index, &name, true);
+        }
+    }
+
+    fn set_service(&mut self, index: u64, node: &str, service: &ServiceInfo) {
+        let key = (node.to_owned(), service.id.clone());
+        let known = self.services.get(&key);
+        if known.is_some_and(|known| known.info == *service) {
+            return;
+        }
+        let create_index = known.map_or(index, |known| known.create_index);
+        let former = known.map(|known| known.info.name.clone()).filter(|former| *former != service.name);
+        let row = Row { info: service.clone(), create_index, modify_index: index };
+        self.services.set(index, key, row);
+        self.nodes_changed.touch(index, &node.to_owned(), true);
+        for name in former.into_iter().chain([service.name.clone()]) {
+            self.touch_service(index, &name);
+            // Its checks show its name and tags.
+            let own = self.checks_on(node).any(|(_, check)| check.info.service_id == service.id);
+            if own {
+                self.touch_checks(index, node, &name);
+            }
+        }
+    }
+
+    fn set_check(&mut self, index: u64, node: &str, check: &CheckInfo, losses: &mut Vec<Loss>) {
+        let key = (node.to_owned(), check.id.clone());
+        let known = self.checks.get(&key);
+        if known.is_some_and(|known| known.info == *check) {
+            return;
+        }
+        let create_index = known.map_or(index, |known| known.create_index);
+        let before = known.map(|known| known.info.clone());
+        let row = Row { info: check.clone(), create_index, modify_index: index };
+        self.checks.set(index, key, row);
+        if check.status == Status::Critical {
+            losses.push(Loss::Check { node: node.to_owned(), id: check.id.clone() });
+        }
+        self.check_changed(index, node, before.iter().chain([check]));
+    }
+
+    fn remove_node(&mut self, index: u64, node: &str, losses: &mut Vec<Loss>) {
+        let services: Vec<String> =
+            self.services.range(on_node(node)).map(|((_, id), _)| id.clone()).collect();
+        for id in services {
+            self.remove_service(index, node, &id, losses);
+        }
+        let checks: Vec<String> = self.checks_on(node).map(|(id, _)| id.clone()).collect();
+        for id in checks {
+            self.remove_check(index, node, &id, losses);
+        }
+        if self.nodes.remove(index, &node.to_owned()).is_some() {
+            self.nodes_changed.touch(index, &node.to_owned(), false);
+            losses.push(Loss::Node(node.to_owned()));
+        }
+    }
+
+    fn remove_service(&mut self, index: u64, node: &str, id: &str, losses: &mut Vec<Loss>) {
+        let own = self.checks_on(node).filter(|(_, check)| check.info.service_id == id);
+        let own: Vec<String> = own.map(|(id, _)| id.clone()).collect();
+        for check in own {
+            self.remove_check(index, node, &check, losses);
+        }
+        if let Some(row) = self.services.remove(index, &(node.to_owned(), id.to_owned())) {
+            self.nodes_changed.touch(index, &node.to_owned(), true);
+            self.touch_service(index, &row.info.name);
+        }
+    }
+
+    fn remove_check(&mut self, index: u64, node: &str, id: &str, losses: &mut Vec<Loss>) {
+        if let Some(row) = self.checks.remove(index, &(node.to_owned(), id.to_owned())) {
+            losses.push(Loss::Check { node: node.to_owned(), id: id.to_owned() });
+            self.check_changed(index, node, [&row.info]);
+        }
+    }
+
+    /// A check looked so before, or looks so now.
+    fn check_changed<'a>(&mut self, index: u64, node: &str, looks: impl IntoIterator<Item = &'a CheckInfo>) {
+        let on_node = self.checks_on(node).next().is_some();
+        self.node_checks_changed.touch(index, &node.to_owned(), on_node);
+        let mut services = BTreeSet::new();
+        let mut states = BTreeSet::new();
+        for check in looks {
+            states.insert(check.status);
+            if check.service_id.is_empty() {
+                // A check of the node speaks for every service on it.
+                services.extend(self.services_of(node));
+            } else if let Some(name) = self.service_name(node, &check.service_id) {
+                self.service_checks_changed.touch(index, &name, true);
+                services.insert(name);
+            }
+        }
+        for name in services {
+            self.health_changed.touch(index, &name, true);
+        }
+        for status in states {
+            self.states_changed.touch(index, &status, true);
+        }
+    }
+
+    /// The checks of a service show its new name or tags.
+    fn touch_checks(&mut self, index: u64, node: &str, service: &str) {
+        self.node_checks_changed.touch(index, &node.to_owned(), true);
+        self.service_checks_changed.touch(index, &service.to_owned(), true);
+        let states: BTreeSet<Status> = self.checks_on(node).map(|(_, check)| check.info.status).collect();
+        for status in states {
+            self.states_changed.touch(index, &status, true);
+        }
+    }
+
+    fn touch_service(&mut self, index: u64, name: &str) {
+        let in_use = self.services.iter().any(|(_, row)| row.info.name == name);
+        for marks in [&mut self.services_changed, &mut self.health_changed] {
+            marks.touch(index, &name.to_owned(), in_use);
+        }
+    }
+
+    fn checks_on(&self, node: &str) -> impl Iterator<Item = (&String, &Row<CheckInfo>)> {
+        self.checks.range(on_node(node)).map(|((_, id), row)| (id, row))
+    }
+
+    /// The names of the services on a node.
+    fn services_of(&self, node: &str) -> BTreeSet<String> {
+        self.services.range(on_node(node)).map(|(_, row)| row.info.name.clone()).collect()
+    }
+
+    fn service_name(&self, node: &str, id: &str) -> Option<String> {
+        self.services.get(&(node.to_owned(), id.to_owned())).map(|row| row.info.name.clone())
+    }
+
+    /// A node by its name, or by its id.
+    pub fn node(&self, name_or_id: &str) -> Option<&Row<NodeInfo>> {
+        self.nodes.get(&name_or_id.to_owned()).or_else(|| {
+            let by_id =
+                |row: &Row<NodeInfo>| !row.info.id.is_empty() && row.info.id.eq_ignore_ascii_case(name_or_id);
+            self.nodes.iter().map(|(_, row)| row).find(|row| by_id(row))
+        })
+    }
+
+    /// A check of a node.
+    pub fn check(&self, node: &str, id: &str) -> Option<&CheckInfo> {
+        self.checks.get(&(node.to_owned(), id.to_owned())).map(|row| &row.info)
+    }
+
+    fn check_row(&self, node: &str, check: &Row<CheckInfo>) -> CheckRow {
+        let service = self.services.get(&(node.to_owned(), check.info.service_id.clone()));
+        CheckRow {
+            node: node.to_owned(),
+            check: check.clone(),
+            service_name: service.map(|row| row.info.name.clone()).unwrap_or_default(),
+            service_tags: service.map(|row| row.info.tags.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// How many nodes, services by name, and instances there are.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let names: BTreeSet<&String> = self.services.iter().map(|(_, row)| &row.info.name).collect();
+        (self.nodes.len(), names.len(), self.services.len())
+    }
+
+    /// A hash of the catalog.
+    pub(super) fn digest(&self) -> u64 {
+        let tables = [self.nodes.digest(), self.services.digest(), self.checks.digest()];
+        let marks = [
+            self.nodes_changed.digest(),
+            self.services_changed.digest(),
+            self.health_changed.digest(),
+            self.node_checks_changed.digest(),
+            self.service_checks_changed.digest(),
+            self.states_changed.digest(),
+        ];
+        part(3, &(tables, marks))
+    }
+
+    /// Computes the digests anew, after loading.
+    pub(super) fn rebuild_digest(&mut self) {
+        self.nodes.rebuild_digest();
+        self.services.rebuild_digest();
+        self.checks.rebuild_digest();
+        for marks in [
+            &mut self.nodes_changed,
+            &mut self.services_changed,
+            &mut self.health_changed,
+            &mut self.node_checks_changed,
+            &mut self.service_checks_changed,
+        ] {
+            marks.rebuild_digest();
+        }
+        self.states_changed.rebuild_digest();
+    }
+}
+
+// ---- reads ----
+
+/// All nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogNodes;
+
+impl Asked for CatalogNodes {
+    type Found = Vec<Row<NodeInfo>>;
+
+    fn ask(&self, state: &State) -> Indexed<Self::Found> {
+        let nodes = &state.catalog().nodes;
+        Indexed { index: nodes.newest(), value: nodes.iter().map(|(_, row)| row.clone()).collect() }
+    }
+}
+
+/// The names of all services, with the tags that any instance has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogServices {
+    /// Only instances on nodes with these labels.
+    pub node_meta: BTreeMap<String, String>,
+}
+
+impl Asked for CatalogServices {
+    type Found = BTreeMap<String, BTreeSet<String>>;
+
+    fn ask(&self, state: &State) -> Indexed<Self::Found> {
+        let catalog = state.catalog();
+        let mut found: Self::Found = BTreeMap::new();
+        let wanted = |node: &String| {
+            let node = catalog.nodes.get(node);
+            node.is_some_and(|node| has_meta(&node.info.meta, &self.node_meta))
+        };
+        for ((node, _), row) in catalog.services.iter() {
+            if self.node_meta.is_empty() || wanted(node) {
+                found.entry(row.info.name.clone()).or_default().extend(row.info.tags.iter().cloned());
+            }
+        }
+        let nodes = if self.node_meta.is_empty() { 0 } else { catalog.nodes.newest() };
+        Indexed { index: catalog.services.newest().max(nodes), value: found }
+    }
+}
+
+/// Whether labels include the wanted ones.
+pub fn has_meta(meta: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| meta.get(key) == Some(value))
+}
+
+/// The instances of a service with their nodes; with `health`, with their checks too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInstances {
+    /// The service's name.
+    pub service: String,
+    /// Whether checks are wanted, and their changes a reason to wake.
+    pub health: bool,
+}
+
+impl Asked for ServiceInstances {
+    type Found = Vec<Instance>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
+        let catalog = state.catalog();
+        let mut found = Vec::new();
+        for ((node_name, id), service) in catalog.services.iter() {
+            let Some(node) = catalog.nodes.get(node_name).filter(|_| service.info.name == self.service)
+            else {
+                continue;
+            };
+            let mut checks = Vec::new();
+            for of_node in [true, false].into_iter().filter(|_| self.health) {
+                let wanted = if of_node { "" } else { id.as_str() };
+                let own = catalog.checks_on(node_name).filter(|(_, check)| check.info.service_id == wanted);
+                checks.extend(own.map(|(_, check)| catalog.check_row(node_name, check)));
+            }
+            found.push(Instance { node: node.clone(), service: service.clone(), checks });
+        }
+        let marks = if self.health { &catalog.health_changed } else { &catalog.services_changed };
+        Indexed { index: marks.index_of(&self.service), value: found }
+    }
+}
+
+/// A node, by name or id, with its services and checks; without `checks`, their changes wake nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneNode {
+    /// Its name or id.
+    pub node: String,
+    /// Whether checks are wanted.
+    pub checks: bool,
+}
+
+impl Asked for OneNode {
+    type Found = Option<WholeNode>;
+
+    fn ask(&self, state: &State) -> Indexed<Option<WholeNode>> {
+        let catalog = state.catalog();
+        let node = catalog.node(&self.node).cloned();
+        let name = node.as_ref().map_or(&self.node, |node| &node.info.name).clone();
+        let mut index = catalog.nodes_changed.index_of(&name);
+        if self.checks {
+            index = index.max(catalog.node_checks_changed.index_of(&name));
+        }
+        let value = node.map(|node| WholeNode {
+            services: catalog.services.range(on_node(&name)).map(|(_, row)| row.clone()).collect(),
+            checks: catalog
+                .checks_on(&name)
+                .filter(|_| self.checks)
+                .map(|(_, row)| catalog.check_row(&name, row))
+                .collect(),
+            node,
+        });
+        Indexed { index, value }
+    }
+}
+
+/// Which checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChecksOf {
+    /// All of a node, and of the services on it.
+    Node(String),
+    /// Those of a service's instances.
+    Service(String),
+    /// Those in a status.
+    Status(Status),
+    /// All.
+    Any,
+}
+
+/// Checks, with the labels of their nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks {
+    /// Which.
+    pub of: ChecksOf,
+    /// Only those on nodes with these labels.
+    pub node_meta: BTreeMap<String, String>,
+}
+
+impl Asked for Checks {
+    type Found = Vec<CheckRow>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<CheckRow>> {
+        let catalog = state.catalog();
+        let wanted = |row: &CheckRow| match &self.of {
+            ChecksOf::Node(node) => row.node == *node,
+            ChecksOf::Service(name) => row.service_name == *name && !row.check.info.service_id.is_empty(),
+            ChecksOf::Status(status) => row.check.info.status == *status,
+            ChecksOf::Any => true,
+        };
+        let labelled = |row: &CheckRow| {
+            let node = catalog.nodes.get(&row.node);
+            self.node_meta.is_empty() || node.is_some_and(|node| has_meta(&node.info.meta, &self.node_meta))
+        };
+        let rows = catalog.checks.iter().map(|((node, _), check)| catalog.check_row(node, check));
+        let value = rows.filter(|row| wanted(row) && labelled(row)).collect();
+        let index = match &self.of {
+            ChecksOf::Node(node) => catalog.node_checks_changed.index_of(node),
+            ChecksOf::Service(name) => catalog.service_checks_changed.index_of(name),
+            ChecksOf::Status(status) => catalog.states_changed.index_of(status),
+            // A service that changes its name changes how its checks look.
+            ChecksOf::Any => catalog.checks.newest().max(catalog.states_changed.newest()),
+        };
+        Indexed { index, value }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(name: &str) -> NodeInfo {
+        NodeInfo { name: name.into(), address: "10.0.0.1".into(), ..NodeInfo::default() }
+    }
+
+    fn service(id: &str, name: &str) -> ServiceInfo {
+        ServiceInfo { id: id.into(), name: name.into(), weights: (1, 1), ..ServiceInfo::default() }
+    }
+
+    fn check(id: &str, service_id: &str, status: Status) -> CheckInfo {
+        CheckInfo {
+            id: id.into(),
+            name: id.into(),
+            status,
+            notes: String::new(),
+            output: String::new(),
+            service_id: service_id.into(),
+            kind: String::new(),
+            interval: String::new(),
+            timeout: String::new(),
+        }
+    }
+
+    fn register(
+        name: &str,
+        service: Option<ServiceInfo>,
+        checks: impl IntoIterator<Item = CheckInfo>,
+    ) -> CatalogCommand {
+        let checks = checks.into_iter().collect();
+        CatalogCommand::Register { node: node(name), skip_node_update: false, service, checks }
+    }
+
+    pub fn any_catalog_command() -> impl Strategy<Value = CatalogCommand> {
+        let name = || prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
+        let status = prop::sample::select(vec![Status::Passing, Status::Warning, Status::Critical]);
+        let a_service = (name(), name()).prop_map(|(id, name)| service(&id, &name));
+        let a_check = (name(), prop::sample::select(vec!["", "a", "b"]), status)
+            .prop_map(|(id, service, status)| check(&id, service, status));
+        prop_oneof![
+            (name(), prop::option::of(a_service), prop::collection::vec(a_check, 0..2))
+                .prop_map(|(name, service, checks)| register(&name, service, checks)),
+            name().prop_map(|node| CatalogCommand::DeregisterNode { node }),
+            (name(), name()).prop_map(|(node, id)| CatalogCommand::DeregisterService { node, id }),
+            (name(), name()).prop_map(|(node, id)| CatalogCommand::DeregisterCheck { node, id }),
+        ]
+    }
+
+    fn state_of(catalog: &Catalog) -> State {
+        State { catalog: catalog.clone(), ..State::default() }
+    }
+
+    /// Every read there is, on the names that commands use.
+    fn all_reads(catalog: &Catalog) -> Vec<(u64, String)> {
+        let state = state_of(catalog);
+        let mut all = Vec::new();
+        let mut add = |index: u64, value: String| all.push((index, value));
+        macro_rules! read {
+            ($question:expr) => {
+                let found = $question.ask(&state);
+                add(found.index, format!("{:?}", found.value));
+            };
+        }
+        read!(CatalogNodes);
+        read!(CatalogServices { node_meta: BTreeMap::new() });
+        for name in ["a", "b"] {
+            for flag in [true, false] {
+                read!(ServiceInstances { service: name.into(), health: flag });
+                read!(OneNode { node: name.into(), checks: flag });
+            }
+            read!(Checks { of: ChecksOf::Node(name.into()), node_meta: BTreeMap::new() });
+            read!(Checks { of: ChecksOf::Service(name.into()), node_meta: BTreeMap::new() });
+        }
+        for status in [Status::Passing, Status::Warning, Status::Critical] {
+            read!(Checks { of: ChecksOf::Status(status), node_meta: BTreeMap::new() });
+        }
+        read!(Checks { of: ChecksOf::Any, node_meta: BTreeMap::new() });
+        all
+    }
+
+    #[test]
+    fn what_is_lost_is_told() {
+        let mut catalog = Catalog::default();
+        let web = || Some(service("web1", "web"));
+        let all = [check("up", "", Status::Passing), check("web", "web1", Status::Critical)];
+        let (_, losses) = catalog.apply(1, &register("n", web(), all.clone()));
+        assert_eq!(losses, [Loss::Check { node: "n".into(), id: "web".into() }]);
+        assert_eq!(catalog.apply(2, &register("n", web(), all)).1, []);
+        let (_, losses) = catalog.apply(3, &CatalogCommand::DeregisterNode { node: "n".into() });
+        assert_eq!(losses.len(), 3);
+        assert_eq!(losses.last(), Some(&Loss::Node("n".into())));
+        assert_eq!(catalog.counts(), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_check_of_a_service_that_is_not_there_is_refused_whole() {
+        let mut catalog = Catalog::default();
+        let command = register("n", None, [check("c", "web1", Status::Passing)]);
+        let (outcome, _) = catalog.apply(1, &command);
+        assert!(matches!(outcome, Outcome::Refused { refusal: Refusal::NotFound(_), .. }), "{outcome:?}");
+        assert!(catalog.node("n").is_none());
+    }
+
+    #[test]
+    fn an_id_means_one_node() {
+        let mut catalog = Catalog::default();
+        let named = |name: &str| CatalogCommand::Register {
+            node: NodeInfo { id: "ID-1".into(), ..node(name) },
+            skip_node_update: false,
+            service: None,
+            checks: Vec::new(),
+        };
+        catalog.apply(1, &named("old"));
+        let (_, losses) = catalog.apply(2, &named("new"));
+        assert_eq!(losses, [Loss::Node("old".into())]);
+        assert_eq!(catalog.node("id-1").unwrap().info.name, "new");
+    }
+
+    #[test]
+    fn the_neighbours_names_are_not_mixed_up() {
+        let mut catalog = Catalog::default();
+        for (index, name) in (1..).zip(["n", "n1", "n\u{1}"]) {
+            catalog.apply(index, &register(name, Some(service(name, "web")), []));
+        }
+        let whole = OneNode { node: "n".into(), checks: true }.ask(&state_of(&catalog)).value.unwrap();
+        assert_eq!(whole.services.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_blocks_is_woken_for_cause_and_only_for_cause(
+            commands in prop::collection::vec(any_catalog_command(), 0..40),
+        ) {
+            let mut catalog = Catalog::default();
+            let mut before = all_reads(&catalog);
+            for (index, command) in (1..).zip(commands) {
+                catalog.apply(index, &command);
+                let now = all_reads(&catalog);
+                for ((old_index, old), (new_index, new)) in before.iter().zip(&now) {
+                    prop_assert!(new_index >= old_index);
+                    prop_assert!(old == new || new_index > old_index, "missed: {} -> {}", old, new);
+                }
+                let mut rebuilt = catalog.clone();
+                rebuilt.rebuild_digest();
+                prop_assert_eq!(rebuilt.digest(), catalog.digest());
+                // Saying it again changes nothing.
+                let again = catalog.clone();
+                if matches!(command, CatalogCommand::Register { .. }) {
+                    catalog.apply(index + 1000, &command);
+                    prop_assert_eq!(&again, &catalog);
+                }
+                before = now;
+            }
+        }
+    }
+}
