@@ -18,6 +18,8 @@ use crate::gossip::Timing;
 pub struct Config {
     /// Name of the node, unique in the cluster.
     pub node_name: String,
+    /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
+    pub server: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -103,6 +105,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node_name: "node".to_owned(),
+            server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             rpc_addr: any(8300),
@@ -202,6 +205,12 @@ impl Config {
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if self.bootstrap != Bootstrap::Wait && !self.server {
+            return invalid(
+                "bootstrap",
+                "only a server can found a cluster: make it one with server".to_owned(),
+            );
         }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());

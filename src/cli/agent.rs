@@ -1,8 +1,11 @@
 //! `driftline agent`: files and flags become a [`Config`], and the config a running node.
 //!
 //! A flag wins over a file, a file over a default. Once the node runs, one line on standard output says
-//! where it listens, with the real ports; logs go to standard error. The first SIGINT or SIGTERM makes
-//! it leave its cluster gracefully, a second one ends it at once.
+//! where it listens, with the real ports; logs go to standard error.
+//!
+//! The first SIGINT or SIGTERM ends the agent, a second one ends it at once. Whether the agent *leaves* before it
+//! ends is configured (`leave_on_terminate`, `skip_leave_on_interrupt`): by default a client leaves and a server
+//! does not, because a server that is restarted should still be a voter when it is back.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -14,7 +17,8 @@ use clap::Args;
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
 use driftline::env::{Env, real};
-use driftline::{http, node, telemetry};
+use driftline::node::{self, Ending};
+use driftline::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -29,7 +33,10 @@ pub struct AgentArgs {
     /// Configuration file, .toml or .json; may be repeated, later files win
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// Development mode: a cluster of one, all in memory, gone when the agent stops
+    /// Be a server: keep the state, with the other servers. Without this the agent is a client, which asks servers
+    #[arg(long)]
+    server: bool,
+    /// Development mode: one server, all in memory, gone when the agent stops
     #[arg(long, conflicts_with = "data_dir")]
     dev: bool,
     /// Directory for the agent's files; required unless --dev
@@ -86,10 +93,19 @@ pub struct AgentArgs {
 #[derive(Debug, PartialEq)]
 struct Plan {
     config: Config,
+    /// On which signals the agent leaves before it ends.
+    leaves: Leaves,
     /// `None` keeps everything in memory.
     data_dir: Option<PathBuf>,
     log_level: String,
     log_json: bool,
+}
+
+/// Whether the agent leaves its cluster before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leaves {
+    on_interrupt: bool,
+    on_terminate: bool,
 }
 
 /// Runs an agent to its end.
@@ -111,7 +127,7 @@ pub fn run(args: AgentArgs) -> Result<(), Problem> {
             None => real::ephemeral_env()
                 .map_err(|error| Problem::failed(format!("cannot start in memory: {error}")))?,
         };
-        let shutdown = signals(&env)?;
+        let shutdown = signals(&env, plan.leaves)?;
         let place = plan.data_dir.as_deref().map_or("in memory".to_owned(), |dir| dir.display().to_string());
         let announce = announce(plan.config.node_name.clone(), place);
         node::run(env, plan.config, shutdown, announce)
@@ -126,37 +142,37 @@ pub fn run(args: AgentArgs) -> Result<(), Problem> {
 fn announce(node: String, place: String) -> impl FnOnce(&node::Listening) + Send {
     move |listening| {
         let node::Listening { http, rpc, gossip } = listening;
+        let role = rpc.map_or("client".to_owned(), |rpc| format!("RPC {rpc}"));
         let mut out = io::stdout();
         // Nobody may be reading; the node runs all the same.
-        let _ =
-            writeln!(out, "driftline: {node} is up: HTTP {http}, RPC {rpc}, gossip {gossip}, data {place}");
+        let _ = writeln!(out, "driftline: {node} is up: HTTP {http}, {role}, gossip {gossip}, data {place}");
         let _ = out.flush();
     }
 }
 
 /// Completes at the first SIGINT or SIGTERM. The second ends the process.
-fn signals(env: &Env) -> Result<impl Future<Output = ()> + Send + use<>, Problem> {
+fn signals(env: &Env, leaves: Leaves) -> Result<impl Future<Output = Ending> + Send + use<>, Problem> {
     let listen =
         |kind| signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let (first, told) = oneshot::channel();
     drop(env.spawn(async move {
         let mut next = async || {
-            tokio::select! {
+            let leave = tokio::select! {
                 biased;
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+                _ = interrupt.recv() => leaves.on_interrupt,
+                _ = terminate.recv() => leaves.on_terminate,
+            };
+            if leave { Ending::Leave } else { Ending::Stop }
         };
-        next().await;
-        let _ = first.send(());
+        let _ = first.send(next().await);
         next().await;
         complain("stopped at once by a second signal");
         std::process::exit(1);
     }));
     Ok(async move {
         // An error says that the task is gone, and the runtime with it.
-        let _ = told.await;
+        told.await.unwrap_or(Ending::Stop)
     })
 }
 
@@ -219,6 +235,10 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             })?;
     }
     config.retry_max = args.retry_max.unwrap_or(config.retry_max);
+    config.server |= args.server || args.dev;
+    if !config.server && (args.bootstrap || args.bootstrap_expect.is_some()) {
+        return Err(Problem::usage("only a server can found a cluster: add --server"));
+    }
     if args.bootstrap {
         config.bootstrap = Bootstrap::Alone;
     } else if let Some(servers) = args.bootstrap_expect {
@@ -230,11 +250,11 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(
-            "an agent needs a directory for its files: give --data-dir DIR, or --dev to keep nothing",
+            "an agent needs a directory for its files: give --data-dir DIR, or --dev for a server that keeps nothing",
         ));
     }
     for (what, addr) in [("rpc_addr", config.rpc_addr), ("gossip_addr", config.gossip_addr)] {
-        if addr.ip().is_unspecified() && config.advertise.is_none() {
+        if (config.server || what != "rpc_addr") && addr.ip().is_unspecified() && config.advertise.is_none() {
             return Err(Problem::failed(format!(
                 "{what} is {addr}, every address of this host, which tells other members none; \
                  say with --advertise IP at which of them they reach it"
@@ -245,8 +265,13 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         return Err(Problem::failed("--advertise must be an address that other members can reach"));
     }
     config.check().map_err(|error| Problem::failed(error.to_string()))?;
+    let leaves = Leaves {
+        on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
+        on_terminate: process.leave_on_terminate.unwrap_or(!config.server),
+    };
     Ok(Plan {
         config,
+        leaves,
         data_dir,
         log_level: args
             .log_level
@@ -286,6 +311,25 @@ mod tests {
         assert_eq!((plan.config.bootstrap, plan.data_dir), (Bootstrap::Alone, None));
         assert_eq!(planned("--dev --join 127.0.0.1", "").unwrap().config.bootstrap, Bootstrap::Wait);
         assert_eq!(planned("--dev --bootstrap-expect 3", "").unwrap().config.bootstrap, Bootstrap::Expect(3));
+    }
+
+    #[test]
+    fn an_agent_is_a_client_unless_it_is_told_to_be_a_server() {
+        let client = planned("--data-dir /x", "").unwrap();
+        assert!(!client.config.server);
+        assert_eq!(client.leaves, Leaves { on_interrupt: true, on_terminate: true });
+        let server = planned("--data-dir /x --server", "").unwrap();
+        assert!(server.config.server);
+        assert_eq!(server.leaves, Leaves { on_interrupt: false, on_terminate: false });
+        assert!(planned("--data-dir /x", "server = true").unwrap().config.server);
+        assert!(planned("--dev", "").unwrap().config.server);
+        let said = planned("--data-dir /x --server", "leave_on_terminate = true").unwrap();
+        assert!(said.leaves.on_terminate && !said.leaves.on_interrupt);
+        for founding in ["--bootstrap", "--bootstrap-expect 3"] {
+            let problem = planned(&format!("--data-dir /x {founding}"), "").unwrap_err();
+            assert!(problem.code == 2 && problem.text.contains("--server"), "{}", problem.text);
+        }
+        assert_eq!(planned("--data-dir /x", "bootstrap = 'alone'").unwrap_err().code, 1);
     }
 
     #[test]

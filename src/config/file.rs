@@ -41,9 +41,14 @@ pub struct Process {
     pub log_level: Option<String>,
     /// Whether logs are JSON lines.
     pub log_json: Option<bool>,
+    /// Whether SIGTERM makes the agent leave its cluster. By default a client does and a server does not.
+    pub leave_on_terminate: Option<bool>,
+    /// Whether SIGINT ends the agent without its leaving the cluster. By default a server does and a client does not.
+    pub skip_leave_on_interrupt: Option<bool>,
 }
 
-const PROCESS_KEYS: [&str; 3] = ["data_dir", "log_level", "log_json"];
+const PROCESS_KEYS: [&str; 5] =
+    ["data_dir", "log_level", "log_json", "leave_on_terminate", "skip_leave_on_interrupt"];
 
 /// Why a file cannot be used. Nothing has been started; correct the file and try again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, Env, File, Observed};
+use crate::env::{AbortOnDrop, Disk, Env, File, Observed};
 use crate::mutant;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -79,6 +79,12 @@ pub enum OpenError {
         directory: String,
         /// What does not fit.
         reason: String,
+    },
+    /// A client agent was to start on a server's directory.
+    #[error("{directory} holds a server's data: start this node with --server, or give it another directory")]
+    Server {
+        /// The directory.
+        directory: String,
     },
 }
 
@@ -305,6 +311,14 @@ impl Store {
             }),
         };
         Ok(store)
+    }
+
+    /// Whether this directory holds a server's store. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn is_in(disk: &dyn Disk) -> io::Result<bool> {
+        disk.exists(FILE_NAME)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

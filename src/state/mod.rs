@@ -15,6 +15,7 @@
 pub mod dedup;
 pub mod kv;
 pub mod machine;
+pub mod query;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
+pub use query::{Indexed, Question};
 
 use dedup::Dedup;
 use machine::Slot;

@@ -342,6 +342,7 @@ impl World {
         };
         Config {
             node_name: node_name(node),
+            server: true,
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
