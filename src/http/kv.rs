@@ -163,6 +163,7 @@ async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
     match api.agent.write(Command::Kv(command)).await? {
         Outcome::Done { .. } | Outcome::Answered { .. } => reply::json(&true, pretty),
         Outcome::ConditionFailed { .. } => reply::json(&false, pretty),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         // The log's answer to a late copy; what the first copy came to is not known here.
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
     }

@@ -39,6 +39,7 @@ pub async fn set(api: Arc<Api>, call: Call) -> Reply {
         Outcome::Done { .. } | Outcome::Answered { .. } => Ok(reply::text(StatusCode::OK, "ok")),
         // Neither is possible for an unconditional write of our own; should one come, it is not `ok`.
         Outcome::ConditionFailed { .. } => Err(Failure::refused("the write's condition did not hold")),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
     }
 }

@@ -30,7 +30,8 @@ pub fn transcript(node: &Node, servers: &[SocketAddr]) -> String {
             None => body.as_bytes().to_vec(),
         };
         let method: Method = method.parse().expect("a method");
-        let response = node.http().call(method, path, bytes).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let response =
+            node.http().call(method, path, bytes).unwrap_or_else(|error| panic!("{line}: {error}"));
         transcript += &format!("> {line}\n{}\n\n", mask.answer(&response));
     }
     transcript
