@@ -3,7 +3,10 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod consul;
+pub mod duration;
 pub mod file;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

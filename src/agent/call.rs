@@ -14,6 +14,7 @@ use crate::raft::client::WriteError;
 use crate::state::query::{Found, Query};
 use crate::state::{Command, Outcome, RequestId};
 
+use super::why::Explanation;
 use super::{Answer, Consistency, QueryOptions};
 
 /// The version of what is sent; the first byte.
@@ -50,6 +51,23 @@ pub enum Call {
     },
     /// The whole state, as it is kept in a snapshot.
     Snapshot(Consistency),
+    /// Why there is no leader, or that all is well.
+    Why,
+}
+
+impl Call {
+    /// What kind of call, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Call::Read { options, .. } if options.min_index > 0 => "watch",
+            Call::Read { .. } => "read",
+            Call::Write(_) => "write",
+            Call::Cluster(_) => "cluster",
+            Call::AddServer(_) | Call::RemoveServer { .. } | Call::TransferLeadership { .. } => "change",
+            Call::Snapshot(_) => "snapshot",
+            Call::Why => "why",
+        }
+    }
 }
 
 /// What a [`Call`] comes to, under names that fit theirs.
@@ -65,6 +83,8 @@ pub enum Reply {
     Done,
     /// To [`Call::Snapshot`].
     Snapshot(Bytes),
+    /// To [`Call::Why`].
+    Why(Explanation),
 }
 
 /// The servers, as one of them knows them.

@@ -22,6 +22,7 @@ use super::identity::{self, Identity};
 use super::lan::{self, Lan};
 use super::meta::{Meta, Role};
 use super::pool::Servers;
+use super::why::{Explanation, Finding, Level};
 use super::{Consistency, Error, Program, stats};
 
 /// A client agent. Clones are the same one.
@@ -68,6 +69,38 @@ impl Client {
         vec![self.inner.env.spawn(self.inner.servers.clone().rebalance()).abort_on_drop()]
     }
 
+    /// Whether it finds servers, and what one of them sees.
+    async fn why(&self) -> Explanation {
+        let name = self.inner.lan.local().name;
+        let known = self.inner.servers.known();
+        let alive = self.inner.lan.live_others().len();
+        let here = |level, what: String, advice: &str| Finding::new(level, what, advice);
+        if known == 0 {
+            let what = format!("{name} is a client and sees no server alive, and {alive} other members");
+            let advice = if alive == 0 {
+                "start a server, and tell this agent where to find one: retry_join, or `driftline join ADDRESS`"
+            } else {
+                "start a server, with --server: those that are alive are clients too"
+            };
+            return Explanation::new(&name, false, vec![here(Level::Broken, what, advice)]);
+        }
+        let sees = format!("{name} is a client and sees {known} servers alive");
+        let fine = here(Level::Fine, sees.clone(), "");
+        match self.inner.servers.call(Call::Why).await {
+            Ok(Reply::Why(mut told)) => {
+                told.findings.iter_mut().for_each(|one| one.what = format!("{}: {}", told.node, one.what));
+                told.findings.push(fine);
+                Explanation::new(&name, told.leader, told.findings)
+            }
+            Ok(_) => Explanation::new(&name, false, vec![fine]),
+            Err(error) => {
+                let what = format!("{sees}, and none answers: {error}");
+                let advice = "see whether their RPC port is open from here, and what they advertise";
+                Explanation::new(&name, false, vec![here(Level::Broken, what, advice)])
+            }
+        }
+    }
+
     /// Its gossip half.
     pub fn lan(&self) -> &Lan {
         &self.inner.lan
@@ -104,7 +137,12 @@ impl Delegate for Client {
     }
 
     fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
-        Box::pin(self.inner.servers.call(call))
+        Box::pin(async move {
+            match call {
+                Call::Why => Ok(Reply::Why(self.why().await)),
+                call => self.inner.servers.call(call).await,
+            }
+        })
     }
 
     fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {

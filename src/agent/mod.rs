@@ -13,7 +13,7 @@
 //! * [`call`]: what can be asked of the cluster, and how it travels from a client to a server; [`pool`] carries it.
 //! * [`lan`]: gossip as an agent has it; [`meta`]: what a node says of itself there.
 //! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
-//! * [`stats`]: numbers for people.
+//! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
 //!
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
 //! of [`Agent`] that the API uses. The client carries whatever there is.
@@ -25,12 +25,15 @@ pub mod delegate;
 pub mod identity;
 pub mod lan;
 pub mod meta;
+pub mod metrics;
 pub mod pool;
+pub mod process;
 pub mod reconcile;
 mod rejoin;
 pub mod server;
 pub mod stats;
 pub mod version;
+pub mod why;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -41,6 +44,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::config::reload::{self, Reloaded};
 use crate::config::{Config, Invalid};
 use crate::env::{AbortOnDrop, Env};
 use crate::gossip::{self, EventDelegate, Member, NewEvent, UserEvent};
@@ -50,6 +54,9 @@ use crate::state::{Command, Machine, Outcome, Question};
 
 use call::Reply;
 use lan::Lan;
+use metrics::Metrics;
+use process::{LogError, Process};
+use why::Explanation;
 
 pub use call::{Call, CallError, Cluster, Configured};
 pub use client::Client;
@@ -202,6 +209,8 @@ pub struct Program {
     pub delegate: Option<Arc<dyn gossip::Delegate>>,
     /// Hears about members.
     pub members: Option<Arc<dyn EventDelegate>>,
+    /// The process around the agent, if it can do something for it.
+    pub process: Option<Arc<dyn Process>>,
 }
 
 /// One node. Clones are the same node.
@@ -212,7 +221,12 @@ pub struct Agent {
 
 struct Inner {
     env: Env,
-    config: Config,
+    /// What is in force.
+    config: watch::Sender<Arc<Config>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    process: Option<Arc<dyn Process>>,
+    metrics: Metrics,
     lan: Lan,
     delegate: Arc<dyn Delegate>,
     /// Where other servers reach this one; a client has no such place.
@@ -234,11 +248,12 @@ impl Agent {
     /// See [`Error`]. Nothing of the node runs then.
     pub async fn start(env: Env, config: Config, program: Program, http_port: u16) -> Result<Agent, Error> {
         config.check()?;
+        let process = program.process.clone();
         if config.server {
             let server = Server::start(&env, &config, program, http_port).await?;
             let delegate = Arc::new(server.clone());
             let rpc_addr = Some(server.raft().me().addr);
-            let agent = Agent::new(env, config, server.lan().clone(), delegate, rpc_addr);
+            let agent = Agent::new(env, config, process, server.lan().clone(), delegate, rpc_addr);
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -248,7 +263,7 @@ impl Agent {
         } else {
             let client = Client::start(&env, &config, program, http_port).await?;
             let delegate = Arc::new(client.clone());
-            let agent = Agent::new(env, config, client.lan().clone(), delegate, None);
+            let agent = Agent::new(env, config, process, client.lan().clone(), delegate, None);
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());
@@ -259,14 +274,18 @@ impl Agent {
     fn new(
         env: Env,
         config: Config,
+        process: Option<Arc<dyn Process>>,
         lan: Lan,
         delegate: Arc<dyn Delegate>,
         rpc_addr: Option<SocketAddr>,
     ) -> Agent {
         Agent {
             inner: Arc::new(Inner {
+                metrics: Metrics::new(&env),
                 env,
-                config,
+                config: watch::Sender::new(Arc::new(config)),
+                reloading: tokio::sync::Mutex::new(()),
+                process,
                 lan,
                 delegate,
                 rpc_addr,
@@ -279,11 +298,11 @@ impl Agent {
     }
 
     async fn join_at_start(&self) -> Result<(), Error> {
-        let addrs = &self.inner.config.join;
-        if addrs.is_empty() {
+        let config = self.config();
+        if config.join.is_empty() {
             return Ok(());
         }
-        match self.join(addrs).await {
+        match self.join(&config.join).await {
             Ok(_) => Ok(()),
             Err(reason) => {
                 self.shutdown().await;
@@ -300,7 +319,7 @@ impl Agent {
         failed: impl Future<Output = String> + Send + 'static,
     ) {
         let Inner { env, config, lan, joined, .. } = &*self.inner;
-        let looking = rejoin::rejoin(env.clone(), config.clone(), lan.clone(), lost, joined.clone());
+        let looking = rejoin::rejoin(env.clone(), config.subscribe(), lan.clone(), lost, joined.clone());
         let agent = self.clone();
         let rejoining = env.spawn(async move {
             let reason = looking.await;
@@ -360,9 +379,67 @@ impl Agent {
 
     // ---- what it is ----
 
-    /// How it was configured.
-    pub fn config(&self) -> &Config {
-        &self.inner.config
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.inner.config.borrow().clone()
+    }
+
+    /// Reads the configuration again and puts in force what can be; the rest is named. All or nothing: when
+    /// something is wrong, everything stays as it is.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        let _turn = self.inner.reloading.lock().await;
+        let done = self.reload_now().await;
+        match &done {
+            Ok(Reloaded { applied, needs_restart }) => {
+                tracing::info!(?applied, ?needs_restart, "the configuration was read again");
+            }
+            Err(reason) => {
+                tracing::error!(reason, "the configuration was not read again; it stays as it was")
+            }
+        }
+        done
+    }
+
+    async fn reload_now(&self) -> Result<Reloaded, String> {
+        let Some(process) = &self.inner.process else {
+            return Err("this agent has no files to read its configuration from".to_owned());
+        };
+        let fresh = process.read_configuration().await?;
+        fresh.config.check().map_err(|error| error.to_string())?;
+        let old = self.config();
+        let (config, mut reloaded) = reload::plan(&old, &fresh.config);
+        // What can still fail comes first.
+        if config.tags != old.tags {
+            self.inner.lan.set_tags(config.tags.clone()).await?;
+        }
+        self.inner.config.send_replace(Arc::new(config));
+        let more = (fresh.commit)();
+        reloaded.applied.extend(more.applied);
+        reloaded.needs_restart.extend(more.needs_restart);
+        Ok(reloaded)
+    }
+
+    /// The log of the process around this agent, from now on.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn watch_log(
+        &self,
+        level: &str,
+        json: bool,
+    ) -> Result<futures_util::stream::BoxStream<'static, String>, LogError> {
+        match &self.inner.process {
+            Some(process) => process.watch_log(level, json),
+            None => Err(LogError::Refused("this agent keeps no log that could be shown".to_owned())),
+        }
+    }
+
+    /// What it counts and times.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// Its world.
@@ -402,6 +479,19 @@ impl Agent {
 
     // ---- reads and writes ----
 
+    /// Every call to the cluster goes through here.
+    async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let kind = vec![("kind", call.kind().to_owned())];
+        let begun = self.inner.env.now();
+        let reply = self.inner.delegate.rpc(call).await;
+        let took = self.inner.env.now().since(begun);
+        if reply.is_err() {
+            self.inner.metrics.count("consul.rpc.failed", kind.clone());
+        }
+        self.inner.metrics.time("consul.rpc.call", kind, took);
+        reply
+    }
+
     /// Looks at the state, as currently as asked; waits for a change if asked to.
     ///
     /// # Errors
@@ -412,7 +502,7 @@ impl Agent {
         question: &Q,
     ) -> Result<Answer<Q::Found>, ReadError> {
         let query = question.clone().into();
-        let Reply::Found(answer) = self.inner.delegate.rpc(Call::Read { query, options }).await? else {
+        let Reply::Found(answer) = self.call(Call::Read { query, options }).await? else {
             return Err(CallError::misfit().into());
         };
         let Answer { index, value, known_leader, last_contact } = answer;
@@ -425,7 +515,7 @@ impl Agent {
     /// # Errors
     /// [`WriteError`] tells whether it may have been applied all the same.
     pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
-        match self.inner.delegate.rpc(Call::Write(command)).await? {
+        match self.call(Call::Write(command)).await? {
             Reply::Written(outcome) => Ok(outcome),
             _ => Err(CallError::misfit().into()),
         }
@@ -469,8 +559,19 @@ impl Agent {
     /// # Errors
     /// [`ReadError`] when no server could say, or none knew in time how current it is.
     pub async fn cluster(&self, consistency: Consistency) -> Result<Cluster, ReadError> {
-        match self.inner.delegate.rpc(Call::Cluster(consistency)).await? {
+        match self.call(Call::Cluster(consistency)).await? {
             Reply::Cluster(cluster) => Ok(cluster),
+            _ => Err(CallError::misfit().into()),
+        }
+    }
+
+    /// Why there is no leader, or that all is well, as this node sees it.
+    ///
+    /// # Errors
+    /// [`ReadError`] when a client could ask no server, which by itself says why.
+    pub async fn why(&self) -> Result<Explanation, ReadError> {
+        match self.call(Call::Why).await? {
+            Reply::Why(explanation) => Ok(explanation),
             _ => Err(CallError::misfit().into()),
         }
     }
@@ -500,7 +601,7 @@ impl Agent {
     }
 
     async fn change(&self, call: Call) -> Result<(), WriteError> {
-        match self.inner.delegate.rpc(call).await? {
+        match self.call(call).await? {
             Reply::Done => Ok(()),
             _ => Err(CallError::misfit().into()),
         }

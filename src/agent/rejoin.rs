@@ -5,6 +5,7 @@
 //! halves of a cluster that started anew at other gossip ports would stay apart.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,17 +23,19 @@ const FIRST: Duration = Duration::from_secs(1);
 /// configuration, and at which addresses they may be joined. `joined` becomes true when somebody was found. Ends only when it has tried as often as it may, with the reason.
 pub async fn rejoin(
     env: Env,
-    config: Config,
+    config: watch::Receiver<Arc<Config>>,
     lan: Lan,
     lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send,
     joined: watch::Sender<bool>,
 ) -> String {
-    let mine = [lan.local().addr, config.gossip_addr];
-    let longest = Duration::from_millis(config.retry_interval_ms.max(1));
-    let mut pause = FIRST.min(longest);
+    let mut pause = FIRST;
     let mut tries = 0;
     let mut last_reason = None;
     loop {
+        let config = config.borrow().clone();
+        let mine = [lan.local().addr, config.gossip_addr];
+        let longest = Duration::from_millis(config.retry_interval_ms.max(1));
+        pause = pause.min(longest);
         let alone = lan.live_others().is_empty();
         if !alone {
             joined.send_replace(true);
@@ -46,7 +49,7 @@ pub async fn rejoin(
         if addrs.is_empty() && lost.is_none() {
             tries = 0;
             last_reason = None;
-            pause = FIRST.min(longest);
+            pause = FIRST;
             env.sleep(longest).await;
             continue;
         }

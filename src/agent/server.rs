@@ -23,9 +23,10 @@ use futures_util::future::BoxFuture;
 
 use crate::config::{Bootstrap, Config};
 use crate::env::{AbortOnDrop, Env};
-use crate::gossip::Member;
+use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
+use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{RaftNode, Reach, ServerInfo, Store};
 use crate::state::query::{Found, Query};
@@ -38,6 +39,7 @@ use super::lan::{self, Lan, advertised};
 use super::meta::{Meta, Role};
 use super::reconcile::{Seen, Step, plan};
 use super::stats;
+use super::why::{self, Facts, Other, Says};
 use super::{Answer, Consistency, Error, Program, QueryOptions};
 
 /// How often the leader looks whether configuration and gossip agree, when nothing tells it to.
@@ -74,7 +76,7 @@ impl Server {
         program: Program,
         http_port: u16,
     ) -> Result<Server, Error> {
-        let Program { machine, delegate, members } = program;
+        let Program { machine, delegate, members, process: _ } = program;
         let store = Store::open(env).await?;
         let identity = store.identity();
         let listening = env.network().listen(config.rpc_addr).await;
@@ -211,6 +213,7 @@ impl Server {
                 let bytes = bytes.map_err(|error| CallError::Refused(error.to_string()))?;
                 Ok(Reply::Snapshot(bytes.into()))
             }
+            Call::Why => Ok(Reply::Why(why::explain(&self.facts().await))),
         }
     }
 
@@ -306,6 +309,76 @@ impl Server {
             return Err(CallError::OtherCluster { addr, theirs, mine });
         }
         Ok(self.inner.client.add_server(status.server).await?)
+    }
+
+    // ---- why there is no leader ----
+
+    /// What this server sees, and what the others say.
+    async fn facts(&self) -> Facts {
+        let Inner { env, config, lan, node, client, .. } = &*self.inner;
+        let members = node.members();
+        let name_of = |id: u64| {
+            let known = members.iter().find(|member| member.server.node_id == id);
+            known.map_or_else(|| format!("{id:016x}"), |member| member.server.name.clone())
+        };
+        let seen = lan.servers();
+        let others = members.iter().filter(|member| member.server.node_id != self.node_id());
+        let asked = others.map(|member| async {
+            let begun = env.now();
+            let (addr, to) = (member.server.addr, Some(member.server.node_id));
+            let answer = node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
+            let ours = env.wall().saturating_sub(env.now().since(begun) / 2);
+            let says = match answer {
+                Ok(RpcAnswer::Status(status)) => Ok(Says {
+                    cluster: status.cluster,
+                    leader: status.leader.map(name_of),
+                    clock_ahead_ms: i64::try_from(status.wall_ms).unwrap_or(i64::MAX)
+                        - i64::try_from(ours.as_millis()).unwrap_or(i64::MAX),
+                }),
+                Ok(RpcAnswer::WrongServer { node_id }) => {
+                    Err(format!("server {node_id:016x} lives there now"))
+                }
+                Ok(_) => Err("its answer does not fit".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            let status = seen.iter().find(|(seen, _)| seen.server.node_id == member.server.node_id);
+            let gossip = status.map_or("unknown", |(seen, _)| match seen.status {
+                Status::Alive => "alive",
+                Status::Leaving => "leaving",
+                Status::Left => "left",
+                Status::Failed => "failed",
+            });
+            Other { name: member.server.name.clone(), addr, votes: member.voter, gossip, says }
+        });
+        let (others, confirmed) = futures_util::future::join(
+            futures_util::future::join_all(asked),
+            client.read_barrier_within(STATUS_WITHIN),
+        )
+        .await;
+        let refused = node.elections().refused().into_iter().map(|refusal| {
+            let (candidate, voter) = (name_of(refusal.candidate), name_of(refusal.voter));
+            let ago = env.now().since(refusal.at).as_secs_f64();
+            let Refusal { term, why, .. } = refusal;
+            format!("{ago:.1} s ago {candidate} wanted to lead in term {term} and {voter} refused: {why}")
+        });
+        let alive = seen.iter().filter(|(seen, _)| seen.status == Status::Alive);
+        Facts {
+            name: node.me().name.clone(),
+            cluster: node.cluster(),
+            expect: match config.bootstrap {
+                Bootstrap::Expect(expect) => Some(expect),
+                Bootstrap::Alone => Some(1),
+                Bootstrap::Wait => None,
+            },
+            alive: alive.map(|(seen, _)| seen.server.name.clone()).collect(),
+            term: node.metrics().current_term,
+            leader: node.leader().map(name_of),
+            heard: if node.is_leader() { Some(Duration::ZERO) } else { node.heard_leader() },
+            confirmed: confirmed.is_ok(),
+            others,
+            votes: members.iter().any(|member| member.voter && member.server.node_id == self.node_id()),
+            refused: refused.collect(),
+        }
     }
 
     // ---- leaving ----

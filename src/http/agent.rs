@@ -117,9 +117,9 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
             revision: "",
             server: config.server,
             version: version::BOTH,
-            build_date: "1970-01-01T00:00:01Z",
+            build_date: version::BUILD_DATE,
         },
-        debug_config: config,
+        debug_config: &config,
         coord: coord.into(),
         member,
         stats: agent.stats(),
@@ -185,6 +185,33 @@ pub async fn force_leave(api: Arc<Api>, call: Call) -> Reply {
     let node = call.tail("/v1/agent/force-leave/")?;
     api.agent.force_leave(&node, call.params.switch("prune")).await.map_err(Failure::internal)?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+/// Reads the configuration again; says what is in force now and what waits for a restart.
+pub async fn reload(api: Arc<Api>, call: Call) -> Reply {
+    let agent = api.agent.clone();
+    // In a task of its own: a client that hangs up must not leave it half done.
+    let reloaded = agent.env().clone().spawn(async move { agent.reload().await });
+    let reloaded = reloaded.await.map_err(|error| Failure::internal(format!("reloading failed: {error}")))?;
+    reply::json(&reloaded.map_err(Failure::internal)?, call.params.pretty())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    #[serde(rename = "SHA")]
+    sha: &'static str,
+    build_date: &'static str,
+    human_version: &'static str,
+    #[serde(rename = "FIPS")]
+    fips: &'static str,
+}
+
+/// Which version this is.
+pub async fn version(_: Arc<Api>, call: Call) -> Reply {
+    let version =
+        Version { sha: "", build_date: version::BUILD_DATE, human_version: version::BOTH, fips: "" };
+    reply::json(&version, call.params.pretty())
 }
 
 #[cfg(test)]

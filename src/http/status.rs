@@ -30,3 +30,8 @@ pub async fn peers(api: Arc<Api>, call: Call) -> Reply {
     let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
     reply::json(&peers, call.params.pretty())
 }
+
+/// Why there is no leader, or that all is well, in words, and what to do.
+pub async fn why(api: Arc<Api>, call: Call) -> Reply {
+    reply::json(&api.agent.why().await?, call.params.pretty())
+}

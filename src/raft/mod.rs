@@ -13,6 +13,7 @@
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
 //! * [`client`]: how a server, leader or not, gets a command applied or a read made current; [`requests`] are
 //!   the ids that make it safe to ask again.
@@ -25,6 +26,7 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod elections;
 pub mod log;
 pub mod network;
 pub mod requests;
@@ -57,6 +59,7 @@ use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
+use elections::Elections;
 pub use network::AddressBook;
 use network::Network;
 pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
@@ -154,6 +157,7 @@ struct Inner {
     request_timeout: Duration,
     gossip_addr: SocketAddr,
     agents: OnceLock<Desk>,
+    elections: Elections,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
     started: Instant,
@@ -293,7 +297,9 @@ impl RaftNode {
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
         let pool = Pool::new(env.clone(), caller);
+        let elections = Elections::new(env);
         let network = Network {
+            elections: elections.clone(),
             pool: pool.clone(),
             addresses: addresses.clone(),
             me: me.node_id,
@@ -321,6 +327,7 @@ impl RaftNode {
                 request_timeout: config.request_timeout(),
                 gossip_addr,
                 agents: OnceLock::new(),
+                elections,
                 heard_leader: AtomicU64::new(started.0),
                 started,
                 changing: tokio::sync::Mutex::new(()),
@@ -423,6 +430,11 @@ impl RaftNode {
         (heard != self.inner.started.0).then(|| self.inner.env.now().since(Instant(heard)))
     }
 
+    /// The votes that were refused lately, by this server and to it.
+    pub fn elections(&self) -> &Elections {
+        &self.inner.elections
+    }
+
     /// The term of the last entry in the log.
     pub fn last_log_term(&self) -> Option<u64> {
         log_term(&self.inner.store.log_bounds().1)
@@ -489,6 +501,7 @@ impl RaftNode {
             has_state: self.has_state(),
             gossip: self.inner.gossip_addr,
             voters: self.metrics().membership_config.voter_ids().collect(),
+            wall_ms: u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -772,14 +785,26 @@ impl RaftNode {
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Ask::Vote(request) => match self.inner.core.vote(request).await {
-                Ok(answer) => Answer::Vote(answer),
-                Err(error) => Answer::Failed(error.to_string()),
-            },
-            Ask::PreVote(request) => match self.inner.core.pre_vote(request).await {
-                Ok(answer) => Answer::Vote(answer),
-                Err(error) => Answer::Failed(error.to_string()),
-            },
+            Ask::Vote(request) => {
+                let asked = request.clone();
+                match self.inner.core.vote(request).await {
+                    Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
+                        Answer::Vote(answer)
+                    }
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
+            }
+            Ask::PreVote(request) => {
+                let asked = request.clone();
+                match self.inner.core.pre_vote(request).await {
+                    Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
+                        Answer::Vote(answer)
+                    }
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
+            }
             Ask::TransferLeader(request) => match self.inner.core.handle_transfer_leader(request).await {
                 Ok(answer) => Answer::TransferLeader(answer),
                 Err(error) => Answer::Failed(error.to_string()),

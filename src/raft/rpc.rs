@@ -141,6 +141,8 @@ pub struct Status {
     pub gossip: SocketAddr,
     /// Who votes, as far as it knows.
     pub voters: Vec<u64>,
+    /// Its wall clock, in milliseconds since 1970: for people to compare.
+    pub wall_ms: u64,
 }
 
 /// An answer, of the same name as the [`Ask`].
