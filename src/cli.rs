@@ -5,8 +5,10 @@
 
 mod agent;
 mod ask;
+mod host;
 mod operate;
 mod process;
+mod recover;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -65,6 +67,8 @@ enum Command {
     Debug(operate::Debug),
     /// Checks configuration files without starting anything
     Validate(Validate),
+    /// Makes a cluster of what the surviving disks hold, after a quorum was lost for good
+    Recover(recover::Recover),
     /// Prints what makes a shell complete these commands
     Completions(Completions),
 }
@@ -147,6 +151,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
         Command::Validate(args) => agent::validate(&args.paths),
+        Command::Recover(args) => recover::run(&args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "driftline", &mut script);

@@ -437,6 +437,18 @@ impl Agent {
         }
     }
 
+    /// What machine this is, in the form of `/v1/agent/host`.
+    ///
+    /// # Errors
+    /// When nobody here knows.
+    pub async fn describe_host(&self) -> Result<serde_json::Value, String> {
+        let Some(process) = self.inner.process.clone() else {
+            return Err("this agent does not know its machine".to_owned());
+        };
+        let told = self.inner.env.blocking(move || process.describe_host()).await;
+        told.map_err(|error| error.to_string())
+    }
+
     /// What it counts and times.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
@@ -474,7 +486,12 @@ impl Agent {
 
     /// Numbers for people, by subsystem.
     pub fn stats(&self) -> Stats {
-        self.inner.delegate.stats()
+        let mut all = self.inner.delegate.stats();
+        // The agent's own services and checks are counted here as soon as it has some.
+        let none = ["check_monitors", "check_ttls", "checks", "services"];
+        let counts = none.map(|count| (count.to_owned(), "0".to_owned()));
+        all.insert("agent".to_owned(), counts.into());
+        all
     }
 
     // ---- reads and writes ----

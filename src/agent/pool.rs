@@ -12,7 +12,8 @@
 //!   were asked got it through. If time is over and any of them may have, the outcome is *unknown*;
 //! * a **change of the configuration** goes again only if it certainly was not done;
 //! * a **read** changes nothing and goes again as it is. One that waits for a change waits on another server for
-//!   the rest of its time, if its server dies: gossip tells, even if the connection does not.
+//!   the rest of its time, if its server dies: gossip tells, even if the connection does not. It is asked for anew
+//!   every now and then in any case ([`SLICE`]).
 //!
 //! Bounded: reads that wait at once ([`MAX_WATCHES`]; one more is refused). Other calls are bounded by the
 //! connections of the API.
@@ -41,6 +42,9 @@ use super::{Consistency, QueryOptions};
 const ATTEMPT: Duration = Duration::from_millis(1_750);
 /// How much longer than a server may take, its answer may take.
 const GRACE: Duration = Duration::from_millis(500);
+/// A read that waits is asked for anew after so long: a server does not hear that a reader has gone away, and holds its
+/// place for as long as it was told.
+const SLICE: Duration = Duration::from_secs(30);
 /// Pauses between two tries are drawn from this, so that the clients of a cluster without a leader do not ask
 /// in step.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 20..=120;
@@ -169,23 +173,24 @@ impl Servers {
             if let Some(server) = self.with_line(|line, _| line.first()) {
                 let begun = self.env.now();
                 let left = deadline.since(begun);
-                let hold = if changes_the_configuration(&call) { left } else { left.min(ATTEMPT) };
-                let wait = ends.since(begun);
+                let hold = if takes_its_time(&call) { left } else { left.min(ATTEMPT) };
+                let wait = ends.since(begun).min(SLICE);
                 let forwarded = Forwarded {
                     hold_ms: hold.as_millis().try_into().unwrap_or(u64::MAX),
                     id: turn.as_ref().map(|turn| turn.id()),
                     call: with_wait(&call, wait),
                 };
-                match self
-                    .attempt(
-                        server,
-                        lane.as_ref().map_or(Lane::Client, |lane| lane.lane),
-                        &forwarded,
-                        hold + wait + GRACE,
-                    )
-                    .await
-                {
-                    Attempt::Answered(Ok(reply)) => return Ok(reply),
+                let on = lane.as_ref().map_or(Lane::Client, |watching| watching.lane);
+                match self.attempt(server, on, &forwarded, hold + wait + GRACE).await {
+                    Attempt::Answered(Ok(reply)) => {
+                        let now = self.env.now();
+                        // The two clocks may differ; an index that the server has not reached comes back at once.
+                        if now < ends && now.since(begun) >= wait / 2 && is_no_news(&call, &reply) {
+                            deadline = now + self.timeout;
+                            continue;
+                        }
+                        return Ok(reply);
+                    }
                     // Not by this server. Another may reach the leader.
                     Attempt::Answered(Err(error @ (CallError::NoLeader(_) | CallError::NoServers))) => {
                         last = error;
@@ -201,7 +206,9 @@ impl Servers {
                     Attempt::NoAnswer(reason) if changes_the_configuration(&call) => {
                         return Err(CallError::Unknown(reason));
                     }
-                    Attempt::NoAnswer(reason) if turn.is_some() => in_doubt = Some(reason),
+                    Attempt::NoAnswer(reason) if turn.is_some() => {
+                        in_doubt = Some(format!("{reason}; the outcome of the write is unknown"));
+                    }
                     Attempt::NoAnswer(reason) => last = CallError::NoLeader(format!("{NO_LEADER}: {reason}")),
                 }
                 self.with_line(|line, _| line.put_last(server));
@@ -301,6 +308,21 @@ impl Servers {
 
 fn changes_the_configuration(call: &Call) -> bool {
     matches!(call, Call::AddServer(_) | Call::RemoveServer { .. } | Call::TransferLeadership { .. })
+}
+
+/// Whether one server may have all the time there is: to ask another would begin it all over again.
+fn takes_its_time(call: &Call) -> bool {
+    changes_the_configuration(call) || matches!(call, Call::Snapshot(_))
+}
+
+/// Whether a read that waits got what its reader has already.
+fn is_no_news(call: &Call, reply: &Reply) -> bool {
+    match (call, reply) {
+        (Call::Read { options, .. }, Reply::Found(found)) => {
+            options.min_index > 0 && found.index <= options.min_index
+        }
+        _ => false,
+    }
 }
 
 /// The call with what is left of its time to wait.

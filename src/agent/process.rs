@@ -17,6 +17,9 @@ pub trait Process: Send + Sync {
     /// What is wrong with it, with the file and the key.
     fn read_configuration(&self) -> BoxFuture<'_, Result<Fresh, String>>;
 
+    /// What machine this is, in the form of `/v1/agent/host`. Blocks for a moment.
+    fn describe_host(&self) -> serde_json::Value;
+
     /// Log lines from now on, each with its line end, at one of Consul's levels. What is read too slowly loses lines,
     /// and says so in their place.
     ///

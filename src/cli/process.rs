@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::agent::{AgentArgs, Plan, planned};
-use super::{Problem, complain};
+use super::{Problem, complain, host};
 
 /// How long jobs that still block may hold up the end of the process.
 const LAST_JOBS: Duration = Duration::from_secs(2);
@@ -236,6 +236,10 @@ impl Process for Around {
             });
             Ok(Fresh { config, commit })
         })
+    }
+
+    fn describe_host(&self) -> serde_json::Value {
+        host::describe()
     }
 
     fn watch_log(&self, level: &str, json: bool) -> Result<BoxStream<'static, String>, LogError> {

@@ -196,6 +196,15 @@ pub async fn reload(api: Arc<Api>, call: Call) -> Reply {
     reply::json(&reloaded.map_err(Failure::internal)?, call.params.pretty())
 }
 
+/// What machine this agent runs on.
+pub async fn host(api: Arc<Api>, call: Call) -> Reply {
+    let begun = api.agent.env().now();
+    let mut host = api.agent.describe_host().await.map_err(Failure::internal)?;
+    let took = api.agent.env().now().since(begun);
+    host["CollectionTime"] = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).into();
+    reply::json(&host, call.params.pretty())
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Version {

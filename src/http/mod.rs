@@ -314,6 +314,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agent/leave", route(&["PUT"], agent::leave))
         .route("/v1/agent/force-leave/{*node}", route(&["PUT"], agent::force_leave))
         .route("/v1/agent/reload", route(&["PUT"], agent::reload))
+        .route("/v1/agent/host", route(&["GET"], agent::host))
         .route("/v1/agent/version", route(&["GET"], agent::version))
         .route("/v1/agent/metrics", route(&["GET"], telemetry::metrics))
         .route("/v1/agent/monitor", route(&["GET"], telemetry::monitor))

@@ -130,10 +130,10 @@ mod tests {
     use super::super::{LogId, Vote};
     use super::*;
     use crate::env::real::env_in_memory;
-    use openraft::impls::leader_id_std::CommittedLeaderId;
+    use openraft::type_config::alias::CommittedLeaderIdOf;
 
     fn log(term: u64, index: u64) -> Option<LogId> {
-        Some(LogId::new(CommittedLeaderId::new(term), index))
+        Some(LogId::new(CommittedLeaderIdOf::<TypeConfig>::new(term), index))
     }
 
     fn ask(term: u64, candidate: u64, last: Option<LogId>) -> VoteRequest<TypeConfig> {

@@ -14,6 +14,7 @@
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
 //! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
+//! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
 //! * [`client`]: how a server, leader or not, gets a command applied or a read made current; [`requests`] are
 //!   the ids that make it safe to ask again.
@@ -29,6 +30,7 @@ pub mod client;
 pub mod elections;
 pub mod log;
 pub mod network;
+pub mod recover;
 pub mod requests;
 pub mod rpc;
 pub mod runtime;

@@ -355,6 +355,12 @@ impl Store {
         Ok(mine)
     }
 
+    /// Makes this server a member of another cluster, durably: what it was a member of is gone for good.
+    pub(super) async fn replace_cluster(&self, cluster: u64) -> io::Result<()> {
+        self.memory().cluster = Some(cluster);
+        self.write_meta("cluster", &cluster).await
+    }
+
     /// Promises to found `cluster`, durably. Returns the promise in force afterwards: the first wins.
     pub async fn promise_cluster(&self, cluster: u64) -> io::Result<u64> {
         let promised = self.memory().promise.get_or_insert(Promise { cluster }).cluster;
