@@ -3,7 +3,10 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod consul;
+pub mod duration;
 pub mod file;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +21,8 @@ use crate::gossip::Timing;
 pub struct Config {
     /// Name of the node, unique in the cluster.
     pub node_name: String,
+    /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
+    pub server: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -38,6 +43,8 @@ pub struct Config {
     pub retry_interval_ms: u64,
     /// Gives up after so many tries of `retry_join`; 0 never does.
     pub retry_max: u32,
+    /// Whether checks may run programs on this machine. Whoever can register a check can then run anything.
+    pub enable_script_checks: bool,
     /// Labels gossiped with the node.
     pub tags: std::collections::BTreeMap<String, String>,
     /// Raft's knobs.
@@ -103,6 +110,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node_name: "node".to_owned(),
+            server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             rpc_addr: any(8300),
@@ -113,6 +121,7 @@ impl Default for Config {
             retry_join: Vec::new(),
             retry_interval_ms: 30_000,
             retry_max: 0,
+            enable_script_checks: false,
             tags: Default::default(),
             raft: RaftConfig::default(),
             gossip: Timing::default(),
@@ -202,6 +211,12 @@ impl Config {
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if self.bootstrap != Bootstrap::Wait && !self.server {
+            return invalid(
+                "bootstrap",
+                "only a server can found a cluster: make it one with server".to_owned(),
+            );
         }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());

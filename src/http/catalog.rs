@@ -287,7 +287,8 @@ struct NodeAndServiceList {
 
 /// A node and its services by id; `null` if there is no such node.
 pub async fn node(api: Arc<Api>, call: Call) -> Reply {
-    of_node(&api, &call, "/v1/catalog/node/", |node, services| {
+    let name = call.tail("/v1/catalog/node/")?;
+    of_node(&api, &call.params, name, |node, services| {
         let services = services.into_iter().map(|service| (service.id.clone(), service)).collect();
         serde_json::to_value(NodeAndServices { node, services })
     })
@@ -296,7 +297,8 @@ pub async fn node(api: Arc<Api>, call: Call) -> Reply {
 
 /// A node and its services in a list; `null` if there is no such node.
 pub async fn node_services(api: Arc<Api>, call: Call) -> Reply {
-    of_node(&api, &call, "/v1/catalog/node-services/", |node, services| {
+    let name = call.tail("/v1/catalog/node-services/")?;
+    of_node(&api, &call.params, name, |node, services| {
         serde_json::to_value(NodeAndServiceList { node, services })
     })
     .await
@@ -304,15 +306,13 @@ pub async fn node_services(api: Arc<Api>, call: Call) -> Reply {
 
 async fn of_node(
     api: &Api,
-    call: &Call,
-    prefix: &str,
+    params: &Params,
+    node: String,
     shape: impl FnOnce(Node, Vec<Service>) -> serde_json::Result<serde_json::Value>,
 ) -> Reply {
-    let node = call.tail(prefix)?;
     if node.is_empty() {
         return Err(Failure::bad_request("Missing node name"));
     }
-    let params = &call.params;
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &OneNode { node, checks: false }).await?;

@@ -6,12 +6,12 @@ use crate::state::catalog::{Checks, ChecksOf, ServiceInstances, Status, has_meta
 
 use super::catalog::{node_meta, tagged};
 use super::filter::Filter;
+use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::wire::{Check, CheckedService};
 use super::{Api, Call};
 
-async fn checks(api: &Api, call: &Call, of: ChecksOf) -> Reply {
-    let params = &call.params;
+async fn checks(api: &Api, params: &Params, of: ChecksOf) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &Checks { of, node_meta: node_meta(params) }).await?;
@@ -26,7 +26,7 @@ pub async fn node(api: Arc<Api>, call: Call) -> Reply {
     if node.is_empty() {
         return Err(Failure::bad_request("Missing node name"));
     }
-    checks(&api, &call, ChecksOf::Node(node)).await
+    checks(&api, &call.params, ChecksOf::Node(node)).await
 }
 
 /// The checks of a service's instances.
@@ -35,7 +35,7 @@ pub async fn of_service(api: Arc<Api>, call: Call) -> Reply {
     if service.is_empty() {
         return Err(Failure::bad_request("Missing service name"));
     }
-    checks(&api, &call, ChecksOf::Service(service)).await
+    checks(&api, &call.params, ChecksOf::Service(service)).await
 }
 
 /// The checks in a status.
@@ -50,7 +50,7 @@ pub async fn state(api: Arc<Api>, call: Call) -> Reply {
             return Err(Failure::bad_request(text));
         }
     };
-    checks(&api, &call, of).await
+    checks(&api, &call.params, of).await
 }
 
 /// The instances of a service with their checks.

@@ -91,7 +91,8 @@ impl CheckBody {
             Probe::Ttl(ttl)
         } else if !self.http.is_empty() {
             if !self.http.starts_with("http://") {
-                let text = format!("Invalid HTTP check {:?}: want an address that begins with http://", self.http);
+                let text =
+                    format!("Invalid HTTP check {:?}: want an address that begins with http://", self.http);
                 return Err(Failure::bad_request(text));
             }
             let headers = self.header.iter();
@@ -131,7 +132,9 @@ impl CheckBody {
         let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
         let interval = self.interval.given();
         if looks && interval.is_none() {
-            return Err(Failure::bad_request("Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks"));
+            return Err(Failure::bad_request(
+                "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks",
+            ));
         }
         let initial = match self.status.as_str() {
             "" => Status::Critical,
@@ -182,7 +185,11 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     let several = bodies.len() > 1;
     let mut definitions = Vec::new();
     for (number, body) in (1..).zip(bodies) {
-        let id = if several { format!("service:{}:{number}", service.id) } else { format!("service:{}", service.id) };
+        let id = if several {
+            format!("service:{}:{number}", service.id)
+        } else {
+            format!("service:{}", service.id)
+        };
         let definition = body.definition(&api, &id, &format!("Service '{}' check", service.name))?;
         definitions.push(Definition { service_id: service.id.clone(), ..definition });
     }
@@ -293,7 +300,9 @@ impl Own {
             port: service.port,
             address: service.address.clone(),
             tagged_addresses: addresses
-                .map(|(name, (address, port))| (name.clone(), Address { address: address.clone(), port: *port }))
+                .map(|(name, (address, port))| {
+                    (name.clone(), Address { address: address.clone(), port: *port })
+                })
                 .collect(),
             weights: Weights { passing: service.weights.0, warning: service.weights.1 },
             enable_tag_override: service.enable_tag_override,
@@ -317,7 +326,8 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     let datacenter = api.agent.config().datacenter.clone();
     let book = api.agent.local().book();
     let services = book.services().values().map(|service| Own::new(service, &datacenter)).collect();
-    let services = Filter::choose(&filter, services)?.into_iter().map(|service| (service.id.clone(), service));
+    let services =
+        Filter::choose(&filter, services)?.into_iter().map(|service| (service.id.clone(), service));
     reply::json(&services.collect::<BTreeMap<_, _>>(), call.params.pretty())
 }
 
@@ -450,14 +460,7 @@ fn enable(call: &Call) -> Result<bool, Failure> {
     }
 }
 
-fn maintenance(
-    api: &Api,
-    call: &Call,
-    id: String,
-    service_id: String,
-    what: &str,
-    on: bool,
-) -> Reply {
+fn maintenance(api: &Api, call: &Call, id: String, service_id: String, what: &str, on: bool) -> Reply {
     let local = api.agent.local();
     if !on {
         // Not being in maintenance is what was wanted.

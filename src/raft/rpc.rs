@@ -37,7 +37,7 @@ const VERSION: u8 = 1;
 /// Largest frame: a full batch of the largest entries fits.
 const MAX_FRAME: usize = 64 << 20;
 /// Requests of one connection worked on at once; past that the connection is not read.
-const MAX_IN_FLIGHT: usize = 512;
+pub const MAX_IN_FLIGHT: usize = 512;
 /// Connections served at once; past that new ones are closed.
 const MAX_CONNECTIONS: usize = 1024;
 /// Frames waiting to be written to one connection. When it is full, callers wait.
@@ -90,6 +90,8 @@ pub enum Ask {
         /// Id of the cluster to be.
         cluster: u64,
     },
+    /// From an agent without a state to any server: one of the agents' own calls.
+    Agent(Bytes),
 }
 
 /// A piece of a snapshot. The last one completes it.
@@ -139,6 +141,8 @@ pub struct Status {
     pub gossip: SocketAddr,
     /// Who votes, as far as it knows.
     pub voters: Vec<u64>,
+    /// Its wall clock, in milliseconds since 1970: for people to compare.
+    pub wall_ms: u64,
 }
 
 /// An answer, of the same name as the [`Ask`].
@@ -177,6 +181,10 @@ pub enum Answer {
     },
     /// The answerer could not even try.
     Failed(String),
+    /// See [`Ask::Agent`].
+    Agent(Bytes),
+    /// The answerer is starting or stopping. Nothing was done.
+    NotNow,
 }
 
 /// Why a call has no answer.
@@ -211,6 +219,8 @@ pub enum Lane {
     Snapshot,
     /// Requests forwarded for clients.
     Client,
+    /// Reads that wait for a change: they must not take the places of those that do not. One of several.
+    Watch(u8),
 }
 
 fn codec() -> LengthDelimitedCodec {

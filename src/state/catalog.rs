@@ -201,6 +201,27 @@ pub enum CatalogCommand {
     },
 }
 
+impl CatalogCommand {
+    /// A rough size in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        let labels = |labels: &BTreeMap<String, String>| {
+            labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        };
+        match self {
+            CatalogCommand::Register { node, service, checks, .. } => {
+                let service = service.as_ref().map_or(0, |service| {
+                    service.tags.iter().map(String::len).sum::<usize>() + labels(&service.meta) + 256
+                });
+                let checks = checks.iter().map(|check| check.output.len() + check.notes.len() + 256);
+                labels(&node.meta) + labels(&node.tagged_addresses) + service + checks.sum::<usize>() + 256
+            }
+            CatalogCommand::DeregisterNode { .. }
+            | CatalogCommand::DeregisterService { .. }
+            | CatalogCommand::DeregisterCheck { .. } => 64,
+        }
+    }
+}
+
 /// What others may have relied on and is no longer so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {

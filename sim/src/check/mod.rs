@@ -26,6 +26,7 @@ pub mod linearizable;
 pub mod log_matching;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod servers_only;
 pub mod sessions;
 pub mod state_machine_safety;
 pub mod view;
@@ -157,6 +158,12 @@ pub const TABLE: &[Property] = &[
         "a user event reaches a node's ring at most once",
         "Serf user events",
         "check/event_once.rs",
+    ),
+    property(
+        "SRV",
+        "only servers are members of the Raft configuration",
+        "Raft section 6",
+        "check/servers_only.rs",
     ),
     property(
         "LIVE",
@@ -336,6 +343,7 @@ impl Checks {
                 Box::new(no_resurrection::NoResurrection::default()),
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
+                Box::new(servers_only::ServersOnly::default()),
             ],
             completeness: completeness::Completeness::default(),
             findings: Findings::default(),

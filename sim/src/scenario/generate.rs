@@ -26,11 +26,11 @@ impl Scenario {
         let settings = settings(&mut stream(seed, "settings"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
-        let share = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
+        let share: f64 = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
+        let is_on = |kind: &str| stream(seed, &format!("swarm {kind}")).random_bool(share);
         for kind in KINDS.iter().copied() {
-            let on = stream(seed, &format!("swarm {kind}")).random_bool(share);
-            if !on || limits.without.contains(kind) {
+            if !is_on(kind) || limits.without.contains(kind) {
                 continue;
             }
             let rng = &mut stream(seed, &format!("fault {kind}"));
@@ -51,7 +51,20 @@ impl Scenario {
         }
         faults.sort_by_key(|fault| fault.at_ms);
         let operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
-        Scenario { version: VERSION, seed, nodes, duration_ms, settings, clocks, faults, operations }
+        let (version, client_agents) = (VERSION, 0);
+        let mut scenario = Scenario {
+            version,
+            seed,
+            nodes,
+            client_agents,
+            duration_ms,
+            settings,
+            clocks,
+            faults,
+            operations,
+        };
+        agents::add(&mut scenario, limits, is_on);
+        scenario
     }
 }
 

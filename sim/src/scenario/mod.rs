@@ -13,6 +13,7 @@
 //! Times are true simulated time in milliseconds since the storm's beginning, which is when the cluster
 //! has formed. Nodes are numbered from 0.
 
+pub mod agents;
 pub mod generate;
 pub mod links;
 mod named;
@@ -64,6 +65,9 @@ pub struct Scenario {
     pub seed: u64,
     /// How many nodes there are at the beginning.
     pub nodes: u32,
+    /// How many client agents there are besides: see [`agents`].
+    #[serde(default)]
+    pub client_agents: u32,
     /// How long the storm lasts.
     pub duration_ms: u64,
     /// What does not change during the run.

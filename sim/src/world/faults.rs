@@ -11,7 +11,7 @@ use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AF
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
-use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
+use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape, agents};
 use crate::trace::WORLD;
 
 impl World {
@@ -220,7 +220,8 @@ impl World {
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
         match change {
             MembershipChange::Add => {
-                let node = self.machines().last_key_value().map_or(0, |(last, _)| last + 1);
+                let servers = self.machines().into_keys().filter(|node| *node < agents::FIRST);
+                let node = servers.last().map_or(0, |last| last + 1);
                 self.begins(fault, &format!("n{node} joins"));
                 self.found_host(node, ClockSetting::default());
                 self.boot(node);

@@ -317,8 +317,11 @@ impl Book {
     /// node that is not known here is removed. Tags that others may override are taken over first.
     pub fn full_plan(&mut self, node: &NodeInfo, remote: Option<&WholeNode>) -> Vec<CatalogCommand> {
         let mut plan = Vec::new();
-        let remote_services: BTreeMap<&str, &ServiceInfo> =
-            remote.iter().flat_map(|whole| &whole.services).map(|row| (row.info.id.as_str(), &row.info)).collect();
+        let remote_services: BTreeMap<&str, &ServiceInfo> = remote
+            .iter()
+            .flat_map(|whole| &whole.services)
+            .map(|row| (row.info.id.as_str(), &row.info))
+            .collect();
         let remote_checks: BTreeMap<&str, &CheckInfo> = remote
             .iter()
             .flat_map(|whole| &whole.checks)
@@ -402,8 +405,8 @@ pub fn scale(nodes: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Command, Request, RequestId, State, query::Asked};
     use crate::state::catalog::OneNode;
+    use crate::state::{Command, Request, RequestId, State, query::Asked};
     use proptest::prelude::*;
 
     fn node() -> NodeInfo {
@@ -411,7 +414,13 @@ mod tests {
     }
 
     fn service(id: &str, tag: &str) -> ServiceInfo {
-        ServiceInfo { id: id.into(), name: id.into(), tags: vec![tag.into()], weights: (1, 1), ..Default::default() }
+        ServiceInfo {
+            id: id.into(),
+            name: id.into(),
+            tags: vec![tag.into()],
+            weights: (1, 1),
+            ..Default::default()
+        }
     }
 
     fn definition(id: &str, service_id: &str) -> Definition {
@@ -432,7 +441,9 @@ mod tests {
 
     #[test]
     fn the_interval_grows_with_the_cluster() {
-        for (nodes, expected) in [(1, 1), (128, 1), (129, 2), (256, 2), (257, 3), (512, 3), (513, 4), (1024, 4)] {
+        for (nodes, expected) in
+            [(1, 1), (128, 1), (129, 2), (256, 2), (257, 3), (512, 3), (513, 4), (1024, 4)]
+        {
             assert_eq!(scale(nodes), expected, "{nodes}");
         }
     }
@@ -447,8 +458,10 @@ mod tests {
             book.checks()["c"].status
         };
         use Status::{Critical, Passing};
-        let seen: Vec<Status> =
-            [Passing, Critical, Passing, Passing, Critical, Passing, Critical, Critical].into_iter().map(&mut after).collect();
+        let seen: Vec<Status> = [Passing, Critical, Passing, Passing, Critical, Passing, Critical, Critical]
+            .into_iter()
+            .map(&mut after)
+            .collect();
         assert_eq!(seen, [Critical, Critical, Critical, Passing, Passing, Passing, Passing, Critical]);
     }
 
@@ -476,7 +489,8 @@ mod tests {
         for command in plan {
             let index = state.applied() + 1;
             let id = RequestId { origin: 1, number: index };
-            let outcome = state.apply(index, &Request { id, done_below: 0, command: Command::Catalog(command) });
+            let outcome =
+                state.apply(index, &Request { id, done_below: 0, command: Command::Catalog(command) });
             assert!(outcome.is_done(), "{outcome:?}");
         }
         OneNode { node: "me".into(), checks: true }.ask(state).value

@@ -15,11 +15,12 @@ pub mod book;
 pub mod probe;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::env::{AbortOnDrop, Env, Instant, Rng};
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
@@ -56,7 +57,10 @@ struct Inner {
     book: Mutex<Book>,
     /// The tasks of checks that look, and of those whose time runs.
     looking: Mutex<BTreeMap<String, AbortOnDrop>>,
+    /// Wakes whoever tells the catalog.
     changed: Notify,
+    /// Wakes whoever waits for another state of things here.
+    changes: watch::Sender<u64>,
     rng: Mutex<Rng>,
 }
 
@@ -65,7 +69,8 @@ impl Local {
     pub fn new(env: &Env) -> Local {
         let rng = Mutex::new(env.rng("local"));
         let (book, looking, changed) = (Mutex::default(), Mutex::default(), Notify::new());
-        Local { inner: Arc::new(Inner { env: env.clone(), book, looking, changed, rng }) }
+        let changes = watch::Sender::new(0);
+        Local { inner: Arc::new(Inner { env: env.clone(), book, looking, changed, changes, rng }) }
     }
 
     fn locked(&self) -> MutexGuard<'_, Book> {
@@ -75,6 +80,19 @@ impl Local {
     /// What there is now.
     pub fn book(&self) -> Book {
         self.locked().clone()
+    }
+
+    /// Completes when something has changed after this was called.
+    pub fn changed(&self) -> impl Future<Output = ()> + use<> {
+        let mut changes = self.inner.changes.subscribe();
+        changes.mark_unchanged();
+        // The sender lives as long as whoever asks.
+        async move { drop(changes.changed().await) }
+    }
+
+    fn note_change(&self) {
+        self.inner.changed.notify_one();
+        self.inner.changes.send_modify(|count| *count += 1);
     }
 
     /// A time between nothing and `most`, so that agents do not all come at once.
@@ -112,7 +130,7 @@ impl Local {
         for check in checks {
             self.register_check(agent, check)?;
         }
-        self.inner.changed.notify_one();
+        self.note_change();
         Ok(())
     }
 
@@ -125,7 +143,7 @@ impl Local {
         for check in checks {
             self.stop_looking(&check);
         }
-        self.inner.changed.notify_one();
+        self.note_change();
         Ok(())
     }
 
@@ -149,7 +167,7 @@ impl Local {
         if let Some(task) = task {
             self.looking().insert(id, task.abort_on_drop());
         }
-        self.inner.changed.notify_one();
+        self.note_change();
         Ok(())
     }
 
@@ -160,7 +178,7 @@ impl Local {
     pub fn deregister_check(&self, id: &str) -> Result<(), Unknown> {
         self.locked().remove_check(id)?;
         self.stop_looking(id);
-        self.inner.changed.notify_one();
+        self.note_change();
         Ok(())
     }
 
@@ -181,7 +199,7 @@ impl Local {
             let task = self.inner.env.spawn(self.clone().expire(id.to_owned(), ttl));
             self.looking().insert(id.to_owned(), task.abort_on_drop());
         }
-        self.inner.changed.notify_one();
+        self.note_change();
         Ok(())
     }
 
@@ -200,7 +218,7 @@ impl Local {
             book.is_dirty()
         };
         if dirty {
-            self.inner.changed.notify_one();
+            self.note_change();
         }
     }
 
@@ -208,7 +226,11 @@ impl Local {
     async fn expire(self, id: String, ttl: Duration) {
         self.inner.env.sleep(ttl).await;
         let last = self.locked().checks().get(&id).map(|check| check.output.clone()).unwrap_or_default();
-        self.found(&id, Status::Critical, format!("TTL expired (last output before timeout follows): {last}"));
+        self.found(
+            &id,
+            Status::Critical,
+            format!("TTL expired (last output before timeout follows): {last}"),
+        );
     }
 
     /// Looks again and again.
@@ -248,7 +270,9 @@ impl Local {
                         of.map(|check| check.status).max().unwrap_or(Status::Passing)
                     });
                     match status {
-                        Some(status) => self.found(&id, status, format!("All checks of the target: {status}")),
+                        Some(status) => {
+                            self.found(&id, status, format!("All checks of the target: {status}"))
+                        }
                         None => {
                             let text = format!("node {node:?} has no service {service:?}");
                             self.found(&id, Status::Critical, text);
@@ -320,7 +344,7 @@ impl Local {
 
     /// Compares everything, and puts right what differs.
     async fn compare(&self, agent: &Agent) -> Result<(), String> {
-        let node = agent.node_info();
+        let node = node_info(agent);
         let options = QueryOptions::now(Consistency::Default);
         let whole = agent.query(options, &OneNode { node: node.name.clone(), checks: true }).await;
         let whole = whole.map_err(|error| error.to_string())?.value;
@@ -337,7 +361,7 @@ impl Local {
 
     /// Tells what changed.
     async fn tell_changes(&self, agent: &Agent) -> Result<(), String> {
-        let node = agent.node_info();
+        let node = node_info(agent);
         let (plan, dirty) = {
             let mut book = self.locked();
             (book.partial_plan(&node), book.take_dirty())
@@ -366,8 +390,11 @@ impl Local {
 pub fn node_info(agent: &Agent) -> NodeInfo {
     let member = agent.local_member();
     let address = member.addr.ip().to_string();
-    let names: &[&str] =
-        if member.addr.is_ipv4() { &["lan", "lan_ipv4", "wan", "wan_ipv4"] } else { &["lan", "lan_ipv6", "wan", "wan_ipv6"] };
+    let names: &[&str] = if member.addr.is_ipv4() {
+        &["lan", "lan_ipv4", "wan", "wan_ipv4"]
+    } else {
+        &["lan", "lan_ipv6", "wan", "wan_ipv6"]
+    };
     NodeInfo {
         name: member.name,
         id: uuid_of(member.node_id),

@@ -32,7 +32,9 @@ pub async fn look(
 ) -> Option<Finding> {
     let looking = async {
         match probe {
-            Probe::Http { url, method, headers, body } => Some(http(env, process, url, method, headers, body).await),
+            Probe::Http { url, method, headers, body } => {
+                Some(http(env, process, url, method, headers, body).await)
+            }
             Probe::Tcp(address) => Some(match tcp(env, process, address).await {
                 Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
                 Err(reason) => critical(format!("TCP connect {address}: {reason}")),
