@@ -714,7 +714,7 @@ impl Asked for Checks {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -749,7 +749,7 @@ pub mod tests {
         CatalogCommand::Register { node: node(name), skip_node_update: false, service, checks }
     }
 
-    pub fn any_catalog_command() -> impl Strategy<Value = CatalogCommand> {
+    fn any_catalog_command() -> impl Strategy<Value = CatalogCommand> {
         let name = || prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
         let status = prop::sample::select(vec![Status::Passing, Status::Warning, Status::Critical]);
         let a_service = (name(), name()).prop_map(|(id, name)| service(&id, &name));
