@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::agents;
 use super::{ClockChange, FaultKind, MembershipChange, PlannedAction, Scenario, VERSION};
 
 /// More nodes than anything is known of.
