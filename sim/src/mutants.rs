@@ -141,6 +141,20 @@ pub const TABLE: &[Mutant] = &[
         checks: &["LIVE", "CQ"],
     },
     Mutant {
+        id: "A01",
+        what: "a confirmed read does not wait until the state is as new as it must be",
+        origin: "the class of openraft 97d92771",
+        needs: &[],
+        checks: &["SAY"],
+    },
+    Mutant {
+        id: "A02",
+        what: "told that it is held for dead, a node takes the very incarnation that is",
+        origin: "design; SWIM 4.2",
+        needs: SILENCE,
+        checks: &["SAY"],
+    },
+    Mutant {
         id: "T02",
         what: "one timer draws from the operating system's randomness",
         origin: "databendlabs/openraft PR #1741",

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Violation};
+use crate::coverage::Moment;
 
 /// What came of one seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,10 +44,16 @@ pub struct RunReport {
     pub violations: Vec<Violation>,
     /// What the checks could not decide within their bounds.
     pub undecided: Vec<String>,
+    /// Where the run has been: see [`crate::points`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub points: BTreeMap<String, u64>,
     /// Which states of the cluster and changes between them were reached, if that was asked for:
-    /// see `sim::coverage`. In ascending order.
+    /// see [`crate::coverage`]. In ascending order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coverage: Vec<u32>,
+    /// What of note happened when, if the states were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Moment>,
 }
 
 impl RunReport {
@@ -216,7 +223,9 @@ mod tests {
             faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
             violations: Vec::new(),
             undecided: Vec::new(),
+            points: BTreeMap::new(),
             coverage: Vec::new(),
+            moments: Vec::new(),
         }
     }
 
