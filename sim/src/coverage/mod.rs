@@ -121,7 +121,7 @@ impl Coverage {
                 self.joint.remove(&at.node);
                 Some(match stop {
                     Stop::Graceful => Landmark::Ended,
-                    Stop::Kill => Landmark::Killed,
+                    Stop::Kill | Stop::Vanish => Landmark::Killed,
                     Stop::PowerLoss => Landmark::PowerLost,
                 })
             }

@@ -215,10 +215,15 @@ mod tests {
     proptest! {
         #[test]
         fn merging_knows_no_order(
-            a in prop::collection::vec((0..20u64, prop::collection::vec(0..30u32, 0..5)), 0..12),
-            b in prop::collection::vec((0..20u64, prop::collection::vec(0..30u32, 0..5)), 0..12),
+            a in prop::collection::vec(0..20u64, 0..12),
+            b in prop::collection::vec(0..20u64, 0..12),
         ) {
-            let (a, b) = (corpus(&a), corpus(&b));
+            // The same plan reaches the same.
+            let of = |seeds: &[u64]| {
+                let reached = |seed: &u64| (*seed, (0..*seed as u32 % 7).map(|n| n * 3 + *seed as u32).collect());
+                corpus(&seeds.iter().map(reached).collect::<Vec<_>>())
+            };
+            let (a, b) = (of(&a), of(&b));
             let (mut ab, mut ba) = (a.clone(), b.clone());
             ab.merge(&b);
             ba.merge(&a);

@@ -157,12 +157,12 @@ mod tests {
     use super::*;
     use crate::check::Violation;
 
-    /// A world in which a plan reaches as many features as it has faults, and fails with more than forty.
+    /// A world in which a plan reaches as many features as it has faults, and fails with more than a hundred.
     fn world(candidate: &Candidate) -> RunReport {
         let faults = candidate.scenario.faults.len() as u32;
         let mut report = RunReport { seed: candidate.scenario.seed, ok: true, ..RunReport::default() };
         report.coverage = (0..faults).collect();
-        if faults > 40 {
+        if faults > 100 {
             report.ok = false;
             report.violations.push(Violation {
                 check: "ES".into(),
@@ -194,18 +194,27 @@ mod tests {
     #[test]
     fn it_climbs_where_blind_seeds_do_not_go() {
         let most = |hunt: &Hunt| hunt.corpus.features();
-        let blind = (0..400).map(|seed| Scenario::generate(seed, &Limits::default()).faults.len()).max();
-        let hunt = hunted(3, 50);
+        let blind = (0..640).map(|seed| Scenario::generate(seed, &Limits::default()).faults.len()).max();
+        let hunt = hunted(3, 80);
         assert!(most(&hunt) > blind.unwrap_or(0), "{} and {blind:?}", most(&hunt));
         assert_eq!(hunt.failures.len(), 1, "one way to fail: {:?}", hunt.failures.keys());
+        assert!(hunt.corpus.plans().values().all(|plan| plan.scenario.faults.len() <= 100));
     }
 
     #[test]
     fn what_fails_has_no_children_unless_it_is_tolerated() {
-        let mut hunt = hunted(3, 50);
-        assert!(hunt.corpus.plans().values().all(|plan| plan.scenario.faults.len() <= 40));
+        let fails = |candidate: &Candidate| {
+            let mut report = world(candidate);
+            report.violate("ES", "two leaders".into());
+            report
+        };
+        let mut hunt = Hunt::new(1);
         let round = hunt.next_round();
-        let reports: Vec<RunReport> = round.iter().map(world).collect();
+        let reports: Vec<RunReport> = round.iter().map(fails).collect();
         assert_eq!(hunt.learn(&round, &reports, |_| true), []);
+        assert!(!hunt.corpus.plans().is_empty() && hunt.failures.is_empty());
+        let mut hunt = Hunt::new(1);
+        assert_eq!(hunt.learn(&round, &reports, |_| false).len(), 1);
+        assert!(hunt.corpus.plans().is_empty() && hunt.failures.len() == 1);
     }
 }

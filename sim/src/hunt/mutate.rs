@@ -220,6 +220,10 @@ fn point_at(kind: &mut FaultKind, node: u32) {
         *nodes = vec![node];
         return;
     }
+    if let Some(target) = kind.target_mut() {
+        *target = Target::Node(node);
+        return;
+    }
     for named in kind.nodes_mut() {
         *named = node;
     }
@@ -248,33 +252,24 @@ fn duplicate(plan: &mut Scenario, _: &Parent<'_>, _: &Scenario, rng: &mut StdRng
 fn retarget(plan: &mut Scenario, _: &Parent<'_>, _: &Scenario, rng: &mut StdRng) {
     let node = rng.random_range(0..plan.nodes.max(1));
     let Some(fault) = pick_fault(plan, rng) else { return };
-    match &mut fault.kind {
-        FaultKind::Stall { target }
-        | FaultKind::Kill { target }
-        | FaultKind::Clock { target, .. }
-        | FaultKind::FsyncFail { target, .. } => {
-            *target = if rng.random_bool(0.3) { Target::Leader } else { Target::Node(node) };
-        }
-        kind => {
-            let mut named = kind.nodes_mut();
-            if !named.is_empty() {
-                let at = rng.random_range(0..named.len());
-                *named[at] = node;
-            }
-        }
+    if let Some(target) = fault.kind.target_mut() {
+        *target = if rng.random_bool(0.3) { Target::Leader } else { Target::Node(node) };
+        return;
+    }
+    let mut named = fault.kind.nodes_mut();
+    if !named.is_empty() {
+        let at = rng.random_range(0..named.len());
+        *named[at] = node;
     }
 }
 
 /// Makes every fault that aims at one node aim at the leader.
 fn at_the_leader(plan: &mut Scenario, _: &Parent<'_>, _: &Scenario, _: &mut StdRng) {
     for fault in &mut plan.faults {
-        match &mut fault.kind {
-            FaultKind::Stall { target }
-            | FaultKind::Kill { target }
-            | FaultKind::Clock { target, .. }
-            | FaultKind::FsyncFail { target, .. } => *target = Target::Leader,
-            FaultKind::Partition { shape } => *shape = Shape::Leader,
-            _ => {}
+        if let Some(target) = fault.kind.target_mut() {
+            *target = Target::Leader;
+        } else if let FaultKind::Partition { shape } = &mut fault.kind {
+            *shape = Shape::Leader;
         }
     }
 }
@@ -455,6 +450,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         #[test]
         fn a_child_can_be_run_differs_and_depends_on_nothing_else(plan in 0..500u64, other in 0..500u64, draw: u64) {
             let (once, parent) = bred(plan, other, draw);
