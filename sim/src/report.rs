@@ -30,8 +30,12 @@ pub struct RunReport {
     pub sim_seconds: f64,
     /// When the storm began, in simulated time; 0 if the cluster never formed.
     pub storm_seconds: f64,
-    /// Real time. The only field that two runs of a seed may differ in.
+    /// Real time. This and the two that follow are all that two runs of a seed may differ in.
     pub wall_seconds: f64,
+    /// Time of a processor; 0 where the system does not say.
+    pub cpu_seconds: f64,
+    /// The most memory that the process had, in KiB; 0 where the system does not say.
+    pub memory_kib: u64,
     /// Operations that were answered.
     pub ops_ok: u64,
     /// Operations whose outcome nobody knows.
@@ -57,6 +61,11 @@ pub struct RunReport {
 }
 
 impl RunReport {
+    /// Without what two runs of a seed may differ in.
+    pub fn without_machine(self) -> RunReport {
+        RunReport { wall_seconds: 0.0, cpu_seconds: 0.0, memory_kib: 0, ..self }
+    }
+
     /// The report of a seed that could not be run to its end.
     pub fn crashed(seed: u64, detail: String) -> RunReport {
         let mut report = RunReport { seed, ..RunReport::default() };
@@ -217,6 +226,8 @@ mod tests {
             sim_seconds: 41.5,
             storm_seconds: 1.5,
             wall_seconds: 0.2,
+            cpu_seconds: 0.1,
+            memory_kib: 90_000,
             ops_ok: 700,
             ops_unknown: 12,
             ops_failed: 30,

@@ -93,7 +93,7 @@ fn run(script: &str, folder: &Path, env: &BTreeMap<String, String>) {
 fn reports(path: &Path) -> Vec<sim::report::RunReport> {
     let text = std::fs::read_to_string(path).unwrap();
     let parsed = text.lines().map(|line| serde_json::from_str::<sim::report::RunReport>(line).unwrap());
-    parsed.map(|report| sim::report::RunReport { wall_seconds: 0.0, ..report }).collect()
+    parsed.map(sim::report::RunReport::without_machine).collect()
 }
 
 #[cfg(not(madsim))]

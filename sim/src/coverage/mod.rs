@@ -2,11 +2,12 @@
 //!
 //! A run's whole state is never the same twice, so it would guide nobody. What is kept is coarse, and of several kinds, each
 //! a *feature*, named by a hash of 32 bits:
-//! * the roles of all nodes, how their terms and logs relate, what the configuration is, and which kinds of fault
-//!   are in force, whenever something of note happens (a [`Landmark`]);
+//! * the roles of all nodes and how their terms relate, whenever something of note happens (a [`Landmark`]);
+//! * how the node where it happens compares with the others: its term, its log, its disk, its configuration;
 //! * on how many disks the newest applied entry is, of how many;
-//! * which landmarks follow which, on the same node or another, and how soon;
-//! * which landmarks fall into which fault, and into which two at once;
+//! * which landmarks follow which, on the same node or another, and whether soon; of those that are Raft's or a
+//!   process's own, also which three in a row;
+//! * which faults are in force at once, and which landmarks fall into which fault, and into which two;
 //! * each point ([`crate::points`]) by how often it was reached.
 //!
 //! The landmarks themselves are reported as well ([`Moment`]): a mutator may then aim a fault at one.
@@ -23,6 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::check::view::{NodeView, View};
 use crate::check::{At, Event, Stop};
 
+/// What follows within this follows soon.
+const SOON_NS: u64 = 200_000_000;
 /// So many moments of a run are kept, and no more.
 const MOST_MOMENTS: usize = 400;
 
@@ -68,6 +71,20 @@ pub enum Landmark {
     FaultEnded,
 }
 
+impl Landmark {
+    /// Whether it is Raft's or a process's own doing: neither gossip's nor the storm's.
+    fn is_own(self) -> bool {
+        !matches!(
+            self,
+            Landmark::MemberFailed
+                | Landmark::MemberSuspected
+                | Landmark::MemberBack
+                | Landmark::FaultBegan
+                | Landmark::FaultEnded
+        )
+    }
+}
+
 /// When and where something of note happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,8 +107,10 @@ pub struct Coverage {
     failed: BTreeSet<(u32, String)>,
     /// Kinds of fault in force, in the order of their beginning.
     faults: BTreeMap<&'static str, u32>,
-    /// The last landmarks: when, where, and what of which fault.
-    last: [Option<(u64, u32, Landmark, &'static str)>; 2],
+    /// The last landmark: when, where, and what of which fault.
+    last: Option<(u64, u32, Landmark, &'static str)>,
+    /// The last two that are Raft's or a process's own.
+    own: [Option<(u32, Landmark)>; 2],
     newest_applied: u64,
 }
 
@@ -194,8 +213,7 @@ impl Coverage {
             up += u32::from(node.up);
             durable += u32::from(node.durable >= Some(index));
         }
-        let faults: Vec<_> = self.faults.keys().collect();
-        self.features.insert(feature(&("copies", durable, up, all, faults)));
+        self.features.insert(feature(&("copies", durable, up, all)));
     }
 
     fn note(&mut self, at: At, landmark: Landmark, kind: &'static str, view: &View) {
@@ -205,34 +223,44 @@ impl Coverage {
         // The cluster as it is.
         let newest = view.nodes().map(|(_, node)| node.term).max().unwrap_or_default();
         let longest = view.nodes().filter_map(|(_, node)| node.log.last()).max();
-        let mut shapes: Vec<_> =
-            view.nodes().map(|(number, node)| self.shape(number, node, newest, longest)).collect();
-        shapes.sort_unstable();
-        let roles: Vec<_> = shapes.iter().map(|(role, behind, ..)| (*role, *behind)).collect();
+        let mut roles: Vec<_> = view
+            .nodes()
+            .map(|(number, node)| {
+                let (role, behind, ..) = self.shape(number, node, newest, longest);
+                (role, behind.min(1))
+            })
+            .collect();
+        roles.sort_unstable();
         self.features.insert(feature(&("roles", landmark, &roles)));
-        self.features.insert(feature(&("cluster", &shapes)));
-        let faults: Vec<&'static str> = self.faults.keys().copied().collect();
-        self.features.insert(feature(&("faults", &faults, &roles)));
+        if view.node(at.node).raft_id.is_some() {
+            let shape = self.shape(at.node, view.node(at.node), newest, longest);
+            self.features.insert(feature(&("shape", landmark, shape)));
+        }
         // What it falls into.
+        let faults: Vec<&'static str> = self.faults.keys().copied().collect();
+        if landmark == Landmark::FaultBegan {
+            self.features.insert(feature(&("faults", &faults[..faults.len().min(3)])));
+        }
         for (place, one) in faults.iter().enumerate() {
             self.features.insert(feature(&("within", landmark, kind, one)));
-            for other in &faults[place + 1..] {
-                self.features.insert(feature(&("within", landmark, kind, one, other)));
+            for other in faults[place + 1..].iter().filter(|_| landmark.is_own()) {
+                self.features.insert(feature(&("within", landmark, one, other)));
             }
         }
         // What it follows.
         let this = (landmark, kind);
-        if let [first, Some((then, node, before, before_kind))] = &self.last {
-            let soon = magnitude(at.ns.saturating_sub(*then) / 20_000_000);
-            let same = *node == at.node;
-            self.features.insert(feature(&("pair", before, before_kind, this, same, soon)));
-            if let Some((_, node, earlier, earlier_kind)) = first {
-                let same = (same, *node == at.node);
-                let three = (earlier, earlier_kind, before, before_kind, this, same);
-                self.features.insert(feature(&("three", three)));
-            }
+        if let Some((then, node, before, before_kind)) = &self.last {
+            let soon = at.ns.saturating_sub(*then) < SOON_NS;
+            self.features.insert(feature(&("pair", before, before_kind, this, *node == at.node, soon)));
         }
-        self.last = [self.last[1], Some((at.ns, at.node, landmark, kind))];
+        self.last = Some((at.ns, at.node, landmark, kind));
+        if landmark.is_own() {
+            if let [Some((first, earlier)), Some((second, before))] = &self.own {
+                let same = (*first == at.node, *second == at.node);
+                self.features.insert(feature(&("three", earlier, before, landmark, same)));
+            }
+            self.own = [self.own[1], Some((at.node, landmark))];
+        }
     }
 
     /// A node as it compares with the others: role, term, log, disk.
