@@ -7,7 +7,7 @@ mod common;
 use std::sync::mpsc;
 use std::thread;
 
-use common::{Home, Http, Node, PATIENCE, QUICK, eventually, script, text_of};
+use common::{Home, Http, Node, PATIENCE, QUICK, contract, eventually, text_of};
 use hyper::Method;
 
 /// Gossip that notices within seconds who is gone and who is back.
@@ -102,8 +102,8 @@ impl Cluster {
 fn the_script_gets_the_same_answers_through_a_client() {
     let cluster = Cluster::start("");
     let golden = include_str!("snapshots/http__the_script_gets_its_golden_answers.snap");
-    let transcript = script::transcript(cluster.client.node.as_ref().unwrap(), &cluster.rpc());
-    let (golden, here) = (script::parts(golden), script::parts(&transcript));
+    let transcript = contract::transcript(cluster.client.node.as_ref().unwrap(), &cluster.rpc());
+    let (golden, here) = (contract::parts(golden), contract::parts(&transcript));
     assert_eq!(golden.len(), here.len());
     let mut differ = Vec::new();
     for ((title, golden), (_, here)) in golden.iter().zip(&here) {

@@ -52,8 +52,8 @@ impl Client {
         let identity = identity::open(env).await?;
         // Refutations and changes of metadata count within a life.
         let member = lan::Identity { node_id: identity.node_id, generation: identity.life << 20 };
-        // Mutant A03: a client agent gives itself out for a server.
-        let role = if mutant::is("A03") {
+        // Mutant C03: a client agent gives itself out for a server.
+        let role = if mutant::is("C03") {
             Role::Server { rpc_addr: config.gossip_addr, expect: 0 }
         } else {
             Role::Client

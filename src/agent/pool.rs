@@ -217,8 +217,8 @@ impl Servers {
                     deadline = self.env.now() + self.timeout;
                 }
             }
-            // Mutant A01: every attempt gets a new id, so that a retry can apply twice.
-            if turn.is_some() && mutant::is("A01") {
+            // Mutant C01: every attempt gets a new id, so that a retry can apply twice.
+            if turn.is_some() && mutant::is("C01") {
                 turn = Some(self.requests.turn());
             }
             if !self.pause(deadline).await {
@@ -231,8 +231,8 @@ impl Servers {
     fn prepare(&self, call: Call) -> Result<(Call, Instant, Option<Watching<'_>>), CallError> {
         let now = self.env.now();
         let Call::Read { query, mut options } = call else { return Ok((call, now, None)) };
-        // Mutant A02: what a client reads through a client agent is whatever the server has.
-        if mutant::is("A02") {
+        // Mutant C02: what a client reads through a client agent is whatever the server has.
+        if mutant::is("C02") {
             options.consistency = Consistency::Stale;
         }
         let ends = now + options.wait;

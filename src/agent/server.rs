@@ -30,7 +30,7 @@ use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{RaftNode, Reach, ServerInfo, Store};
 use crate::state::query::{Found, Query};
-use crate::state::{Command, Request, RequestId, State};
+use crate::state::{Command, Outcome, Request, RequestId, State};
 
 use super::bootstrap::{found_together, founders};
 use super::call::{self, Call, CallError, Cluster, Configured, Reply};
@@ -125,6 +125,7 @@ impl Server {
         vec![
             env.spawn(self.clone().found()).abort_on_drop(),
             env.spawn(self.clone().reconcile()).abort_on_drop(),
+            env.spawn(self.clone().count_sessions()).abort_on_drop(),
             env.spawn(self.clone().watch_recovery()).abort_on_drop(),
         ]
     }
@@ -132,6 +133,15 @@ impl Server {
     /// Its Raft half.
     pub fn raft(&self) -> &RaftNode {
         &self.inner.node
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    /// Applies a command of the server's own.
+    pub(super) async fn write(&self, command: Command) -> Result<Outcome, CallError> {
+        Ok(self.inner.client.write(command).await?)
     }
 
     /// Its gossip half.
@@ -222,6 +232,7 @@ impl Server {
         match consistency {
             Consistency::Stale if self.inner.recovered.load(Ordering::Relaxed) => Ok(()),
             Consistency::Stale => {
+                self.inner.env.reachable("a stale read is refused until the server has caught up");
                 let text = format!("{NO_LEADER}: this server has not caught up since its restart");
                 Err(CallError::NoLeader(text))
             }
@@ -467,12 +478,16 @@ impl Server {
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.inner.lan.servers().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let adds = matches!(step, Step::Add(_));
+                env.sometimes(adds, "a leader adds a server that gossip found");
+                env.sometimes(!adds, "a leader removes a server that said it leaves");
                 tracing::info!(?step, "the configuration follows gossip");
                 let done = match step {
                     Step::Add(server) => self.inner.client.add_server(server).await,
                     Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
                 };
                 if let Err(error) = done {
+                    env.reachable("a change of the configuration is tried again");
                     tracing::warn!(%error, "the configuration does not follow gossip yet");
                     env.sleep(Duration::from_secs(1)).await;
                 }
@@ -501,6 +516,7 @@ impl Delegate for Server {
         Box::pin(async {
             let node = &self.inner.node;
             let others = node.members().iter().any(|m| m.voter && m.server.node_id != self.node_id());
+            self.inner.env.sometimes(others && node.is_leader(), "a leader leaves");
             if others
                 && node.is_leader()
                 && let Err(error) = self.inner.client.transfer_leadership(None).await

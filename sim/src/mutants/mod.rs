@@ -135,6 +135,6 @@ mod tests {
             }
             assert_eq!(all().filter(|other| other.id == mutant.id).count(), 1);
         }
-        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "A01"]);
+        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "C01"]);
     }
 }
