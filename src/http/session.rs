@@ -9,12 +9,13 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::config::duration::parse_duration;
 use crate::gossip::Status;
 use crate::state::query::{SessionInfo, SessionList, SessionsOfNode};
 use crate::state::session::{Behavior, NewSession, ServiceCheck, SessionCommand};
 use crate::state::{Command, Outcome, Question, Refusal, Returned, Session};
 
-use super::params::{Params, parse_duration, show_duration};
+use super::params::{Params, show_duration};
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 
