@@ -11,6 +11,8 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
+//! | [`record`] | the same as data, for whoever draws or counts it |
+//! | [`diff`] | where two traces part |
 //! | [`history`] | what the clients did and were told |
 //! | [`check`] | what must hold, one property a file |
 //! | [`report`] | what came of it, for machines and people |
@@ -27,6 +29,7 @@ pub mod check;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+pub mod diff;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -37,6 +40,7 @@ pub mod history;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod record;
 pub mod report;
 pub mod runner;
 pub mod saved;
