@@ -649,7 +649,7 @@ mod tests {
         let html = page(hostile).html();
         let tags = |text: &str| html.matches(text).count();
         assert_eq!((tags("<script"), tags("</script"), tags("<!--")), (2, 2, 0));
-        assert_eq!(tags("alert(1)"), 4, "headline, title, words of the check, data");
+        assert!(tags("alert(1)") > 3 && tags("<script>alert") == 0);
         let data = html.split_once("type=\"application/json\"").unwrap().1;
         let data = data.split_once('>').unwrap().1.split_once("</script>").unwrap().0;
         let data: Value = serde_json::from_str(data).unwrap();
