@@ -1,6 +1,6 @@
 //! Bugs of Raft and the clients of it: consensus, snapshots, membership, reads and sessions.
 
-use super::{LOST_REPLIES, Mutant};
+use super::{LOST_REPLIES, Mutant, RESTARTS};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -9,7 +9,7 @@ pub const TABLE: &[Mutant] = &[
         what: "the vote is never persisted",
         origin: "NodeDB-Lab/nodedb#161",
         // Whatever restarts a process; a graceful leave does as well.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: RESTARTS,
         checks: &["ES", "MV"],
     },
     Mutant {
@@ -17,7 +17,7 @@ pub const TABLE: &[Mutant] = &[
         what: "entries are acknowledged before they are durable",
         origin: "design; the class of etcd-io/etcd#14370",
         // CQ sees this without any fault; what is named here are its consequences.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: RESTARTS,
         checks: &["DUR", "LIN"],
     },
     Mutant {

@@ -38,19 +38,19 @@ for (const lane of lanes) {
 }
 const laneOf = new Map(lanes.map((lane) => [lane.node, lane]));
 
-// Whom a node cannot reach, and who cannot reach it, as spans of its lane.
+// What is wrong with the links of a node, as spans of its lane. What is wrong with all links is told at the top.
 for (const rule of page.rules) {
-  if (!rule.blocks) continue;
+  if (!rule.senders && !rule.receivers) continue;
   const all = lanes.map((lane) => lane.node);
   const from = rule.senders || all, to = rule.receivers || all;
   const names = (nodes) => nodes.map((node) => 'n' + node).join(' ');
   for (const node of from) {
     const others = to.filter((other) => other !== node);
-    if (others.length) laneOf.get(node)?.cuts.push({ from_ns: rule.from_ns, to_ns: rule.to_ns, text: 'does not reach ' + names(others), apart: from.length <= to.length });
+    if (others.length) laneOf.get(node)?.cuts.push({ from_ns: rule.from_ns, to_ns: rule.to_ns, text: rule.blocks ? 'does not reach ' + names(others) : `to ${names(others)}: ${rule.effect}`, blocks: rule.blocks, apart: rule.blocks && from.length <= to.length });
   }
   for (const node of to) {
     const others = from.filter((other) => other !== node);
-    if (others.length) laneOf.get(node)?.cuts.push({ from_ns: rule.from_ns, to_ns: rule.to_ns, text: 'does not hear ' + names(others), apart: to.length < from.length });
+    if (others.length) laneOf.get(node)?.cuts.push({ from_ns: rule.from_ns, to_ns: rule.to_ns, text: rule.blocks ? 'does not hear ' + names(others) : `from ${names(others)}: ${rule.effect}`, blocks: rule.blocks, apart: rule.blocks && to.length < from.length });
   }
 }
 
@@ -165,7 +165,7 @@ function roleColours(role, term) {
   if (role === 'stopped') return { fill: colour.down, ink: colour.dim };
   return { fill: `hsl(${h} 45% ${dark() ? 22 : 89}%)`, ink: colour.ink };
 }
-const FAULTS = { partition: '#c4364a', loss: '#b2557f', delay: '#8a63b8', reorder: '#8a63b8', duplicate: '#8a63b8', stall: '#4a8fd0', kill: '#6b7480', 'power-loss': '#4b525c', clock: '#b4631a', 'fsync-fail': '#8d6b2f', membership: '#23857f', transfer: '#23857f' };
+const FAULTS = { partition: '#c4364a', loss: '#b2557f', delay: '#8a63b8', reorder: '#8a63b8', duplicate: '#8a63b8', stall: '#4a8fd0', kill: '#6b7480', 'power-loss': '#4b525c', clock: '#b4631a', 'fsync-fail': '#8d6b2f', membership: '#23857f', transfer: '#23857f', lag: '#8a63b8', bandwidth: '#8a63b8', clog: '#8a63b8', 'black-hole': '#9e3d3d', refusal: '#9e3d3d', corrupt: '#b2557f', vanish: '#4b525c', move: '#23857f' };
 const faultColour = (kind) => FAULTS[kind] || (kind.includes('disk') || kind.includes('sync') || kind.includes('rot') || kind.includes('write') ? '#8d6b2f' : '#7a6a9c');
 const SIGNS = { vote: ['V', '#5a6ee0'], truncated: ['T', '#c4364a'], purged: ['P', '#7a8594'], 'snapshot-built': ['s', '#23857f'], 'snapshot-installed': ['S', '#0f766e'], membership: ['M', '#8a4fc4'], member: ['g', '#1f8f5a'], event: ['e', '#7a8594'], disk: ['D', '#8d6b2f'], boot: ['B', '#4b6b8f'], fatal: ['✕', '#c4162a'] };
 const GRAVE = ['fatal', 'truncated', 'snapshot-installed', 'disk', 'membership'];
@@ -484,7 +484,7 @@ function ground({ y, h, lane }) {
     for (const one of lane.cuts) {
       if (one.to_ns < view.from || one.from_ns > view.to) continue;
       if (one.apart) box(one.from_ns, one.to_ns, y, h, colour.cutBand);
-      box(one.from_ns, one.to_ns, y + h - 5, 5, colour.cut, { type: 'cut', lane, cut: one });
+      box(one.from_ns, one.to_ns, y + h - (one.blocks ? 5 : 4), one.blocks ? 5 : 4, one.blocks ? colour.cut : '#8a63b8', { type: 'cut', lane, cut: one });
     }
   }
 }
@@ -971,7 +971,7 @@ function describe(item, at) {
     case 'role': return [['node', item.lane.name], ['part', roleWords(item.role)], ['from', seconds(item.role.from_ns)], ['to', `${seconds(item.role.to_ns)} (${span(item.role.to_ns - item.role.from_ns)})`]];
     case 'process': return [['node', item.lane.name], ['state', `${item.gone.state}: ${item.gone.why}`], ['from', seconds(item.gone.from_ns)], ['to', `${seconds(item.gone.to_ns)} (${span(item.gone.to_ns - item.gone.from_ns)})`]];
     case 'fault': return [['fault', item.fault.kind], ['what', item.fault.what], ['from', seconds(item.fault.from_ns)], ['to', `${seconds(item.fault.to_ns)} (${span(item.fault.to_ns - item.fault.from_ns)})`]];
-    case 'cut': return [['node', item.lane.name], ['cut off', item.cut.text], ['from', seconds(item.cut.from_ns)], ['to', seconds(item.cut.to_ns)]];
+    case 'cut': return [['node', item.lane.name], [item.cut.blocks ? 'cut off' : 'links', item.cut.text], ['from', seconds(item.cut.from_ns)], ['to', seconds(item.cut.to_ns)]];
     case 'mark': return item.more.map((mark) => [mark.kind, `${item.lane.name} ${mark.text}, at ${seconds(mark.at_ns)}`]).concat(item.count > item.more.length ? [['and', `${item.count - item.more.length} more; zoom in`]] : []);
     case 'event': return [['named by', page.violations[item.violation].check], ['event', item.event.text], ['at', seconds(item.event.at_ns)]];
     case 'violation': return [['violated', item.violation.check], ['claim', item.violation.claim], ['at', seconds(item.violation.at_ns)]];
@@ -1204,6 +1204,7 @@ function legend() {
     entry((pen) => { pen.fillStyle = hatch(colour.down, colour.downLine, true, 6); pen.fillRect(0, 1, 52, 16); }, 'down: the process or the power is gone');
     entry((pen) => { pen.fillStyle = hatch(colour.frozen, colour.frozenLine, false, 5); pen.fillRect(0, 1, 52, 16); }, 'frozen: no processor, while the world goes on');
     entry((pen) => { pen.fillStyle = colour.cutBand; pen.fillRect(0, 1, 52, 16); pen.fillStyle = colour.cut; pen.fillRect(0, 12, 52, 5); }, 'cut off: a partition stands between this node and others');
+    if (lanes.some((lane) => lane.cuts.some((one) => !one.blocks))) entry((pen) => { pen.fillStyle = '#8a63b8'; pen.fillRect(0, 13, 52, 4); }, 'some of its links are bad: point at it to see how');
     entry((pen) => { pen.fillStyle = colour.log; pen.fillRect(0, 4, 52, 13); pen.strokeStyle = colour.applied; pen.beginPath(); pen.moveTo(0, 14); pen.lineTo(30, 9); pen.lineTo(52, 8); pen.stroke(); pen.strokeStyle = colour.durable; pen.setLineDash([3, 3]); pen.beginPath(); pen.moveTo(0, 9); pen.lineTo(52, 6); pen.stroke(); }, 'the log: filled what is in it, dashed what is durable, line what is applied');
     entry((pen) => { pen.strokeStyle = colour.clock; pen.beginPath(); pen.moveTo(0, 14); pen.lineTo(30, 14); pen.lineTo(52, 4); pen.stroke(); }, 'the node’s own clock against true time');
     const lineOf = (ink, dash, lost) => (pen) => { pen.strokeStyle = ink; pen.setLineDash(dash); pen.beginPath(); pen.moveTo(4, 2); pen.lineTo(lost ? 26 : 48, lost ? 9 : 16); pen.stroke(); if (lost) { pen.setLineDash([]); pen.beginPath(); pen.moveTo(23, 6); pen.lineTo(29, 12); pen.moveTo(23, 12); pen.lineTo(29, 6); pen.stroke(); } };
