@@ -60,7 +60,7 @@ const messages = (() => {
   const ends = Float64Array.from(sent, (at, i) => at + raw.took_us[i] * 1000);
   return { count: sent.length, sent, ends, from: Uint32Array.from(raw.from), to: Uint32Array.from(raw.to), kind: Uint8Array.from(raw.kind), bytes: Uint32Array.from(raw.bytes), fate: Uint32Array.from(raw.fate) };
 })();
-const LOST = 4, LATE = 3, COPY = 2, FLYING = 0;
+const LOST = 5, DAMAGED = 4, LATE = 3, COPY = 2, FLYING = 0;
 
 const byClient = new Map();
 for (const op of page.operations) {
@@ -783,6 +783,7 @@ function drawMessages(top) {
       toY = from + (to - from) * 0.45;
       ctx.strokeStyle = fate >= LOST ? colour.bad : colour.dim;
     }
+    if (fate === DAMAGED) ctx.strokeStyle = colour.amber;
     ctx.setLineDash(fate === LATE ? [6, 3] : fate === COPY ? [2, 3] : []);
     ctx.beginPath();
     ctx.moveTo(x, from);
@@ -965,7 +966,7 @@ function describe(item, at) {
     }
     case 'message': {
       const { i } = item, fate = messages.fate[i];
-      const became = fate >= LOST ? 'lost: ' + raw.reasons[fate - LOST] : { 0: 'still on its way at the end', 1: 'arrived', 2: 'arrived a second time', 3: 'arrived, after it had been lost and sent again' }[fate];
+      const became = fate >= LOST ? 'lost: ' + raw.reasons[fate - LOST] : { 0: 'still on its way at the end', 1: 'arrived', 2: 'arrived a second time', 3: 'arrived, after it had been lost and sent again', 4: 'arrived with bytes that were changed on the way' }[fate];
       return [['message', `${raw.kinds[messages.kind[i]]}, ${hostName(messages.from[i])} → ${hostName(messages.to[i])}`], ['size', messages.bytes[i] + ' bytes'], ['sent', seconds(messages.sent[i])], ['became', `${became} (after ${span(messages.ends[i] - messages.sent[i])})`]];
     }
     case 'role': return [['node', item.lane.name], ['part', roleWords(item.role)], ['from', seconds(item.role.from_ns)], ['to', `${seconds(item.role.to_ns)} (${span(item.role.to_ns - item.role.from_ns)})`]];
@@ -1210,6 +1211,7 @@ function legend() {
     const lineOf = (ink, dash, lost) => (pen) => { pen.strokeStyle = ink; pen.setLineDash(dash); pen.beginPath(); pen.moveTo(4, 2); pen.lineTo(lost ? 26 : 48, lost ? 9 : 16); pen.stroke(); if (lost) { pen.setLineDash([]); pen.beginPath(); pen.moveTo(23, 6); pen.lineTo(29, 12); pen.moveTo(23, 12); pen.lineTo(29, 6); pen.stroke(); } };
     for (const kind of raw.kinds) if (shown.layers.has(kind)) entry(lineOf(HUES[kind] || HUES.other, []), `a ${kind} message, from sender to receiver`);
     entry(lineOf(colour.bad, [], true), 'a message that is lost; dashed: lost at first, and sent again');
+    if (messages.fate.includes(DAMAGED)) entry(lineOf(colour.amber, []), 'a message that arrives with bytes changed on the way');
     for (const [kind, [sign, ink]] of Object.entries(SIGNS)) {
       if (!lanes.some((lane) => lane.marks.some((mark) => mark.kind === kind))) continue;
       entry((pen) => { pen.fillStyle = ink; pen.beginPath(); pen.roundRect(19, 2, 14, 14, 3); pen.fill(); pen.fillStyle = '#fff'; pen.font = '600 10px system-ui, "DejaVu Sans", sans-serif'; pen.textBaseline = 'middle'; pen.fillText(sign, 22.5, 9.5); }, page.marks[kind] || kind);

@@ -217,7 +217,8 @@ pub struct Messages {
 }
 
 /// What became of a message, as a number: 0 on its way when the story ended, 1 arrived, 2 arrived as a copy, 3 arrived after it
-/// had been lost and sent again, and from 4 on lost for a reason: a place in `reasons`.
+/// had been lost and sent again, 4 arrived with bytes that were changed on the way, and from 5 on lost for a reason: a place in
+/// `reasons`.
 pub struct Fate;
 
 impl Fate {
@@ -229,8 +230,10 @@ impl Fate {
     pub const COPY: u32 = 2;
     /// Arrived in the end.
     pub const LATE: u32 = 3;
+    /// Arrived with other bytes.
+    pub const DAMAGED: u32 = 4;
     /// Lost, for the first of the reasons.
-    pub const LOST: u32 = 4;
+    pub const LOST: u32 = 5;
 }
 
 /// What tells equal messages from others.
@@ -441,9 +444,19 @@ impl Scribe {
     }
 
     fn arrived(&mut self, at_ns: u64, message: &Message) {
-        let Some(flight) = self.flying.get_mut(&likeness(message)) else { return };
+        let likeness = likeness(message);
+        let known = self.flying.contains_key(&likeness);
+        // Bytes that were changed on the way: the first of the same length that waits on the same way.
+        let (udp, from, to, len, _) = likeness;
+        let mut similar = self.flying.range_mut((udp, from, to, len, 0)..=(udp, from, to, len, u64::MAX));
+        let flight = match known {
+            true => self.flying.get_mut(&likeness),
+            false => similar.find_map(|(_, flight)| (!flight.waiting.is_empty()).then_some(flight)),
+        };
+        let Some(flight) = flight else { return };
         let messages = &mut self.story.messages;
         let (row, fate) = match flight.waiting.pop_front() {
+            Some(row) if !known => (row, Fate::DAMAGED),
             Some(row) if messages.fate[row] >= Fate::LOST => (row, Fate::LATE),
             Some(row) => (row, Fate::ARRIVED),
             // Nobody waits for it: the network made a copy.
@@ -838,6 +851,20 @@ mod tests {
         assert_eq!(messages.ended_ns, [6 * MS, 7 * MS, 12 * MS, 21 * MS]);
         assert!(messages.sent_ns.is_sorted());
         assert_eq!(messages.kinds[messages.kind[2] as usize], "raft");
+    }
+
+    #[test]
+    fn a_message_whose_bytes_are_changed_on_the_way_arrives_damaged() {
+        let mut scribe = Scribe::new(1_000, &[]);
+        let at = |last: u8| SocketAddr::from(([10, 0, 0, last], 9));
+        for host in 0..2 {
+            scribe.on(0, host, Happening::Booted { ip: at(host as u8 + 1).ip() });
+        }
+        let [sent, arrived] =
+            [b"good", b"g00d"].map(|bytes| Message::new(Transport::Udp, at(1), at(2), bytes));
+        scribe.on(MS, 0, Happening::Traced(&Event::Send(sent)));
+        scribe.on(2 * MS, 1, Happening::Traced(&Event::Deliver(arrived)));
+        assert_eq!(scribe.story().messages.fate, [Fate::DAMAGED]);
     }
 
     #[test]
