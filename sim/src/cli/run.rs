@@ -157,6 +157,9 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
         pages::at_least_the_plan(path, case, report, &scenario)?;
     }
+    if let (Some(path), false) = (&args.report, args.json) {
+        print(&format!("  drawn: {}\n", path.display()))?;
+    }
     if args.json {
         return Ok(summary.is_ok());
     }

@@ -123,12 +123,18 @@ for (const name of Object.keys(flights)) {
   flights[name] = Uint32Array.from(flights[name]);
   flights[name + 'Sent'] = Float64Array.from(flights[name], (i) => messages.sent[i]);
 }
-const sentBy = new Map();
-for (let i = 0; i < messages.count; i++) {
-  if (!sentBy.has(messages.from[i])) sentBy.set(messages.from[i], []);
-  sentBy.get(messages.from[i]).push(messages.sent[i]);
-}
-for (const [host, times] of sentBy) sentBy.set(host, Float64Array.from(times));
+/** The times at which each host sent something. */
+const sentBy = (which) => {
+  const times = new Map();
+  for (let i = 0; i < messages.count; i++) {
+    if (!which(messages.fate[i])) continue;
+    if (!times.has(messages.from[i])) times.set(messages.from[i], []);
+    times.get(messages.from[i]).push(messages.sent[i]);
+  }
+  for (const [host, list] of times) times.set(host, Float64Array.from(list));
+  return times;
+};
+const allSent = sentBy(() => true), allLost = sentBy((fate) => fate >= LOST);
 
 // --- What the reader of the page has chosen.
 
@@ -313,6 +319,7 @@ function pill(text, x, y, ink, ground) {
   drawn++;
   return { x, w: size };
 }
+const TINY = '600 10px system-ui, "DejaVu Sans", sans-serif';
 const SANS = '12px system-ui, "DejaVu Sans", sans-serif', SMALL = '11px system-ui, "DejaVu Sans", sans-serif', BOLD = '600 12.5px system-ui, "DejaVu Sans", sans-serif';
 
 const patterns = new Map();
@@ -629,7 +636,7 @@ function drawMarks(y, lane) {
     ctx.roundRect(x - 1, y, 13, 13, 3);
     ctx.fill();
     ctx.fillStyle = '#fff';
-    ctx.font = '600 10px system-ui, "DejaVu Sans", sans-serif';
+    ctx.font = TINY;
     ctx.fillText(sign, x + 2.2, y + 7);
     if (next - i > 1) { ctx.fillStyle = colour.dim; ctx.fillRect(x + 1, y + 14, 9, 2); }
     ctx.globalAlpha = 1;
@@ -712,11 +719,9 @@ function drawOrder() {
     ctx.fill();
     drawn++;
     hits.push({ x: x - 5, y: y - 5, w: 10, h: 10, item: { type: 'placed', place: placed[i], number: i + 1 } });
-    if (x > free) {
-      const words = `${i + 1}`;
-      ctx.font = '600 10px system-ui, "DejaVu Sans", sans-serif';
-      write(words, x - 3, y - 11 < AXIS ? y + 10 : y - 9, 30, colour.applied, '600 10px system-ui, "DejaVu Sans", sans-serif');
-      free = x + 16;
+    if (x > free && dots.length < 120) {
+      write(`${i + 1}`, x - 3, y - 10, 40, colour.applied, TINY);
+      free = x + ctx.measureText(`${i + 1}`).width + 8;
     }
   }
   const readerOp = reader !== null ? opById.get(reader) : null, readerY = readerOp ? rowY(reader) : null;
@@ -761,6 +766,28 @@ function rowY(id) {
   return row ? row.y + CLIENT_ROW / 2 : null;
 }
 
+/** How many messages each host sends, as bars under its lane. */
+function density(sent, ink, strength, top) {
+  const step = 4, bins = Math.floor(plotWidth() / step);
+  ctx.fillStyle = ink;
+  ctx.globalAlpha = strength;
+  for (const [host, y] of placeOf) {
+    const times = sent.get(host);
+    if (!times || y < top - 60 || y > top + height + 60) continue;
+    const most = laneOf.has(host) ? 9 : 6, foot = y + (laneOf.has(host) ? 24 : 11);
+    let at = lower(times, view.from);
+    for (let bin = 0; bin < bins; bin++) {
+      const next = lower(times, timeOf(GUTTER + (bin + 1) * step), at);
+      if (next > at) {
+        const tall = Math.min(most, Math.sqrt(next - at) * 1.6);
+        ctx.fillRect(GUTTER + bin * step, foot - tall, step - 1, tall);
+        drawn++;
+      }
+      at = next;
+    }
+  }
+  ctx.globalAlpha = 1;
+}
 /** Messages as lines while they are few, and as the density of what each host sends when they are many. */
 function drawMessages(top) {
   const kinds = raw.kinds.map((kind) => shown.layers.get(kind) !== false && shown.layers.has(kind));
@@ -768,7 +795,7 @@ function drawMessages(top) {
   if (!kinds.some(Boolean)) return { count: 0, lines: 0, many: false };
   const firstShort = lower(flights.shortSent, view.from - LONG), lastShort = lower(flights.shortSent, view.to);
   const count = lower(flights.shortSent, view.to) - lower(flights.shortSent, view.from);
-  const LINES = 2500;
+  const LINES = 2500, LOSSES = 500;
   let lines = 0;
   const line = (i) => {
     const from = placeOf.get(messages.from[i]), to = placeOf.get(messages.to[i]);
@@ -810,30 +837,18 @@ function drawMessages(top) {
     const long = lower(flights.longSent, view.to);
     for (let at = Math.max(0, long - LINES); at < long; at++) line(flights.long[at]);
   } else if (!lostOnly) {
-    const step = 4, bins = Math.floor(plotWidth() / step);
-    for (const [host, y] of placeOf) {
-      const times = sentBy.get(host);
-      if (!times || y < top - 60 || y > top + height + 60) continue;
-      const lane = laneOf.get(host);
-      ctx.fillStyle = colour.dim;
-      ctx.globalAlpha = 0.35;
-      let at = lower(times, view.from);
-      for (let bin = 0; bin < bins; bin++) {
-        const next = lower(times, timeOf(GUTTER + (bin + 1) * step), at);
-        const tall = Math.min(lane ? 9 : 6, Math.sqrt(next - at) * 1.6);
-        if (next > at) { ctx.fillRect(GUTTER + bin * step, (lane ? y + 15 + 9 : y + 11) - tall, step - 1, tall); drawn++; }
-        at = next;
-      }
-    }
+    density(allSent, colour.dim, 0.35, top);
   }
   ctx.globalAlpha = 1;
   const lost = [lower(flights.lostSent, view.from - 1e9), lower(flights.lostSent, view.to)];
-  const stride = Math.max(1, Math.ceil((lost[1] - lost[0]) / 800));
-  ctx.globalAlpha = lost[1] - lost[0] > 120 ? 0.45 : 0.9;
-  for (let at = lost[0]; at < lost[1]; at += stride) line(flights.lost[at]);
+  if (lost[1] - lost[0] > LOSSES) density(allLost, colour.bad, 0.7, top);
+  else {
+    ctx.globalAlpha = lost[1] - lost[0] > 120 ? 0.45 : 0.9;
+    for (let at = lost[0]; at < lost[1]; at++) line(flights.lost[at]);
+  }
   ctx.setLineDash([]);
   ctx.globalAlpha = 1;
-  return { count: count + (lost[1] - lost[0]), lines, many: !lostOnly && count > LINES };
+  return { count: count + (lost[1] - lost[0]), lines, many: (!lostOnly && count > LINES) || lost[1] - lost[0] > LOSSES };
 }
 
 function drawFlags(top) {
@@ -1143,7 +1158,7 @@ function broke() {
     card.append(element('h3', `${violation.check} violated${place ? ', ' + place : ''}`));
     card.append(element('p', `${violation.claim} (${violation.source}).`, 'dim'));
     if (violation.sentences.length) for (const sentence of violation.sentences) card.append(element('p', sentence));
-    else card.append(element('p', violation.words.split('\n')[0]));
+    else card.append(element('p', violation.words.split('\n')[0].replace(/:$/, '')));
     const list = element('ol');
     for (const id of violation.operations) {
       const op = opById.get(id);
@@ -1209,7 +1224,7 @@ function legend() {
     entry((pen) => { pen.fillStyle = colour.log; pen.fillRect(0, 4, 52, 13); pen.strokeStyle = colour.applied; pen.beginPath(); pen.moveTo(0, 14); pen.lineTo(30, 9); pen.lineTo(52, 8); pen.stroke(); pen.strokeStyle = colour.durable; pen.setLineDash([3, 3]); pen.beginPath(); pen.moveTo(0, 9); pen.lineTo(52, 6); pen.stroke(); }, 'the log: filled what is in it, dashed what is durable, line what is applied');
     entry((pen) => { pen.strokeStyle = colour.clock; pen.beginPath(); pen.moveTo(0, 14); pen.lineTo(30, 14); pen.lineTo(52, 4); pen.stroke(); }, 'the node’s own clock against true time');
     const lineOf = (ink, dash, lost) => (pen) => { pen.strokeStyle = ink; pen.setLineDash(dash); pen.beginPath(); pen.moveTo(4, 2); pen.lineTo(lost ? 26 : 48, lost ? 9 : 16); pen.stroke(); if (lost) { pen.setLineDash([]); pen.beginPath(); pen.moveTo(23, 6); pen.lineTo(29, 12); pen.moveTo(23, 12); pen.lineTo(29, 6); pen.stroke(); } };
-    for (const kind of raw.kinds) if (shown.layers.has(kind)) entry(lineOf(HUES[kind] || HUES.other, []), `a ${kind} message, from sender to receiver`);
+    for (const kind of raw.kinds) if (shown.layers.has(kind)) entry(lineOf(HUES[kind] || HUES.other, []), `${kind}: a message, from its sender to its receiver`);
     entry(lineOf(colour.bad, [], true), 'a message that is lost; dashed: lost at first, and sent again');
     if (messages.fate.includes(DAMAGED)) entry(lineOf(colour.amber, []), 'a message that arrives with bytes changed on the way');
     for (const [kind, [sign, ink]] of Object.entries(SIGNS)) {

@@ -43,6 +43,9 @@ const MOST_REQUESTS: usize = 60;
 /// Before a violation and after it, what is shown at first: so many times what its events span.
 const MARGIN: u64 = 4;
 
+/// Of the events of a violation so many, its last, are in view at first.
+const NEAREST: usize = 4;
+
 const FRAME: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -233,6 +236,7 @@ impl Page {
             }
         };
         let history_end = history.iter().filter_map(|one| one.returned_ns.or(Some(one.invoked_ns))).max();
+        let headline = with_names(&headline, &story);
         let end_ns = story.end_ns.max(history_end.unwrap_or(0)).max(1);
         let order = broken.map(|broken| DrawnOrder {
             key: broken.key.clone(),
@@ -449,11 +453,29 @@ fn drawn_violation(
         source: property.map(|property| property.source.to_owned()).unwrap_or_default(),
         at_ns: violation.at_ns,
         node: violation.node.filter(|node| *node != NO_NODE),
-        words: shortened_lines(&violation.detail),
+        words: with_names(&shortened_lines(&violation.detail), story),
         sentences,
         operations,
         events: if violation.check == "LIN" { Vec::new() } else { evidence(violation, story) },
     }
+}
+
+/// The words of a check with nodes in place of their Raft ids, which nobody can tell apart.
+fn with_names(words: &str, story: &Story) -> String {
+    let mut text = String::with_capacity(words.len());
+    let mut rest = words;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let end = rest[at..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |length| at + length);
+        text += &rest[..at];
+        // A small number may be anything; ids are drawn from all numbers there are.
+        let id = rest[at..end].parse::<u64>().ok().filter(|_| end - at > 9);
+        match id.and_then(|id| story.names.get(&id)) {
+            Some(node) => text += &format!("n{node}"),
+            None => text += &rest[at..end],
+        }
+        rest = &rest[end..];
+    }
+    text + rest
 }
 
 /// Of a very long detail each line is cut, and so is their number.
@@ -472,7 +494,7 @@ fn lead(violations: &[Violation], mutant: Option<&str>) -> usize {
 
 /// What to look at first: the violation and what it speaks of, with some room around.
 fn focus(violation: &DrawnViolation, history: &[Operation], end_ns: u64) -> (u64, u64) {
-    let mut times: Vec<u64> = violation.events.iter().rev().take(12).map(|event| event.at_ns).collect();
+    let mut times: Vec<u64> = violation.events.iter().rev().take(NEAREST).map(|event| event.at_ns).collect();
     times.extend((violation.at_ns > 0).then_some(violation.at_ns));
     for operation in history.iter().filter(|operation| violation.operations.contains(&operation.id)) {
         times.push(operation.invoked_ns);
@@ -703,6 +725,15 @@ mod tests {
         let (from, to) = page.focus_ns.unwrap();
         assert!(from < 69_000 * MS && 69_000 * MS < to);
         assert!(page.html().len() < 12 << 20);
+    }
+
+    #[test]
+    fn raft_ids_become_the_nodes_that_have_them() {
+        let mut story = small().story();
+        story.names.insert(238_969_098_475_853_951, 0);
+        let words = "node 0 applied 11: voters [[238969098475853951]], digest 1238969098475853951, at 2.5s";
+        let named = "node 0 applied 11: voters [[n0]], digest 1238969098475853951, at 2.5s";
+        assert_eq!(with_names(words, &story), named);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Story {
     pub messages: Messages,
     /// Hosts from this number on are clients.
     pub first_client: u32,
+    /// Which node gave itself which Raft id.
+    pub names: BTreeMap<u64, u32>,
 }
 
 /// What one node went through.
@@ -245,7 +247,6 @@ pub struct Scribe {
     /// What a well-known port is for.
     ports: BTreeMap<u16, u8>,
     addresses: BTreeMap<IpAddr, u32>,
-    names: BTreeMap<u64, u32>,
     open: BTreeMap<u32, ProcessSpan>,
     flying: BTreeMap<Likeness, Flight>,
     faults: Vec<(Fault, usize)>,
@@ -273,7 +274,6 @@ impl Scribe {
             story,
             ports: numbers,
             addresses: BTreeMap::new(),
-            names: BTreeMap::new(),
             open: BTreeMap::new(),
             flying: BTreeMap::new(),
             faults: Vec::new(),
@@ -321,7 +321,7 @@ impl Scribe {
 
     /// A node by the Raft id that it gave itself.
     fn name(&self, raft_id: u64) -> String {
-        self.names.get(&raft_id).map_or_else(|| format!("Raft id {raft_id}"), |node| format!("n{node}"))
+        self.story.names.get(&raft_id).map_or_else(|| format!("Raft id {raft_id}"), |node| format!("n{node}"))
     }
 
     // Processes.
@@ -352,7 +352,7 @@ impl Scribe {
 
     fn observed(&mut self, at_ns: u64, host: u32, observed: &Observed) {
         if let Observed::Recovered { raft_id, .. } = observed {
-            self.names.insert(*raft_id, host);
+            self.story.names.insert(*raft_id, host);
         }
         let names = |ids: &[u64]| ids.iter().map(|id| self.name(*id)).collect::<Vec<_>>().join(" ");
         match observed {
