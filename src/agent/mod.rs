@@ -491,6 +491,7 @@ impl Agent {
         match options.consistency {
             Consistency::Stale => {
                 if !self.inner.recovered.load(Ordering::Relaxed) {
+                    self.inner.env.reachable("a stale read is refused until the server has caught up");
                     let text = format!("{NO_LEADER}: this server has not caught up since its restart");
                     return Err(ReadError::NoLeader(text));
                 }
@@ -644,6 +645,7 @@ impl Agent {
     pub async fn leave(&self) {
         let node = &self.inner.node;
         let others = node.members().iter().any(|m| m.voter && m.server.node_id != self.node_id());
+        self.inner.env.sometimes(others && node.is_leader(), "a leader leaves");
         if others
             && node.is_leader()
             && let Err(error) = self.inner.client.transfer_leadership(None).await
@@ -897,12 +899,16 @@ impl Agent {
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.seen().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let adds = matches!(step, Step::Add(_));
+                env.sometimes(adds, "a leader adds a server that gossip found");
+                env.sometimes(!adds, "a leader removes a server that said it leaves");
                 tracing::info!(?step, "the configuration follows gossip");
                 let done = match step {
                     Step::Add(server) => self.inner.client.add_server(server).await,
                     Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
                 };
                 if let Err(error) = done {
+                    env.reachable("a change of the configuration is tried again");
                     tracing::warn!(%error, "the configuration does not follow gossip yet");
                     env.sleep(Duration::from_secs(1)).await;
                 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::points::Reached;
 use crate::report::{RunReport, Summary};
 use crate::runner::{self, Case, Runner, Stopwatch};
 use crate::saved::SavedCase;
@@ -13,6 +14,7 @@ use crate::shard::Shard;
 use crate::shrink::Signature;
 use clap::Args;
 
+use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{
     MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, pages, print, progress_bar, seed_range,
@@ -62,6 +64,12 @@ pub struct RunArgs {
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write to FILE where the runs have been: every point by how often it was reached. `merge` adds such files up.
+    #[arg(long, value_name = "FILE")]
+    coverage_report: Option<PathBuf>,
+    /// Fail unless every point of the core set was reached (see sim/src/points/table.rs).
+    #[arg(long, conflicts_with_all = ["seed", "scenario", "json"])]
+    require_core: bool,
     /// Save the scenario of the one seed, as it is.
     #[arg(long, value_name = "FILE")]
     save_scenario: Option<PathBuf>,
@@ -86,7 +94,8 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     if !single && (args.trace.is_some() || args.save_scenario.is_some() || args.report.is_some()) {
         return Err(Unusable("--trace, --report and --save-scenario want one --seed or --scenario".into()));
     }
-    for path in [&args.trace, &args.save_scenario, &args.out, &args.report].into_iter().flatten() {
+    let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
+    for path in written.into_iter().flatten() {
         if path.exists() && !args.force {
             return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
         }
@@ -103,6 +112,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
     let mut summary = Summary::default();
+    let mut reached = Reached::default();
     let mut trouble = Ok(());
     let progress = progress_bar(cases.len(), single);
     let mut failures: Vec<(Case, RunReport)> = Vec::new();
@@ -117,6 +127,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         },
         &mut |case, report| {
             summary.add(&report);
+            reached.add(&report);
             let as_generated = match &case.scenario {
                 Some(path) => path.display().to_string(),
                 None => "the seed's own".to_owned(),
@@ -152,6 +163,14 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if !single && !args.json {
         print(&summary.text(watch.seconds()))?;
+        print(&reached.text())?;
+    }
+    if let Some(path) = &args.coverage_report {
+        write_reached(path, &reached)?;
+    }
+    let missing = if args.require_core { reached.missing_core() } else { Vec::new() };
+    for claim in &missing {
+        print(&format!("core point never reached: {claim}\n"))?;
     }
     if let (Some(path), Some((case, report))) = (&args.report, failures.first()) {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
@@ -161,7 +180,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         print(&format!("  drawn: {}\n", path.display()))?;
     }
     if args.json {
-        return Ok(summary.is_ok());
+        return Ok(summary.is_ok() && missing.is_empty());
     }
     for (case, report) in &failures {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
@@ -194,7 +213,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         let budget = args.shrinking.budget(default);
         make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
     }
-    Ok(summary.is_ok())
+    Ok(summary.is_ok() && missing.is_empty())
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {
