@@ -331,10 +331,12 @@ impl Agent {
             generation,
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
+            newest: config.protocol,
         };
         let gossip = Gossip::start(&env, options, speaks, Arc::new(ear)).await.map_err(Error::Gossip)?;
         let blank = machine.map_or_else(State::default, State::with_machine);
-        let reach = Reach { listener, gossip_addr: gossip.local().addr, addresses };
+        let gossip_addr = gossip.local().addr;
+        let reach = Reach { listener, gossip_addr, addresses, newest: config.protocol };
         let started = RaftNode::start(&env, &config.raft, me, store, blank, reach).await;
         let node = match started {
             Ok(node) => node,

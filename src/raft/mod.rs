@@ -24,12 +24,15 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod frame;
 pub mod log;
 pub mod network;
 pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod wire_v1;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -146,6 +149,7 @@ struct Inner {
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
     gossip_addr: SocketAddr,
+    newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
     /// One membership change at a time; openraft refuses a second, we let it wait.
@@ -215,6 +219,7 @@ fn observed_membership(index: u64, membership: &openraft::Membership<u64, Peer>)
 struct Me {
     node_id: u64,
     store: Store,
+    newest: u8,
 }
 
 impl Caller for Me {
@@ -223,6 +228,9 @@ impl Caller for Me {
     }
     fn cluster(&self) -> Option<u64> {
         self.store.cluster()
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 
@@ -234,6 +242,8 @@ pub struct Reach {
     pub gossip_addr: SocketAddr,
     /// Where the others are.
     pub addresses: AddressBook,
+    /// The newest version of the protocol that is spoken: see [`frame`].
+    pub newest: u8,
 }
 
 impl RaftNode {
@@ -250,7 +260,7 @@ impl RaftNode {
         blank: State,
         reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let Reach { listener, gossip_addr, addresses } = reach;
+        let Reach { listener, gossip_addr, addresses, newest } = reach;
         let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
@@ -272,7 +282,7 @@ impl RaftNode {
         };
         let openraft_config =
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
+        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
         let network = Network {
             pool: pool.clone(),
@@ -300,6 +310,7 @@ impl RaftNode {
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
                 gossip_addr,
+                newest,
                 heard_leader: AtomicU64::new(env.now().0),
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
@@ -914,6 +925,9 @@ impl Caller for Server {
     fn cluster(&self) -> Option<u64> {
         self.0.cluster()
     }
+    fn newest(&self) -> u8 {
+        self.0.inner.newest
+    }
 }
 
 impl Handler for Server {
@@ -990,7 +1004,8 @@ mod tests {
             addr: listener.local_addr(),
             generation: 0,
         };
-        let reach = Reach { listener, gossip_addr: localhost(), addresses: AddressBook::default() };
+        let addresses = AddressBook::default();
+        let reach = Reach { listener, gossip_addr: localhost(), addresses, newest: frame::NEWEST };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
