@@ -13,6 +13,11 @@ pub trait Observer: Send + Sync {
     fn watches(&self) -> bool {
         true
     }
+    /// The node passes a place where a rare order of events matters, one of [`hazard::POINTS`](super::hazard::POINTS);
+    /// it waits there for as long as this says.
+    fn passes(&self, _point: &'static str) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// The production observer.

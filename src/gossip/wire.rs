@@ -163,7 +163,6 @@ pub enum Garbage {
 pub struct DatagramBuilder {
     buffer: Vec<u8>,
     parts: usize,
-    limit: usize,
     speaks: Option<Bytes>,
 }
 
@@ -181,13 +180,14 @@ impl DatagramBuilder {
         buffer.extend_from_slice(&(swim.len() as u16).to_le_bytes());
         buffer.extend_from_slice(swim);
         let speaks = (version < newest).then(|| Part::Speaks(newest).encode());
-        let limit = MAX_DATAGRAM - if speaks.is_some() { SPEAKS } else { 0 };
-        DatagramBuilder { buffer, parts: 0, limit, speaks }
+        DatagramBuilder { buffer, parts: 0, speaks }
     }
 
     /// Bytes left for parts.
     pub fn room(&self) -> usize {
-        self.limit.saturating_sub(self.buffer.len())
+        // A part that needs a datagram of its own gets all of it; this node's version is said in another.
+        let kept = if self.speaks.is_some() && self.parts > 0 { SPEAKS } else { 0 };
+        MAX_DATAGRAM.saturating_sub(self.buffer.len() + kept)
     }
 
     /// How many parts it has.
@@ -209,7 +209,6 @@ impl DatagramBuilder {
     /// The datagram.
     pub fn finish(mut self) -> Vec<u8> {
         if let Some(speaks) = self.speaks.take() {
-            self.limit = MAX_DATAGRAM;
             self.push(&speaks);
         }
         let crc = datagram_crc(self.buffer[0], &self.buffer[5..]);

@@ -52,7 +52,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
-use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
@@ -590,7 +590,7 @@ impl RaftNode {
 
     /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
     ///
-    /// A configured server with the same address but another id is the same machine before its data
+    /// A configured server that was last seen at the same address under another id is the same machine before its data
     /// was lost: it is removed first, or it would count as a dead voter for ever.
     async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
         if !self.is_leader() {
@@ -602,9 +602,13 @@ impl RaftNode {
         if known.is_some_and(|member| member.voter) {
             return Ok(());
         }
+        // Where it is now, and not where it was when it was added: it may have moved since, and another come to its
+        // old address.
+        let lives_at =
+            |member: &Member| self.inner.addresses.get(member.server.node_id).unwrap_or(member.server.addr);
         for ghost in members.iter().filter(|member| {
             member.server.node_id != server.node_id
-                && member.server.addr == server.addr
+                && lives_at(member) == server.addr
                 && member.server.node_id != self.inner.me.node_id
         }) {
             self.remove_now(ghost.server.node_id).await?;
@@ -613,7 +617,9 @@ impl RaftNode {
             let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
+        self.inner.env.linger(hazard::LEARNER_ADDED).await;
         self.wait_for_catch_up(server.node_id).await?;
+        self.inner.env.linger(hazard::CAUGHT_UP).await;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
         self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
         Ok(())
@@ -663,6 +669,7 @@ impl RaftNode {
             }
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
             self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
+            self.inner.env.linger(hazard::VOTER_REMOVED).await;
         }
         if self.members().iter().any(|member| member.server.node_id == node_id) {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node_id]));
@@ -802,6 +809,7 @@ impl RaftNode {
             return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
             Err(error) => Answer::Failed(error.to_string()),
@@ -862,6 +870,7 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             requests.push(request);
             senders.push(sender);
         }
+        env.linger(hazard::BEFORE_PROPOSE).await;
         let mut results = match core.client_write_many(requests).await {
             // It ends at the first error of Raft as a whole; those behind it hear that as well.
             Ok(results) => results.fuse(),

@@ -31,7 +31,7 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 
 use super::frame::{self, Codec, Frame};
 use super::{SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, BoxStream, Env, Listener};
+use crate::env::{AbortOnDrop, BoxStream, Env, Listener, hazard};
 use crate::state::{Outcome, Request};
 
 /// Requests of one connection worked on at once; past that the connection is not read.
@@ -500,12 +500,14 @@ async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<
         let (Envelope { number, from, to, cluster, body }, _) = decode::<Ask>(&frame)?;
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (handler, outbox) = (handler.clone(), outbox.clone());
-        env.spawn(async move {
+        let env = env.clone();
+        env.clone().spawn(async move {
             let (me, mine) = (handler.node_id(), handler.cluster());
             let body = match to {
                 Some(to) if to != me => Answer::WrongServer { node_id: me },
                 _ => handler.handle(from, cluster, body).await,
             };
+            env.linger(hazard::BEFORE_ANSWER).await;
             let answer = Envelope { number, from: me, to: Some(from), cluster: mine, body };
             let mark = (version < newest).then_some(newest);
             match encode(version, &answer, mark) {

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World, node_name};
+use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, RESTART_AFTER, World, node_name};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
-use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
+use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
 
 impl World {
@@ -97,6 +97,13 @@ impl World {
             FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
                 self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
+            FaultKind::Slow { .. }
+            | FaultKind::RestartStorm { .. }
+            | FaultKind::CrashLoop { .. }
+            | FaultKind::CrashPoint { .. }
+            | FaultKind::Hazard { .. }
+            | FaultKind::LoseDisk { .. }
+            | FaultKind::Upgrade { .. } => self.harass(&fault, duration).await,
             FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
             FaultKind::Own { detail } => {
                 self.begins(&fault, &detail.to_string());
@@ -149,7 +156,13 @@ impl World {
         self.disturb(harsh, false);
     }
 
-    async fn crash(self: &Arc<World>, fault: &Fault, nodes: &[u32], stop: Stop, duration: Duration) {
+    pub(super) async fn crash(
+        self: &Arc<World>,
+        fault: &Fault,
+        nodes: &[u32],
+        stop: Stop,
+        duration: Duration,
+    ) {
         let until = self.now().saturating_add(duration.as_nanos() as u64);
         let mut down = Vec::new();
         for node in nodes {
@@ -195,28 +208,6 @@ impl World {
         self.boot_if_due(node);
     }
 
-    async fn bend_clock(&self, fault: &Fault, node: u32, change: ClockChange, duration: Duration) {
-        let pump = &self.universe.pump;
-        self.begins(fault, &format!("{change:?} on n{node}"));
-        match change {
-            ClockChange::Rate(rate) => {
-                let harsh = !MILD_RATES.contains(&rate);
-                self.disturb(harsh, true);
-                pump.set_rate(node, rate);
-                self.universe.sleep(duration).await;
-                let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
-                pump.set_rate(node, usual.rate_ppm);
-                self.disturb(harsh, false);
-            }
-            ClockChange::Jump(ms) => {
-                self.disturb(true, true);
-                pump.jump(node, Duration::from_millis(ms));
-                self.disturb(true, false);
-            }
-            ClockChange::Step(ms) => pump.step_wall(node, ms.saturating_mul(1_000_000)),
-        }
-    }
-
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
         match change {
             MembershipChange::Add => {
@@ -227,7 +218,9 @@ impl World {
             }
             MembershipChange::Leave(node) => {
                 let until = self.now().saturating_add(duration.as_nanos() as u64);
-                if !self.machine(node).is_some_and(|machine| machine.is_running()) {
+                // Who leaves before a lost server is replaced may take the majority along that could replace it: an operator's
+                // mistake, and not a fault.
+                if !self.machine(node).is_some_and(|machine| machine.is_running()) || !self.is_whole() {
                     return;
                 }
                 self.begins(fault, &format!("n{node} leaves"));
