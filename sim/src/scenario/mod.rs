@@ -690,6 +690,15 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_tells_of_every_kind() {
+        let manual = include_str!("../../README.md");
+        let faults = manual.split("## The faults").nth(1).unwrap().split("\n## ").next().unwrap();
+        for kind in KINDS {
+            assert!(faults.contains(&format!("`{kind}`")), "sim/README.md does not tell of {kind}");
+        }
+    }
+
+    #[test]
     fn values_are_unique_in_a_run() {
         let scenario = of(3);
         let mut values = BTreeSet::new();

@@ -291,6 +291,8 @@ struct State {
     harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
+    /// How many faults are under way, by when they were to begin and their kind.
+    under_way: BTreeMap<(u64, &'static str), u32>,
     crashes: Vec<Violation>,
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
