@@ -138,6 +138,8 @@ pub enum Observed {
     },
     /// A gossip member's state as this node now sees it.
     Member {
+        /// The member's id: another node may have had its name before.
+        node_id: u64,
         /// The member's gossip name.
         name: String,
         /// Its gossip address.

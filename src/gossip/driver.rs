@@ -1018,6 +1018,7 @@ impl Driver {
         let name = self.name_of(id.node_id);
         info!(member = %name, addr = %id.addr, "a member does not answer and is suspected");
         self.env.observe(Observed::Member {
+            node_id: id.node_id,
             name,
             addr: id.addr,
             incarnation: id.generation,
@@ -1472,6 +1473,7 @@ impl Driver {
                 let Member { name, addr, generation, .. } = member;
                 info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
+                    node_id,
                     name: member.name.clone(),
                     addr: member.addr,
                     incarnation: member.generation,

@@ -1064,6 +1064,30 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn who_joins_at_the_old_address_of_a_server_that_moved_does_not_displace_it() {
+        let envs: Vec<Env> = (10..13).map(env_in_memory).collect();
+        envs[0]
+            .scope(async {
+                let (a, to_a) = start(&envs[0], "a").await;
+                let (b, _to_b) = start(&envs[1], "b").await;
+                let (c, to_c) = start(&envs[2], "c").await;
+                a.found(&[a.me().clone()]).await.unwrap();
+                // Where it was when it was added, somebody else is now; gossip knows where it went.
+                a.inner.addresses.set(b.me().node_id, b.me().addr);
+                to_a.add_server(ServerInfo { addr: c.me().addr, ..b.me().clone() }).await.unwrap();
+                to_a.add_server(c.me().clone()).await.unwrap();
+                to_c.read_barrier().await.unwrap();
+                let voters = a.members().into_iter().filter(|member| member.voter);
+                let voters: BTreeSet<u64> = voters.map(|member| member.server.node_id).collect();
+                assert_eq!(voters, [&a, &b, &c].map(|node| node.me().node_id).into());
+                for node in [a, b, c] {
+                    node.shutdown().await;
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_restart_remembers_and_a_second_founding_is_refused() {
         let env = env_in_memory(5);
         env.scope(async {

@@ -209,7 +209,8 @@ struct Seen {
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 impl Watch {
@@ -261,8 +262,8 @@ impl Witness for Watch {
                     *configured = (*index, voters.clone());
                 }
             }
-            Observed::Member { name, change, .. } => {
-                seen.members.insert(name.clone(), *change);
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             _ => {}
         }
@@ -703,10 +704,12 @@ impl World {
         }
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let alive =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::{RESTART_AFTER, World, node_name};
 use crate::check::{self, Stop};
 use crate::hazard::Effect;
 use crate::scenario::{Fault, FaultKind};
+use crate::trace::WORLD;
 
 impl World {
     /// A fault of this family.
@@ -50,6 +51,8 @@ impl World {
             FaultKind::Upgrade { node, protocol } => {
                 if self.machine(*node).is_some_and(|machine| machine.is_running()) {
                     self.state().protocols.insert(*node, *protocol);
+                    let text = format!("{} will speak version {protocol}", node_name(*node));
+                    self.universe.pump.note(WORLD, "upgrade", text);
                     self.crash(fault, &[*node], Stop::Kill, duration).await;
                 }
             }
