@@ -221,7 +221,12 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
             (log_uniform(rng, 1_000, 20_000), FaultKind::Duplicate { percent: rng.random_range(5..=50) })
         }
         "stall" => {
-            let longest = if rng.random_bool(0.2) { 20_000 } else { 10 * election };
+            // Most are of the order of an election, some of a suspicion, a few outlast everything but the storm.
+            let longest = match rng.random_range(0..20) {
+                0 => 120_000,
+                1..4 => 20_000,
+                _ => 10 * election,
+            };
             (log_uniform(rng, 10, longest), FaultKind::Stall { target: target(rng, nodes) })
         }
         "kill" => (log_uniform(rng, 50, 8_000), FaultKind::Kill { target: target(rng, nodes) }),
