@@ -120,6 +120,7 @@ mod tests {
             .says(
                 0,
                 Observed::Member {
+                    node_id: 1,
                     name: "n1".into(),
                     addr: ([10, 0, 0, 2], 1).into(),
                     incarnation: 3,
