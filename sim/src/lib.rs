@@ -13,6 +13,8 @@
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
+//! | [`record`] | the same as data, for whoever draws or counts it |
+//! | [`diff`] | where two traces part |
 //! | [`history`] | what the clients did and were told |
 //! | [`coverage`] | which states a run has been in, for a search to go by |
 //! | [`check`] | what must hold, one property a file |
@@ -34,6 +36,7 @@ pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
 pub mod coverage;
+pub mod diff;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -50,6 +53,7 @@ pub mod net;
 #[cfg(madsim)]
 pub mod pace;
 pub mod points;
+pub mod record;
 pub mod report;
 pub mod runner;
 pub mod saved;
