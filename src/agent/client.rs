@@ -60,7 +60,7 @@ impl Client {
         };
         let meta = Meta::of(config, role, http_port);
         let lan = Lan::start(env, config, member, meta, program.delegate, program.members).await?;
-        let servers = Arc::new(Servers::new(env, lan.clone(), config.raft.request_timeout()));
+        let servers = Arc::new(Servers::new(env, lan.clone(), config));
         Ok(Client { inner: Arc::new(Inner { env: env.clone(), lan, servers, _identity: identity }) })
     }
 

@@ -26,6 +26,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
+use crate::config::Config;
 use crate::env::{Env, Instant, Rng};
 use crate::gossip::Status;
 use crate::mutant;
@@ -112,14 +113,14 @@ enum Attempt {
 
 impl Servers {
     /// Those that gossip shows, now and later.
-    pub fn new(env: &Env, lan: Lan, timeout: Duration) -> Servers {
-        let caller = Arc::new(Caller { node_id: lan.node_id() });
+    pub fn new(env: &Env, lan: Lan, config: &Config) -> Servers {
+        let caller = Arc::new(Caller { node_id: lan.node_id(), newest: config.protocol });
         Servers {
             env: env.clone(),
             lan,
             connections: rpc::Pool::new(env.clone(), caller),
             requests: Requests::new(env),
-            timeout,
+            timeout: config.raft.request_timeout(),
             line: Mutex::new((Line::default(), env.rng("server line"))),
             watches: Mutex::new([0; WATCH_LANES]),
         }
@@ -352,6 +353,7 @@ impl Drop for Watching<'_> {
 /// A client agent among servers: it has an id, and no cluster of its own.
 struct Caller {
     node_id: u64,
+    newest: u8,
 }
 
 impl rpc::Caller for Caller {
@@ -360,6 +362,9 @@ impl rpc::Caller for Caller {
     }
     fn cluster(&self) -> Option<u64> {
         None
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 
