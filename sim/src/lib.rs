@@ -9,7 +9,7 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
-//! | `workload` | the clients |
+//! | `workload`, `lockers` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`history`] | what the clients did and were told |
 //! | [`check`] | what must hold, one property a file |
@@ -34,6 +34,8 @@ pub mod executor;
 pub mod experiment;
 pub mod fault;
 pub mod history;
+#[cfg(madsim)]
+pub mod lockers;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
