@@ -9,7 +9,7 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
-//! | `workload` | the clients |
+//! | `workload`, `lockers` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -42,6 +42,8 @@ pub mod experiment;
 pub mod fault;
 pub mod history;
 pub mod hunt;
+#[cfg(madsim)]
+pub mod lockers;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
