@@ -36,6 +36,7 @@ use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::linearizable::Broken;
+use crate::check::locks::Circumstances;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
@@ -339,6 +340,8 @@ struct State {
     failed_syncs: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
@@ -477,6 +480,10 @@ impl World {
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
+            },
+            limits: driftline::config::Limits {
+                session_ttl_min_ms: crate::scenario::validate::LEAST_TTL_MS,
+                ..Default::default()
             },
             ..Config::default()
         }
@@ -823,7 +830,16 @@ impl World {
                 }
             }
         }
-        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End {
+            at_ns: self.now(),
+            live,
+            history: self.clients.history(),
+            stores,
+            locks: self.clients.locks(),
+            circumstances,
+        }
     }
 
     fn crashes(&self) -> Vec<Violation> {
