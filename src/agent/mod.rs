@@ -17,6 +17,7 @@
 pub mod bootstrap;
 pub mod meta;
 pub mod reconcile;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -367,6 +368,7 @@ impl Agent {
             env.spawn(agent.clone().found()).abort_on_drop(),
             env.spawn(agent.clone().rejoin()).abort_on_drop(),
             env.spawn(agent.clone().reconcile()).abort_on_drop(),
+            env.spawn(agent.clone().count_sessions()).abort_on_drop(),
             env.spawn(agent.clone().watch_recovery()).abort_on_drop(),
             env.spawn(agent.clone().watch_failure()).abort_on_drop(),
         ];
@@ -543,9 +545,10 @@ impl Agent {
         match self.write(Command::Machine(command.into())).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
-            Outcome::Done { .. } | Outcome::ConditionFailed { .. } | Outcome::Refused { .. } => {
-                Err(no_machine())
-            }
+            Outcome::Done { .. }
+            | Outcome::ConditionFailed { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Returned { .. } => Err(no_machine()),
             Outcome::Stale => {
                 Err(WriteError::Unknown("the outcome of this command is no longer known".to_owned()))
             }
