@@ -200,8 +200,8 @@ impl Config {
         if raft.snapshot_entries == 0 {
             return invalid("raft.snapshot_entries", "must be at least 1".to_owned());
         }
-        if !(64..=16 << 20).contains(&raft.snapshot_chunk_bytes) {
-            return invalid("raft.snapshot_chunk_bytes", "must be 64 to 16777216".to_owned());
+        if !(1024..=16 << 20).contains(&raft.snapshot_chunk_bytes) {
+            return invalid("raft.snapshot_chunk_bytes", "must be 1024 to 16777216".to_owned());
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());

@@ -69,7 +69,7 @@ fn settings(rng: &mut StdRng) -> Settings {
         election_timeout_max_ms: election_timeout_min_ms * rng.random_range(2..=3),
         snapshot_entries,
         trailing_entries: rng.random_range(0..=snapshot_entries),
-        snapshot_chunk_bytes: log_uniform(rng, 64, 65_536),
+        snapshot_chunk_bytes: log_uniform(rng, 1_024, 65_536),
         request_timeout_ms,
         // A client that is more patient than the node hears from it what became of a late request.
         client_timeout_ms: request_timeout_ms * rng.random_range(60..=200) / 100,
