@@ -33,6 +33,9 @@ pub struct Config {
     pub gossip_addr: SocketAddr,
     /// The address that others reach this node at, when it is not the one it listens on.
     pub advertise: Option<IpAddr>,
+    /// The newest version of the protocols between nodes (Raft's and gossip's) that this node speaks: 1 or 2. Older
+    /// versions are always understood. Setting it back to what the older program speaks prepares a way back before an upgrade.
+    pub protocol: u8,
     /// How the first server or servers of a new cluster begin.
     pub bootstrap: Bootstrap,
     /// Gossip addresses of members to join at start. Failing to reach any is an error.
@@ -98,9 +101,14 @@ pub struct Limits {
     pub value_bytes: usize,
     /// Connections to the HTTP API at once.
     pub http_connections: usize,
+    /// Shortest time to live of a session, in milliseconds (Consul's `session_ttl_min`).
+    pub session_ttl_min_ms: u64,
     /// Milliseconds a client may take to send a request's head, and again its body.
     pub http_read_timeout_ms: u64,
 }
+
+/// The newest version of the protocols between nodes.
+pub const NEWEST_PROTOCOL: u8 = 2;
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -116,6 +124,7 @@ impl Default for Config {
             rpc_addr: any(8300),
             gossip_addr: any(8301),
             advertise: None,
+            protocol: NEWEST_PROTOCOL,
             bootstrap: Bootstrap::Wait,
             join: Vec::new(),
             retry_join: Vec::new(),
@@ -149,6 +158,7 @@ impl Default for Limits {
         Limits {
             key_bytes: 512,
             value_bytes: 512 * 1024,
+            session_ttl_min_ms: 10_000,
             http_connections: 4096,
             http_read_timeout_ms: 10_000,
         }
@@ -218,11 +228,17 @@ impl Config {
                 "only a server can found a cluster: make it one with server".to_owned(),
             );
         }
+        if !(1..=NEWEST_PROTOCOL).contains(&self.protocol) {
+            return invalid("protocol", format!("{} is not within 1..={NEWEST_PROTOCOL}", self.protocol));
+        }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());
         }
         if self.limits.value_bytes > 8 << 20 {
             return invalid("limits.value_bytes", "must be at most 8388608".to_owned());
+        }
+        if !(1..=86_400_000).contains(&self.limits.session_ttl_min_ms) {
+            return invalid("limits.session_ttl_min_ms", "must be 1 to 86400000".to_owned());
         }
         if self.limits.http_connections == 0 {
             return invalid("limits.http_connections", "must be at least 1".to_owned());

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Home, Http, Node, PATIENCE, eventually, script};
+use common::{Home, Http, Node, PATIENCE, contract, eventually};
 use driftline::http::client::Response;
 use hyper::Method;
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn start(name: &str, more: &[&str]) -> Node {
 #[test]
 fn the_script_gets_its_golden_answers() {
     let node = start("a", &[]);
-    insta::assert_snapshot!(script::transcript(&node, &[node.at.rpc()]));
+    insta::assert_snapshot!(contract::transcript(&node, &[node.at.rpc()]));
 }
 
 #[test]

@@ -52,15 +52,15 @@ impl Client {
         let identity = identity::open(env).await?;
         // Refutations and changes of metadata count within a life.
         let member = lan::Identity { node_id: identity.node_id, generation: identity.life << 20 };
-        // Mutant A03: a client agent gives itself out for a server.
-        let role = if mutant::is("A03") {
+        // Mutant C03: a client agent gives itself out for a server.
+        let role = if mutant::is("C03") {
             Role::Server { rpc_addr: config.gossip_addr, expect: 0 }
         } else {
             Role::Client
         };
         let meta = Meta::of(config, role, http_port);
         let lan = Lan::start(env, config, member, meta, program.delegate, program.members).await?;
-        let servers = Arc::new(Servers::new(env, lan.clone(), config.raft.request_timeout()));
+        let servers = Arc::new(Servers::new(env, lan.clone(), config));
         Ok(Client { inner: Arc::new(Inner { env: env.clone(), lan, servers, _identity: identity }) })
     }
 

@@ -76,6 +76,7 @@ impl Lan {
             generation: identity.generation,
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
+            newest: config.protocol,
         };
         let started = Gossip::start(env, options, speaks, Arc::new(ear)).await;
         let gossip = started.map_err(Error::Gossip)?;

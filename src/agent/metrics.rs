@@ -176,7 +176,11 @@ impl Metrics {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Sink) -> T) -> T {
-        let now = number(&self.env);
+        self.with_at(number(&self.env), f)
+    }
+
+    /// As if it were in the interval of this number.
+    fn with_at<T>(&self, now: u64, f: impl FnOnce(&mut Sink) -> T) -> T {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if sink.number != now {
             let fresh = Interval { began: self.env.wall(), ..Interval::default() };
@@ -295,11 +299,10 @@ mod tests {
         metrics.count("consul.a", Vec::new());
         let first = metrics.last_interval();
         assert_eq!(first.counters.values().map(|counter| counter.count).collect::<Vec<_>>(), [2]);
-        // As if the next interval had begun, and then a long time without anything.
-        metrics.sink.lock().unwrap().number -= 1;
-        metrics.count("consul.a", Vec::new());
-        assert_eq!(metrics.last_interval(), first);
-        metrics.sink.lock().unwrap().number -= 5;
-        assert_eq!(metrics.last_interval().counters.len(), 0);
+        // The next interval begins; then nothing happens for a long time.
+        let now = number(&metrics.env) + 1;
+        let last = |number| metrics.with_at(number, |sink| sink.last.clone());
+        assert_eq!(last(now), Some(first));
+        assert_eq!(last(now + 5).map(|interval| interval.counters.len()), Some(0));
     }
 }

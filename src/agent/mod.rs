@@ -35,6 +35,7 @@ pub mod process;
 pub mod reconcile;
 mod rejoin;
 pub mod server;
+mod sessions;
 pub mod stats;
 pub mod version;
 pub mod why;
@@ -587,9 +588,10 @@ impl Agent {
         match self.write(Command::Machine(command.into())).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
-            Outcome::Done { .. } | Outcome::ConditionFailed { .. } | Outcome::Refused { .. } => {
-                Err(no_machine())
-            }
+            Outcome::Done { .. }
+            | Outcome::ConditionFailed { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Returned { .. } => Err(no_machine()),
             Outcome::Stale => {
                 Err(WriteError::Unknown("the outcome of this command is no longer known".to_owned()))
             }

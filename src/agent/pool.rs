@@ -26,6 +26,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
+use crate::config::Config;
 use crate::env::{Env, Instant, Rng};
 use crate::gossip::Status;
 use crate::mutant;
@@ -112,14 +113,14 @@ enum Attempt {
 
 impl Servers {
     /// Those that gossip shows, now and later.
-    pub fn new(env: &Env, lan: Lan, timeout: Duration) -> Servers {
-        let caller = Arc::new(Caller { node_id: lan.node_id() });
+    pub fn new(env: &Env, lan: Lan, config: &Config) -> Servers {
+        let caller = Arc::new(Caller { node_id: lan.node_id(), newest: config.protocol });
         Servers {
             env: env.clone(),
             lan,
             connections: rpc::Pool::new(env.clone(), caller),
             requests: Requests::new(env),
-            timeout,
+            timeout: config.raft.request_timeout(),
             line: Mutex::new((Line::default(), env.rng("server line"))),
             watches: Mutex::new([0; WATCH_LANES]),
         }
@@ -217,8 +218,8 @@ impl Servers {
                     deadline = self.env.now() + self.timeout;
                 }
             }
-            // Mutant A01: every attempt gets a new id, so that a retry can apply twice.
-            if turn.is_some() && mutant::is("A01") {
+            // Mutant C01: every attempt gets a new id, so that a retry can apply twice.
+            if turn.is_some() && mutant::is("C01") {
                 turn = Some(self.requests.turn());
             }
             if !self.pause(deadline).await {
@@ -231,8 +232,8 @@ impl Servers {
     fn prepare(&self, call: Call) -> Result<(Call, Instant, Option<Watching<'_>>), CallError> {
         let now = self.env.now();
         let Call::Read { query, mut options } = call else { return Ok((call, now, None)) };
-        // Mutant A02: what a client reads through a client agent is whatever the server has.
-        if mutant::is("A02") {
+        // Mutant C02: what a client reads through a client agent is whatever the server has.
+        if mutant::is("C02") {
             options.consistency = Consistency::Stale;
         }
         let ends = now + options.wait;
@@ -352,6 +353,7 @@ impl Drop for Watching<'_> {
 /// A client agent among servers: it has an id, and no cluster of its own.
 struct Caller {
     node_id: u64,
+    newest: u8,
 }
 
 impl rpc::Caller for Caller {
@@ -360,6 +362,9 @@ impl rpc::Caller for Caller {
     }
     fn cluster(&self) -> Option<u64> {
         None
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 

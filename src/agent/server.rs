@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::config::{Bootstrap, Config};
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{AbortOnDrop, Env, hazard};
 use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
@@ -84,6 +84,7 @@ impl Server {
     ) -> Result<Server, Error> {
         let Program { machine, delegate, members, process: _ } = program;
         let store = Store::open(env).await?;
+        env.linger(hazard::STORE_OPEN).await;
         let identity = store.identity();
         let listening = env.network().listen(config.rpc_addr).await;
         let listener = listening.map_err(|source| Error::Listen {
@@ -108,7 +109,13 @@ impl Server {
         let member = lan::Identity { node_id: identity.node_id, generation };
         let lan = Lan::start(env, config, member, meta, delegate, members).await?;
         let blank = machine.map_or_else(State::default, State::with_machine);
-        let reach = Reach { listener, gossip_addr: lan.local().addr, addresses: lan.addresses().clone() };
+        env.linger(hazard::GOSSIP_UP).await;
+        let reach = Reach {
+            listener,
+            gossip_addr: lan.local().addr,
+            addresses: lan.addresses().clone(),
+            newest: config.protocol,
+        };
         let started = RaftNode::start(env, &config.raft, me, store, blank, reach).await;
         let node = match started {
             Ok(node) => node,
@@ -131,6 +138,7 @@ impl Server {
         vec![
             env.spawn(self.clone().found()).abort_on_drop(),
             env.spawn(self.clone().reconcile()).abort_on_drop(),
+            env.spawn(self.clone().count_sessions()).abort_on_drop(),
             env.spawn(self.clone().enter_members()).abort_on_drop(),
             env.spawn(self.clone().watch_recovery()).abort_on_drop(),
         ]
@@ -139,6 +147,15 @@ impl Server {
     /// Its Raft half.
     pub fn raft(&self) -> &RaftNode {
         &self.inner.node
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    /// Applies a command of the server's own.
+    pub(super) async fn write(&self, command: Command) -> Result<Outcome, CallError> {
+        Ok(self.inner.client.write(command).await?)
     }
 
     /// Its gossip half.
@@ -229,6 +246,7 @@ impl Server {
         match consistency {
             Consistency::Stale if self.inner.recovered.load(Ordering::Relaxed) => Ok(()),
             Consistency::Stale => {
+                self.inner.env.reachable("a stale read is refused until the server has caught up");
                 let text = format!("{NO_LEADER}: this server has not caught up since its restart");
                 Err(CallError::NoLeader(text))
             }
@@ -331,16 +349,12 @@ impl Server {
         let seen = lan.servers();
         let others = members.iter().filter(|member| member.server.node_id != self.node_id());
         let asked = others.map(|member| async {
-            let begun = env.now();
             let (addr, to) = (member.server.addr, Some(member.server.node_id));
-            let answer = node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
-            let ours = env.wall().saturating_sub(env.now().since(begun) / 2);
-            let says = match answer {
+            let says = match node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN).await {
                 Ok(RpcAnswer::Status(status)) => Ok(Says {
                     cluster: status.cluster,
                     leader: status.leader.map(name_of),
-                    clock_ahead_ms: i64::try_from(status.wall_ms).unwrap_or(i64::MAX)
-                        - i64::try_from(ours.as_millis()).unwrap_or(i64::MAX),
+                    clock_ahead_ms: self.clock_ahead(addr, to).await.unwrap_or(0),
                 }),
                 Ok(RpcAnswer::WrongServer { node_id }) => {
                     Err(format!("server {node_id:016x} lives there now"))
@@ -385,6 +399,21 @@ impl Server {
             others,
             votes: members.iter().any(|member| member.voter && member.server.node_id == self.node_id()),
             refused: refused.collect(),
+        }
+    }
+
+    /// How far the wall clock of another server is ahead of ours, in milliseconds. Nothing if it does not say.
+    async fn clock_ahead(&self, addr: SocketAddr, to: Option<u64>) -> Option<i64> {
+        let Inner { env, node, .. } = &*self.inner;
+        let begun = env.now();
+        let answer = node.pool().call(addr, to, Lane::Client, &Ask::Clock, STATUS_WITHIN).await;
+        // It looked half-way between.
+        let ours = env.wall().saturating_sub(env.now().since(begun) / 2);
+        match answer {
+            Ok(RpcAnswer::Clock(theirs)) => {
+                Some(i64::try_from(theirs).ok()? - i64::try_from(ours.as_millis()).ok()?)
+            }
+            _ => None,
         }
     }
 
@@ -474,12 +503,17 @@ impl Server {
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.inner.lan.servers().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let adds = matches!(step, Step::Add(_));
+                env.sometimes(adds, "a leader adds a server that gossip found");
+                env.sometimes(!adds, "a leader removes a server that said it leaves");
                 tracing::info!(?step, "the configuration follows gossip");
+                env.linger(hazard::PLANNED).await;
                 let done = match step {
                     Step::Add(server) => self.inner.client.add_server(server).await,
                     Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
                 };
                 if let Err(error) = done {
+                    env.reachable("a change of the configuration is tried again");
                     tracing::warn!(%error, "the configuration does not follow gossip yet");
                     env.sleep(Duration::from_secs(1)).await;
                 }
@@ -561,6 +595,7 @@ impl Delegate for Server {
         Box::pin(async {
             let node = &self.inner.node;
             let others = node.members().iter().any(|m| m.voter && m.server.node_id != self.node_id());
+            self.inner.env.sometimes(others && node.is_leader(), "a leader leaves");
             if others
                 && node.is_leader()
                 && let Err(error) = self.inner.client.transfer_leadership(None).await

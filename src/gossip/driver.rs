@@ -23,7 +23,7 @@ use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::broadcast::TransmitLimitedQueue;
+use super::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
 use super::delegate::{Delegate, EventDelegate, META_LIMIT};
 use super::identity::{Identity, MAX_GENERATION};
 use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
@@ -228,6 +228,7 @@ pub(super) struct Counters {
     pub table_full: u64,
     pub slowness: u32,
     pub intent_queue: usize,
+    pub modern_peers: usize,
 }
 
 /// What [`Driver::new`] needs.
@@ -235,6 +236,7 @@ pub(super) struct Parts {
     pub env: Env,
     pub timing: Timing,
     pub cluster: u32,
+    pub newest: u8,
     pub profile: Profile,
     pub socket: Arc<dyn Datagrams>,
     pub listener: Box<dyn Listener>,
@@ -248,6 +250,10 @@ pub(super) struct Driver {
     env: Env,
     timing: Timing,
     cluster: u32,
+    /// The newest version of the protocol that this node speaks.
+    newest: u8,
+    /// The addresses whose last datagram was of a version above the oldest, or promised one.
+    modern: BTreeSet<SocketAddr>,
     /// This node, as it is now.
     me: Profile,
     phase: Phase,
@@ -298,6 +304,8 @@ pub(super) struct Driver {
     refuted: Option<(u64, u16)>,
     /// Whether foca raised a suspicion while handling the current alarm.
     raised: bool,
+    /// Whether others were asked to probe the member that is being probed.
+    asked_others: bool,
     burst: u32,
     /// No stream is accepted before.
     accept_after: Instant,
@@ -332,8 +340,19 @@ fn foca_config(timing: &Timing, live: usize) -> foca::Config {
 
 impl Driver {
     pub fn new(parts: Parts) -> Driver {
-        let Parts { env, timing, cluster, profile, socket, listener, commands, delegate, events, shared } =
-            parts;
+        let Parts {
+            env,
+            timing,
+            cluster,
+            newest,
+            profile,
+            socket,
+            listener,
+            commands,
+            delegate,
+            events,
+            shared,
+        } = parts;
         let (reporter, reports) = mpsc::channel(REPORTS);
         let mut rng = env.rng("gossip");
         let foca = Foca::new(profile.id, foca_config(&timing, 1), env.rng("foca"), PostcardCodec);
@@ -373,6 +392,7 @@ impl Driver {
             slowness: 0,
             refuted: None,
             raised: false,
+            asked_others: false,
             accept_after: now,
             burst: 0,
             receive_failures: 0,
@@ -386,6 +406,8 @@ impl Driver {
             env,
             timing,
             cluster,
+            newest,
+            modern: BTreeSet::new(),
             socket,
             listener,
             commands,
@@ -434,6 +456,10 @@ impl Driver {
             }
             self.arm_gossip(now);
             self.publish();
+            self.env.always(
+                self.queue.len() <= QUEUE_LIMIT && self.cases <= MAX_CASES,
+                "what waits to be gossiped stays within its bounds",
+            );
             self.flush().await;
         }
     }
@@ -566,6 +592,7 @@ impl Driver {
         self.exchange_number += 1;
         let number = self.exchange_number;
         let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
+        let newest = self.newest;
         let timeout = millis(self.timing.stream_timeout_ms);
         let task = self.env.spawn(async move {
             let merge = |theirs| {
@@ -576,7 +603,7 @@ impl Driver {
                     answer.await.ok()
                 }
             };
-            let result = pushpull::serve(&env, stream, cluster, timeout, merge).await;
+            let result = pushpull::serve(&env, stream, newest, cluster, timeout, merge).await;
             let _ = reporter.send(Report::Served { number, result }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
@@ -594,9 +621,10 @@ impl Driver {
         let number = self.exchange_number;
         let ours = self.state(join).encode();
         let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
+        let version = self.version_for(addr);
         let timeout = millis(self.timing.stream_timeout_ms);
         let task = self.env.spawn(async move {
-            let result = pushpull::initiate(&env, addr, cluster, ours, timeout).await;
+            let result = pushpull::initiate(&env, addr, version, cluster, ours, timeout).await;
             let _ = reporter.send(Report::Exchanged { number, addr, result, reply }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
@@ -638,6 +666,7 @@ impl Driver {
                         Ok(())
                     }
                     Err(error) => {
+                        self.env.reachable("an exchange of state fails");
                         self.counters.exchange_errors += 1;
                         debug!(%addr, %error, "an exchange failed");
                         Err(error)
@@ -714,7 +743,10 @@ impl Driver {
         let known = self.table.get(id.node_id).map(|entry| (entry.id, entry.live));
         let claim = |state| foca::Member::new(id, record.incarnation, state);
         match (record.live, known) {
-            (true, None) => self.apply(claim(State::Alive), true),
+            (true, None) => {
+                self.env.reachable("an exchange of state brings a member that gossip had not");
+                self.apply(claim(State::Alive), true);
+            }
             (true, Some((known, live)))
                 if id.generation > known.generation
                     // Mutant G01: somebody who missed the death of this life resurrects it.
@@ -722,7 +754,10 @@ impl Driver {
             {
                 self.apply(claim(State::Alive), true);
             }
-            (true, Some((known, false))) if id == known => self.tell_stale(id.node_id, id.addr),
+            (true, Some((known, false))) if id == known => {
+                self.env.reachable("a peer still takes for alive a life that is known to be over");
+                self.tell_stale(id.node_id, id.addr);
+            }
             (true, Some(_)) => {}
             (false, None) => {
                 self.table.remember_down(id, now);
@@ -733,6 +768,7 @@ impl Driver {
                 if id.leaving {
                     self.apply(claim(State::Down), true);
                 } else {
+                    self.env.reachable("a peer's word that a live member is dead is not taken");
                     self.tell_stale(id.node_id, id.addr);
                 }
             }
@@ -782,9 +818,11 @@ impl Driver {
         if matches!(self.phase, Phase::Left) {
             return;
         }
-        let datagram = match wire::decode_datagram(bytes, self.cluster) {
+        let datagram = match wire::decode_datagram(bytes, self.cluster, self.newest) {
             Ok(datagram) => datagram,
             Err(garbage) => {
+                let damaged = matches!(garbage, Garbage::Damaged);
+                self.env.sometimes(damaged, "a damaged datagram is dropped");
                 match garbage {
                     Garbage::OtherCluster => self.counters.other_cluster += 1,
                     Garbage::Damaged => self.counters.damaged += 1,
@@ -801,6 +839,12 @@ impl Driver {
             self.counters.malformed += 1;
             return;
         }
+        if datagram.speaks <= wire::OLDEST {
+            self.modern.remove(&sender.id.addr);
+        } else if self.modern.len() < MAX_ADDRESSES {
+            // Past that, more are spoken to in the oldest version, which everybody understands.
+            self.modern.insert(sender.id.addr);
+        }
         let crowded = self.foca.iter_membership_state().len() >= MAX_ADDRESSES;
         if crowded && self.table.get(sender.id.node_id).is_none_or(|entry| entry.id != sender.id) {
             self.counters.table_full += 1;
@@ -808,6 +852,10 @@ impl Driver {
         }
         self.greet(sender.id, datagram.swim.is_empty());
         if !datagram.swim.is_empty() {
+            self.env.sometimes_if(
+                || self.asked_others && is_forwarded_ack(datagram.swim),
+                "a member that missed its probe answers through another",
+            );
             let result = self.foca.handle_data(datagram.swim, &mut self.runtime);
             self.foca_result(result);
         }
@@ -830,13 +878,18 @@ impl Driver {
                 return;
             }
         }
+        // Foca also remembers who had the address before, and takes the higher generation for the later holder. Whoever
+        // gets an address that another node has given up must therefore exceed that node's generation, in one step.
         let beaten_by = self
-            .table
-            .iter()
-            .find(|entry| entry.id.addr == id.addr && foca::Identity::win_addr_conflict(&entry.id, &id))
-            .map(|entry| entry.id.node_id);
-        if let Some(winner) = beaten_by {
-            self.tell_stale_of(id.node_id, id.addr, winner);
+            .foca
+            .iter_membership_state()
+            .map(|member| *member.id())
+            .filter(|known| known.addr == id.addr && known.node_id != id.node_id)
+            .filter(|known| foca::Identity::win_addr_conflict(known, &id))
+            .map(|known| known.generation)
+            .max();
+        if let Some(generation) = beaten_by {
+            self.tell_stale_of(id.node_id, id.addr, generation);
         } else if without_swim {
             self.apply(foca::Member::alive(id), true);
         }
@@ -887,7 +940,7 @@ impl Driver {
                     self.revise(revision);
                 }
             }
-            Part::Stale { .. } => {}
+            Part::Stale { .. } | Part::Speaks(_) => {}
             Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
             Part::Leave { id, intent } => {
                 if self.table.order_out(id.node_id, intent) {
@@ -937,9 +990,16 @@ impl Driver {
         if now.since(self.next_jump) > Duration::from_secs(600) {
             self.jump_pause = Duration::from_secs(1);
         }
+        self.env.reachable("a node takes a higher incarnation because others hold its last for dead");
         self.next_jump = now + self.jump_pause;
         self.jump_pause = (self.jump_pause * 2).min(Duration::from_secs(60));
-        self.become_identity(Identity { generation, ..self.id() }.next());
+        let told = Identity { generation, ..self.id() };
+        // Mutant A02: takes the very incarnation that others hold for dead.
+        self.become_identity(if mutant::is("A02") { told } else { told.next() });
+        self.env.always(
+            self.id().generation > generation,
+            "a new incarnation is above every one that others have named",
+        );
     }
 
     /// Gives the profile a revision above `revision` and tells everybody.
@@ -955,12 +1015,11 @@ impl Driver {
     }
 
     fn tell_stale(&mut self, node_id: u64, addr: SocketAddr) {
-        self.tell_stale_of(node_id, addr, node_id);
+        let Some(entry) = self.table.get(node_id) else { return };
+        self.tell_stale_of(node_id, addr, entry.id.generation);
     }
 
-    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, winner: u64) {
-        let Some(entry) = self.table.get(winner) else { return };
-        let generation = entry.id.generation;
+    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, generation: u64) {
         let profile = self.table.get(node_id).and_then(|entry| entry.profile.as_ref());
         let revision = profile.map_or(0, |profile| profile.revision);
         self.direct(addr, &Part::Stale { node_id, generation, revision });
@@ -987,6 +1046,7 @@ impl Driver {
         let name = self.name_of(id.node_id);
         info!(member = %name, addr = %id.addr, "a member does not answer and is suspected");
         self.env.observe(Observed::Member {
+            node_id: id.node_id,
             name,
             addr: id.addr,
             incarnation: id.generation,
@@ -1008,6 +1068,7 @@ impl Driver {
             return;
         }
         if self.claims.get(&suspect.node_id).is_some_and(|claim| claim.own.is_some()) {
+            self.env.reachable("a juror suspects the same member already");
             self.direct(accuser.addr, &Part::Suspicion { suspect, incarnation, jury: false });
         } else if self.cases < MAX_CASES {
             self.cases += 1;
@@ -1022,6 +1083,9 @@ impl Driver {
     fn judge(&mut self, case: &Case) {
         self.cases = self.cases.saturating_sub(1);
         let Case { suspect, incarnation, accuser, asked } = *case;
+        let entry = self.table.get(suspect.node_id);
+        let heard = entry.is_some_and(|entry| entry.id == suspect && entry.heard >= asked);
+        self.env.sometimes(heard, "a juror has heard from the suspect and does not confirm");
         if self.table.get(suspect.node_id).is_some_and(|entry| entry.id == suspect && entry.heard < asked) {
             self.direct(accuser, &Part::Suspicion { suspect, incarnation, jury: false });
         }
@@ -1042,6 +1106,8 @@ impl Driver {
             *claim = fresh();
         }
         if claim.from.insert(from) {
+            let (own, others) = (claim.own.is_some(), claim.from.len() > 1);
+            self.env.sometimes(own && others, "a suspicion is confirmed by another member");
             self.arm_suspicion(suspect.node_id, now);
         }
         Some(())
@@ -1079,6 +1145,7 @@ impl Driver {
         match self.suspicion_ends(node_id) {
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
+                    self.env.reachable("a suspect does not object and is declared failed");
                     self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
                 }
             }
@@ -1094,6 +1161,7 @@ impl Driver {
         }
         let accusation = (self.id().generation, incarnation);
         if self.refuted.is_none_or(|last| last < accusation) {
+            self.env.reachable("a member refutes a suspicion of itself");
             self.refuted = Some(accusation);
             self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
             self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
@@ -1123,6 +1191,7 @@ impl Driver {
             return false;
         }
         warn!(late_ms = late.as_millis() as u64, "this node was stalled; it puts off judging others");
+        self.env.reachable("a node notices that it was stalled and puts off judging others");
         self.counters.stalls += 1;
         self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
         let by = late + answer;
@@ -1142,8 +1211,13 @@ impl Driver {
         match alarm {
             Alarm::Foca(timer) => {
                 let round = matches!(timer, Timer::ProbeRandomMember(_));
+                let indirect = matches!(timer, Timer::SendIndirectProbe { .. });
                 self.raised = false;
                 self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
+                // Foca has something to send only if the direct probe was not answered.
+                self.asked_others = !round && (self.asked_others || (indirect && self.runtime.backlog() > 0));
+                self.env
+                    .sometimes(self.asked_others, "a member does not answer its probe and others are asked");
                 self.settle(now);
                 if round && !self.raised {
                     self.slowness = self.slowness.saturating_sub(1);
@@ -1181,6 +1255,7 @@ impl Driver {
             Alarm::Refute(generation) => {
                 let me = self.id();
                 if self.is_member() && me.generation <= generation && generation < MAX_GENERATION {
+                    self.env.reachable("a node contradicts an order to leave");
                     self.become_identity(Identity { generation, ..me }.next());
                 }
             }
@@ -1220,6 +1295,7 @@ impl Driver {
             .collect();
         let start = failed.partition_point(|id| id.node_id <= self.knocked);
         for id in failed.iter().cycle().skip(start).take(failed.len().min(KNOCKS)) {
+            self.env.reachable("a failed member is asked whether it is really gone");
             self.knocked = id.node_id;
             self.run_foca(|foca, runtime| foca.announce(*id, runtime));
         }
@@ -1234,6 +1310,7 @@ impl Driver {
                 view.members.remove(&id.node_id);
             }
         }
+        self.forget_versions();
         forget.extend(self.old_strays(now, after));
         for id in forget {
             if self.table.get(id.node_id).is_none() {
@@ -1246,6 +1323,12 @@ impl Driver {
     }
 
     /// What foca remembers as dead, and the table does not, and for long enough.
+    /// What is known of addresses that nobody has any more is forgotten: the next datagram says it again.
+    fn forget_versions(&mut self) {
+        let known: BTreeSet<SocketAddr> = self.table.iter().map(|entry| entry.id.addr).collect();
+        self.modern.retain(|addr| known.contains(addr));
+    }
+
     fn old_strays(&mut self, now: Instant, after: Duration) -> Vec<Identity> {
         let mut strays = BTreeMap::new();
         let mut old = Vec::new();
@@ -1327,6 +1410,7 @@ impl Driver {
             }
             if rejoined {
                 info!("others took this node for dead; it is back with a new generation");
+                self.env.reachable("a node hears of its own death and comes back with a higher incarnation");
                 self.adopt();
                 continue;
             }
@@ -1334,7 +1418,7 @@ impl Driver {
         }
         self.tell_changes(now);
         for (to, packet) in std::mem::take(&mut self.swim) {
-            let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &packet);
+            let mut builder = self.datagram(to, &packet);
             self.fill(&mut builder);
             self.outbox.push((to, builder.finish()));
         }
@@ -1356,6 +1440,7 @@ impl Driver {
             }
             OwnedNotification::Rename(old, new) => {
                 if old.node_id != new.node_id {
+                    self.env.reachable("another node appears at the address of one that was known");
                     // Another node at the address: the old one is not there any more.
                     self.table.down(old, now);
                 }
@@ -1378,7 +1463,7 @@ impl Driver {
             // Foca has two addresses of this node now, and is not told which one is no good: its probes will
             // tell. If two nodes share an id by mistake, the news would make each of them take a new
             // generation, and again, as fast as the network can carry it.
-            Up::Outdated => {}
+            Up::Outdated => self.env.reachable("a rumour of an earlier life of a member is ignored"),
             Up::Full => self.counters.table_full += 1,
         }
     }
@@ -1434,6 +1519,7 @@ impl Driver {
                 let Member { name, addr, generation, .. } = member;
                 info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
+                    node_id,
                     name: member.name.clone(),
                     addr: member.addr,
                     incarnation: member.generation,
@@ -1443,6 +1529,7 @@ impl Driver {
             match &change {
                 Change::Joined(member) => {
                     if known_before {
+                        self.env.reachable("a member that had failed or left is back");
                         healed = Some(member.addr);
                     }
                     self.events.notify_join(member);
@@ -1512,9 +1599,18 @@ impl Driver {
         Sender { id: self.id(), revision: self.me.revision }
     }
 
+    /// The newest version that both this node and whoever is at `addr` are known to speak.
+    fn version_for(&self, addr: SocketAddr) -> u8 {
+        if self.modern.contains(&addr) { self.newest } else { wire::OLDEST }
+    }
+
+    fn datagram(&self, to: SocketAddr, swim: &[u8]) -> DatagramBuilder {
+        DatagramBuilder::new(self.version_for(to), self.newest, self.cluster, &self.sender(), swim)
+    }
+
     /// One part in a datagram of its own, to a node that need not be a member.
     fn direct(&mut self, to: SocketAddr, part: &Part) {
-        let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &[]);
+        let mut builder = self.datagram(to, &[]);
         if builder.push(&part.encode()) {
             self.outbox.push((to, builder.finish()));
         } else {
@@ -1572,7 +1668,7 @@ impl Driver {
             return;
         }
         for addr in self.random_live(self.timing.gossip_fanout as usize) {
-            let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &[]);
+            let mut builder = self.datagram(addr, &[]);
             self.fill(&mut builder);
             if builder.parts() == 0 {
                 // Not even an empty datagram was too full: there is nothing left.
@@ -1624,6 +1720,7 @@ impl Driver {
     fn publish(&mut self) {
         self.counters.slowness = self.slowness;
         self.counters.intent_queue = self.queue.len();
+        self.counters.modern_peers = self.modern.len();
         let status = match self.phase {
             Phase::Member => Status::Alive,
             Phase::Leaving(_) => Status::Leaving,
@@ -1642,6 +1739,12 @@ impl Driver {
             local.meta = self.me.meta.clone();
         }
     }
+}
+
+/// Whether a packet of foca's says that a member was reached through another.
+fn is_forwarded_ack(packet: &[u8]) -> bool {
+    let header = postcard::take_from_bytes::<foca::Header<Identity>>(packet);
+    header.is_ok_and(|(header, _)| matches!(header.message, foca::Message::ForwardedAck { .. }))
 }
 
 fn reap_interval(timing: &Timing) -> Duration {

@@ -5,7 +5,7 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `telemetry`: one file for each family of paths.
+//! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `telemetry`: one file for each family of paths.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -36,9 +36,11 @@ mod operator;
 mod own;
 mod params;
 mod reply;
+mod session;
 mod status;
 mod stream;
 mod telemetry;
+mod txn;
 mod ui;
 mod wire;
 
@@ -198,13 +200,16 @@ fn turn_away(mut stream: BoxStream) {
 struct Api {
     agent: Agent,
     rng: Mutex<Rng>,
+    session_ids: Mutex<Rng>,
     body_room: Arc<Semaphore>,
 }
 
 impl Api {
     fn new(agent: Agent) -> Api {
         let rng = Mutex::new(agent.env().rng("http"));
-        Api { agent, rng, body_room: Arc::new(Semaphore::new(BODY_ROOM_KIB as usize)) }
+        let session_ids = Mutex::new(agent.env().rng("session ids"));
+        let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
+        Api { agent, rng, session_ids, body_room }
     }
 
     /// What a client may ask for, as configured now.
@@ -312,6 +317,17 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/kv", key())
         .route("/v1/kv/", key())
         .route("/v1/kv/{*key}", key())
+        .route("/v1/txn", route(&["PUT"], txn::txn))
+        .route("/v1/session/create", route(&["PUT"], session::create))
+        .route("/v1/session/destroy/", route(&["PUT"], session::destroy))
+        .route("/v1/session/destroy/{*id}", route(&["PUT"], session::destroy))
+        .route("/v1/session/renew/", route(&["PUT"], session::renew))
+        .route("/v1/session/renew/{*id}", route(&["PUT"], session::renew))
+        .route("/v1/session/info/", route(&["GET"], session::info))
+        .route("/v1/session/info/{*id}", route(&["GET"], session::info))
+        .route("/v1/session/node/", route(&["GET"], session::node))
+        .route("/v1/session/node/{*node}", route(&["GET"], session::node))
+        .route("/v1/session/list", route(&["GET"], session::list))
         .route("/v1/agent/services", route(&["GET"], own::services))
         .route("/v1/agent/service/register", route(&["PUT"], own::register_service))
         .route("/v1/agent/service/deregister/{*id}", route(&["PUT"], own::deregister_service))

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::requests::Requests;
 use super::rpc::{Answer, Ask, CallError, LeaderError};
 use super::{RaftNode, ServerInfo};
-use crate::env::{AbortOnDrop, Env, Instant};
+use crate::env::{AbortOnDrop, Env, Instant, hazard};
 use crate::mutant;
 use crate::state::{Command, Outcome, Request};
 
@@ -117,8 +117,13 @@ impl Client {
         let mut in_doubt: Option<String> = None;
         let mut last_refusal = NO_LEADER.to_owned();
         loop {
+            let again = in_doubt.is_some();
+            self.inner.env.sometimes(again, "a write is sent again while its first fate is unknown");
             match self.attempt(Ask::Propose(next()), deadline).await {
-                Ok(Answer::Propose(Ok(outcome))) => return Ok(outcome),
+                Ok(Answer::Propose(Ok(outcome))) => {
+                    self.inner.env.sometimes(again, "a write succeeds after its first fate was unknown");
+                    return Ok(outcome);
+                }
                 Ok(Answer::Propose(Err(LeaderError::NotLeader { .. }))) => {}
                 Ok(Answer::Propose(Err(LeaderError::Refused(reason)))) => last_refusal = reason,
                 Ok(Answer::Propose(Err(LeaderError::Unknown(reason)))) => in_doubt = Some(reason),
@@ -135,6 +140,9 @@ impl Client {
                 Err(Attempt::Call(error @ CallError::NoAnswer { .. })) => in_doubt = Some(error.to_string()),
             }
             if !self.pause(deadline).await {
+                let env = &self.inner.env;
+                env.sometimes(in_doubt.is_some(), "the outcome of a write is reported as unknown");
+                env.sometimes(in_doubt.is_none(), "a write is refused and certainly was not done");
                 return Err(match in_doubt {
                     // Mutant R34: what is unknown is called failed.
                     Some(reason) if mutant::is("R34") => WriteError::Refused(reason),
@@ -168,9 +176,17 @@ impl Client {
         let index = confirmed.map_err(|_| stopping())??;
         let mut applied = self.inner.node.state().applied();
         let left = deadline.since(self.inner.env.now());
-        let waited = self.inner.env.timeout(left, applied.wait_for(|applied| *applied >= index)).await;
+        let env = &self.inner.env;
+        env.sometimes(*applied.borrow() < index, "a read waits until the state is as new as it must be");
+        // Mutant A01: a confirmed read does not wait for the state to be that far.
+        let enough = |applied: &u64| *applied >= index || mutant::is("A01");
+        let waited = env.timeout(left, applied.wait_for(enough)).await.map(|waited| waited.map(|_| ()));
         match waited {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => {
+                let now = self.inner.node.state().read(crate::state::State::applied);
+                env.always(now >= index, "a read is answered from a state as new as it must be");
+                Ok(())
+            }
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(late()),
         }
@@ -275,7 +291,10 @@ async fn attempt(
             Err(_) => Err(no_answer("not committed in time")),
         },
         // A deposed leader may never answer; its successor is asked at once.
-        _ = another => Err(no_answer("another server leads now")),
+        _ = another => {
+            env.reachable("a request is taken from a deposed leader to its successor");
+            Err(no_answer("another server leads now"))
+        }
     };
     answer.map_err(Attempt::Call)
 }
@@ -308,6 +327,7 @@ async fn read_in_rounds(
         while let Ok(reader) = queue.try_recv() {
             waiting.push(reader);
         }
+        env.sometimes(waiting.len() > 1, "several reads share one round of confirmation");
         let result = read_index(&env, &node, env.now() + timeout).await;
         for reader in waiting {
             // The reader may have given up.
@@ -320,13 +340,17 @@ async fn read_index(env: &Env, node: &RaftNode, deadline: Instant) -> Result<u64
     let mut why = NO_LEADER.to_owned();
     loop {
         match attempt(env, node, Ask::ReadIndex, deadline, ATTEMPT).await {
-            Ok(Answer::ReadIndex(Ok(index))) => return Ok(index),
+            Ok(Answer::ReadIndex(Ok(index))) => {
+                env.linger(hazard::READ_INDEX_KNOWN).await;
+                return Ok(index);
+            }
             Ok(Answer::ReadIndex(Err(LeaderError::NotLeader { .. }))) | Err(Attempt::NoLeader) => {}
             Ok(Answer::ReadIndex(Err(error))) => why = format!("{NO_LEADER}: {error}"),
             Ok(_) => why = format!("{NO_LEADER}: the leader's answer does not fit"),
             Err(Attempt::Call(error)) => why = format!("{NO_LEADER}: {error}"),
         }
         if !pause(env, node, deadline).await {
+            env.reachable("a read is refused because nobody confirms it in time");
             return Err(ReadError(why));
         }
     }

@@ -28,6 +28,7 @@
 
 pub mod client;
 pub mod elections;
+pub mod frame;
 pub mod log;
 pub mod network;
 pub mod recover;
@@ -36,6 +37,8 @@ pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod wire_v1;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -49,7 +52,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteResponse};
 use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -57,7 +60,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
-use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
@@ -160,6 +163,7 @@ struct Inner {
     gossip_addr: SocketAddr,
     agents: OnceLock<Desk>,
     elections: Elections,
+    newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
     started: Instant,
@@ -240,6 +244,7 @@ fn observed_membership(index: u64, membership: &openraft::Membership<u64, Peer>)
 struct Me {
     node_id: u64,
     store: Store,
+    newest: u8,
 }
 
 impl Caller for Me {
@@ -248,6 +253,9 @@ impl Caller for Me {
     }
     fn cluster(&self) -> Option<u64> {
         self.store.cluster()
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 
@@ -259,6 +267,8 @@ pub struct Reach {
     pub gossip_addr: SocketAddr,
     /// Where the others are.
     pub addresses: AddressBook,
+    /// The newest version of the protocol that is spoken: see [`frame`].
+    pub newest: u8,
 }
 
 impl RaftNode {
@@ -275,7 +285,7 @@ impl RaftNode {
         blank: State,
         reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let Reach { listener, gossip_addr, addresses } = reach;
+        let Reach { listener, gossip_addr, addresses, newest } = reach;
         let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
@@ -297,7 +307,7 @@ impl RaftNode {
         };
         let openraft_config =
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
+        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
         let elections = Elections::new(env);
         let network = Network {
@@ -330,6 +340,7 @@ impl RaftNode {
                 gossip_addr,
                 agents: OnceLock::new(),
                 elections,
+                newest,
                 heard_leader: AtomicU64::new(started.0),
                 started,
                 changing: tokio::sync::Mutex::new(()),
@@ -409,6 +420,11 @@ impl RaftNode {
     /// Where Raft stands.
     pub fn metrics(&self) -> RaftMetrics<TypeConfig> {
         self.inner.core.metrics().borrow_watched().clone()
+    }
+
+    /// The term, as far as this server knows. All metrics at once would have to be copied.
+    fn term(&self) -> u64 {
+        self.inner.core.metrics().borrow_watched().current_term
     }
 
     /// Whether this server believes that it leads.
@@ -503,7 +519,6 @@ impl RaftNode {
             has_state: self.has_state(),
             gossip: self.inner.gossip_addr,
             voters: self.metrics().membership_config.voter_ids().collect(),
-            wall_ms: u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -577,7 +592,7 @@ impl RaftNode {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
         // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
-        let asked = (self.metrics().current_term, self.inner.env.wall());
+        let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
             && let Some(index) = self.leased_index(asked)
@@ -587,13 +602,20 @@ impl RaftNode {
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
+                self.inner
+                    .env
+                    .sometimes_if(|| self.term() > asked.0, "a read is confirmed while the term changes");
                 self.renew_lease(asked, index);
                 Ok(index)
             }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                self.inner.env.reachable("a read is refused because this server does not lead any more");
                 Err(LeaderError::NotLeader { leader: forward.leader_id })
             }
-            Err(error) => Err(LeaderError::Unknown(error.to_string())),
+            Err(error) => {
+                self.inner.env.reachable("a read finds no majority to confirm it");
+                Err(LeaderError::Unknown(error.to_string()))
+            }
         }
     }
 
@@ -624,7 +646,10 @@ impl RaftNode {
         change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
     ) -> Result<T, LeaderError> {
         match self.inner.env.timeout(self.inner.request_timeout, change).await {
-            Err(_) => Err(LeaderError::Unknown(format!("{what} was not done in time"))),
+            Err(_) => {
+                self.inner.env.reachable("a membership change is not committed in time");
+                Err(LeaderError::Unknown(format!("{what} was not done in time")))
+            }
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(leader_error(error)),
         }
@@ -632,30 +657,39 @@ impl RaftNode {
 
     /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
     ///
-    /// A configured server with the same address but another id is the same machine before its data
+    /// A configured server that was last seen at the same address under another id is the same machine before its data
     /// was lost: it is removed first, or it would count as a dead voter for ever.
     async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
         if !self.is_leader() {
             return Err(LeaderError::NotLeader { leader: self.leader() });
         }
+        let waits = self.inner.changing.try_lock().is_err();
+        self.inner.env.sometimes(waits, "a membership change waits for another to end");
         let _turn = self.inner.changing.lock().await;
         let members = self.members();
         let known = members.iter().find(|member| member.server.node_id == server.node_id);
         if known.is_some_and(|member| member.voter) {
             return Ok(());
         }
+        // Where it is now, and not where it was when it was added: it may have moved since, and another come to its
+        // old address.
+        let lives_at =
+            |member: &Member| self.inner.addresses.get(member.server.node_id).unwrap_or(member.server.addr);
         for ghost in members.iter().filter(|member| {
             member.server.node_id != server.node_id
-                && member.server.addr == server.addr
+                && lives_at(member) == server.addr
                 && member.server.node_id != self.inner.me.node_id
         }) {
+            self.inner.env.reachable("a server that lost its disk takes the place of its former self");
             self.remove_now(ghost.server.node_id).await?;
         }
         if known.is_none() {
             let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
+        self.inner.env.linger(hazard::LEARNER_ADDED).await;
         self.wait_for_catch_up(server.node_id).await?;
+        self.inner.env.linger(hazard::CAUGHT_UP).await;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
         self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
         Ok(())
@@ -681,8 +715,10 @@ impl RaftNode {
                 }
             }
         };
-        let late =
-            || LeaderError::Refused("the new server is still catching up; it stays a learner".to_owned());
+        let late = || {
+            self.inner.env.reachable("a learner does not catch up in time and stays a learner");
+            LeaderError::Refused("the new server is still catching up; it stays a learner".to_owned())
+        };
         self.inner.env.timeout(self.inner.request_timeout, caught_up).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -705,6 +741,7 @@ impl RaftNode {
             }
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
             self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
+            self.inner.env.linger(hazard::VOTER_REMOVED).await;
         }
         if self.members().iter().any(|member| member.server.node_id == node_id) {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node_id]));
@@ -734,7 +771,10 @@ impl RaftNode {
         let mut metrics = self.inner.core.metrics();
         let heard = metrics.wait_until(|m| m.state != ServerState::Leader);
         match self.inner.env.timeout(self.inner.request_timeout, heard).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                self.inner.env.reachable("leadership is handed over on request");
+                Ok(())
+            }
             _ => Err(LeaderError::Unknown("the heir did not take over in time".to_owned())),
         }
     }
@@ -763,11 +803,12 @@ impl RaftNode {
         match ask {
             Ask::Propose(request) => Answer::Propose(self.propose(request).await),
             Ask::ReadIndex => Answer::ReadIndex(self.read_index().await),
-            Ask::AddServer(server) => Answer::Changed(self.add_server(server).await),
-            Ask::RemoveServer { node_id } => Answer::Changed(self.remove_server(node_id).await),
-            Ask::TransferTo { node_id } => Answer::Changed(self.transfer_to(node_id).await),
+            // What is rare is boxed: it would make the future of every heartbeat as large as its own.
+            Ask::AddServer(server) => Answer::Changed(Box::pin(self.add_server(server)).await),
+            Ask::RemoveServer { node_id } => Answer::Changed(Box::pin(self.remove_server(node_id)).await),
+            Ask::TransferTo { node_id } => Answer::Changed(Box::pin(self.transfer_to(node_id)).await),
             Ask::Status => Answer::Status(self.status()),
-            Ask::Promise { cluster } => match self.promise(cluster).await {
+            Ask::Promise { cluster } => match Box::pin(self.promise(cluster)).await {
                 Ok(()) => Answer::Promise { cluster },
                 Err(FoundError::PromisedElsewhere { promised, .. }) => Answer::Promise { cluster: promised },
                 Err(FoundError::AlreadyMember { cluster }) => Answer::WrongCluster { cluster },
@@ -779,7 +820,12 @@ impl RaftNode {
                 }
                 match self.inner.core.append_entries(request).await {
                     Ok(answer) => {
-                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                        let env = &self.inner.env;
+                        let conflict = matches!(answer, AppendEntriesResponse::Conflict);
+                        env.sometimes(conflict, "a follower misses what comes before the entries it is sent");
+                        let deposed = matches!(answer, AppendEntriesResponse::HigherVote(_));
+                        env.sometimes(deposed, "a deposed leader is told of a later term");
+                        if !deposed {
                             self.inner.heard_leader.store(self.inner.env.now().0, Ordering::Relaxed);
                         }
                         Answer::Append(answer)
@@ -789,9 +835,16 @@ impl RaftNode {
             }
             Ask::Vote(request) => {
                 let asked = request.clone();
+                let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
                     Ok(answer) => {
                         self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
+                        let env = &self.inner.env;
+                        env.sometimes(answer.vote_granted, "a vote is granted");
+                        let (term, log, alive) = refusals(&answer, vote, last);
+                        env.sometimes(term, "a vote is refused because a later term is known");
+                        env.sometimes(log, "a vote is refused because the candidate's log is behind");
+                        env.sometimes(alive, "a vote is refused although nothing but its timing is wrong");
                         Answer::Vote(answer)
                     }
                     Err(error) => Answer::Failed(error.to_string()),
@@ -799,9 +852,16 @@ impl RaftNode {
             }
             Ask::PreVote(request) => {
                 let asked = request.clone();
+                let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.pre_vote(request).await {
                     Ok(answer) => {
                         self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
+                        let env = &self.inner.env;
+                        env.sometimes(answer.vote_granted, "a pre-vote is granted");
+                        let (term, log, alive) = refusals(&answer, vote, last);
+                        env.sometimes(term, "a pre-vote is refused because a later term is known");
+                        env.sometimes(log, "a pre-vote is refused because the candidate's log is behind");
+                        env.sometimes(alive, "a pre-vote is refused because a leader was heard a moment ago");
                         Answer::Vote(answer)
                     }
                     Err(error) => Answer::Failed(error.to_string()),
@@ -812,6 +872,7 @@ impl RaftNode {
                 Err(error) => Answer::Failed(error.to_string()),
             },
             Ask::Snapshot(_) => Answer::Failed("a snapshot needs a sender".to_owned()),
+            Ask::Clock => Answer::Clock(u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX)),
             Ask::Agent(call) => match self.inner.agents.get() {
                 Some(desk) => Answer::Agent(desk(call).await),
                 None => Answer::NotNow,
@@ -826,12 +887,14 @@ impl RaftNode {
             if chunk.offset == 0 {
                 // One leader sends at a time; a second is its successor. Whoever was first gave up.
                 while incoming.len() >= MAX_INCOMING {
+                    self.inner.env.reachable("a snapshot of a third leader displaces one half received");
                     incoming.pop_first();
                 }
                 let fresh = Incoming { vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
                 incoming.insert(from, fresh);
             }
             let Some(current) = incoming.get_mut(&from) else {
+                self.inner.env.reachable("a piece of a snapshot comes whose beginning never came");
                 return Answer::Failed("this snapshot did not begin here; send it anew".to_owned());
             };
             let fits = current.vote == chunk.vote
@@ -839,6 +902,7 @@ impl RaftNode {
                 && current.data.len() as u64 == chunk.offset
                 && current.data.len() + chunk.data.len() <= MAX_SNAPSHOT;
             if !fits {
+                self.inner.env.reachable("a piece of a snapshot does not follow the last and is refused");
                 incoming.remove(&from);
                 return Answer::Failed(
                     "this piece does not follow the last; send the snapshot anew".to_owned(),
@@ -854,12 +918,15 @@ impl RaftNode {
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
         // impossible one would make openraft panic.
         if let Err(error) = self.state().decode(&whole.data) {
+            self.inner.env.reachable("a damaged snapshot is refused");
             return Answer::Failed(error.to_string());
         }
         if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
+            self.inner.env.unreachable("a leader sends a snapshot that contradicts what is committed here");
             return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
             Err(error) => Answer::Failed(error.to_string()),
@@ -873,6 +940,14 @@ impl RaftNode {
             tracing::debug!(%error, "Raft had stopped already");
         }
     }
+}
+
+/// Why a vote was refused: for a later term, for a better log, or because it came at a bad time.
+fn refusals(answer: &VoteResponse<TypeConfig>, asked: Vote, last: Option<LogId>) -> (bool, bool, bool) {
+    let term = answer.vote.leader_id.term > asked.leader_id.term;
+    let log = answer.last_log_id > last;
+    let refused = !answer.vote_granted;
+    (refused && term, refused && !term && log, refused && !term && !log)
 }
 
 /// openraft trusts its peers' snapshots to come from one history.
@@ -920,6 +995,8 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             requests.push(request);
             senders.push(sender);
         }
+        env.sometimes(senders.len() > 1, "several proposals go to Raft as one batch");
+        env.linger(hazard::BEFORE_PROPOSE).await;
         let mut results = match core.client_write_many(requests).await {
             // It ends at the first error of Raft as a whole; those behind it hear that as well.
             Ok(results) => results.fuse(),
@@ -931,11 +1008,17 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             }
         };
         // The next batch does not wait for this one to be committed.
+        let told = env.clone();
         env.spawn(async move {
             for sender in senders {
                 let result = match results.next().await {
                     Some(Ok(Ok(written))) => Ok(written.response),
-                    Some(Ok(Err(error))) => Err(leader_error(RaftError::APIError(error))),
+                    Some(Ok(Err(error))) => {
+                        told.reachable(
+                            "a write that a leader took is handed back because it lost leadership",
+                        );
+                        Err(leader_error(RaftError::APIError(error)))
+                    }
                     Some(Err(fatal)) => Err(LeaderError::Unknown(fatal.to_string())),
                     None => Err(LeaderError::Unknown("Raft gave no answer".to_owned())),
                 };
@@ -983,6 +1066,9 @@ impl Caller for Server {
     fn cluster(&self) -> Option<u64> {
         self.0.cluster()
     }
+    fn newest(&self) -> u8 {
+        self.0.inner.newest
+    }
 }
 
 impl Handler for Server {
@@ -999,16 +1085,19 @@ impl Handler for Server {
                 // A promise to found one cluster is a promise not to be taken in by another.
                 (None, Some(promise)) if promise.cluster != theirs => Ok(promise.cluster),
                 // The first leader that talks to a server without a cluster takes it in.
-                (None, _) => store.adopt_cluster(theirs).await,
+                (None, _) => Box::pin(store.adopt_cluster(theirs)).await,
             };
             match mine {
                 Ok(mine) if mine == theirs => {}
-                Ok(mine) => return Answer::WrongCluster { cluster: mine },
+                Ok(mine) => {
+                    self.0.inner.env.reachable("a server of another cluster is turned away");
+                    return Answer::WrongCluster { cluster: mine };
+                }
                 Err(error) => return Answer::Failed(error.to_string()),
             }
         }
         match ask {
-            Ask::Snapshot(chunk) => self.0.receive_snapshot(from, chunk).await,
+            Ask::Snapshot(chunk) => Box::pin(self.0.receive_snapshot(from, chunk)).await,
             ask => self.0.answer(ask).await,
         }
     }
@@ -1060,7 +1149,8 @@ mod tests {
             addr: listener.local_addr(),
             generation: 0,
         };
-        let reach = Reach { listener, gossip_addr: localhost(), addresses: AddressBook::default() };
+        let addresses = AddressBook::default();
+        let reach = Reach { listener, gossip_addr: localhost(), addresses, newest: frame::NEWEST };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
@@ -1102,6 +1192,30 @@ mod tests {
                 to_a.write(set("k", "last")).await.unwrap();
                 to_a.remove_server(a.me().node_id).await.unwrap();
                 to_b.write(set("k", "without a")).await.unwrap();
+                for node in [a, b, c] {
+                    node.shutdown().await;
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_joins_at_the_old_address_of_a_server_that_moved_does_not_displace_it() {
+        let envs: Vec<Env> = (10..13).map(env_in_memory).collect();
+        envs[0]
+            .scope(async {
+                let (a, to_a) = start(&envs[0], "a").await;
+                let (b, _to_b) = start(&envs[1], "b").await;
+                let (c, to_c) = start(&envs[2], "c").await;
+                a.found(&[a.me().clone()]).await.unwrap();
+                // Where it was when it was added, somebody else is now; gossip knows where it went.
+                a.inner.addresses.set(b.me().node_id, b.me().addr);
+                to_a.add_server(ServerInfo { addr: c.me().addr, ..b.me().clone() }).await.unwrap();
+                to_a.add_server(c.me().clone()).await.unwrap();
+                to_c.read_barrier().await.unwrap();
+                let voters = a.members().into_iter().filter(|member| member.voter);
+                let voters: BTreeSet<u64> = voters.map(|member| member.server.node_id).collect();
+                assert_eq!(voters, [&a, &b, &c].map(|node| node.me().node_id).into());
                 for node in [a, b, c] {
                     node.shutdown().await;
                 }

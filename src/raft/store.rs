@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, Disk, Env, File, Observed};
+use crate::env::{AbortOnDrop, Disk, Env, File, Observed, hazard};
 use crate::mutant;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -230,16 +230,8 @@ pub(super) fn entry_digest(entry: &Entry) -> u64 {
 
 /// A rough size in memory.
 fn weight(entry: &Entry) -> usize {
-    use crate::state::{Command, KvCommand};
     let content = match &entry.payload {
-        openraft::EntryPayload::Normal(request) => match &request.command {
-            Command::Kv(KvCommand::Set { key, value, .. }) => key.len() + value.len(),
-            Command::Kv(KvCommand::Delete { key, .. }) => key.len(),
-            Command::Kv(KvCommand::DeleteTree { prefix }) => prefix.len(),
-            Command::Noop => 0,
-            Command::Machine(command) => command.len(),
-            Command::Catalog(command) => command.weight(),
-        },
+        openraft::EntryPayload::Normal(request) => request.command.size(),
         _ => 0,
     };
     content + 128
@@ -411,6 +403,7 @@ impl Store {
         }
         self.ask(|done| Op::Vote { vote, done }).await?;
         self.observe_vote(vote);
+        self.shared.env.linger(hazard::VOTE_DURABLE).await;
         Ok(())
     }
 
@@ -451,6 +444,7 @@ impl Store {
             memory.recent_bytes += weight(&entry);
             memory.recent.insert(index, entry);
         }
+        self.shared.env.linger(hazard::BEFORE_APPEND).await;
         self.queue(Op::Append { records, last, flushed }).await
     }
 
@@ -466,6 +460,7 @@ impl Store {
             memory.durable = memory.durable.min(first_removed.saturating_sub(1));
         }
         self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
+        self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
         self.ask(|done| Op::Truncate { first_removed, done }).await
     }
 

@@ -7,6 +7,7 @@
 // Each test file compiles this for itself and uses its own part of it; and real processes live in real time.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub mod contract;
 pub mod script;
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,96 +1,76 @@
-//! The script of the HTTP contract, and what its answers look like without what differs from run to run.
-
-use std::net::SocketAddr;
+//! Golden scripts: one HTTP request a line, against one node, with everything masked that differs from run
+//! to run.
+//!
+//! A line is `METHOD PATH`, and after ` <- ` a body. `bytes:N` stands for a body of N bytes. A UUID that an
+//! answer shows becomes `$1`, `$2`, … in the order of first appearance, and can be written so in later
+//! requests. Indexes become `#1`, `#2`, … likewise. Lines that begin with `# --` are headings.
 
 use driftline::http::client::Response;
 use hyper::Method;
 
-use super::Node;
+use super::Http;
 
-const SCRIPT: &str = include_str!("../../fixtures/scripts/http.script");
-
-/// Runs the script against a node of a cluster whose servers are at these addresses.
-pub fn transcript(node: &Node, servers: &[SocketAddr]) -> String {
-    let mut ports = vec![(format!(":{}", node.at.http.port()), ":<http>")];
-    ports.push((format!(":{}", node.at.gossip.port()), ":<gossip>"));
-    ports.extend(servers.iter().map(|addr| (format!(":{}", addr.port()), ":<rpc>")));
-    let mut mask = Mask { indexes: Vec::new(), ports };
-    let mut transcript = String::new();
-    for line in SCRIPT.lines() {
-        if line.is_empty() || line.starts_with('#') {
-            if line.starts_with("# --") {
-                transcript += &format!("{line}\n\n");
-            }
-            continue;
-        }
-        let (request, body) = line.split_once(" <- ").unwrap_or((line, ""));
-        let (method, path) = request.split_once(' ').expect("a method and a path");
-        let bytes = match body.strip_prefix("bytes:") {
-            Some(count) => vec![b'x'; count.parse().expect("a number")],
-            None => body.as_bytes().to_vec(),
-        };
-        let method: Method = method.parse().expect("a method");
-        let response =
-            node.http().call(method, path, bytes).unwrap_or_else(|error| panic!("{line}: {error}"));
-        transcript += &format!("> {line}\n{}\n\n", mask.answer(&response));
-    }
-    transcript
-}
-
-/// The parts of a transcript, by their titles.
-pub fn parts(transcript: &str) -> Vec<(&str, &str)> {
-    let parts = transcript.split("# -- ").skip(1);
-    parts.map(|part| part.split_once('\n').expect("a title")).collect()
-}
-
-/// Replaces what differs from run to run: indexes by `#1`, `#2`, … in the order of their first
-/// appearance, event ids, and ports.
-struct Mask {
+/// What was seen so far.
+#[derive(Default)]
+struct Seen {
     indexes: Vec<String>,
-    ports: Vec<(String, &'static str)>,
+    uuids: Vec<String>,
 }
 
-impl Mask {
-    fn index(&mut self, index: &str) -> String {
-        let known = self.indexes.iter().position(|known| known == index);
-        let place = known.unwrap_or_else(|| {
-            self.indexes.push(index.to_owned());
-            self.indexes.len() - 1
-        });
-        format!("#{}", place + 1)
-    }
+fn place(seen: &mut Vec<String>, value: &str) -> usize {
+    let known = seen.iter().position(|known| known == value);
+    known.unwrap_or_else(|| {
+        seen.push(value.to_owned());
+        seen.len() - 1
+    }) + 1
+}
 
-    fn body(&mut self, body: &str) -> String {
-        let mut masked = body.to_owned();
-        for (port, name) in &self.ports {
-            masked = masked.replace(port, name);
-        }
-        let mut parts = masked.split("{\"ID\":\"");
-        let mut joined = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            // Ids of events are as long as UUIDs are.
-            joined += &format!("{{\"ID\":\"<uuid>{}", &part[36..]);
-        }
-        masked = joined;
-        let fields = ["\"CreateIndex\":", "\"ModifyIndex\":", "\"LTime\":", "\"LastIndex\":", ",\"Index\":"];
-        for field in fields {
-            let mut parts = masked.split(field);
-            let mut joined = parts.next().unwrap_or_default().to_owned();
-            for part in parts {
-                let digits = part.trim_start();
-                let len = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-                let value = match field {
-                    "\"LTime\":" if &digits[..len] == "0" => "0".to_owned(),
-                    "\"LTime\":" => "<time>".to_owned(),
-                    // Where the log stands is nobody's promise.
-                    "\"LastIndex\":" | ",\"Index\":" => "<log index>".to_owned(),
-                    _ => self.index(&digits[..len]),
-                };
-                joined += &format!("{field}{value}{}", &digits[len..]);
+/// The UUID that a text begins with.
+fn uuid(text: &str) -> Option<&str> {
+    let start = text.get(..36)?;
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    start.bytes().enumerate().all(fits).then_some(start)
+}
+
+impl Seen {
+    fn mask(&mut self, text: &str) -> String {
+        let mut masked = String::new();
+        let mut rest = text;
+        while let Some(next) = rest.chars().next() {
+            if let Some(uuid) = uuid(rest) {
+                masked += &format!("${}", place(&mut self.uuids, uuid));
+                rest = &rest[36..];
+                continue;
             }
-            masked = joined;
+            let field = ["\"CreateIndex\":", "\"ModifyIndex\":", "current modify index "];
+            if let Some(field) = field.into_iter().find(|field| rest.starts_with(field)) {
+                let value = rest[field.len()..].trim_start();
+                let len = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+                // 0 is no index: an entry that is not there.
+                let shown = match &value[..len] {
+                    "0" => "0".to_owned(),
+                    index => format!("#{}", place(&mut self.indexes, index)),
+                };
+                masked += &format!("{field}{shown}");
+                rest = &value[len..];
+                continue;
+            }
+            masked.push(next);
+            rest = &rest[next.len_utf8()..];
         }
         masked
+    }
+
+    fn unmask(&self, text: &str) -> String {
+        // From the last: `$12` is not `$1` and a 2.
+        let numbered = self.uuids.iter().enumerate().rev();
+        let text =
+            numbered.fold(text.to_owned(), |text, (i, uuid)| text.replace(&format!("${}", i + 1), uuid));
+        let numbered = self.indexes.iter().enumerate().rev();
+        numbered.fold(text, |text, (i, index)| text.replace(&format!("#{}", i + 1), index))
     }
 
     fn answer(&mut self, response: &Response) -> String {
@@ -98,8 +78,6 @@ impl Mask {
         let shown = [
             ("content-type", ""),
             ("allow", "allow="),
-            ("x-content-type-options", ""),
-            ("content-security-policy", ""),
             ("x-consul-knownleader", "leader="),
             ("x-consul-effective-consistency", ""),
             ("x-driftline-outcome", "outcome="),
@@ -110,12 +88,34 @@ impl Mask {
             }
         }
         if let Some(index) = response.header("x-consul-index") {
-            line += &format!(" index={}", self.index(index));
+            line += &format!(" index=#{}", place(&mut self.indexes, index));
         }
-        let body = match response.body.len() {
-            0..4096 => self.body(&response.text()),
-            len => format!("({len} bytes)"),
-        };
-        if body.is_empty() { line } else { format!("{line}\n{}", body.trim_end()) }
+        let body = self.mask(response.text().trim_end());
+        if body.is_empty() { line } else { format!("{line}\n{body}") }
     }
+}
+
+/// Asks everything that the script asks, and writes down what was answered.
+pub fn transcript(http: &Http, script: &str) -> String {
+    let mut seen = Seen::default();
+    let mut transcript = String::new();
+    for line in script.lines() {
+        if line.is_empty() || line.starts_with('#') {
+            if line.starts_with("# --") {
+                transcript += &format!("{line}\n\n");
+            }
+            continue;
+        }
+        let (request, body) = line.split_once(" <- ").unwrap_or((line, ""));
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let bytes = match body.strip_prefix("bytes:") {
+            Some(count) => vec![b'x'; count.parse().expect("a number")],
+            None => seen.unmask(body).into_bytes(),
+        };
+        let method: Method = method.parse().expect("a method");
+        let path = seen.unmask(path);
+        let response = http.call(method, &path, bytes).unwrap_or_else(|error| panic!("{line}: {error}"));
+        transcript += &format!("> {line}\n{}\n\n", seen.answer(&response));
+    }
+    transcript
 }

@@ -5,14 +5,14 @@ use super::{LOST_REPLIES, Mutant};
 /// Those of client agents.
 pub const TABLE: &[Mutant] = &[
     Mutant {
-        id: "A01",
+        id: "C01",
         what: "a client agent sends a write again as a new request",
         origin: "design; the class of R32, one hop further out",
         needs: LOST_REPLIES,
         checks: &["SESS", "LIN"],
     },
     Mutant {
-        id: "A02",
+        id: "C02",
         what: "a client agent lets any server answer from what it has",
         origin: "design; the class of hashicorp/consul#54",
         // Whatever makes a server lag: without faults followers are a heartbeat behind at most, which is enough.
@@ -20,7 +20,7 @@ pub const TABLE: &[Mutant] = &[
         checks: &["LIN"],
     },
     Mutant {
-        id: "A03",
+        id: "C03",
         what: "a client agent gives itself out for a server",
         origin: "design",
         needs: &[],
