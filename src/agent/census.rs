@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gossip::{Member, Status as Fate};
 use crate::state::CatalogCommand;
-use crate::state::catalog::{CheckInfo, CheckRow, Instance, NodeInfo, Row, SERF_HEALTH, ServiceInfo, Status};
+use crate::state::catalog::{
+    CheckInfo, CheckRow, Instance, NodeInfo, Registration, Row, SERF_HEALTH, ServiceInfo, Status,
+};
 
 use super::local::book::CONSUL_SERVICE;
 use super::meta::{Meta, Role};
@@ -88,7 +90,7 @@ pub fn plan(members: &[Member], entered: &Entered) -> Vec<CatalogCommand> {
         // The agent itself says more about its node than gossip: what is there stays, unless it has moved.
         let moved = nodes.get(name).is_some_and(|entered| lives && entered.address != node.address);
         let skip_node_update = !moved;
-        plan.push(CatalogCommand::Register { node, skip_node_update, service, checks: vec![check] });
+        plan.push(Registration { node, skip_node_update, service, checks: vec![check] }.into());
     }
     for node in health.keys().filter(|node| !known.contains(**node)) {
         plan.push(CatalogCommand::DeregisterNode { node: (*node).to_owned() });

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::state::catalog::{
-    CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, ServiceInfo, ServiceInstances, Status,
-    has_meta,
+    CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration, ServiceInfo, ServiceInstances,
+    Status, has_meta,
 };
-use crate::state::{CatalogCommand, Command, Outcome, Refusal};
+use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::decode::{self, Labels, ServiceAddress};
 use super::filter::Filter;
@@ -146,11 +146,9 @@ fn same_datacenter(api: &Api, named: &str) -> Result<(), Failure> {
 /// Sends a change of the catalog, and tells what came of it.
 pub async fn change(api: &Api, command: CatalogCommand) -> Result<(), Failure> {
     match api.agent.write(Command::Catalog(command)).await? {
-        Outcome::Done { .. } | Outcome::Answered { .. } | Outcome::ConditionFailed { .. } => Ok(()),
-        Outcome::Refused { refusal, .. } => Err(match refusal {
-            Refusal::NotFound(text) | Refusal::Invalid(text) => Failure::refused(text),
-        }),
-        Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
+        Outcome::Stale => Err(Failure::forgotten()),
+        _ => Ok(()),
     }
 }
 
@@ -177,7 +175,7 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
         meta: body.nodemeta,
     };
     let skip_node_update = body.skipnodeupdate;
-    change(&api, CatalogCommand::Register { node, skip_node_update, service, checks }).await?;
+    change(&api, Registration { node, skip_node_update, service, checks }.into()).await?;
     reply::json(&true, pretty)
 }
 

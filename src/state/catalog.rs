@@ -166,20 +166,30 @@ pub struct WholeNode {
     pub checks: Vec<CheckRow>,
 }
 
+/// A node, and what is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The node.
+    pub node: NodeInfo,
+    /// Leave a node that is known as it is.
+    pub skip_node_update: bool,
+    /// A service on it.
+    pub service: Option<ServiceInfo>,
+    /// Checks on it.
+    pub checks: Vec<CheckInfo>,
+}
+
+impl From<Registration> for CatalogCommand {
+    fn from(registration: Registration) -> CatalogCommand {
+        CatalogCommand::Register(Box::new(registration))
+    }
+}
+
 /// A change to the catalog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CatalogCommand {
     /// Registers a node, and with it a service and checks if there are any.
-    Register {
-        /// The node.
-        node: NodeInfo,
-        /// Leave a node that is known as it is.
-        skip_node_update: bool,
-        /// A service on it.
-        service: Option<ServiceInfo>,
-        /// Checks on it.
-        checks: Vec<CheckInfo>,
-    },
+    Register(Box<Registration>),
     /// Removes a node and everything on it.
     DeregisterNode {
         /// Its name.
@@ -208,7 +218,8 @@ impl CatalogCommand {
             labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
         };
         match self {
-            CatalogCommand::Register { node, service, checks, .. } => {
+            CatalogCommand::Register(registration) => {
+                let Registration { node, service, checks, .. } = &**registration;
                 let service = service.as_ref().map_or(0, |service| {
                     service.tags.iter().map(String::len).sum::<usize>() + labels(&service.meta) + 256
                 });
@@ -261,7 +272,8 @@ pub struct Catalog {
 impl fmt::Display for CatalogCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CatalogCommand::Register { node, service, checks, .. } => {
+            CatalogCommand::Register(registration) => {
+                let Registration { node, service, checks, .. } = &**registration;
                 write!(f, "register node {:?}", node.name)?;
                 if let Some(service) = service {
                     write!(f, " with service {:?}", service.id)?;
@@ -290,7 +302,8 @@ impl Catalog {
     pub(super) fn apply(&mut self, index: u64, command: &CatalogCommand) -> (Outcome, Vec<Loss>) {
         let mut losses = Vec::new();
         match command {
-            CatalogCommand::Register { node, skip_node_update, service, checks } => {
+            CatalogCommand::Register(registration) => {
+                let Registration { node, skip_node_update, service, checks } = &**registration;
                 if let Err(refusal) = self.acceptable(node, service.as_ref(), checks) {
                     return (Outcome::Refused { index, refusal }, losses);
                 }
@@ -746,7 +759,7 @@ mod tests {
         checks: impl IntoIterator<Item = CheckInfo>,
     ) -> CatalogCommand {
         let checks = checks.into_iter().collect();
-        CatalogCommand::Register { node: node(name), skip_node_update: false, service, checks }
+        Registration { node: node(name), skip_node_update: false, service, checks }.into()
     }
 
     fn any_catalog_command() -> impl Strategy<Value = CatalogCommand> {
@@ -822,11 +835,9 @@ mod tests {
     #[test]
     fn an_id_means_one_node() {
         let mut catalog = Catalog::default();
-        let named = |name: &str| CatalogCommand::Register {
-            node: NodeInfo { id: "ID-1".into(), ..node(name) },
-            skip_node_update: false,
-            service: None,
-            checks: Vec::new(),
+        let named = |name: &str| {
+            let node = NodeInfo { id: "ID-1".into(), ..node(name) };
+            Registration { node, skip_node_update: false, service: None, checks: Vec::new() }.into()
         };
         catalog.apply(1, &named("old"));
         let (_, losses) = catalog.apply(2, &named("new"));
@@ -863,7 +874,7 @@ mod tests {
                 prop_assert_eq!(rebuilt.digest(), catalog.digest());
                 // Saying it again changes nothing.
                 let again = catalog.clone();
-                if matches!(command, CatalogCommand::Register { .. }) {
+                if matches!(command, CatalogCommand::Register(_)) {
                     catalog.apply(index + 1000, &command);
                     prop_assert_eq!(&again, &catalog);
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::env::Instant;
 use crate::state::CatalogCommand;
-use crate::state::catalog::{CheckInfo, NodeInfo, SERF_HEALTH, ServiceInfo, Status, WholeNode};
+use crate::state::catalog::{CheckInfo, NodeInfo, Registration, SERF_HEALTH, ServiceInfo, Status, WholeNode};
 
 /// What a check says at most, in bytes; the rest is cut off.
 pub const MAX_OUTPUT: usize = 4096;
@@ -300,17 +300,18 @@ impl Book {
 
     fn register_service(&self, node: &NodeInfo, service: &ServiceInfo) -> CatalogCommand {
         let own = self.checks.values().filter(|check| check.definition.service_id == service.id);
-        CatalogCommand::Register {
+        let registration = Registration {
             node: node.clone(),
             skip_node_update: false,
             service: Some(service.clone()),
             checks: own.map(OwnCheck::info).collect(),
-        }
+        };
+        registration.into()
     }
 
     fn register_check(node: &NodeInfo, check: &OwnCheck) -> CatalogCommand {
         let checks = vec![check.info()];
-        CatalogCommand::Register { node: node.clone(), skip_node_update: false, service: None, checks }
+        Registration { node: node.clone(), skip_node_update: false, service: None, checks }.into()
     }
 
     /// What to write so that the catalog says what is so: everything that differs is told, everything under this
@@ -334,7 +335,7 @@ impl Book {
         }
         if remote.is_none_or(|whole| whole.node.info != *node) {
             let (node, checks) = (node.clone(), Vec::new());
-            plan.push(CatalogCommand::Register { node, skip_node_update: false, service: None, checks });
+            plan.push(Registration { node, skip_node_update: false, service: None, checks }.into());
         }
         for service in self.services.values() {
             if remote_services.get(service.id.as_str()) != Some(&service) {
