@@ -45,7 +45,7 @@ impl Seen {
                 rest = &rest[36..];
                 continue;
             }
-            let field = ["\"CreateIndex\":", "\"ModifyIndex\":", "current modify index "];
+            let field = ["\"CreateIndex\":", "\"ModifyIndex\":", "current modify index ", " != "];
             if let Some(field) = field.into_iter().find(|field| rest.starts_with(field)) {
                 let value = rest[field.len()..].trim_start();
                 let len = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
