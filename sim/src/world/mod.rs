@@ -13,8 +13,10 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod clocks;
 mod faults;
 mod links;
+mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -34,6 +36,7 @@ use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::linearizable::Broken;
+use crate::check::locks::Circumstances;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
@@ -241,6 +244,10 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    /// The Raft id of each node, as it last said; of none that has lost its disk since.
+    raft_ids: Mutex<BTreeMap<u32, u64>>,
+    /// The newest configuration that any node has taken up: its index and the sets of voters.
+    configured: Mutex<(u64, Vec<Vec<u64>>)>,
 }
 
 /// What one node has said in its present life.
@@ -250,14 +257,20 @@ struct Seen {
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
-        Watch { checks: Mutex::new(Checks::new(&settings)), seen: Mutex::default() }
+        Watch {
+            checks: Mutex::new(Checks::new(&settings)),
+            seen: Mutex::default(),
+            raft_ids: Mutex::default(),
+            configured: Mutex::default(),
+        }
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -266,6 +279,10 @@ impl Watch {
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<u32, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raft_ids(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.raft_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
@@ -284,8 +301,17 @@ impl Witness for Watch {
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
             }
-            Observed::Member { name, change, .. } => {
-                seen.members.insert(name.clone(), *change);
+            Observed::Recovered { raft_id, .. } => {
+                self.raft_ids().insert(host, *raft_id);
+            }
+            Observed::Membership { index, voters, .. } => {
+                let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+                if *index >= configured.0 {
+                    *configured = (*index, voters.clone());
+                }
+            }
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             _ => {}
         }
@@ -314,16 +340,24 @@ struct State {
     failed_syncs: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
+    /// How many faults are under way, by when they were to begin and their kind.
+    under_way: BTreeMap<(u64, &'static str), u32>,
     crashes: Vec<Violation>,
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
     /// The numbers of the nodes' addresses.
     addresses: BTreeMap<u32, u32>,
+    /// Nodes that lost their disks.
+    lost: BTreeSet<u32>,
+    /// The newest version of the protocols that each node speaks, if not the one of the beginning.
+    protocols: BTreeMap<u32, u8>,
 }
 
 struct World {
@@ -395,14 +429,23 @@ impl World {
         let ip = self.ip(node);
         let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
+        let (protocol, lost) = {
+            let state = self.state();
+            let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
+            (protocol, state.lost.contains(&node))
+        };
         let bootstrap = match settings.founding {
+            // One that joins later, or a client agent.
             _ if node >= first => Bootstrap::Wait,
+            // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
+            Founding::First if lost => Bootstrap::Wait,
             Founding::First if node == 0 => Bootstrap::Alone,
             Founding::First => Bootstrap::Wait,
             Founding::Together => Bootstrap::Expect(first),
         };
         Config {
             node_name: node_name(node),
+            server: !self.scenario.is_agent(node),
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
@@ -412,7 +455,8 @@ impl World {
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
-            retry_interval_ms: 2_000,
+            retry_interval_ms: settings.knobs.retry_interval_ms,
+            protocol,
             raft: RaftConfig {
                 heartbeat_ms: settings.heartbeat_ms,
                 election_timeout_min_ms: settings.election_timeout_min_ms,
@@ -426,12 +470,20 @@ impl World {
                 probe_period_ms: probe,
                 probe_timeout_ms: probe / 2,
                 gossip_interval_ms: probe / 5,
-                push_pull_interval_ms: probe * 10,
-                reconnect_interval_ms: probe * 5,
-                stream_timeout_ms: 5_000,
+                indirect_probes: settings.knobs.indirect_probes,
+                suspicion_mult: settings.knobs.suspicion_mult,
+                gossip_fanout: settings.knobs.gossip_fanout,
+                retransmit_mult: settings.knobs.retransmit_mult,
+                push_pull_interval_ms: probe * settings.knobs.push_pull_periods,
+                reconnect_interval_ms: probe * settings.knobs.reconnect_periods,
+                stream_timeout_ms: settings.knobs.stream_timeout_ms,
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
+            },
+            limits: driftline::config::Limits {
+                session_ttl_min_ms: crate::scenario::validate::LEAST_TTL_MS,
+                ..Default::default()
             },
             ..Config::default()
         }
@@ -571,7 +623,10 @@ impl World {
             let clock = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
             self.found_host(node, clock);
         }
-        for node in 0..self.scenario.nodes {
+        for node in self.scenario.agents() {
+            self.found_host(node, ClockSetting::default());
+        }
+        for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
         self.writes_everywhere(env, "boot", FORMED_WITHIN).await
@@ -629,10 +684,13 @@ impl World {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
         self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
+        self.universe.hazards().clear();
+        self.universe.pump.straighten_walls();
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.fail_syncs(0);
+            machine.processor.set_cost(0);
             machine.resume();
             self.boot_if_due(node);
         }
@@ -705,17 +763,20 @@ impl World {
         let seen = self.watch.seen();
         let nobody = Seen::default();
         let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let applied: BTreeSet<_> = machines.keys().map(|node| of(node).applied).collect();
+        let servers = || machines.keys().filter(|node| !self.scenario.is_agent(**node));
+        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
         if applied.len() > 1 {
-            let each = machines.keys().map(|node| format!("n{node} {:?}", of(node).applied));
+            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
             return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
         }
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let alive =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }
@@ -763,13 +824,22 @@ impl World {
                 }
             }
             // A store that cannot be read is LIVE's business.
-            for node in &live {
+            for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
                 if let Ok(store) = self.clients.store(env, *node).await {
                     stores.insert(*node, store);
                 }
             }
         }
-        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End {
+            at_ns: self.now(),
+            live,
+            history: self.clients.history(),
+            stores,
+            locks: self.clients.locks(),
+            circumstances,
+        }
     }
 
     fn crashes(&self) -> Vec<Violation> {
