@@ -28,13 +28,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::config::{Bootstrap, Config, Invalid};
+use crate::config::{Bootstrap, Config, Invalid, RaftConfig};
 use crate::env::{AbortOnDrop, Env};
 use crate::gossip::{self, EventDelegate, Gossip, Member, NewEvent, UserEvent, UserEvents};
 use crate::mutant;
 use crate::raft::client::{Client, NO_LEADER, WriteError as RaftWriteError};
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
-use crate::raft::{AddressBook, OpenError, RaftNode, Reach, ServerInfo, StartError, Store};
+use crate::raft::{AddressBook, OpenError, RaftNode, Reach, ServerInfo, StartError, Store, StoreOptions};
 use crate::state::query::AskMachine;
 use crate::state::{Command, Indexed, Machine, Outcome, Question, State};
 
@@ -281,8 +281,17 @@ impl Agent {
     pub async fn start(env: Env, config: Config, program: Program, http_port: u16) -> Result<Agent, Error> {
         config.check()?;
         let Program { machine, delegate, members } = program;
-        let store = Store::open(&env).await?;
+        let RaftConfig { segment_bytes, on_damage, .. } = config.raft;
+        let store = Store::open(&env, StoreOptions { segment_bytes, on_damage }).await?;
         let identity = store.identity();
+        let mut config = config;
+        if identity.replaces && config.bootstrap != Bootstrap::Wait {
+            // The cluster of the server in whose place it is has the data; another must not be founded.
+            tracing::warn!(
+                "this server replaces one whose data was damaged: it founds no cluster, but waits"
+            );
+            config.bootstrap = Bootstrap::Wait;
+        }
         let listening = env.network().listen(config.rpc_addr).await;
         let listener = listening.map_err(|source| Error::Listen {
             addr: config.rpc_addr,

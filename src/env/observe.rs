@@ -139,6 +139,8 @@ pub enum Observed {
     Member {
         /// The member's gossip name.
         name: String,
+        /// Its id. One that lost its data comes back under its name as somebody else.
+        id: u64,
         /// Its gossip address.
         addr: SocketAddr,
         /// Its incarnation: grows at every restart, rename and refutation.
@@ -161,6 +163,11 @@ pub enum Observed {
         name: String,
         /// What there is to say.
         detail: String,
+    },
+    /// What the node finds in its directory is not what it wrote there.
+    Damaged {
+        /// What does not fit.
+        reason: String,
     },
     /// The node stops because of an error that only it has.
     Fatal {

@@ -37,6 +37,8 @@ use crate::mutant;
 
 /// How many commands may wait. When full, the caller waits.
 pub(super) const COMMANDS: usize = 64;
+/// Generations that nobody gets through within one life.
+const FAR: u64 = 1 << 16;
 /// How many finished exchanges may wait for the loop. When full, they wait, and their timeout runs.
 const REPORTS: usize = 64;
 /// How often the loop may wake in a row for something else before overdue timers get a turn.
@@ -950,9 +952,11 @@ impl Driver {
     /// Somebody knows this node, or another at its address, at this generation: takes the next one.
     ///
     /// Two nodes with one id would chase each other through the generations; the pause between two such
-    /// steps doubles, so they cannot do it quickly.
+    /// steps doubles, so they cannot do it quickly. A step over a gap that no chase opens does not wait: it is
+    /// another node, an older one, that was known at this address.
     fn jump(&mut self, generation: u64, now: Instant) {
-        if !self.is_member() || generation >= MAX_GENERATION || now < self.next_jump {
+        let far = generation.saturating_sub(self.id().generation) > FAR;
+        if !self.is_member() || generation >= MAX_GENERATION || (now < self.next_jump && !far) {
             return;
         }
         if now.since(self.next_jump) > Duration::from_secs(600) {
@@ -1016,6 +1020,7 @@ impl Driver {
         info!(member = %name, addr = %id.addr, "a member does not answer and is suspected");
         self.env.observe(Observed::Member {
             name,
+            id: id.node_id,
             addr: id.addr,
             incarnation: id.generation,
             change: MemberChange::Suspected,
@@ -1481,6 +1486,7 @@ impl Driver {
                 info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
                     name: member.name.clone(),
+                    id: node_id,
                     addr: member.addr,
                     incarnation: member.generation,
                     change: observed,

@@ -274,6 +274,32 @@ async fn another_node_may_take_the_address_of_a_dead_one() {
 }
 
 #[tokio::test]
+async fn the_address_of_two_older_nodes_is_taken_in_one_step_each() {
+    let mut nodes = cluster(3).await;
+    let first = nodes.pop().unwrap();
+    let addr = first.addr();
+    first.gossip.shutdown().await;
+    // One after the other, each older than the one before, and both gone.
+    for (node_id, generation) in [(7, 3 << 20), (8, 5 << 20)] {
+        let older = start(options(node_id, generation, addr)).await;
+        older.gossip.join(&[nodes[0].addr()]).await.unwrap();
+        let name = format!("n{node_id}");
+        until("it lives", || nodes.iter().all(|node| node.sees(&name) == Some(Status::Alive))).await;
+        older.gossip.shutdown().await;
+        until("it has failed", || nodes.iter().all(|node| node.sees(&name) == Some(Status::Failed))).await;
+    }
+    let heir = start(options(9, 1 << 20, addr)).await;
+    heir.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("the heir lives, and later than both", || {
+        heir.gossip.local().generation > 5 << 20
+            && nodes.iter().all(|node| node.sees("n9") == Some(Status::Alive))
+    })
+    .await;
+    let steps = nodes[0].log.of("n9").len();
+    assert!(steps < 20, "{steps} changes of one member");
+}
+
+#[tokio::test]
 async fn who_is_gone_for_long_is_forgotten_and_may_come_back() {
     let forgetful = |node_id, addr| Options {
         timing: Timing { reap_after_ms: 1_000, ..quick() },

@@ -56,8 +56,14 @@ impl Check for Accuracy {
                 disturbance.active = disturbance.active.saturating_sub(1);
                 disturbance.last_ns = at.ns;
             }
-            Event::Observed(Observed::Member { name, change: MemberChange::Failed, incarnation, .. }) => {
+            Event::Observed(Observed::Member {
+                name, id, change: MemberChange::Failed, incarnation, ..
+            }) => {
                 let Some((accused, node)) = view.by_name(name) else { return };
+                // Who it was before it lost its data is gone indeed.
+                if node.raft_id.is_some_and(|own| own != *id) {
+                    return;
+                }
                 if node.up && self.is_calm(accused, at.ns) && self.is_calm(at.node, at.ns) {
                     findings.add(
                         "GA",
@@ -94,6 +100,7 @@ mod tests {
     fn failed() -> Observed {
         Observed::Member {
             name: "n1".into(),
+            id: 2,
             addr: ([10, 0, 0, 2], 1).into(),
             incarnation: 1,
             change: MemberChange::Failed,
@@ -103,6 +110,12 @@ mod tests {
     #[test]
     fn a_member_that_said_it_stops_may_be_declared_failed() {
         bench().says(1, Observed::Fatal { reason: "disk".to_owned() }).says(0, failed()).accepts();
+    }
+
+    #[test]
+    fn who_a_member_was_before_it_lost_its_data_may_be_declared_failed() {
+        let Observed::Member { name, addr, incarnation, change, .. } = failed() else { unreachable!() };
+        bench().says(0, Observed::Member { name, id: 77, addr, incarnation, change }).accepts();
     }
 
     #[test]

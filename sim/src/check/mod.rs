@@ -13,6 +13,7 @@
 //! `CRASH` are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
+pub mod beyond;
 pub mod claims;
 pub mod committed_immutable;
 pub mod committed_on_quorum;
@@ -30,6 +31,7 @@ pub mod no_resurrection;
 pub mod sessions;
 pub mod state_machine_safety;
 pub mod view;
+pub mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,6 +139,12 @@ pub const TABLE: &[Property] = &[
         "check/monotonic.rs",
     ),
     property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
+    property(
+        "VAL",
+        "a read shows only what somebody wrote to that key",
+        "none: what no broken disk excuses",
+        "check/written.rs",
+    ),
     property("SESS", "a write is applied at most once", "Raft thesis 6.3", "check/sessions.rs"),
     property(
         "GC",
@@ -416,6 +424,7 @@ impl Checks {
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
         durability::check(end, &self.view, findings);
+        written::check(end, findings);
         self.completeness.check(end, &self.view, findings);
         self.sightings.finish(&end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {

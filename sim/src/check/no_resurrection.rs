@@ -17,8 +17,8 @@ use super::{At, Check, Event, Findings};
 /// The check's memory.
 #[derive(Debug, Default)]
 pub struct NoResurrection {
-    /// By observer and name: incarnation and state.
-    known: BTreeMap<u32, BTreeMap<String, (u64, MemberChange)>>,
+    /// By observer, and by name and id of the member: incarnation and state.
+    known: BTreeMap<u32, BTreeMap<(String, u64), (u64, MemberChange)>>,
 }
 
 fn is_dead(change: MemberChange) -> bool {
@@ -32,9 +32,9 @@ impl Check for NoResurrection {
                 self.known.remove(&at.node);
             }
             Event::Observed(Observed::Member { change: MemberChange::Suspected, .. }) => {}
-            Event::Observed(Observed::Member { name, incarnation, change, .. }) => {
+            Event::Observed(Observed::Member { name, id, incarnation, change, .. }) => {
                 let known = self.known.entry(at.node).or_default();
-                if let Some((before, last)) = known.get(name.as_str()) {
+                if let Some((before, last)) = known.get(&(name.clone(), *id)) {
                     let problem = if incarnation < before {
                         "went back"
                     } else if is_dead(*last) && !is_dead(*change) && incarnation == before {
@@ -54,7 +54,7 @@ impl Check for NoResurrection {
                         );
                     }
                 }
-                known.insert(name.clone(), (*incarnation, *change));
+                known.insert((name.clone(), *id), (*incarnation, *change));
             }
             _ => {}
         }
@@ -73,6 +73,7 @@ mod tests {
                 0,
                 Observed::Member {
                     name: "n1".into(),
+                    id: 2,
                     addr: ([10, 0, 0, 2], 1).into(),
                     incarnation: *incarnation,
                     change: *change,
@@ -100,6 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn who_came_back_as_somebody_else_counts_anew() {
+        let again = |id| Observed::Member {
+            name: "n1".into(),
+            id,
+            addr: ([10, 0, 0, 2], 1).into(),
+            incarnation: 1,
+            change: Joined,
+        };
+        bench(&[(4, Failed)]).says(0, again(77)).accepts();
+        bench(&[(4, Failed)]).says(0, again(2)).rejects("went back");
+    }
+
+    #[test]
     fn a_restarted_observer_starts_from_nothing() {
         let bench = bench(&[(4, Failed)]).on(0, Event::Started { name: "n0" });
         bench
@@ -107,6 +121,7 @@ mod tests {
                 0,
                 Observed::Member {
                     name: "n1".into(),
+                    id: 2,
                     addr: ([10, 0, 0, 2], 1).into(),
                     incarnation: 3,
                     change: Joined,

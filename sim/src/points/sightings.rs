@@ -292,6 +292,7 @@ impl Sightings {
                 points.reachable("an error of its disk stops a server");
                 self.nodes.entry(at.node).or_default().failed = true;
             }
+            Observed::Damaged { .. } => points.reachable("a server finds its data damaged"),
             Observed::UserEvent { .. } => points.reachable("a user event reaches a node"),
             Observed::Vote { .. } | Observed::Durable { .. } | Observed::Program { .. } => {}
         }
@@ -345,6 +346,7 @@ mod tests {
     fn the_dead_come_back_with_a_higher_incarnation() {
         let says = |incarnation, change| Observed::Member {
             name: "n1".into(),
+            id: 2,
             addr: ([10, 0, 0, 2], 1).into(),
             incarnation,
             change,

@@ -104,6 +104,12 @@ impl Scenario {
             ("client_timeout_ms", settings.client_timeout_ms),
             ("probe_period_ms", settings.probe_period_ms),
         ];
+        if !(4_096..=1 << 30).contains(&settings.segment_bytes) {
+            return wrong("settings.segment_bytes", "want 4096 to 1073741824");
+        }
+        if settings.padding_bytes > 65_536 {
+            return wrong("settings.padding_bytes", "want at most 65536");
+        }
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return wrong(format!("settings.{field}"), "0, want at least 1");
         }
@@ -164,6 +170,15 @@ impl Scenario {
                     }
                     _ => {}
                 }
+            }
+            if let FaultKind::Disk { fault, .. } = &fault.kind
+                && fault.lies()
+                && !self.beyond
+            {
+                return wrong(
+                    place("kind"),
+                    "a disk that lies is beyond repair; the plan must say \"beyond\"",
+                );
             }
             if let FaultKind::Bandwidth { bytes_per_s: 0, .. } = &fault.kind {
                 return wrong(place("kind.bandwidth.bytes_per_s"), "0, want at least 1");

@@ -98,6 +98,9 @@ impl World {
             FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
                 self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
+            FaultKind::Disk { target, fault: what } => {
+                self.wrong_disk(&fault, self.target(*target), *what).await;
+            }
             FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
             FaultKind::Own { detail } => {
                 self.begins(&fault, &detail.to_string());

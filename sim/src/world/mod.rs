@@ -8,11 +8,14 @@
 //!    Then the keys are read once more and the checks judge the whole.
 //!
 //! What the nodes observe is checked as it happens; the check `LIVE` is judged here, and `CRASH` for
-//! panics and for nodes that stop although nothing happened to their disk.
+//! panics and for nodes that stop, or find their data damaged, although nothing happened to their disk.
+//!
+//! A plan beyond repair is judged by less at the end: see [`check::beyond`].
 //!
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod disks;
 mod faults;
 mod links;
 
@@ -24,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{Bootstrap, Config, RaftConfig};
+use driftline::config::{Bootstrap, Config, OnDamage, RaftConfig};
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
@@ -33,7 +36,9 @@ use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use crate::check::beyond::Losses;
 use crate::check::{self, Checks, End, Stop, Violation};
+use crate::disk::DiskModel;
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
 use crate::history::{Action, Outcome, Response};
@@ -133,7 +138,8 @@ async fn whole(
         watch.clone() as Arc<dyn Witness>,
     );
     let timeout = Duration::from_millis(scenario.settings.client_timeout_ms);
-    let clients = Clients::new(universe.pump.clone(), timeout);
+    let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
+    let clients = Clients::new(universe.pump.clone(), timeout, padding);
     let (exits, exited) = mpsc::unbounded_channel();
     let world = Arc::new(World {
         universe: universe.clone(),
@@ -183,6 +189,10 @@ async fn whole(
     }
     report.points = verdict.points;
     report.violations.extend(world.crashes());
+    report.beyond = world.scenario.beyond;
+    if report.beyond {
+        report.excused = check::beyond::excuse(&mut report.violations, world.losses());
+    }
     report.ok = report.violations.is_empty();
     report.sim_seconds = universe.pump.now() as f64 / 1e9;
     report.faults = world.state().happened.clone();
@@ -203,23 +213,71 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    disks: Mutex<BTreeMap<u32, Damages>>,
+    /// Nodes that found damage where there was none.
+    unexplained: Mutex<Vec<Violation>>,
+}
+
+/// What was done to a node's disk, and what the node said of it.
+struct Damages {
+    disk: Arc<DiskModel>,
+    /// So many of the disk's damages were there when the node last found its data damaged.
+    answered_for: u64,
+    /// How often it found that.
+    admitted: u64,
+}
+
+impl Damages {
+    /// What may have damaged the data so far. A lie may, too.
+    fn so_far(&self) -> u64 {
+        let counters = self.disk.counters();
+        counters.damages + counters.lies
+    }
+
+    /// Whether there was more of it since.
+    fn is_owed(&self) -> bool {
+        self.so_far() > self.answered_for
+    }
 }
 
 /// What one node has said in its present life.
 #[derive(Clone, Debug, Default)]
 struct Seen {
+    /// Its Raft id; 0 before it said so.
+    raft_id: u64,
     /// The term it leads.
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its data is back under its name as somebody else.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
-        Watch { checks: Mutex::new(Checks::new(&settings)), seen: Mutex::default() }
+        let checks = Mutex::new(Checks::new(&settings));
+        Watch { checks, seen: Mutex::default(), disks: Mutex::default(), unexplained: Mutex::default() }
+    }
+
+    fn disks(&self) -> MutexGuard<'_, BTreeMap<u32, Damages>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unexplained(&self) -> MutexGuard<'_, Vec<Violation>> {
+        self.unexplained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found_damage(&self, at_ns: u64, host: u32, reason: &str) {
+        let mut disks = self.disks();
+        let Some(damages) = disks.get_mut(&host) else { return };
+        if !damages.is_owed() {
+            let detail = format!("the node finds its data damaged, but nothing damaged its disk: {reason}");
+            self.unexplained().push(Violation { check: "CRASH".to_owned(), detail, at_ns, node: Some(host) });
+        }
+        damages.answered_for = damages.so_far();
+        damages.admitted += 1;
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -240,15 +298,17 @@ impl Witness for Watch {
         let mut seen = self.seen();
         let seen = seen.entry(host).or_default();
         match event {
+            Observed::Recovered { raft_id, .. } => seen.raft_id = *raft_id,
             Observed::Role { term, role, .. } => {
                 seen.leads = (*role == RaftRole::Leader).then_some(*term);
             }
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
             }
-            Observed::Member { name, change, .. } => {
-                seen.members.insert(name.clone(), *change);
+            Observed::Member { name, id, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*id, *change);
             }
+            Observed::Damaged { reason } => self.found_damage(at_ns, host, reason),
             _ => {}
         }
         self.tell(at_ns, host, check::Event::Observed(event));
@@ -272,8 +332,10 @@ struct State {
     down_until: BTreeMap<u32, u64>,
     /// Stalls in force.
     stalls: BTreeMap<u32, u32>,
-    /// How many syncs had failed on each node when its present life began: one more, and it may stop.
-    failed_syncs: BTreeMap<u32, u64>,
+    /// How many errors the disk of each node had given when its present life began: one more, and it may stop.
+    disk_errors: BTreeMap<u32, u64>,
+    /// Nodes whose disk was replaced by an empty one: their operator knows that their cluster exists.
+    replaced: BTreeSet<u32>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
     /// Faults in force that may make gossip err.
@@ -358,7 +420,7 @@ impl World {
         let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
         let bootstrap = match settings.founding {
-            _ if node >= first => Bootstrap::Wait,
+            _ if node >= first || self.state().replaced.contains(&node) => Bootstrap::Wait,
             Founding::First if node == 0 => Bootstrap::Alone,
             Founding::First => Bootstrap::Wait,
             Founding::Together => Bootstrap::Expect(first),
@@ -383,6 +445,8 @@ impl World {
                 trailing_entries: settings.trailing_entries,
                 snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
                 request_timeout_ms: settings.request_timeout_ms,
+                segment_bytes: settings.segment_bytes,
+                on_damage: OnDamage::Rejoin,
             },
             gossip: Timing {
                 probe_period_ms: probe,
@@ -406,6 +470,7 @@ impl World {
         pump.set_rate(node, clock.rate_ppm);
         pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
         let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
+        self.watch.disks().insert(node, Damages { disk: machine.disk.clone(), answered_for: 0, admitted: 0 });
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
         self.give_address(node, node);
         machine
@@ -423,7 +488,7 @@ impl World {
     fn boot(self: &Arc<World>, node: u32) {
         let Some(machine) = self.machine(node) else { return };
         self.watch.seen().insert(node, Seen::default());
-        self.state().failed_syncs.insert(node, machine.disk.counters().failed_syncs);
+        self.state().disk_errors.insert(node, machine.disk.counters().errors);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
         let ip = self.ip(node);
@@ -448,9 +513,10 @@ impl World {
         let stop = if error.is_none() { Stop::Graceful } else { Stop::Kill };
         self.watch.tell(self.now(), node, check::Event::Stopped(stop));
         let said = error.clone().unwrap_or_else(|| "it left".to_owned());
-        let failed_syncs = self.machine(node).map(|machine| machine.disk.counters().failed_syncs);
+        let errors = self.machine(node).map(|machine| machine.disk.counters().errors);
+        let damaged = self.watch.disks().get(&node).is_some_and(Damages::is_owed);
         let mut state = self.state();
-        let disk_failed = failed_syncs > state.failed_syncs.get(&node).copied();
+        let disk_failed = errors > state.disk_errors.get(&node).copied() || damaged;
         if let Some(error) = error
             && !disk_failed
         {
@@ -591,7 +657,7 @@ impl World {
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
-            machine.disk.fail_syncs(0);
+            machine.disk.heal();
             machine.resume();
             self.boot_if_due(node);
         }
@@ -671,10 +737,13 @@ impl World {
         }
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let is_live =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let known = of(node).members.get(&node_name(*other));
+                let id = of(other).raft_id;
+                if !known.is_some_and(|known| known.get(&id).is_some_and(is_live)) {
+                    return Some(format!("n{node} sees n{other} as {known:?}"));
                 }
             }
         }
@@ -731,8 +800,17 @@ impl World {
         End { at_ns: self.now(), live, history: self.clients.history(), stores }
     }
 
+    fn losses(&self) -> Losses {
+        let disks = self.watch.disks();
+        Losses {
+            admitted: disks.values().any(|damages| damages.admitted > 0) || !self.state().replaced.is_empty(),
+            lied: disks.values().any(|damages| damages.disk.counters().lies > 0),
+        }
+    }
+
     fn crashes(&self) -> Vec<Violation> {
         let mut crashes = std::mem::take(&mut self.state().crashes);
+        crashes.append(&mut self.watch.unexplained());
         crashes.extend(self.universe.panics().into_iter().map(|panic| Violation {
             check: "CRASH".to_owned(),
             detail: format!("panic: {}", panic.message),
