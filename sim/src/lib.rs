@@ -11,6 +11,8 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
+//! | [`record`] | the same as data, for whoever draws or counts it |
+//! | [`diff`] | where two traces part |
 //! | [`history`] | what the clients did and were told |
 //! | [`coverage`] | which states a run has been in, for a search to go by |
 //! | [`check`] | what must hold, one property a file |
@@ -31,6 +33,7 @@ pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
 pub mod coverage;
+pub mod diff;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -43,6 +46,7 @@ pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
 pub mod points;
+pub mod record;
 pub mod report;
 pub mod runner;
 pub mod saved;

@@ -11,6 +11,7 @@ use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AF
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
+use crate::record::Happening;
 use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
 
@@ -34,6 +35,7 @@ impl World {
     pub(super) fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
+        self.universe.pump.tell(WORLD, Happening::FaultBegan { fault, what });
         *self.state().happened.entry(kind.to_owned()).or_default() += 1;
     }
 
