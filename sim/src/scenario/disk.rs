@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use super::generate::log_uniform;
-use super::{FaultKind, Target, stream};
+use super::{FaultKind, Scenario, Target, stream};
 
 /// The kinds of disk faults, by name.
 pub const DISK_KINDS: [&str; 12] = [
@@ -175,6 +175,29 @@ pub fn atlas(seed: u64, nodes: u32, beyond: bool, nodes_leave: bool) -> BTreeSet
         chosen.insert(all.swap_remove(rng.random_range(0..all.len())));
     }
     chosen
+}
+
+impl Scenario {
+    /// Leaves out what the atlas has no place for: of a plan that was put together from several.
+    pub fn fit_damages(&mut self) {
+        if self.beyond {
+            return;
+        }
+        let nodes_leave = self.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Membership { .. }));
+        let most = if nodes_leave { 0 } else { (self.nodes.saturating_sub(1) / 2) as usize };
+        let mut hit = BTreeSet::new();
+        self.faults.retain(|fault| {
+            if !fault.kind.damages() {
+                return true;
+            }
+            let FaultKind::Disk { target: Target::Node(node), fault } = &fault.kind else { return false };
+            let fits = !fault.lies() && (hit.contains(node) || hit.len() < most);
+            if fits {
+                hit.insert(*node);
+            }
+            fits
+        });
+    }
 }
 
 /// One disk fault of a kind and its duration; none, if the atlas has no place for it.
