@@ -10,7 +10,7 @@
 //! middle of a job therefore finds the writes up to that moment, and none of the later ones, and the
 //! sync that was under way has promised nothing.
 //!
-//! What else can go wrong is said to the disk by the storm ([`Wrong`], [`DiskModel::rot`], [`DiskModel::wipe`]):
+//! What else can go wrong is said to the disk by the storm ([`Wrong`], [`DiskModel::rot`], [`DiskModel::replace`]):
 //!
 //! * a failed sync drops what it should have made durable: reads show the old bytes again, and the next sync
 //!   succeeds, having nothing to do. This is what Linux may do, and why an error from a sync must stop a node;
@@ -231,10 +231,11 @@ impl DiskModel {
         }
     }
 
-    /// The disk is replaced by an empty one. The host must be down.
-    pub fn wipe(&self) {
+    /// Everything on it is gone, for ever: it is another disk. The host must be down.
+    pub fn replace(&self) {
         {
             let inner = &mut *self.locked();
+            inner.locked_by = None;
             inner.names.clear();
             inner.files.iter_mut().for_each(FileModel::forget);
         }

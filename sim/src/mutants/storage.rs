@@ -5,8 +5,10 @@ use super::Mutant;
 /// Whatever ends a host before everything it wrote is on the platter.
 const CRASHES: &[&str] = &[
     "bit-rot",
+    "crash-loop",
+    "crash-point",
     "disk-full",
-    "disk-lost",
+    "lose-disk",
     "fsync-fail",
     "kill",
     "lying-sync",
@@ -16,15 +18,27 @@ const CRASHES: &[&str] = &[
     "move",
     "power-loss",
     "read-error",
+    "restart-storm",
     "short-read",
     "sync-crash",
+    "upgrade",
     "vanish",
     "write-error",
 ];
 
 /// The same, where only what the page cache held is lost.
-const POWER_LOSSES: &[&str] =
-    &["bit-rot", "disk-lost", "lying-sync", "misdirected-write", "power-loss", "sync-crash", "vanish"];
+const POWER_LOSSES: &[&str] = &[
+    "bit-rot",
+    "crash-loop",
+    "crash-point",
+    "lose-disk",
+    "lying-sync",
+    "misdirected-write",
+    "power-loss",
+    "restart-storm",
+    "sync-crash",
+    "vanish",
+];
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[

@@ -3,7 +3,7 @@
 //! Some faults end and leave nothing behind: a slow disk, an error, a full disk. Others *damage*: what was
 //! acknowledged is gone or wrong on that disk for good. A cluster survives those only while a majority has
 //! everything. So a plan has an atlas: in the whole run only these nodes' disks are ever damaged, fewer than
-//! half of all, and none when nodes leave, because whoever is left then is the majority (TigerBeetle's
+//! half of all, and none when nodes leave or lose their disks, because whoever is left then is the majority (TigerBeetle's
 //! `ClusterFaultAtlas` is the model). Within it the cluster must stay correct *and* come back to life.
 //!
 //! A plan that is [`beyond`](super::Scenario::beyond) has no atlas and may have disks that lie. Then only what
@@ -19,7 +19,7 @@ use super::generate::log_uniform;
 use super::{FaultKind, Scenario, Target, stream};
 
 /// The kinds of disk faults, by name.
-pub const DISK_KINDS: [&str; 12] = [
+pub const DISK_KINDS: [&str; 11] = [
     "disk-slow",
     "disk-stall",
     "disk-full",
@@ -29,7 +29,6 @@ pub const DISK_KINDS: [&str; 12] = [
     "misdirected-read",
     "misdirected-write",
     "bit-rot",
-    "disk-lost",
     "lying-sync",
     "sync-crash",
 ];
@@ -84,8 +83,6 @@ pub enum DiskFault {
         /// So many.
         sectors: u32,
     },
-    /// The disk is lost; the host comes back with an empty one.
-    Lost,
     /// Syncs promise what they do not do; at the end the power fails.
     LyingSync,
     /// The host goes down in the middle of a sync: the moment that a random crash hardly ever meets.
@@ -135,7 +132,6 @@ impl DiskFault {
             DiskFault::MisdirectedRead { .. } => "misdirected-read",
             DiskFault::MisdirectedWrite { .. } => "misdirected-write",
             DiskFault::BitRot { .. } => "bit-rot",
-            DiskFault::Lost => "disk-lost",
             DiskFault::LyingSync => "lying-sync",
             DiskFault::SyncCrash { .. } => "sync-crash",
         }
@@ -149,7 +145,6 @@ impl DiskFault {
             DiskFault::MisdirectedRead { .. }
                 | DiskFault::MisdirectedWrite { .. }
                 | DiskFault::BitRot { .. }
-                | DiskFault::Lost
                 | DiskFault::LyingSync
         )
     }
@@ -183,7 +178,7 @@ impl Scenario {
         if self.beyond {
             return;
         }
-        let nodes_leave = self.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Membership { .. }));
+        let nodes_leave = self.faults.iter().any(|fault| fault.kind.takes_a_node());
         let most = if nodes_leave { 0 } else { (self.nodes.saturating_sub(1) / 2) as usize };
         let mut hit = BTreeSet::new();
         self.faults.retain(|fault| {
@@ -230,7 +225,6 @@ pub fn draw(
         "bit-rot" => {
             (log_uniform(rng, 100, 8_000), DiskFault::BitRot { sectors: log_uniform(rng, 1, 16) as u32 })
         }
-        "disk-lost" => (log_uniform(rng, 100, 8_000), DiskFault::Lost),
         "sync-crash" => {
             let files = [SyncedFile::Log, SyncedFile::Meta, SyncedFile::Snapshot, SyncedFile::Snapshot];
             let file = files[rng.random_range(0..files.len())];

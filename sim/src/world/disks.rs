@@ -85,10 +85,6 @@ impl World {
             DiskFault::BitRot { sectors } => {
                 self.power_loss_until(node, until, || machine.disk.rot(sectors, self.scenario.beyond)).await;
             }
-            DiskFault::Lost => {
-                self.state().replaced.insert(node);
-                self.power_loss_until(node, until, || machine.disk.wipe()).await;
-            }
             DiskFault::LyingSync => {
                 machine.disk.set_wrong(|wrong| wrong.lies = true);
                 self.universe.sleep(duration).await;

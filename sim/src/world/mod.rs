@@ -15,9 +15,11 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod clocks;
 mod disks;
 mod faults;
 mod links;
+mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -251,6 +253,10 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    /// The Raft id of each node, as it last said; of none that has lost its disk since.
+    raft_ids: Mutex<BTreeMap<u32, u64>>,
+    /// The newest configuration that any node has taken up: its index and the sets of voters.
+    configured: Mutex<(u64, Vec<Vec<u64>>)>,
     disks: Mutex<BTreeMap<u32, Damages>>,
     /// Nodes that found damage where there was none.
     unexplained: Mutex<Vec<Violation>>,
@@ -281,13 +287,11 @@ impl Damages {
 /// What one node has said in its present life.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    /// Its Raft id; 0 before it said so.
-    raft_id: u64,
     /// The term it leads.
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    /// By name and id: one that lost its data is back under its name as somebody else.
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
     members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
@@ -296,7 +300,14 @@ impl Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
         let checks = Mutex::new(Checks::new(&settings));
-        Watch { checks, seen: Mutex::default(), disks: Mutex::default(), unexplained: Mutex::default() }
+        Watch {
+            checks,
+            seen: Mutex::default(),
+            raft_ids: Mutex::default(),
+            configured: Mutex::default(),
+            disks: Mutex::default(),
+            unexplained: Mutex::default(),
+        }
     }
 
     fn disks(&self) -> MutexGuard<'_, BTreeMap<u32, Damages>> {
@@ -326,6 +337,10 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn raft_ids(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.raft_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
         self.checks().on(at_ns, node, event);
     }
@@ -336,15 +351,23 @@ impl Witness for Watch {
         let mut seen = self.seen();
         let seen = seen.entry(host).or_default();
         match event {
-            Observed::Recovered { raft_id, .. } => seen.raft_id = *raft_id,
             Observed::Role { term, role, .. } => {
                 seen.leads = (*role == RaftRole::Leader).then_some(*term);
             }
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
             }
-            Observed::Member { name, id, change, .. } => {
-                seen.members.entry(name.clone()).or_default().insert(*id, *change);
+            Observed::Recovered { raft_id, .. } => {
+                self.raft_ids().insert(host, *raft_id);
+            }
+            Observed::Membership { index, voters, .. } => {
+                let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+                if *index >= configured.0 {
+                    *configured = (*index, voters.clone());
+                }
+            }
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             Observed::Damaged { reason } => self.found_damage(at_ns, host, reason),
             _ => {}
@@ -372,20 +395,24 @@ struct State {
     stalls: BTreeMap<u32, u32>,
     /// How many errors the disk of each node had given when its present life began: one more, and it may stop.
     disk_errors: BTreeMap<u32, u64>,
-    /// Nodes whose disk was replaced by an empty one: their operator knows that their cluster exists.
-    replaced: BTreeSet<u32>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
+    /// How many faults are under way, by when they were to begin and their kind.
+    under_way: BTreeMap<(u64, &'static str), u32>,
     crashes: Vec<Violation>,
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
     /// The numbers of the nodes' addresses.
     addresses: BTreeMap<u32, u32>,
+    /// Nodes that lost their disks.
+    lost: BTreeSet<u32>,
+    /// The newest version of the protocols that each node speaks, if not the one of the beginning.
+    protocols: BTreeMap<u32, u8>,
 }
 
 struct World {
@@ -457,8 +484,15 @@ impl World {
         let ip = self.ip(node);
         let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
+        let (protocol, lost) = {
+            let state = self.state();
+            let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
+            (protocol, state.lost.contains(&node))
+        };
         let bootstrap = match settings.founding {
-            _ if node >= first || self.state().replaced.contains(&node) => Bootstrap::Wait,
+            _ if node >= first => Bootstrap::Wait,
+            // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
+            Founding::First if lost => Bootstrap::Wait,
             Founding::First if node == 0 => Bootstrap::Alone,
             Founding::First => Bootstrap::Wait,
             Founding::Together => Bootstrap::Expect(first),
@@ -474,7 +508,8 @@ impl World {
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
-            retry_interval_ms: 2_000,
+            retry_interval_ms: settings.knobs.retry_interval_ms,
+            protocol,
             raft: RaftConfig {
                 heartbeat_ms: settings.heartbeat_ms,
                 election_timeout_min_ms: settings.election_timeout_min_ms,
@@ -490,9 +525,13 @@ impl World {
                 probe_period_ms: probe,
                 probe_timeout_ms: probe / 2,
                 gossip_interval_ms: probe / 5,
-                push_pull_interval_ms: probe * 10,
-                reconnect_interval_ms: probe * 5,
-                stream_timeout_ms: 5_000,
+                indirect_probes: settings.knobs.indirect_probes,
+                suspicion_mult: settings.knobs.suspicion_mult,
+                gossip_fanout: settings.knobs.gossip_fanout,
+                retransmit_mult: settings.knobs.retransmit_mult,
+                push_pull_interval_ms: probe * settings.knobs.push_pull_periods,
+                reconnect_interval_ms: probe * settings.knobs.reconnect_periods,
+                stream_timeout_ms: settings.knobs.stream_timeout_ms,
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
@@ -695,10 +734,13 @@ impl World {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
         self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
+        self.universe.hazards().clear();
+        self.universe.pump.straighten_walls();
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.heal();
+            machine.processor.set_cost(0);
             machine.resume();
             self.boot_if_due(node);
         }
@@ -779,12 +821,11 @@ impl World {
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
                 // A suspicion is a question, not a verdict.
-                let is_live =
+                let alive =
                     |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
-                let known = of(node).members.get(&node_name(*other));
-                let id = of(other).raft_id;
-                if !known.is_some_and(|known| known.get(&id).is_some_and(is_live)) {
-                    return Some(format!("n{node} sees n{other} as {known:?}"));
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }
@@ -844,7 +885,8 @@ impl World {
     fn losses(&self) -> Losses {
         let disks = self.watch.disks();
         Losses {
-            admitted: disks.values().any(|damages| damages.admitted > 0) || !self.state().replaced.is_empty(),
+            admitted: disks.values().any(|damages| damages.admitted > 0)
+                || self.state().happened.contains_key("lose-disk"),
             lied: disks.values().any(|damages| damages.disk.counters().lies > 0),
         }
     }

@@ -49,7 +49,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
 use crate::config::OnDamage;
-use crate::env::{AbortOnDrop, Disk, Env, File, JoinHandle, Observed};
+use crate::env::{AbortOnDrop, Disk, Env, File, JoinHandle, Observed, hazard};
 use crate::mutant;
 use meta::{Facts, MetaFile};
 use wal::{Places, Prepared, Record, Wal};
@@ -513,6 +513,7 @@ impl Store {
         }
         self.save_facts(move |facts| facts.vote = Some(vote)).await?;
         self.observe_vote(vote);
+        self.shared.env.linger(hazard::VOTE_DURABLE).await;
         Ok(())
     }
 
@@ -553,6 +554,7 @@ impl Store {
             memory.recent_bytes += weight(&entry);
             memory.recent.insert(index, entry);
         }
+        self.shared.env.linger(hazard::BEFORE_APPEND).await;
         self.queue(Op::Append { records, last, flushed }).await
     }
 
@@ -568,6 +570,7 @@ impl Store {
             memory.durable = memory.durable.min(first_removed.saturating_sub(1));
         }
         self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
+        self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
         self.ask(|done| Op::Cut { kept: last_kept, done }).await
     }
 
