@@ -347,7 +347,6 @@ mod tests {
         let says = |incarnation, change| Observed::Member {
             node_id: 1,
             name: "n1".into(),
-            id: 2,
             addr: ([10, 0, 0, 2], 1).into(),
             incarnation,
             change,
