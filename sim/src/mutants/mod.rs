@@ -4,7 +4,7 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`table`] writes down what came of it.
 //!
 //! Left out, because the bug would sit inside openraft itself and planting it there would need a patched
@@ -14,6 +14,7 @@ pub mod gossip;
 pub mod http;
 pub mod raft;
 pub mod score;
+pub mod session;
 pub mod storage;
 pub mod table;
 pub mod testbed;
@@ -141,7 +142,9 @@ pub const SILENCE: &[&str] = &[
 
 /// All bugs, area by area.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, testbed::TABLE].into_iter().flatten()
+    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, testbed::TABLE]
+        .into_iter()
+        .flatten()
 }
 
 /// The entry for an id.

@@ -40,6 +40,7 @@ use tokio::sync::mpsc;
 
 use crate::check::beyond::Losses;
 use crate::check::linearizable::Broken;
+use crate::check::locks::Circumstances;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::disk::DiskModel;
 use crate::executor::{Machine, Universe, Witness};
@@ -397,6 +398,8 @@ struct State {
     disk_errors: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
@@ -535,6 +538,10 @@ impl World {
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
+            },
+            limits: driftline::config::Limits {
+                session_ttl_min_ms: crate::scenario::validate::LEAST_TTL_MS,
+                ..Default::default()
             },
             ..Config::default()
         }
@@ -879,7 +886,16 @@ impl World {
                 }
             }
         }
-        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End {
+            at_ns: self.now(),
+            live,
+            history: self.clients.history(),
+            stores,
+            locks: self.clients.locks(),
+            circumstances,
+        }
     }
 
     fn losses(&self) -> Losses {
