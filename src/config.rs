@@ -3,7 +3,10 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod consul;
+pub mod duration;
 pub mod file;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +21,8 @@ use crate::gossip::Timing;
 pub struct Config {
     /// Name of the node, unique in the cluster.
     pub node_name: String,
+    /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
+    pub server: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -127,6 +132,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node_name: "node".to_owned(),
+            server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             rpc_addr: any(8300),
@@ -233,6 +239,12 @@ impl Config {
         }
         if !(4096..=1 << 30).contains(&raft.segment_bytes) {
             return invalid("raft.segment_bytes", "must be 4096 to 1073741824".to_owned());
+        }
+        if self.bootstrap != Bootstrap::Wait && !self.server {
+            return invalid(
+                "bootstrap",
+                "only a server can found a cluster: make it one with server".to_owned(),
+            );
         }
         if !(1..=NEWEST_PROTOCOL).contains(&self.protocol) {
             return invalid("protocol", format!("{} is not within 1..={NEWEST_PROTOCOL}", self.protocol));

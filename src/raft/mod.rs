@@ -13,8 +13,11 @@
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
+//! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
-//! * [`client`]: how a server, leader or not, gets a command applied or a read made current.
+//! * [`client`]: how a server, leader or not, gets a command applied or a read made current; [`requests`] are
+//!   the ids that make it safe to ask again.
 //!
 //! Two ids: a server's *node id* is drawn at random when its directory is founded; the *cluster id*
 //! is a hash of the founders' ids, learned from whoever first sends a server Raft messages, and never
@@ -24,9 +27,12 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod elections;
 pub mod frame;
 pub mod log;
 pub mod network;
+pub mod recover;
+pub mod requests;
 pub mod rpc;
 pub mod runtime;
 pub mod state;
@@ -38,10 +44,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteResponse};
@@ -56,6 +64,7 @@ use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
+use elections::Elections;
 pub use network::AddressBook;
 use network::Network;
 pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
@@ -133,6 +142,9 @@ const GIVE_WAY_EVERY: Duration = Duration::from_secs(1);
 /// A learner this close behind the leader's last entry is made a voter.
 const PROMOTION_LAG: u64 = 64;
 
+/// Answers the calls of agents without a state. What they mean is not Raft's business: bytes in, bytes out.
+pub type Desk = Box<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
 type Proposal = (Request, oneshot::Sender<Result<Outcome, LeaderError>>);
 
 /// The Raft half of a server. Clones are the same server.
@@ -153,9 +165,12 @@ struct Inner {
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
     gossip_addr: SocketAddr,
+    agents: OnceLock<Desk>,
+    elections: Elections,
     newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
+    started: Instant,
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
@@ -209,6 +224,16 @@ pub enum FoundError {
 pub fn cluster_id(founders: &BTreeSet<u64>) -> u64 {
     let bytes: Vec<u8> = founders.iter().flat_map(|id| id.to_le_bytes()).collect();
     xxh3_64(&bytes)
+}
+
+/// The index in a log id.
+pub fn log_index(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.index())
+}
+
+/// The term in a log id.
+pub fn log_term(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.committed_leader_id().term)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -288,7 +313,9 @@ impl RaftNode {
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
+        let elections = Elections::new(env);
         let network = Network {
+            elections: elections.clone(),
             pool: pool.clone(),
             addresses: addresses.clone(),
             me: me.node_id,
@@ -300,6 +327,7 @@ impl RaftNode {
                 .await
                 .map_err(|error| StartError::Raft(error.to_string()))?;
 
+        let started = env.now();
         let (proposals, queue) = mpsc::channel(PROPOSALS);
         let node = RaftNode {
             inner: Arc::new(Inner {
@@ -314,8 +342,11 @@ impl RaftNode {
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
                 gossip_addr,
+                agents: OnceLock::new(),
+                elections,
                 newest,
-                heard_leader: AtomicU64::new(env.now().0),
+                heard_leader: AtomicU64::new(started.0),
+                started,
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
                 #[cfg(feature = "mutants")]
@@ -351,6 +382,11 @@ impl RaftNode {
     pub fn has_state(&self) -> bool {
         self.inner.store.log_bounds().1.is_some()
             || self.inner.store.vote().is_some_and(|vote| vote.leader_id.term > 0)
+    }
+
+    /// Says who answers the calls of agents without a state. The first word counts.
+    pub fn serve_agents(&self, desk: Desk) {
+        let _ = self.inner.agents.set(desk);
     }
 
     /// The connections to other servers.
@@ -391,6 +427,11 @@ impl RaftNode {
         self.inner.core.metrics().borrow_watched().clone()
     }
 
+    /// The term, as far as this server knows. All metrics at once would have to be copied.
+    fn term(&self) -> u64 {
+        self.inner.core.metrics().borrow_watched().current_term
+    }
+
     /// Whether this server believes that it leads.
     pub fn is_leader(&self) -> bool {
         let metrics = self.inner.core.metrics();
@@ -404,6 +445,22 @@ impl RaftNode {
             return Duration::ZERO;
         }
         self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago a leader was last heard in this life, if ever.
+    pub fn heard_leader(&self) -> Option<Duration> {
+        let heard = self.inner.heard_leader.load(Ordering::Relaxed);
+        (heard != self.inner.started.0).then(|| self.inner.env.now().since(Instant(heard)))
+    }
+
+    /// The votes that were refused lately, by this server and to it.
+    pub fn elections(&self) -> &Elections {
+        &self.inner.elections
+    }
+
+    /// The term of the last entry in the log.
+    pub fn last_log_term(&self) -> Option<u64> {
+        log_term(&self.inner.store.log_bounds().1)
     }
 
     /// Waits until the state holds again what it held before the restart. False when Raft has stopped.
@@ -543,7 +600,7 @@ impl RaftNode {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
         // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
-        let asked = (self.metrics().current_term, self.inner.env.wall());
+        let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
             && let Some(index) = self.leased_index(asked)
@@ -553,8 +610,9 @@ impl RaftNode {
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
-                let (before, now) = (asked.0, self.metrics().current_term);
-                self.inner.env.sometimes(now > before, "a read is confirmed while the term changes");
+                self.inner
+                    .env
+                    .sometimes_if(|| self.term() > asked.0, "a read is confirmed while the term changes");
                 self.renew_lease(asked, index);
                 Ok(index)
             }
@@ -797,9 +855,11 @@ impl RaftNode {
                 }
             }
             Ask::Vote(request) => {
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -812,9 +872,11 @@ impl RaftNode {
                 }
             }
             Ask::PreVote(request) => {
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.pre_vote(request).await {
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a pre-vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -831,6 +893,11 @@ impl RaftNode {
                 Err(error) => Answer::Failed(error.to_string()),
             },
             Ask::Snapshot(_) => Answer::Failed("a snapshot needs a sender".to_owned()),
+            Ask::Clock => Answer::Clock(u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX)),
+            Ask::Agent(call) => match self.inner.agents.get() {
+                Some(desk) => Answer::Agent(desk(call).await),
+                None => Answer::NotNow,
+            },
         }
     }
 
@@ -1027,8 +1094,9 @@ impl Caller for Server {
 
 impl Handler for Server {
     async fn handle(self: Arc<Self>, from: u64, cluster: Option<u64>, ask: Ask) -> Answer {
-        // Who you are, and what you promise, may be asked by anyone; the rest only by one's own.
-        if !matches!(ask, Ask::Status | Ask::Promise { .. }) {
+        // Who you are, what you promise, and what an agent without a state wants to know may be asked by
+        // anyone; the rest only by one's own.
+        if !matches!(ask, Ask::Status | Ask::Promise { .. } | Ask::Agent(_)) {
             let Some(theirs) = cluster else {
                 return Answer::Failed("the asker belongs to no cluster".to_owned());
             };

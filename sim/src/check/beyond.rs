@@ -28,7 +28,7 @@ pub fn counts(check: &str, losses: Losses) -> bool {
     match check {
         "LIVE" | "GC" => false,
         "DUR" => !losses.admitted && !losses.lied,
-        "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SAY" => {
+        "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV" | "SAY" => {
             !losses.lied
         }
         _ => true,

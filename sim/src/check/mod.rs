@@ -29,6 +29,7 @@ pub mod locks;
 pub mod log_matching;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod servers_only;
 pub mod sessions;
 pub mod state_machine_safety;
 pub mod view;
@@ -177,6 +178,12 @@ pub const TABLE: &[Property] = &[
         "a user event reaches a node's ring at most once",
         "Serf user events",
         "check/event_once.rs",
+    ),
+    property(
+        "SRV",
+        "only servers are members of the Raft configuration",
+        "Raft section 6",
+        "check/servers_only.rs",
     ),
     property(
         "LIVE",
@@ -381,6 +388,7 @@ impl Checks {
                 Box::new(no_resurrection::NoResurrection::default()),
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
+                Box::new(servers_only::ServersOnly::default()),
             ],
             completeness: completeness::Completeness::default(),
             sightings: Sightings::default(),

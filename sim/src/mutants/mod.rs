@@ -4,12 +4,13 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`agent`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`table`] writes down what came of it.
 //!
 //! Left out, because the bug would sit inside openraft itself and planting it there would need a patched
 //! copy: R09, R10, R12, R16 to R20 and R30 of the catalogue these ids come from.
 
+pub mod agent;
 pub mod gossip;
 pub mod http;
 pub mod raft;
@@ -142,7 +143,7 @@ pub const SILENCE: &[&str] = &[
 
 /// All bugs, area by area.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, testbed::TABLE]
+    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, agent::TABLE, testbed::TABLE]
         .into_iter()
         .flatten()
 }
@@ -191,6 +192,6 @@ mod tests {
             }
             assert_eq!(all().filter(|other| other.id == mutant.id).count(), 1);
         }
-        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33"]);
+        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "C01"]);
     }
 }

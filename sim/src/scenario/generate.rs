@@ -37,7 +37,7 @@ impl Scenario {
         settings.knobs = knobs(&mut stream(seed, "knobs"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
-        let share = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
+        let share: f64 = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
         let is_on = |kind: &str| stream(seed, &format!("swarm {kind}")).random_bool(share);
         let beyond = stream(seed, "beyond").random_bool(BEYOND);
         let atlas = disk::atlas(seed, nodes, beyond, is_on("membership") || is_on("lose-disk"));
@@ -81,7 +81,21 @@ impl Scenario {
         let mut operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
         operations.extend(locks(&mut stream(seed, "locks"), nodes, duration_ms));
         operations.sort_by_key(|op| op.at_ms);
-        Scenario { version: VERSION, seed, nodes, duration_ms, beyond, settings, clocks, faults, operations }
+        let (version, client_agents) = (VERSION, 0);
+        let mut scenario = Scenario {
+            version,
+            seed,
+            nodes,
+            client_agents,
+            duration_ms,
+            beyond,
+            settings,
+            clocks,
+            faults,
+            operations,
+        };
+        agents::add(&mut scenario, limits, is_on);
+        scenario
     }
 }
 

@@ -13,6 +13,7 @@
 //! Times are true simulated time in milliseconds since the storm's beginning, which is when the cluster
 //! has formed. Nodes are numbered from 0.
 
+pub mod agents;
 pub mod disk;
 pub mod generate;
 pub mod links;
@@ -90,6 +91,9 @@ pub struct Scenario {
     pub seed: u64,
     /// How many nodes there are at the beginning.
     pub nodes: u32,
+    /// How many client agents there are besides: see [`agents`].
+    #[serde(default)]
+    pub client_agents: u32,
     /// How long the storm lasts.
     pub duration_ms: u64,
     /// Whether more may break than can be repaired: then only safety is judged, and a loss must be admitted.

@@ -17,6 +17,7 @@ use serde_json::Value;
 use driftline::config::NEWEST_PROTOCOL;
 use driftline::env::hazard::POINTS;
 
+use super::agents;
 use super::{ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, VERSION};
 
 /// More nodes than anything is known of.
@@ -65,6 +66,10 @@ impl Scenario {
         }
         if !(1..=MOST_NODES).contains(&self.nodes) {
             return wrong("nodes", format!("{}, want 1 to {MOST_NODES}", self.nodes));
+        }
+        if self.client_agents > agents::MOST {
+            let (count, most) = (self.client_agents, agents::MOST);
+            return wrong("client_agents", format!("{count}, want at most {most}"));
         }
         if !(1..=LONGEST_MS).contains(&self.duration_ms) {
             return wrong("duration_ms", format!("{}, want 1 to {LONGEST_MS}", self.duration_ms));
@@ -177,7 +182,9 @@ impl Scenario {
                 let problem = format!("{lasts} after {begins} is past the storm's end at {ends}");
                 return wrong(place("for_ms"), problem);
             }
-            if let Some(node) = fault.kind.nodes().into_iter().find(|node| *node as usize >= known) {
+            if let Some(node) =
+                fault.kind.nodes().into_iter().find(|node| *node as usize >= known && !self.is_agent(*node))
+            {
                 return wrong(place("kind"), format!("there is no node {node}, only 0 to {}", known - 1));
             }
             if let FaultKind::Clock { change, .. } = &fault.kind {
@@ -281,7 +288,7 @@ impl Scenario {
             if op.client >= MOST_CLIENTS {
                 return wrong(place("client"), format!("{}, want less than {MOST_CLIENTS}", op.client));
             }
-            if op.node as usize >= known {
+            if op.node as usize >= known && !self.is_agent(op.node) {
                 return wrong(place("node"), format!("there is no node {}", op.node));
             }
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);

@@ -493,6 +493,7 @@ impl World {
             (protocol, state.lost.contains(&node))
         };
         let bootstrap = match settings.founding {
+            // One that joins later, or a client agent.
             _ if node >= first => Bootstrap::Wait,
             // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
             Founding::First if lost => Bootstrap::Wait,
@@ -502,6 +503,7 @@ impl World {
         };
         Config {
             node_name: node_name(node),
+            server: !self.scenario.is_agent(node),
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
@@ -683,7 +685,10 @@ impl World {
             let clock = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
             self.found_host(node, clock);
         }
-        for node in 0..self.scenario.nodes {
+        for node in self.scenario.agents() {
+            self.found_host(node, ClockSetting::default());
+        }
+        for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
         self.writes_everywhere(env, "boot", FORMED_WITHIN).await
@@ -820,9 +825,10 @@ impl World {
         let seen = self.watch.seen();
         let nobody = Seen::default();
         let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let applied: BTreeSet<_> = machines.keys().map(|node| of(node).applied).collect();
+        let servers = || machines.keys().filter(|node| !self.scenario.is_agent(**node));
+        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
         if applied.len() > 1 {
-            let each = machines.keys().map(|node| format!("n{node} {:?}", of(node).applied));
+            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
             return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
         }
         for node in machines.keys() {
@@ -880,7 +886,7 @@ impl World {
                 }
             }
             // A store that cannot be read is LIVE's business.
-            for node in &live {
+            for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
                 if let Ok(store) = self.clients.store(env, *node).await {
                     stores.insert(*node, store);
                 }

@@ -112,6 +112,12 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// A client agent was to start on a server's directory.
+    #[error("{directory} holds a server's data: start this node with --server, or give it another directory")]
+    Server {
+        /// The directory.
+        directory: String,
+    },
     /// Damage again and again.
     #[error(
         "the data in {directory} is damaged ({reason}), and {sets} sets of damaged files are there already: \
@@ -160,6 +166,7 @@ enum Op {
     Cut { kept: Option<LogId>, done: Done },
     Purge { log_id: LogId },
     Committed { log_id: Option<LogId> },
+    Flush { done: Done },
 }
 
 type Done = oneshot::Sender<io::Result<()>>;
@@ -393,6 +400,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether this directory holds a server's store, of this version or an earlier one. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn is_in(disk: &dyn Disk) -> io::Result<bool> {
+        Ok(disk.exists(meta::NAME)? || disk.exists(OLD_FILE)? || !wal::numbers(disk)?.is_empty())
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         locked(&self.shared.memory)
     }
@@ -435,6 +450,12 @@ impl Store {
             self.save_facts(move |facts| facts.cluster = Some(cluster)).await?;
         }
         Ok(mine)
+    }
+
+    /// Makes this server a member of another cluster, durably: what it was a member of is gone for good.
+    pub(super) async fn replace_cluster(&self, cluster: u64) -> io::Result<()> {
+        self.memory().cluster = Some(cluster);
+        self.save_facts(move |facts| facts.cluster = Some(cluster)).await
     }
 
     /// Promises to found `cluster`, durably. Returns the promise in force afterwards: the first wins.
@@ -588,6 +609,11 @@ impl Store {
         }
         self.shared.env.observe(Observed::Purged { index: log_id.index() });
         self.queue(Op::Purge { log_id }).await
+    }
+
+    /// Waits until all that was asked before is durable.
+    pub(super) async fn flush(&self) -> io::Result<()> {
+        self.ask(|done| Op::Flush { done }).await
     }
 
     /// The entries of a range that the log holds, in order; at most about `max_bytes` of them, but at
@@ -748,7 +774,7 @@ impl Shared {
                     let kept = kept.map_or(0, |kept| kept.index());
                     durable = durable.map(|index: u64| index.min(kept));
                 }
-                Op::Purge { .. } | Op::Committed { .. } => {}
+                Op::Purge { .. } | Op::Committed { .. } | Op::Flush { .. } => {}
             }
         }
         if let Some(index) = durable {
@@ -822,6 +848,7 @@ impl Writer {
                 Op::Cut { kept, .. } => records.push(Record::Cut(*kept)),
                 Op::Purge { log_id } => records.push(Record::Purged(*log_id)),
                 Op::Committed { log_id } => records.push(Record::Committed(*log_id)),
+                Op::Flush { .. } => {}
             }
         }
         let payload = Arc::new(wal::encode(records)?);
@@ -930,7 +957,7 @@ fn finish(batch: Vec<Op>, result: &io::Result<()>) {
     for op in batch {
         match op {
             Op::Append { flushed, .. } => flushed.io_completed(outcome()),
-            Op::Cut { done, .. } => {
+            Op::Cut { done, .. } | Op::Flush { done } => {
                 // Whoever asked may have gone away.
                 let _ = done.send(outcome());
             }
