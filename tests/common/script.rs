@@ -46,7 +46,9 @@ impl Seen {
                 continue;
             }
             let field = ["\"CreateIndex\":", "\"ModifyIndex\":", "current modify index ", " != "];
-            if let Some(field) = field.into_iter().find(|field| rest.starts_with(field)) {
+            let number = |text: &str| text.trim_start().starts_with(|c: char| c.is_ascii_digit());
+            let field = field.into_iter().find(|field| rest.strip_prefix(*field).is_some_and(number));
+            if let Some(field) = field {
                 let value = rest[field.len()..].trim_start();
                 let len = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
                 // 0 is no index: an entry that is not there.
