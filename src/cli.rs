@@ -5,6 +5,7 @@
 
 mod agent;
 mod ask;
+mod bench;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -48,6 +49,8 @@ enum Command {
     Leave(ask::Leave),
     /// Makes a failed member one that has left
     ForceLeave(ask::ForceLeave),
+    /// Asks a cluster many things at once and says how fast it answered
+    Bench(Box<bench::BenchArgs>),
 }
 
 /// Where the agent is that a command asks.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
+        Command::Bench(args) => bench::run(*args),
         other => ask::run(other),
     };
     match done {

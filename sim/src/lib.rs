@@ -16,6 +16,7 @@
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
 //! | [`saved`] | a scenario in a file, with its story and what it must show |
+//! | [`real`] | the same case on a cluster of real processes |
 //! | [`shard`] | a share of a larger job, for several machines |
 //! | [`experiment`] | what a newcomer brings: state machine, workload, invariant, fault, delegate |
 //! | [`cli`] | the `sim` program's command line |
@@ -37,6 +38,7 @@ pub mod history;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod real;
 pub mod report;
 pub mod runner;
 pub mod saved;

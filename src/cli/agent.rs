@@ -80,6 +80,10 @@ pub struct AgentArgs {
     /// Log JSON lines
     #[arg(long)]
     log_json: bool,
+    /// Standard input holds the strings: see `env::real::puppet`
+    #[cfg(feature = "testbed")]
+    #[arg(long, hide = true, requires = "data_dir")]
+    puppet: bool,
 }
 
 /// Everything `driftline agent` was told.
@@ -95,6 +99,8 @@ struct Plan {
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs) -> Result<(), Problem> {
     let sources = args.config.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    #[cfg(feature = "testbed")]
+    let puppet = args.puppet;
     let plan = plan(args, &sources, host_name())?;
     telemetry::start(&plan.log_level, plan.log_json).map_err(Problem::usage)?;
 
@@ -105,6 +111,13 @@ pub fn run(args: AgentArgs) -> Result<(), Problem> {
     let ended = runtime.block_on(async {
         // The clock and the sockets of the real world need the runtime to be there already.
         let env = match &plan.data_dir {
+            #[cfg(feature = "testbed")]
+            Some(directory) if puppet => {
+                let (env, mutant) = real::puppet::env(directory)
+                    .map_err(|error| Problem::failed(format!("the testbed's strings: {error}")))?;
+                mutant.iter().for_each(|mutant| driftline::mutant::activate(mutant));
+                env
+            }
             Some(directory) => {
                 real::env(directory).map_err(|error| Problem::failed(format!("data directory: {error}")))?
             }

@@ -212,8 +212,8 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
         let env = real::ephemeral_env()
             .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
         match command {
-            // Runs elsewhere, for as long as it likes.
-            Command::Agent(_) => Ok(Vec::new()),
+            // Run elsewhere, for as long as they like.
+            Command::Agent(_) | Command::Bench(_) => Ok(Vec::new()),
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
             Command::Kv(Kv::Delete(args)) => kv_delete(&env, args).await,

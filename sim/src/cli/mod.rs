@@ -7,6 +7,8 @@
 mod check;
 mod mutants;
 mod one;
+mod parity;
+mod replay;
 mod run;
 mod shrink;
 mod speed;
@@ -48,6 +50,10 @@ enum Verb {
     Run(run::RunArgs),
     /// Make a failing scenario as small as it can be while it still fails the same way.
     Shrink(shrink::ShrinkArgs),
+    /// Run a case again, simulated or (--real) on a cluster of real processes.
+    Replay(replay::ReplayArgs),
+    /// See which bugs that simulation catches fail on real processes too.
+    Parity(parity::ParityArgs),
     /// Put each bug back in turn and see that the right check catches it.
     Mutants(mutants::MutantArgs),
     /// Measure how much faster than the clock on the wall the simulation runs, with 3 and 5 nodes.
@@ -147,6 +153,8 @@ pub fn main() -> ExitCode {
             None => run::run(&run::RunArgs::default()),
             Some(Verb::Run(args)) => run::run(&args),
             Some(Verb::Shrink(args)) => shrink::shrink(&args),
+            Some(Verb::Replay(args)) => replay::replay(&args),
+            Some(Verb::Parity(args)) => parity::parity(&args),
             Some(Verb::Mutants(args)) => mutants::mutants(&args),
             Some(Verb::Speed(args)) => speed::speed(&args),
             Some(Verb::Check(args)) => return check::run(&args),

@@ -15,6 +15,7 @@
 
 pub mod generate;
 mod named;
+pub mod nodes;
 pub mod validate;
 
 use std::collections::BTreeSet;

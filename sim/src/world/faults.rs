@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World, node_name};
+use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
+use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
 

@@ -23,10 +23,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{Bootstrap, Config, RaftConfig};
+use driftline::config::Config;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
-use driftline::gossip::Timing;
 use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
@@ -37,7 +36,8 @@ use crate::experiment::Experiment;
 use crate::history::{Action, Outcome, Response};
 use crate::report::RunReport;
 use crate::runner::Stopwatch;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, Scenario, Target, stream};
+use crate::scenario::nodes::node_name;
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -289,10 +289,6 @@ fn node_ip(node: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, (node >> 8) as u8, (node & 0xff) as u8 + 1))
 }
 
-fn node_name(node: u32) -> String {
-    format!("n{node}")
-}
-
 impl World {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -332,45 +328,20 @@ impl World {
     fn config(&self, node: u32) -> Config {
         let settings = &self.scenario.settings;
         let ip = node_ip(node);
-        let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
-        let bootstrap = match settings.founding {
-            _ if node >= first => Bootstrap::Wait,
-            Founding::First if node == 0 => Bootstrap::Alone,
-            Founding::First => Bootstrap::Wait,
-            Founding::Together => Bootstrap::Expect(first),
-        };
         Config {
             node_name: node_name(node),
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
-            bootstrap,
+            bootstrap: self.scenario.bootstrap(node),
             retry_join: (0..first)
                 .filter(|other| *other != node)
                 .map(|other| SocketAddr::new(node_ip(other), GOSSIP_PORT))
                 .collect(),
             retry_interval_ms: 2_000,
-            raft: RaftConfig {
-                heartbeat_ms: settings.heartbeat_ms,
-                election_timeout_min_ms: settings.election_timeout_min_ms,
-                election_timeout_max_ms: settings.election_timeout_max_ms,
-                snapshot_entries: settings.snapshot_entries,
-                trailing_entries: settings.trailing_entries,
-                snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
-                request_timeout_ms: settings.request_timeout_ms,
-            },
-            gossip: Timing {
-                probe_period_ms: probe,
-                probe_timeout_ms: probe / 2,
-                gossip_interval_ms: probe / 5,
-                push_pull_interval_ms: probe * 10,
-                reconnect_interval_ms: probe * 5,
-                stream_timeout_ms: 5_000,
-                leave_propagate_ms: probe,
-                refute_delay_ms: probe,
-                ..Timing::default()
-            },
+            raft: settings.raft(),
+            gossip: settings.gossip(),
             ..Config::default()
         }
     }

@@ -1,0 +1,238 @@
+//! The plan's faults on a real cluster: the same kinds, at the same times, as `world::faults` does to a simulated
+//! one.
+
+// This is outside the simulation: the real clock is allowed here.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+
+use super::cluster::{Cluster, RESTART_AFTER};
+use crate::check::Stop;
+use crate::fault::{Effect, Hosts, Rule};
+use crate::scenario::{
+    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape,
+};
+
+/// How long a node may take to be gone after it agreed to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often something that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// So much loss and no more a node's gossip must get over without a false verdict.
+const MILD_LOSS_PERCENT: u32 = 10;
+
+/// A clock between these must not lead gossip to a false verdict.
+const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
+
+/// Parts of a plan that happen otherwise than planned, or not at all, each with the reason.
+pub fn left_out(scenario: &Scenario) -> Vec<String> {
+    let mut reasons = BTreeSet::new();
+    for fault in &scenario.faults {
+        reasons.extend(match fault.kind {
+            FaultKind::FsyncFail { .. } => Some("fsync-fail: a real disk fails when it likes"),
+            FaultKind::PowerLoss { .. } => {
+                Some("power-loss: done as a kill, after which the page cache still holds what was not synced")
+            }
+            FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),
+            _ => None,
+        });
+    }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
+        reasons.insert("own operations: an experiment knows the simulated world only");
+    }
+    reasons.into_iter().map(str::to_owned).collect()
+}
+
+/// Lets a fault happen, and undoes it when its time is over.
+pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
+    let duration = Duration::from_millis(fault.for_ms);
+    let kind = fault.kind.name();
+    let percent = |percent: u32| f64::from(percent).min(100.0) / 100.0;
+    let slow = |max_ms: u64| max_ms > cluster.scenario.settings.probe_period_ms / 8;
+    let ns = |ms: u64| ms.saturating_mul(1_000_000);
+    match &fault.kind {
+        FaultKind::Partition { shape } => {
+            let rules = partition(shape, &cluster.nodes(), cluster.leader().unwrap_or(0));
+            links(&cluster, kind, rules, true, duration).await;
+        }
+        FaultKind::Loss { percent: lost } => {
+            let harsh = *lost > MILD_LOSS_PERCENT;
+            links(&cluster, kind, everywhere(Effect::Lose(percent(*lost))), harsh, duration).await;
+        }
+        FaultKind::Delay { min_ms, max_ms } => {
+            let effect = Effect::Delay { min_ns: ns(*min_ms), max_ns: ns(*max_ms) };
+            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
+        }
+        FaultKind::Reorder { percent: held, max_ms } => {
+            let effect = Effect::Reorder { probability: percent(*held), max_ns: ns(*max_ms) };
+            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
+        }
+        FaultKind::Duplicate { percent: twice } => {
+            links(&cluster, kind, everywhere(Effect::Duplicate(percent(*twice))), false, duration).await;
+        }
+        FaultKind::Stall { target } => {
+            let node = cluster.target(*target);
+            if !cluster.stall(node, true) {
+                return;
+            }
+            cluster.count(kind);
+            let harsh = fault.for_ms > cluster.scenario.settings.probe_period_ms;
+            cluster.disturb(harsh, true);
+            tokio::time::sleep(duration).await;
+            cluster.stall(node, false);
+            cluster.disturb(harsh, false);
+        }
+        FaultKind::Kill { target } => {
+            crash(&cluster, kind, &[cluster.target(*target)], Stop::Kill, duration).await
+        }
+        // As far as its process goes; `left_out` says what is missing.
+        FaultKind::PowerLoss { nodes } => crash(&cluster, kind, nodes, Stop::Kill, duration).await,
+        FaultKind::Clock { target, change } => {
+            let node = cluster.target(*target);
+            cluster.count(kind);
+            let harsh = match change {
+                ClockChange::Rate(rate) => !MILD_RATES.contains(rate),
+                ClockChange::Jump(_) => true,
+                ClockChange::Step(_) => false,
+            };
+            cluster.disturb(harsh, true);
+            cluster.bend(node, |clock| clock.change(Instant::now(), *change));
+            if matches!(change, ClockChange::Rate(_)) {
+                tokio::time::sleep(duration).await;
+                cluster.bend(node, |clock| clock.calm(Instant::now(), false));
+            }
+            cluster.disturb(harsh, false);
+        }
+        FaultKind::Membership { change: MembershipChange::Add } => {
+            let node = cluster.nodes().last().map_or(0, |last| last + 1);
+            if cluster.found(node, ClockSetting::default()).await.is_ok() {
+                cluster.count(kind);
+                cluster.boot_if_due(node);
+            }
+        }
+        FaultKind::Membership { change: MembershipChange::Leave(node) } => {
+            let node = *node;
+            let until = Instant::now() + duration;
+            if !cluster.is_up(node) {
+                return;
+            }
+            cluster.count(kind);
+            cluster.hold_down(node, until);
+            cluster.leaves(node);
+            let left = cluster.command(node, Method::PUT, "/v1/agent/leave").await;
+            tokio::time::sleep_until(until.into()).await;
+            // A node that said it leaves is soon gone; it must not be judged while it is on its way.
+            let patience = Instant::now() + LEAVES_WITHIN;
+            while left && cluster.is_up(node) && Instant::now() < patience {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            // One that did not manage to leave in time simply stays.
+            cluster.boot_if_due(node);
+        }
+        FaultKind::Transfer => {
+            if let Some(leader) = cluster.leader() {
+                cluster.count(kind);
+                cluster.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
+            }
+        }
+        // See `left_out`.
+        FaultKind::FsyncFail { .. } | FaultKind::Own { .. } => {}
+    }
+}
+
+/// The blocked links of a shape among these nodes, one of which leads.
+fn partition(shape: &Shape, nodes: &BTreeSet<u32>, leader: u32) -> Vec<Rule> {
+    let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
+    let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
+        from: Hosts::Only(from.clone()),
+        to: Hosts::Only(to.clone()),
+        effect: Effect::Block,
+    };
+    let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
+    let leader = BTreeSet::from([leader]);
+    match shape {
+        Shape::Split(side) => {
+            let side = side.iter().copied().collect();
+            apart(&side, &others(&side))
+        }
+        Shape::Leader => apart(&leader, &others(&leader)),
+        Shape::OneWay(side) => {
+            let side = side.iter().copied().collect();
+            vec![one_way(&side, &others(&side))]
+        }
+        Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
+        Shape::Ring => {
+            let ring: Vec<u32> = nodes.iter().copied().collect();
+            let reaches = |from: usize, to: usize| {
+                let gap = from.abs_diff(to);
+                gap <= 1 || gap == ring.len() - 1
+            };
+            let blocked = |from: usize| {
+                let far = (0..ring.len()).filter(|to| !reaches(from, *to));
+                far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
+            };
+            (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
+        }
+        Shape::Bridge(bridge) => {
+            let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
+            let (left, right) = rest.split_at(rest.len() / 2);
+            apart(&left.iter().copied().collect(), &right.iter().copied().collect())
+        }
+    }
+}
+
+fn everywhere(effect: Effect) -> Vec<Rule> {
+    vec![Rule { from: Hosts::All, to: Hosts::All, effect }]
+}
+
+/// Puts rules in force for a while.
+async fn links(cluster: &Arc<Cluster>, kind: &str, rules: Vec<Rule>, harsh: bool, duration: Duration) {
+    cluster.count(kind);
+    let numbers: Vec<u64> = rules.into_iter().map(|rule| cluster.links.add(rule)).collect();
+    cluster.disturb(harsh, true);
+    tokio::time::sleep(duration).await;
+    numbers.into_iter().for_each(|number| cluster.links.remove(number));
+    cluster.disturb(harsh, false);
+}
+
+async fn crash(cluster: &Arc<Cluster>, kind: &str, nodes: &[u32], stop: Stop, duration: Duration) {
+    // Not at once: a process that is started while the system still cleans up after the last one finds its ports taken.
+    let until = Instant::now() + duration.max(RESTART_AFTER / 10);
+    let mut down = false;
+    for node in nodes {
+        cluster.hold_down(*node, until);
+        down |= cluster.take_down(*node, stop);
+    }
+    if down {
+        cluster.count(kind);
+    }
+    tokio::time::sleep_until(until.into()).await;
+    nodes.iter().for_each(|node| cluster.boot_if_due(*node));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Limits, Target};
+
+    #[test]
+    fn what_has_no_real_counterpart_is_named_once() {
+        let mut scenario = Scenario::generate(1, &Limits { duration_s: Some(2), ..Limits::default() });
+        let fault = |kind| Fault { at_ms: 0, for_ms: 1, kind };
+        let fails = FaultKind::FsyncFail { target: Target::Leader, syncs: 1, crash_after_ms: None };
+        scenario.faults = vec![
+            fault(fails.clone()),
+            fault(FaultKind::Transfer),
+            fault(fails),
+            fault(FaultKind::PowerLoss { nodes: vec![1] }),
+        ];
+        let reasons = left_out(&scenario);
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons[0].starts_with("fsync-fail") && reasons[1].starts_with("power-loss"));
+    }
+}
