@@ -139,7 +139,7 @@ impl Operation {
     }
 }
 
-/// Writes JSON lines that [`read`] reads.
+/// Writes JSON lines, one operation a line, as the testbed reads them.
 ///
 /// # Errors
 /// The output's own.

@@ -2,7 +2,7 @@
 //!
 //! Compiled in only with the `mutants` feature, which only the testbed turns on; everywhere else
 //! [`is`] is a constant `false` and the bug is not in the binary. Each id is described in
-//! `sim/src/mutants.rs`, with where it comes from and the check that must catch it.
+//! `sim/src/mutants`, with where it comes from and the check that must catch it.
 
 #[cfg(feature = "mutants")]
 static ACTIVE: std::sync::OnceLock<String> = std::sync::OnceLock::new();

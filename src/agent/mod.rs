@@ -34,7 +34,8 @@ use crate::mutant;
 use crate::raft::client::{Client, NO_LEADER, WriteError as RaftWriteError};
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{AddressBook, OpenError, RaftNode, Reach, ServerInfo, StartError, Store};
-use crate::state::{Command, Machine, Outcome, State};
+use crate::state::query::AskMachine;
+use crate::state::{Command, Indexed, Machine, Outcome, Question, State};
 
 use bootstrap::{found_together, founders};
 use meta::Meta;
@@ -102,15 +103,6 @@ pub struct QueryOptions {
     pub min_index: u64,
     /// How long to wait.
     pub wait: Duration,
-}
-
-/// What a query finds.
-#[derive(Clone, Debug)]
-pub struct Indexed<T> {
-    /// The index at which it last changed.
-    pub index: u64,
-    /// What it is.
-    pub value: T,
 }
 
 /// What a query finds, and how current that is.
@@ -489,15 +481,13 @@ impl Agent {
 
     /// Looks at the state, as currently as asked; waits for a change if asked to.
     ///
-    /// `query` runs under a lock and may run several times.
-    ///
     /// # Errors
     /// [`ReadError`] when it cannot be told how current the state is.
-    pub async fn query<T, F: Fn(&State) -> Indexed<T>>(
+    pub async fn query<Q: Question>(
         &self,
         options: QueryOptions,
-        query: F,
-    ) -> Result<Answer<T>, ReadError> {
+        question: &Q,
+    ) -> Result<Answer<Q::Found>, ReadError> {
         match options.consistency {
             Consistency::Stale => {
                 if !self.inner.recovered.load(Ordering::Relaxed) {
@@ -514,7 +504,8 @@ impl Agent {
         let mut applied = self.inner.node.state().applied();
         loop {
             applied.mark_unchanged();
-            let (found, newest) = self.inner.node.state().read(|state| (query(state), state.applied()));
+            let (found, newest) =
+                self.inner.node.state().read(|state| (question.ask(state), state.applied()));
             let newer = options.min_index == 0
                 || found.index > options.min_index
                 // The client knows more than we do: it saw another history, so it must start over.
@@ -551,7 +542,9 @@ impl Agent {
         match self.write(Command::Machine(command.into())).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
-            Outcome::Done { .. } | Outcome::ConditionFailed { .. } => Err(no_machine()),
+            Outcome::Done { .. } | Outcome::ConditionFailed { .. } | Outcome::Refused { .. } => {
+                Err(no_machine())
+            }
             Outcome::Stale => {
                 Err(WriteError::Unknown("the outcome of this command is no longer known".to_owned()))
             }
@@ -568,13 +561,7 @@ impl Agent {
         question: &[u8],
     ) -> Result<Option<Vec<u8>>, ReadError> {
         let options = QueryOptions { consistency, min_index: 0, wait: Duration::ZERO };
-        let answer = self
-            .query(options, |state| Indexed {
-                index: state.applied(),
-                value: state.machine().map(|machine| machine.query(question)),
-            })
-            .await?;
-        Ok(answer.value)
+        Ok(self.query(options, &AskMachine { question: question.to_vec() }).await?.value)
     }
 
     // ---- membership ----

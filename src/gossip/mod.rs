@@ -16,7 +16,7 @@
 //! * [`wire`]: one datagram of at most 1,400 bytes with a checksum, for foca's packet, profiles, and the
 //!   program's messages, in that order;
 //! * [`members`]: a table by node and not by address, which tells leaving from failing and remembers both;
-//! * [`broadcast`]: a transmit-limited queue, as in memberlist; what is new is also passed on at once;
+//! * `broadcast`: a transmit-limited queue, as in memberlist; what is new is also passed on at once;
 //! * [`pushpull`]: exchanges of full state over TCP: joining, and repair of what rumours missed;
 //! * [`events`]: user events, each delivered once to every node;
 //! * `driver`: the loop. It also does what Lifeguard (Dadgar, Phillips and Currey, 2018) adds to SWIM: a

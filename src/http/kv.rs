@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use crate::agent::Indexed;
+use crate::state::query::{KvFound, KvGet, KvKeys, KvList};
 use crate::state::{Command, Entry, KvCommand, Outcome};
 
 use super::params::Params;
@@ -80,14 +80,8 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
     named(&key)?;
     let options = params.query_options(|| api.spread())?;
     let consistency = options.consistency;
-    let answer = api
-        .agent
-        .query(options, |state| {
-            let kv = state.kv();
-            Indexed { index: kv.key_index(&key), value: (kv.get(&key).cloned(), kv.table_index()) }
-        })
-        .await?;
-    let (entry, table_index) = &answer.value;
+    let answer = api.agent.query(options, &KvGet { key: key.clone() }).await?;
+    let KvFound { entry, table_index } = &answer.value;
     let Some(entry) = entry else {
         return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
     };
@@ -102,24 +96,15 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
 async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let consistency = options.consistency;
-    let answer = api
-        .agent
-        .query(options, |state| {
-            let kv = state.kv();
-            let index = kv.prefix_index(&prefix);
-            let entries: Vec<(String, Entry)> =
-                kv.list(&prefix).map(|(key, entry)| (key.clone(), entry.clone())).collect();
-            Indexed { index, value: (entries, index) }
-        })
-        .await?;
-    let (entries, index) = &answer.value;
+    let answer = api.agent.query(options, &KvList { prefix }).await?;
+    let entries = &answer.value;
     let response = if entries.is_empty() {
         reply::empty(StatusCode::NOT_FOUND)
     } else {
         let pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
         reply::json(&pairs, params.pretty())?
     };
-    Ok(reply::describe(response, *index, &answer, consistency))
+    Ok(reply::describe(response, answer.index, &answer, consistency))
 }
 
 async fn keys(api: &Api, params: &Params, prefix: String) -> Reply {
@@ -127,22 +112,16 @@ async fn keys(api: &Api, params: &Params, prefix: String) -> Reply {
     let consistency = options.consistency;
     // The misspelling is as old as the API, and some clients send it.
     let separator = params.get("separator").or(params.get("seperator")).unwrap_or_default();
-    let answer = api
-        .agent
-        .query(options, |state| {
-            let kv = state.kv();
-            let index = kv.prefix_index(&prefix);
-            let keys = kv.keys(&prefix, separator);
-            Indexed { index, value: (keys, index) }
-        })
-        .await?;
-    let (keys, index) = &answer.value;
-    let response = if keys.is_empty() && !prefix.is_empty() {
+    let separator = separator.to_owned();
+    let no_prefix = prefix.is_empty();
+    let answer = api.agent.query(options, &KvKeys { prefix, separator }).await?;
+    let keys = &answer.value;
+    let response = if keys.is_empty() && !no_prefix {
         reply::empty(StatusCode::NOT_FOUND)
     } else {
         reply::json(keys, params.pretty())?
     };
-    Ok(reply::describe(response, *index, &answer, consistency))
+    Ok(reply::describe(response, answer.index, &answer, consistency))
 }
 
 /// At most one of these parameters may be there.
@@ -184,6 +163,7 @@ async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
     match api.agent.write(Command::Kv(command)).await? {
         Outcome::Done { .. } | Outcome::Answered { .. } => reply::json(&true, pretty),
         Outcome::ConditionFailed { .. } => reply::json(&false, pretty),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         // The log's answer to a late copy; what the first copy came to is not known here.
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
     }

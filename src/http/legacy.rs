@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 
-use crate::agent::{Consistency, Indexed};
+use crate::agent::Consistency;
+use crate::state::query::KvGet;
 use crate::state::{Command, KvCommand, Outcome};
 
 use super::params::Params;
@@ -38,6 +39,7 @@ pub async fn set(api: Arc<Api>, call: Call) -> Reply {
         Outcome::Done { .. } | Outcome::Answered { .. } => Ok(reply::text(StatusCode::OK, "ok")),
         // Neither is possible for an unconditional write of our own; should one come, it is not `ok`.
         Outcome::ConditionFailed { .. } => Err(Failure::refused("the write's condition did not hold")),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
     }
 }
@@ -51,14 +53,8 @@ pub async fn get(api: Arc<Api>, call: Call) -> Reply {
         options.consistency = Consistency::Consistent;
     }
     let consistency = options.consistency;
-    let answer = api
-        .agent
-        .query(options, |state| {
-            let kv = state.kv();
-            Indexed { index: kv.key_index(&key), value: kv.get(&key).map(|entry| entry.value.clone()) }
-        })
-        .await?;
-    let value = answer.value.as_ref().map(|value| value.to_vec()).unwrap_or_default();
+    let answer = api.agent.query(options, &KvGet { key }).await?;
+    let value = answer.value.entry.as_ref().map(|entry| entry.value.to_vec()).unwrap_or_default();
     Ok(reply::describe(reply::raw(value), answer.index, &answer, consistency))
 }
 

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use crate::agent::{Configured, Indexed, uuid_of};
+use crate::agent::{Configured, uuid_of};
+use crate::state::Indexed;
+use crate::state::query::Applied;
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -52,7 +54,7 @@ async fn catch_up(api: &Api, params: &Params) -> Result<(), Failure> {
     let mut options = params.query_options(|| 0.0)?;
     // The configuration cannot be waited for.
     options.min_index = 0;
-    api.agent.query(options, |state| Indexed { index: state.applied(), value: () }).await?;
+    api.agent.query(options, &Applied).await?;
     Ok(())
 }
 

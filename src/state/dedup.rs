@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Outcome;
+use super::{Outcome, tables};
 
 /// How many origins are remembered.
 pub const MAX_ORIGINS: usize = 4096;
@@ -64,6 +64,7 @@ fn part(origin: u64, number: u64, outcome: &Outcome) -> u64 {
         Outcome::ConditionFailed { index } => (1, *index, 0),
         Outcome::Stale => (2, 0, 0),
         Outcome::Answered { index, answer } => (3, *index, xxh3_64(answer)),
+        Outcome::Refused { index, refusal } => (4, *index, tables::part(4, refusal)),
     };
     let mut bytes = [0; 40];
     for (slot, word) in bytes.chunks_exact_mut(8).zip([origin, number, kind, index, answer]) {

@@ -6,8 +6,17 @@
 //! address. State never sees a clock, so replicas cannot disagree about time.
 //!
 //! * [`kv`]: keys and values with Consul's fields and index rules.
+//! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
+//! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
 //! * [`machine`]: a state machine of the embedding program, if it has one.
+//! * [`snapshot`]: the state as bytes, and back.
+//!
+//! A new family of commands is: a file with its command and its tables; a variant of [`Command`] and a
+//! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`] and
+//! in `rebuild_digests`. A command that makes no sense in the state it meets is [`Outcome::Refused`] with
+//! the words for the client: every server finds the same, so it is an outcome and no error. Variants are
+//! only ever added at the end of an enum: their place is their number in the log, and old logs are read.
 //!
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
@@ -15,6 +24,9 @@
 pub mod dedup;
 pub mod kv;
 pub mod machine;
+pub mod query;
+pub mod snapshot;
+pub mod tables;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +37,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
+pub use query::{Asked, Found, Indexed, Query, Question};
+pub use snapshot::BadSnapshot;
 
 use dedup::Dedup;
 use machine::Slot;
@@ -73,6 +87,25 @@ pub enum Outcome {
         /// What it said.
         answer: Shared,
     },
+    /// The command makes no sense in the state it met. Nothing changed.
+    Refused {
+        /// The log index at which it was judged.
+        index: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why a command was refused. The text is for the client, in Consul's words where Consul has some; the
+/// kind is for whoever chooses a status for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// It names something that is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// It contradicts itself or the state.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 impl fmt::Display for Request {
@@ -103,6 +136,7 @@ impl fmt::Display for Outcome {
             Outcome::ConditionFailed { index } => write!(f, "condition failed at {index}"),
             Outcome::Stale => write!(f, "stale"),
             Outcome::Answered { index, answer } => write!(f, "{} bytes of answer at {index}", answer.len()),
+            Outcome::Refused { index, refusal } => write!(f, "refused at {index}: {refusal}"),
         }
     }
 }
@@ -115,23 +149,13 @@ impl Outcome {
 }
 
 /// The whole replicated state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     applied: u64,
     kv: KvStore,
     dedup: Dedup,
-    /// Its bytes follow the others in a snapshot.
-    #[serde(skip)]
     machine: Slot,
 }
-
-/// Why bytes are not a snapshot of a [`State`].
-#[derive(Debug, thiserror::Error)]
-#[error("the snapshot does not decode: {0}; it is damaged or from an incompatible version")]
-pub struct BadSnapshot(String);
-
-/// Version of the snapshot encoding; the first byte of every snapshot.
-const SNAPSHOT_VERSION: u8 = 1;
 
 impl State {
     /// Nothing yet, with a machine of the embedding program.
@@ -158,7 +182,10 @@ impl State {
             Command::Machine(command) => match self.machine.apply(index, command) {
                 Some(answer) => Outcome::Answered { index, answer: answer.into() },
                 // A server with a machine proposed it. The digests part here, and the log tells why.
-                None => Outcome::ConditionFailed { index },
+                None => {
+                    let text = "this program has no state machine of its own".to_owned();
+                    Outcome::Refused { index, refusal: Refusal::Invalid(text) }
+                }
             },
         };
         self.dedup.remember(index, request.id, request.done_below, &outcome);
@@ -191,23 +218,9 @@ impl State {
         xxh3_64(&bytes)
     }
 
-    /// The whole state as bytes: a version, the content, and its checksum.
+    /// The whole state as bytes: see [`snapshot`].
     pub fn to_snapshot(&self) -> Vec<u8> {
-        let start = vec![SNAPSHOT_VERSION];
-        // Mutant R33: the table of applied requests is left out.
-        let forgetful;
-        let state = if crate::mutant::is("R33") {
-            forgetful = State { dedup: Dedup::default(), ..self.clone() };
-            &forgetful
-        } else {
-            self
-        };
-        // Serialising plain data into memory has no way to fail.
-        let mut bytes = postcard::to_extend(state, start).unwrap_or_default();
-        bytes.extend_from_slice(&self.machine.snapshot());
-        let checksum = xxh3_64(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        bytes
+        snapshot::write(self)
     }
 
     /// The state that [`State::to_snapshot`] wrote, with a machine of the kind that this state has.
@@ -215,22 +228,13 @@ impl State {
     /// # Errors
     /// [`BadSnapshot`] when the bytes are anything else; the caller asks another server for a snapshot.
     pub fn restored(&self, bytes: &[u8]) -> Result<State, BadSnapshot> {
-        let bad = |reason: &str| BadSnapshot(reason.to_owned());
-        let (content, checksum) = bytes.split_last_chunk::<8>().ok_or_else(|| bad("too short"))?;
-        if xxh3_64(content) != u64::from_le_bytes(*checksum) {
-            return Err(bad("checksum mismatch"));
-        }
-        let (version, body) = content.split_first().ok_or_else(|| bad("too short"))?;
-        if *version != SNAPSHOT_VERSION {
-            return Err(bad(&format!("version {version}, this program reads {SNAPSHOT_VERSION}")));
-        }
-        let (mut state, rest): (State, &[u8]) =
-            postcard::take_from_bytes(body).map_err(|error| bad(&error.to_string()))?;
-        state.machine = self.machine.clone();
-        state.machine.restore(rest).map_err(|reason| bad(&reason))?;
-        state.kv.rebuild_digest();
-        state.dedup.rebuild_digest();
-        Ok(state)
+        snapshot::read(self, bytes)
+    }
+
+    /// Computes the digests of all parts anew, after loading.
+    fn rebuild_digests(&mut self) {
+        self.kv.rebuild_digest();
+        self.dedup.rebuild_digest();
     }
 }
 

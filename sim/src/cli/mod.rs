@@ -124,7 +124,7 @@ impl From<FileError> for Unusable {
 }
 
 fn mutant_id(text: &str) -> Result<String, String> {
-    let known = || crate::mutants::TABLE.iter().map(|mutant| mutant.id).collect::<Vec<_>>().join(", ");
+    let known = || crate::mutants::all().map(|mutant| mutant.id).collect::<Vec<_>>().join(", ");
     crate::mutants::find(text)
         .map(|mutant| mutant.id.to_owned())
         .ok_or_else(|| format!("no such mutant; there are {}", known()))

@@ -31,17 +31,17 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
     let runner = args.processes.runner()?;
     let case = Case { nodes: args.nodes, duration_s: args.duration, ..Case::default() };
     let chosen: Vec<&'static Mutant> = match args.ids.is_empty() {
-        true => mutants::TABLE.iter().collect(),
+        true => mutants::all().collect(),
         false => args.ids.iter().filter_map(|id| mutants::find(id)).collect(),
     };
     let progress = progress_bar(chosen.len(), false);
     let mut scores = Vec::new();
     for mutant in chosen {
         progress.set_message(format!("{}: {}", mutant.id, mutant.what));
-        scores.push(mutants::score(mutant, &runner, &case, args.first_seed, args.limit));
+        scores.push(mutants::score::score(mutant, &runner, &case, args.first_seed, args.limit));
         progress.inc(1);
     }
     progress.finish_and_clear();
-    print(&mutants::table(&scores))?;
-    Ok(scores.iter().all(mutants::Score::is_good))
+    print(&mutants::table::table(&scores))?;
+    Ok(scores.iter().all(mutants::score::Score::is_good))
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::mutants::{Mutant, TABLE};
+use crate::mutants::{self, Mutant};
 use crate::real::parity::{self, ParityError, Row};
 use crate::runner::{Case, Runner};
 use crate::saved::SavedCase;
@@ -68,10 +68,10 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
             args.mutant.iter().any(|id| id == mutant.id)
         }
     };
-    let mutants: Vec<&'static Mutant> = TABLE.iter().filter(asked).collect();
+    let chosen: Vec<&'static Mutant> = mutants::all().filter(asked).collect();
     if args.find {
         let runner = args.processes.runner()?;
-        for mutant in &mutants {
+        for mutant in &chosen {
             let path = case_of(&args.cases, mutant);
             if !path.exists() {
                 find(args, &runner, mutant, &path)?;
@@ -80,7 +80,7 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
     }
     let mut cases = Vec::new();
     let mut missing = Vec::new();
-    for mutant in mutants {
+    for mutant in chosen {
         let path = case_of(&args.cases, mutant);
         if path.exists() { cases.push((SavedCase::load(&path)?, path)) } else { missing.push(mutant.id) }
     }

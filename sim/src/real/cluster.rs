@@ -25,8 +25,9 @@ use tokio::sync::mpsc;
 use super::clients::Clients;
 use super::clock::HostClock;
 use super::process::{Process, Said};
-use super::proxy::{GOSSIP_PORT, Ground, HTTP_PORT, Links, RPC_PORT};
+use super::proxy::{FIRST_CLIENT, GOSSIP_PORT, Ground, HTTP_PORT, Links, RPC_PORT};
 use crate::check::{Stop, Violation};
+use crate::fault::scene::Scene;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, Scenario, Target};
 
@@ -516,6 +517,17 @@ impl Cluster {
         let seen = locked(&self.seen).clone();
         let leaders = seen.iter().filter(|(node, _)| self.is_up(**node));
         leaders.filter_map(|(node, seen)| Some((seen.leads?, *node))).max().map(|(_, node)| node)
+    }
+
+    /// What a fault of the network finds now.
+    pub fn scene(&self) -> Scene {
+        Scene {
+            nodes: self.nodes(),
+            clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
+            leader: self.leader().unwrap_or(0),
+            now_ns: self.links.now_ns(),
+            probe_period_ms: self.scenario.settings.probe_period_ms,
+        }
     }
 
     /// The node that a target means now.

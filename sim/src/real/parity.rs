@@ -12,21 +12,29 @@ use std::path::{Path, PathBuf};
 
 use super::replay::Replay;
 use super::storm;
-use crate::mutants::{Mutant, TABLE, find};
+use crate::mutants::{Mutant, all, find};
 use crate::saved::SavedCase;
 
 /// The kinds of fault that real processes and links can have. A bug that needs one of these is in question.
 pub const KINDS: &[&str] = &[
+    "bandwidth",
+    "black-hole",
+    "clog",
+    "corrupt",
     "delay",
     "duplicate",
     "kill",
+    "lag",
     "loss",
     "membership",
+    "move",
     "partition",
     "power-loss",
+    "refusal",
     "reorder",
     "stall",
     "transfer",
+    "vanish",
 ];
 
 /// Why a bug cannot fail on a real cluster, or not by its case.
@@ -142,10 +150,10 @@ pub fn document(rows: &[Row]) -> String {
          case (`fixtures/parity`). A case fails when a check objects that must catch its bug, or that did in \
          simulation; the real world draws its own luck, so each has several tries.\n\n",
     );
-    let (failing, all) = share(rows);
-    let percent = (failing * 100).checked_div(all).unwrap_or(0);
+    let (failing, of) = share(rows);
+    let percent = (failing * 100).checked_div(of).unwrap_or(0);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "**{failing} of {all} fail on a real cluster too: {percent} %.**\n");
+    let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {percent} %.**\n");
     text += "| mutant | bug | in simulation | really | tries that failed | checks that objected |\n|---|---|---|---|---|---|\n";
     for row in rows {
         let what = find(row.id).map_or("", |mutant| mutant.what);
@@ -175,7 +183,7 @@ pub fn document(rows: &[Row]) -> String {
         let _ = writeln!(text, "* **{}**: {}{left_out}", row.id, why.unwrap_or("not explained yet."));
     }
     text += "\n## Not in question\n\n";
-    for mutant in TABLE.iter().filter(|mutant| !in_question(mutant)) {
+    for mutant in all().filter(|mutant| !in_question(mutant)) {
         let needs = if mutant.needs.is_empty() { "no fault".to_owned() } else { mutant.needs.join(", ") };
         let why =
             if mutant.checks.contains(&"DET") { "a bug of the testbed's" } else { "no network, no crash" };

@@ -18,7 +18,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,15 +27,15 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::fault::{Rule, Rules, Verdict};
-use crate::scenario::{LinkSettings, stream};
+use crate::fault::{Parcel, Rule, Rules, Verdict, damaged};
+use crate::scenario::{LinkSettings, Traffic, stream};
 
 /// The number of the first client among hosts, as in simulation.
 pub const FIRST_CLIENT: u32 = 1_000;
@@ -139,6 +139,7 @@ struct Shared {
     healed: watch::Sender<u64>,
     /// The stand-ins for gossip, by node.
     sockets: Mutex<BTreeMap<u32, Arc<UdpSocket>>>,
+    begun: Instant,
     datagrams: AtomicU64,
     lost: AtomicU64,
 }
@@ -149,8 +150,14 @@ impl Links {
         let rules = Mutex::new((Rules::default(), stream(seed, "real links")));
         let (datagrams, lost) = (AtomicU64::new(0), AtomicU64::new(0));
         let (healed, sockets) = (watch::Sender::new(0), Mutex::default());
-        let shared = Shared { ground, latency, rules, healed, sockets, datagrams, lost };
+        let begun = Instant::now();
+        let shared = Shared { ground, latency, rules, healed, sockets, begun, datagrams, lost };
         Links { shared: Arc::new(shared), tasks: Mutex::new(JoinSet::new()) }
+    }
+
+    /// The time by which rules count.
+    pub fn now_ns(&self) -> u64 {
+        self.shared.now_ns()
     }
 
     /// Stands in for a node from now on.
@@ -201,8 +208,17 @@ impl Links {
 
 /// What becomes of a message.
 enum Fate {
+    /// It is lost; a stream sends it again.
     Lost,
-    Arrives { after: Duration, twice: bool },
+    /// It is lost, and whoever sent it does not know.
+    Swallowed,
+    /// Its stream is reset.
+    Refused,
+    Arrives {
+        after: Duration,
+        twice: bool,
+        damage: Option<u64>,
+    },
 }
 
 impl Shared {
@@ -214,24 +230,36 @@ impl Shared {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fate(&self, from: u32, to: u32) -> Fate {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn fate(&self, (from, to): (u32, u32), traffic: Traffic, bytes: usize) -> Fate {
+        let parcel = Parcel { now_ns: self.now_ns(), from, to, traffic, bytes };
         let (rules, rng) = &mut *self.rules();
-        let verdict = rules.verdict(rng, from, to);
+        let verdict = rules.verdict(rng, &parcel);
         let LinkSettings { latency_min_us, latency_max_us, .. } = self.latency;
         let usual =
             Duration::from_micros(rng.random_range(latency_min_us..=latency_max_us.max(latency_min_us)));
-        match verdict {
-            Verdict::Drop(_) => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                Fate::Lost
-            }
-            Verdict::Pass { delay_ns, twice } => {
+        let fate = match verdict {
+            Verdict::Drop(_) => Fate::Lost,
+            Verdict::Swallow => Fate::Swallowed,
+            Verdict::Refuse => Fate::Refused,
+            Verdict::Pass { delay_ns, twice, damage } => {
                 let after = usual + Duration::from_nanos(delay_ns);
                 let after = if after < LEAST_DELAY { Duration::ZERO } else { after };
-                Fate::Arrives { after, twice }
+                Fate::Arrives { after, twice, damage }
             }
+        };
+        if !matches!(fate, Fate::Arrives { .. }) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
+        fate
     }
+}
+
+fn arrived(bytes: &[u8], damage: Option<u64>) -> Vec<u8> {
+    damage.map_or_else(|| bytes.to_vec(), |damage| damaged(bytes, damage))
 }
 
 /// Takes the datagrams for a node.
@@ -248,10 +276,11 @@ async fn datagrams(shared: Arc<Shared>, node: u32, socket: Arc<UdpSocket>) {
         };
         let Some(sender) = shared.ground.host(from.ip()) else { continue };
         shared.datagrams.fetch_add(1, Ordering::Relaxed);
-        let Fate::Arrives { after, twice } = shared.fate(sender, node) else { continue };
+        let fate = shared.fate((sender, node), Traffic::Datagrams, len);
+        let Fate::Arrives { after, twice, damage } = fate else { continue };
         // From where the sender is known.
         let Some(socket) = shared.sockets().get(&sender).cloned() else { continue };
-        let payload = buffer[..len].to_vec();
+        let payload = arrived(&buffer[..len], damage);
         let deliver = async move {
             for _ in 0..=u32::from(twice) {
                 let _ = socket.send_to(&payload, to).await;
@@ -296,7 +325,14 @@ async fn relay(
     incoming: TcpStream,
 ) -> io::Result<()> {
     // The first packet of a connection has a fate of its own.
-    pass(&shared, sender, node).await?;
+    let (passage, incoming) = match pass(&shared, (sender, node), 0).await {
+        Ok(passage) => (passage, incoming),
+        Err(error) => return reset(incoming, error),
+    };
+    if passage.is_none() {
+        // Whoever calls waits as long as it likes.
+        return drain(incoming).await;
+    }
     let socket = TcpSocket::new_v4()?;
     let to = SocketAddr::new(shared.ground.node(node), port);
     let outgoing =
@@ -304,20 +340,42 @@ async fn relay(
     incoming.set_nodelay(true)?;
     outgoing.set_nodelay(true)?;
     let ((from_sender, to_sender), (from_node, to_node)) = (incoming.into_split(), outgoing.into_split());
-    let forth = one_way(shared.clone(), sender, node, from_sender, to_node);
-    let back = one_way(shared, node, sender, from_node, to_sender);
+    let forth = one_way(shared.clone(), (sender, node), from_sender, to_node);
+    let back = one_way(shared, (node, sender), from_node, to_sender);
     // One direction that broke ends the other: a reset speaks of both.
     tokio::try_join!(forth, back).map(drop)
 }
 
-/// Waits until a message from one host to another gets through; gives back how long it takes then.
-async fn pass(shared: &Shared, from: u32, to: u32) -> io::Result<Duration> {
+/// Ends a connection so that the other side notices an error and not an end.
+fn reset(stream: TcpStream, error: io::Error) -> io::Result<()> {
+    stream.set_zero_linger()?;
+    Err(error)
+}
+
+/// Takes whatever comes, until no more does.
+async fn drain(mut source: impl AsyncRead + Unpin) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    while source.read(&mut chunk).await? > 0 {}
+    Ok(())
+}
+
+/// How a chunk gets through: how long it takes then, and what happens to it.
+struct Passage {
+    after: Duration,
+    damage: Option<u64>,
+}
+
+/// Waits until a chunk gets through. `None`: it never will, and nothing after it.
+async fn pass(shared: &Shared, link: (u32, u32), bytes: usize) -> io::Result<Option<Passage>> {
     let begun = Instant::now();
     let mut wait = RETRANSMIT.0;
     let mut healed = shared.healed.subscribe();
     loop {
-        if let Fate::Arrives { after, .. } = shared.fate(from, to) {
-            return Ok(after);
+        match shared.fate(link, Traffic::Streams, bytes) {
+            Fate::Arrives { after, damage, .. } => return Ok(Some(Passage { after, damage })),
+            Fate::Swallowed => return Ok(None),
+            Fate::Refused => return Err(io::ErrorKind::ConnectionReset.into()),
+            Fate::Lost => {}
         }
         if begun.elapsed() > GIVE_UP {
             return Err(io::ErrorKind::TimedOut.into());
@@ -331,8 +389,7 @@ async fn pass(shared: &Shared, from: u32, to: u32) -> io::Result<Duration> {
 /// Relays one direction of a stream to its end.
 async fn one_way(
     shared: Arc<Shared>,
-    from: u32,
-    to: u32,
+    link: (u32, u32),
     mut source: OwnedReadHalf,
     mut sink: OwnedWriteHalf,
 ) -> io::Result<()> {
@@ -343,10 +400,15 @@ async fn one_way(
         loop {
             let mut chunk = vec![0; CHUNK];
             let len = source.read(&mut chunk).await?;
-            chunk.truncate(len);
+            let Some(Passage { after, damage }) = pass(&shared, link, len).await? else {
+                // From here on nothing arrives any more, not even the end.
+                drain(source).await?;
+                let _never = send;
+                return pending().await;
+            };
             // In order: nothing overtakes what was sent before.
-            last = last.max(Instant::now() + pass(&shared, from, to).await?);
-            if send.send((last, chunk)).await.is_err() || len == 0 {
+            last = last.max(Instant::now() + after);
+            if send.send((last, arrived(&chunk[..len], damage))).await.is_err() || len == 0 {
                 return Ok(());
             }
         }
@@ -366,6 +428,8 @@ async fn one_way(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::fault::{Effect, Hosts};
 
@@ -450,6 +514,36 @@ mod tests {
         let mut rest = String::new();
         tokio::time::timeout(LONG, called.read_to_string(&mut rest)).await.unwrap().unwrap();
         assert_eq!(rest, "during");
+    }
+
+    #[tokio::test]
+    async fn a_refused_stream_is_reset_and_a_swallowed_one_hears_nothing_even_after_the_heal() {
+        let bench = bench().await;
+        let listener = TcpListener::bind((bench.ground.node(1), RPC_PORT)).await.unwrap();
+        bench.links.add(rule(0, 1, Effect::Refuse));
+        let mut refused = bench.connect(bench.ground.node(0), 1).await;
+        let answer = tokio::time::timeout(LONG, refused.read(&mut [0; 8])).await.unwrap();
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        bench.links.heal();
+
+        let mut caller = bench.connect(bench.ground.node(0), 1).await;
+        let (mut called, _) = listener.accept().await.unwrap();
+        bench.links.add(rule(0, 1, Effect::Swallow(Traffic::Streams)));
+        let lost = bench.links.counts().1;
+        caller.write_all(b"gone").await.unwrap();
+        while bench.links.counts().1 == lost {
+            tokio::task::yield_now().await;
+        }
+        bench.links.heal();
+        caller.write_all(b"gone too").await.unwrap();
+        drop(caller);
+        // Of all this nothing arrives; that it does not, only a stream of the same link can show.
+        let mut other = bench.connect(bench.ground.node(0), 1).await;
+        let (mut heard, _) = listener.accept().await.unwrap();
+        other.write_all(b"here").await.unwrap();
+        heard.read_exact(&mut [0; 4]).await.unwrap();
+        let silence = called.read(&mut [0; 16]).now_or_never();
+        assert!(silence.is_none(), "{silence:?}");
     }
 
     #[tokio::test]

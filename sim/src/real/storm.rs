@@ -12,9 +12,10 @@ use hyper::Method;
 
 use super::cluster::{Cluster, RESTART_AFTER};
 use crate::check::Stop;
+use crate::fault::scene::MILD_LOSS_PERCENT;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::{
-    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape,
+    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Traffic,
 };
 
 /// How long a node may take to be gone after it agreed to leave.
@@ -22,9 +23,6 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(15);
 
 /// How often something that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// So much loss and no more a node's gossip must get over without a false verdict.
-const MILD_LOSS_PERCENT: u32 = 10;
 
 /// A clock between these must not lead gossip to a false verdict.
 const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
@@ -38,6 +36,7 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
             FaultKind::PowerLoss { .. } => {
                 Some("power-loss: done as a kill, after which the page cache still holds what was not synced")
             }
+            FaultKind::Move { .. } => Some("move: done as a kill, the node comes back where it was"),
             FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),
             _ => None,
         });
@@ -53,12 +52,13 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
     let duration = Duration::from_millis(fault.for_ms);
     let kind = fault.kind.name();
     let percent = |percent: u32| f64::from(percent).min(100.0) / 100.0;
-    let slow = |max_ms: u64| max_ms > cluster.scenario.settings.probe_period_ms / 8;
+    let scene = cluster.scene();
+    let slow = |max_ms: u64| scene.is_slow(max_ms);
     let ns = |ms: u64| ms.saturating_mul(1_000_000);
     match &fault.kind {
         FaultKind::Partition { shape } => {
-            let rules = partition(shape, &cluster.nodes(), cluster.leader().unwrap_or(0));
-            links(&cluster, kind, rules, true, duration).await;
+            let between_nodes = !matches!(shape, Shape::Clients(_));
+            links(&cluster, kind, scene.partition(shape), between_nodes, duration).await;
         }
         FaultKind::Loss { percent: lost } => {
             let harsh = *lost > MILD_LOSS_PERCENT;
@@ -87,7 +87,19 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
             cluster.stall(node, false);
             cluster.disturb(harsh, false);
         }
-        FaultKind::Kill { target } => {
+        FaultKind::Lag { .. }
+        | FaultKind::Bandwidth { .. }
+        | FaultKind::Clog { .. }
+        | FaultKind::BlackHole { .. }
+        | FaultKind::Refusal { .. }
+        | FaultKind::Corrupt { .. } => {
+            if let Some((_, _, rules, harsh)) = scene.trouble(&fault.kind) {
+                links(&cluster, kind, rules, harsh, duration).await;
+            }
+        }
+        FaultKind::Vanish { target } => vanish(&cluster, kind, cluster.target(*target), duration).await,
+        // One that moves keeps its address here; `left_out` says so.
+        FaultKind::Kill { target } | FaultKind::Move { target } => {
             crash(&cluster, kind, &[cluster.target(*target)], Stop::Kill, duration).await
         }
         // As far as its process goes; `left_out` says what is missing.
@@ -145,47 +157,6 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
     }
 }
 
-/// The blocked links of a shape among these nodes, one of which leads.
-fn partition(shape: &Shape, nodes: &BTreeSet<u32>, leader: u32) -> Vec<Rule> {
-    let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
-    let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
-        from: Hosts::Only(from.clone()),
-        to: Hosts::Only(to.clone()),
-        effect: Effect::Block,
-    };
-    let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
-    let leader = BTreeSet::from([leader]);
-    match shape {
-        Shape::Split(side) => {
-            let side = side.iter().copied().collect();
-            apart(&side, &others(&side))
-        }
-        Shape::Leader => apart(&leader, &others(&leader)),
-        Shape::OneWay(side) => {
-            let side = side.iter().copied().collect();
-            vec![one_way(&side, &others(&side))]
-        }
-        Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
-        Shape::Ring => {
-            let ring: Vec<u32> = nodes.iter().copied().collect();
-            let reaches = |from: usize, to: usize| {
-                let gap = from.abs_diff(to);
-                gap <= 1 || gap == ring.len() - 1
-            };
-            let blocked = |from: usize| {
-                let far = (0..ring.len()).filter(|to| !reaches(from, *to));
-                far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
-            };
-            (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
-        }
-        Shape::Bridge(bridge) => {
-            let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
-            let (left, right) = rest.split_at(rest.len() / 2);
-            apart(&left.iter().copied().collect(), &right.iter().copied().collect())
-        }
-    }
-}
-
 fn everywhere(effect: Effect) -> Vec<Rule> {
     vec![Rule { from: Hosts::All, to: Hosts::All, effect }]
 }
@@ -213,6 +184,24 @@ async fn crash(cluster: &Arc<Cluster>, kind: &str, nodes: &[u32], stop: Stop, du
     }
     tokio::time::sleep_until(until.into()).await;
     nodes.iter().for_each(|node| cluster.boot_if_due(*node));
+}
+
+/// A host goes, and nobody hears of it: what its kernel says in its place is swallowed with everything else.
+async fn vanish(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duration) {
+    let until = Instant::now() + duration.max(RESTART_AFTER);
+    cluster.hold_down(node, until);
+    let swallow = |traffic| {
+        let rule = |from, to| Rule { from, to, effect: Effect::Swallow(traffic) };
+        [rule(Hosts::only([node]), Hosts::All), rule(Hosts::All, Hosts::only([node]))]
+    };
+    let rules = [Traffic::Streams, Traffic::Datagrams].into_iter().flat_map(swallow);
+    let numbers: Vec<u64> = rules.map(|rule| cluster.links.add(rule)).collect();
+    if cluster.take_down(node, Stop::Kill) {
+        cluster.count(kind);
+    }
+    tokio::time::sleep_until(until.into()).await;
+    numbers.into_iter().for_each(|number| cluster.links.remove(number));
+    cluster.boot_if_due(node);
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What the storm does: each kind of fault, applied at a seam, told to the trace and counted.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +7,15 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World};
+use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_RATES, RESTART_AFTER, World};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
+use crate::fault::scene::{MILD_LOSS_PERCENT, Scene};
 use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
+use crate::workload::FIRST_CLIENT;
 
 impl World {
     /// A fault that may make gossip err touches everybody: rumours travel. A mild one does not count:
@@ -43,25 +44,26 @@ impl World {
         let duration = Duration::from_millis(fault.for_ms);
         match &fault.kind {
             FaultKind::Partition { shape } => {
-                let rules = self.partition(shape);
+                let rules = self.scene().partition(shape);
                 self.begins(&fault, &format!("{shape:?}"));
-                self.links(rules, true, duration).await;
+                let between_nodes = !matches!(shape, Shape::Clients(_));
+                self.links(rules, between_nodes, duration).await;
             }
             FaultKind::Loss { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
                 let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
+                self.links(vec![everywhere(effect)], *percent > duration).await;
             }
             FaultKind::Delay { min_ms, max_ms } => {
                 self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
                 let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
+                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
             }
             FaultKind::Reorder { percent, max_ms } => {
                 self.begins(&fault, &format!("{percent} % by up to {max_ms} ms"));
                 let probability = f64::from(*percent).min(100.0) / 100.0;
                 let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
+                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
             }
             FaultKind::Duplicate { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
@@ -73,6 +75,29 @@ impl World {
                 self.crash(&fault, &[self.target(*target)], Stop::Kill, duration).await;
             }
             FaultKind::PowerLoss { nodes } => self.crash(&fault, nodes, Stop::PowerLoss, duration).await,
+            FaultKind::Vanish { target } => {
+                self.crash(&fault, &[self.target(*target)], Stop::Vanish, duration).await;
+            }
+            FaultKind::Move { target } => {
+                let node = self.target(*target);
+                let before = self.state().addresses.get(&node).copied().unwrap_or(node);
+                if self.machine(node).is_some_and(|machine| machine.is_running()) {
+                    // Near the first ones, so that it is likely to get what another has given up.
+                    let first = if before < self.scenario.nodes { before + 1 } else { 0 };
+                    self.give_address(node, first);
+                    self.crash(&fault, &[node], Stop::Kill, duration).await;
+                }
+            }
+            FaultKind::Lag { .. }
+            | FaultKind::Bandwidth { .. }
+            | FaultKind::Clog { .. }
+            | FaultKind::BlackHole { .. }
+            | FaultKind::Refusal { .. }
+            | FaultKind::Corrupt { .. } => {
+                let Some((effect, links, rules, harsh)) = self.scene().trouble(&fault.kind) else { return };
+                self.begins(&fault, &format!("{effect:?} on {links:?}"));
+                self.links(rules, harsh, duration).await;
+            }
             FaultKind::Clock { target, change } => {
                 self.bend_clock(&fault, self.target(*target), *change, duration).await;
             }
@@ -95,9 +120,15 @@ impl World {
         }
     }
 
-    /// Whether messages that take this much longer can make a probe late, there and back.
-    fn is_slow(&self, max_ms: u64) -> bool {
-        max_ms > self.scenario.settings.probe_period_ms / 8
+    /// What a fault finds now.
+    fn scene(&self) -> Scene {
+        Scene {
+            nodes: self.machines().into_keys().collect(),
+            clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
+            leader: self.leader().unwrap_or(0),
+            now_ns: self.now(),
+            probe_period_ms: self.scenario.settings.probe_period_ms,
+        }
     }
 
     /// Puts rules in force for a while.
@@ -109,48 +140,6 @@ impl World {
             self.universe.net.remove_rule(number);
         }
         self.disturb(harsh, false);
-    }
-
-    /// The blocked links of a shape, given who leads.
-    fn partition(&self, shape: &Shape) -> Vec<Rule> {
-        let nodes: BTreeSet<u32> = self.machines().into_keys().collect();
-        let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
-        let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
-            from: Hosts::Only(from.clone()),
-            to: Hosts::Only(to.clone()),
-            effect: Effect::Block,
-        };
-        let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
-        let leader = BTreeSet::from([self.leader().unwrap_or(0)]);
-        match shape {
-            Shape::Split(side) => {
-                let side = side.iter().copied().collect();
-                apart(&side, &others(&side))
-            }
-            Shape::Leader => apart(&leader, &others(&leader)),
-            Shape::OneWay(side) => {
-                let side = side.iter().copied().collect();
-                vec![one_way(&side, &others(&side))]
-            }
-            Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
-            Shape::Ring => {
-                let ring: Vec<u32> = nodes.iter().copied().collect();
-                let reaches = |from: usize, to: usize| {
-                    let gap = from.abs_diff(to);
-                    gap <= 1 || gap == ring.len() - 1
-                };
-                let blocked = |from: usize| {
-                    let far = (0..ring.len()).filter(|to| !reaches(from, *to));
-                    far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
-                };
-                (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
-            }
-            Shape::Bridge(bridge) => {
-                let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
-                let (left, right) = rest.split_at(rest.len() / 2);
-                apart(&left.iter().copied().collect(), &right.iter().copied().collect())
-            }
-        }
     }
 
     async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {

@@ -65,9 +65,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The client that the world itself asks through, on a host of its own.
 const WORLDS_CLIENT: u32 = 999;
 
-/// So much loss and no more a node's gossip must get over without a false verdict.
-const MILD_LOSS_PERCENT: u32 = 10;
-
 /// A clock between these must not lead gossip to a false verdict.
 const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
 
@@ -270,6 +267,8 @@ struct State {
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
+    /// The numbers of the nodes' addresses.
+    addresses: BTreeMap<u32, u32>,
 }
 
 struct World {
@@ -285,8 +284,10 @@ struct World {
     own: OnceLock<Env>,
 }
 
-fn node_ip(node: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 0, (node >> 8) as u8, (node & 0xff) as u8 + 1))
+fn node_ip(number: u32) -> IpAddr {
+    // From .1 on.
+    let [_, high, middle, low] = number.saturating_add(1).to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(10, high, middle, low))
 }
 
 impl World {
@@ -325,9 +326,14 @@ impl World {
 
     // Nodes.
 
+    /// Where a node is now, or was when it last ran.
+    fn ip(&self, node: u32) -> IpAddr {
+        node_ip(self.state().addresses.get(&node).copied().unwrap_or(node))
+    }
+
     fn config(&self, node: u32) -> Config {
         let settings = &self.scenario.settings;
-        let ip = node_ip(node);
+        let ip = self.ip(node);
         let first = self.scenario.nodes;
         Config {
             node_name: node_name(node),
@@ -337,7 +343,8 @@ impl World {
             bootstrap: self.scenario.bootstrap(node),
             retry_join: (0..first)
                 .filter(|other| *other != node)
-                .map(|other| SocketAddr::new(node_ip(other), GOSSIP_PORT))
+                // As names would be looked up: where the others are when this one starts.
+                .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
             retry_interval_ms: 2_000,
             raft: settings.raft(),
@@ -354,7 +361,17 @@ impl World {
         pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
         let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
+        self.give_address(node, node);
         machine
+    }
+
+    /// Gives a node the first address from `first` on that no node has.
+    fn give_address(&self, node: u32, first: u32) {
+        let mut state = self.state();
+        let taken: BTreeSet<u32> = state.addresses.values().copied().collect();
+        if let Some(free) = (first..).find(|number| !taken.contains(number)) {
+            state.addresses.insert(node, free);
+        }
     }
 
     fn boot(self: &Arc<World>, node: u32) {
@@ -363,10 +380,11 @@ impl World {
         self.state().failed_syncs.insert(node, machine.disk.counters().failed_syncs);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
-        self.clients.moved(node, node_ip(node));
+        let ip = self.ip(node);
+        self.clients.moved(node, ip);
         let (world, config) = (self.clone(), self.config(node));
         let experiment = self.experiment.clone();
-        machine.boot(node_ip(node), move |env| async move {
+        machine.boot(ip, move |env| async move {
             for _ in 0..world.perturb {
                 env.ambient_random();
                 drop(env.spawn(env.sleep(Duration::from_millis(1))));
@@ -414,6 +432,7 @@ impl World {
         self.watch.seen().remove(&node);
         match stop {
             Stop::PowerLoss => machine.power_loss(),
+            Stop::Vanish => machine.vanish(),
             Stop::Kill | Stop::Graceful => machine.kill(),
         }
         let mut state = self.state();

@@ -1,0 +1,230 @@
+//! Reads as data: a [`Query`] can be written down, sent to another server, and answered there.
+//!
+//! A node without a state of its own cannot hand a closure to one that has it. So each read is a small
+//! struct, a [`Question`], whose type says what it finds. Two ways lead to the same answer:
+//!
+//! * where the state is, [`Question::ask`] looks at it, with all types known;
+//! * anywhere else the question becomes a [`Query`] (`question.into()`), travels, is answered by
+//!   [`State::answer`], and the [`Found`] that comes back is unpacked by [`Question::unpack`].
+//!
+//! Each answer carries the index at which it last changed. Whoever blocks waits for that index to pass
+//! the one it knows; waiting is the agent's, since nothing here can wait. For that to be right, an
+//! answer that changes must raise its index, and an index must never go back: [`super::tables`] has what
+//! it takes.
+//!
+//! To add a read: a struct with its parameters, an `impl Asked`, a line in the list at the end of the
+//! questions. Lines are only ever added at the end, because their place is their number on the wire.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, State};
+
+/// What a read finds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed<T> {
+    /// The index at which it last changed.
+    pub index: u64,
+    /// What it is.
+    pub value: T,
+}
+
+impl<T> Indexed<T> {
+    /// The same index with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Indexed<U> {
+        Indexed { index: self.index, value: change(self.value) }
+    }
+}
+
+/// One read, with its parameters.
+pub trait Asked {
+    /// What it finds.
+    type Found;
+
+    /// Looks at the state. Pure, and short: it runs under the state's lock, and may run several times.
+    fn ask(&self, state: &State) -> Indexed<Self::Found>;
+}
+
+/// A read that can also be sent: see the [module](self). Implemented for every type in the list below.
+pub trait Question: Asked + Clone + Into<Query> + Send + Sync {
+    /// The answer to this kind of question; `None` when it answers another kind.
+    fn unpack(found: Found) -> Option<Self::Found>;
+}
+
+macro_rules! questions {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Every read there is, as data.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Query {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        /// What a [`Query`] finds, of the same name.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Found {
+            $($(#[$doc])* $name(<$name as Asked>::Found),)*
+        }
+
+        impl State {
+            /// Answers any read.
+            pub fn answer(&self, query: &Query) -> Indexed<Found> {
+                match query {
+                    $(Query::$name(question) => question.ask(self).map(Found::$name),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$name> for Query {
+                fn from(question: $name) -> Query {
+                    Query::$name(question)
+                }
+            }
+
+            impl Question for $name {
+                fn unpack(found: Found) -> Option<<$name as Asked>::Found> {
+                    match found {
+                        Found::$name(found) => Some(found),
+                        #[allow(unreachable_patterns)]
+                        _ => None,
+                    }
+                }
+            }
+        )*
+    };
+}
+
+questions! {
+    /// One key.
+    KvGet,
+    /// All keys under a prefix, with their values.
+    KvList,
+    /// The names of the keys under a prefix.
+    KvKeys,
+    /// How far the state is.
+    Applied,
+    /// What the embedding program's machine says.
+    AskMachine,
+}
+
+/// See [`Query::KvGet`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvGet {
+    /// The key.
+    pub key: String,
+}
+
+/// What [`KvGet`] finds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvFound {
+    /// The entry, if there is one.
+    pub entry: Option<Entry>,
+    /// The newest change to the whole store: what a missing key is reported at, since it has no index of
+    /// its own.
+    pub table_index: u64,
+}
+
+impl Asked for KvGet {
+    type Found = KvFound;
+
+    fn ask(&self, state: &State) -> Indexed<KvFound> {
+        let kv = state.kv();
+        let found = KvFound { entry: kv.get(&self.key).cloned(), table_index: kv.table_index() };
+        Indexed { index: kv.key_index(&self.key), value: found }
+    }
+}
+
+/// See [`Query::KvList`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvList {
+    /// What the keys begin with; nothing: every key.
+    pub prefix: String,
+}
+
+impl Asked for KvList {
+    type Found = Vec<(String, Entry)>;
+
+    fn ask(&self, state: &State) -> Indexed<Self::Found> {
+        let kv = state.kv();
+        let entries = kv.list(&self.prefix).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        Indexed { index: kv.prefix_index(&self.prefix), value: entries }
+    }
+}
+
+/// See [`Query::KvKeys`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvKeys {
+    /// What the keys begin with.
+    pub prefix: String,
+    /// Keys are cut after the first of these that follows the prefix; empty: not at all.
+    pub separator: String,
+}
+
+impl Asked for KvKeys {
+    type Found = Vec<String>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<String>> {
+        let kv = state.kv();
+        Indexed { index: kv.prefix_index(&self.prefix), value: kv.keys(&self.prefix, &self.separator) }
+    }
+}
+
+/// See [`Query::Applied`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied;
+
+impl Asked for Applied {
+    type Found = ();
+
+    fn ask(&self, state: &State) -> Indexed<()> {
+        Indexed { index: state.applied(), value: () }
+    }
+}
+
+/// See [`Query::AskMachine`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskMachine {
+    /// In the machine's own language.
+    pub question: Vec<u8>,
+}
+
+impl Asked for AskMachine {
+    type Found = Option<Vec<u8>>;
+
+    fn ask(&self, state: &State) -> Indexed<Option<Vec<u8>>> {
+        let answer = state.machine().map(|machine| machine.query(&self.question));
+        Indexed { index: state.applied(), value: answer }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, KvCommand, Request, RequestId};
+    use super::*;
+
+    fn sent_and_back<Q: Question>(state: &State, question: &Q) -> Indexed<Q::Found> {
+        let query: Query = question.clone().into();
+        let query: Query = postcard::from_bytes(&postcard::to_stdvec(&query).unwrap()).unwrap();
+        let found = postcard::to_stdvec(&state.answer(&query)).unwrap();
+        let found: Indexed<Found> = postcard::from_bytes(&found).unwrap();
+        found.map(|found| Q::unpack(found).expect("an answer of the question's kind"))
+    }
+
+    #[test]
+    fn a_question_that_travels_finds_what_is_found_at_home() {
+        let mut state = State::default();
+        for (index, key) in ["a/b", "a/c/d", "b"].into_iter().enumerate() {
+            let command = KvCommand::Set { key: key.into(), value: (*b"v").into(), flags: 1, cas: None };
+            let id = RequestId { origin: 1, number: index as u64 };
+            state.apply(index as u64 + 1, &Request { id, done_below: 0, command: Command::Kv(command) });
+        }
+        let get = KvGet { key: "a/b".into() };
+        assert_eq!(sent_and_back(&state, &get), get.ask(&state));
+        assert_eq!(get.ask(&state).index, 1);
+        let list = KvList { prefix: "a/".into() };
+        assert_eq!(sent_and_back(&state, &list), list.ask(&state));
+        let keys = KvKeys { prefix: "a/".into(), separator: "/".into() };
+        assert_eq!(sent_and_back(&state, &keys).value, ["a/b", "a/c/"]);
+        assert_eq!(sent_and_back(&state, &Applied).index, 3);
+        assert_eq!(sent_and_back(&state, &AskMachine { question: Vec::new() }).value, None);
+    }
+}

@@ -1,0 +1,315 @@
+//! Tables whose rows come and go, and the indexes that readers block on.
+//!
+//! A reader who saw index N waits for something newer. So an index must never go back, not even when
+//! the newest row is removed: a removal leaves a tombstone with its index. Only the newest tombstones
+//! are kept; an evicted one raises a floor under every index of the table, which can wake a reader once
+//! without cause but never makes an index go back. (Consul drops tombstones by wall-clock age, which a
+//! replicated state that sees no clock cannot.)
+//!
+//! * [`Tombstones`]: the removed keys of something.
+//! * [`Table`]: rows with tombstones, the newest change of all, and a digest.
+//! * [`Marks`]: no rows, only the index at which each name last changed; for views over several tables.
+//!
+//! A digest is a sum of one hash for each part, so that order does not matter and a part can be taken out
+//! again; keeping it costs a hash a change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// How many removed keys a [`Table`] or [`Marks`] remembers.
+pub const MAX_TOMBSTONES: usize = 8192;
+
+/// The hash of one part of a digest. `kind` keeps parts of different kinds apart.
+pub(super) fn part(kind: u64, value: &impl Serialize) -> u64 {
+    // Serialising plain data into memory has no way to fail.
+    xxh3_64_with_seed(&postcard::to_stdvec(value).unwrap_or_default(), kind)
+}
+
+/// The removed keys of something, and when they were removed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "K: Ord + Deserialize<'de>"))]
+pub struct Tombstones<K> {
+    by_key: BTreeMap<K, u64>,
+    /// The same by index. Several keys can share an index: one command may remove many.
+    by_index: BTreeSet<(u64, K)>,
+    /// The newest removal that is no longer remembered.
+    floor: u64,
+}
+
+impl<K> Default for Tombstones<K> {
+    fn default() -> Tombstones<K> {
+        Tombstones { by_key: BTreeMap::new(), by_index: BTreeSet::new(), floor: 0 }
+    }
+}
+
+impl<K: PartialEq> PartialEq for Tombstones<K> {
+    fn eq(&self, other: &Tombstones<K>) -> bool {
+        self.by_key == other.by_key && self.floor == other.floor
+    }
+}
+
+impl<K: Eq> Eq for Tombstones<K> {}
+
+impl<K: Ord + Clone + Serialize> Tombstones<K> {
+    /// Remembers a removal.
+    pub fn bury(&mut self, index: u64, key: &K) {
+        self.unearth(key);
+        self.by_key.insert(key.clone(), index);
+        self.by_index.insert((index, key.clone()));
+        if self.by_key.len() > MAX_TOMBSTONES
+            && let Some((evicted, key)) = self.by_index.pop_first()
+        {
+            self.by_key.remove(&key);
+            self.floor = self.floor.max(evicted);
+        }
+    }
+
+    /// Forgets a removal, because the key is back.
+    pub fn unearth(&mut self, key: &K) {
+        if let Some(index) = self.by_key.remove(key) {
+            self.by_index.remove(&(index, key.clone()));
+        }
+    }
+
+    /// When the key was removed, or may have been.
+    pub fn index_of(&self, key: &K) -> u64 {
+        self.by_key.get(key).copied().unwrap_or(0).max(self.floor)
+    }
+
+    /// The newest removal within a range of keys, or what may have been one.
+    pub fn newest_in(&self, keys: impl RangeBounds<K>) -> u64 {
+        self.by_key.range(keys).map(|(_, index)| *index).max().unwrap_or(0).max(self.floor)
+    }
+
+    fn digest_of(&self, key: &K) -> u64 {
+        self.by_key.get(key).map_or(0, |index| part(1, &(key, index)))
+    }
+}
+
+/// Rows that come and go. Each remembers for itself when it was made and changed, if it must.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "K: Serialize, V: Serialize",
+    deserialize = "K: Ord + Deserialize<'de>, V: Deserialize<'de>"
+))]
+pub struct Table<K, V> {
+    rows: BTreeMap<K, V>,
+    tombstones: Tombstones<K>,
+    newest: u64,
+    #[serde(skip)]
+    digest: u64,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Table<K, V> {
+        Table { rows: BTreeMap::new(), tombstones: Tombstones::default(), newest: 0, digest: 0 }
+    }
+}
+
+impl<K: PartialEq, V: PartialEq> PartialEq for Table<K, V> {
+    fn eq(&self, other: &Table<K, V>) -> bool {
+        self.rows == other.rows && self.tombstones == other.tombstones && self.newest == other.newest
+    }
+}
+
+impl<K: Eq, V: Eq> Eq for Table<K, V> {}
+
+impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
+    /// The row of a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.rows.get(key)
+    }
+
+    /// All rows in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.rows.iter()
+    }
+
+    /// The rows within a range of keys.
+    pub fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (&K, &V)> {
+        self.rows.range(keys)
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Puts a row there, at log index `index`.
+    pub fn set(&mut self, index: u64, key: K, row: V) {
+        self.put(key, row);
+        self.newest = index;
+    }
+
+    /// Changes what no reader sees: nobody is woken.
+    pub fn set_quietly(&mut self, key: K, row: V) {
+        self.put(key, row);
+    }
+
+    fn put(&mut self, key: K, row: V) {
+        self.digest = self.digest.wrapping_sub(self.digest_of(&key));
+        self.tombstones.unearth(&key);
+        self.rows.insert(key.clone(), row);
+        self.digest = self.digest.wrapping_add(self.digest_of(&key));
+    }
+
+    /// Removes a row at log index `index`, and gives it back.
+    pub fn remove(&mut self, index: u64, key: &K) -> Option<V> {
+        let before = self.digest_of(key);
+        let row = self.rows.remove(key)?;
+        let oldest = self.tombstones.by_index.first().map(|(_, key)| key.clone());
+        let evicted = oldest.map(|key| (self.tombstones.digest_of(&key), key));
+        self.tombstones.bury(index, key);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(self.digest_of(key));
+        if let Some((part, oldest)) = evicted
+            && !self.tombstones.by_key.contains_key(&oldest)
+        {
+            self.digest = self.digest.wrapping_sub(part);
+        }
+        self.newest = index;
+        Some(row)
+    }
+
+    /// When the row of a key was removed, if it is not there: the index of its absence.
+    pub fn removed_at(&self, key: &K) -> u64 {
+        self.tombstones.index_of(key)
+    }
+
+    /// The newest removal within a range of keys.
+    pub fn removed_in(&self, keys: impl RangeBounds<K>) -> u64 {
+        self.tombstones.newest_in(keys)
+    }
+
+    /// The newest change to the whole table; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    fn digest_of(&self, key: &K) -> u64 {
+        let row = self.rows.get(key).map_or(0, |row| part(0, &(key, row)));
+        row.wrapping_add(self.tombstones.digest_of(key))
+    }
+
+    /// A hash of the table.
+    pub fn digest(&self) -> u64 {
+        part(2, &(self.digest, self.tombstones.floor, self.newest))
+    }
+
+    /// Computes the digest anew, after loading.
+    pub fn rebuild_digest(&mut self) {
+        let rows = self.rows.iter().map(|row| part(0, &row));
+        let tombstones = self.tombstones.by_key.iter().map(|dead| part(1, &dead));
+        self.digest = rows.chain(tombstones).fold(0, u64::wrapping_add);
+    }
+}
+
+/// The index at which each name last changed, whatever it names: rows of one table, or of several.
+///
+/// A name that is in use is remembered for as long as it is; of those no longer in use, the newest
+/// [`MAX_TOMBSTONES`]. `K` is what the view is by: a service's name, a node's, a check's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+#[serde(bound(serialize = "K: Serialize", deserialize = "K: Ord + Deserialize<'de>"))]
+pub struct Marks<K>(Table<K, u64>);
+
+impl<K> Default for Marks<K> {
+    fn default() -> Marks<K> {
+        Marks(Table::default())
+    }
+}
+
+impl<K: Ord + Clone + Serialize> Marks<K> {
+    /// Something of this name changed at log index `index`; `in_use`: and is still there.
+    pub fn touch(&mut self, index: u64, key: &K, in_use: bool) {
+        self.0.set(index, key.clone(), index);
+        if !in_use {
+            self.0.remove(index, key);
+        }
+    }
+
+    /// When anything of this name last changed; 0 if never.
+    pub fn index_of(&self, key: &K) -> u64 {
+        self.0.get(key).copied().unwrap_or_else(|| self.0.removed_at(key))
+    }
+
+    /// The newest change of all.
+    pub fn newest(&self) -> u64 {
+        self.0.newest()
+    }
+
+    /// A hash of the marks.
+    pub fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+
+    /// Computes the digest anew, after loading.
+    pub fn rebuild_digest(&mut self) {
+        self.0.rebuild_digest();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn evicted_tombstones_leave_a_floor() {
+        let mut table = Table::<u64, ()>::default();
+        for key in 0..=MAX_TOMBSTONES as u64 {
+            table.set(2 * key + 1, key, ());
+            table.remove(2 * key + 2, &key);
+        }
+        assert_eq!(table.removed_at(&0), 2);
+        // Never there, as far as is known.
+        assert_eq!(table.removed_at(&u64::MAX), 2);
+        assert_eq!(table.removed_at(&1), 4);
+        let digest = table.digest();
+        table.rebuild_digest();
+        assert_eq!(table.digest(), digest);
+    }
+
+    #[test]
+    fn a_mark_outlives_its_name() {
+        let mut marks = Marks::default();
+        marks.touch(3, &"web", true);
+        marks.touch(5, &"web", false);
+        assert_eq!((marks.index_of(&"web"), marks.index_of(&"db"), marks.newest()), (5, 0, 5));
+        marks.touch(6, &"web", true);
+        assert_eq!(marks.index_of(&"web"), 6);
+    }
+
+    proptest! {
+        #[test]
+        fn indexes_never_go_back_and_the_digest_is_that_of_the_content(
+            steps in prop::collection::vec((0u8..6, prop::option::of(0u8..3)), 0..60),
+        ) {
+            let mut table = Table::default();
+            let mut before = [0; 6];
+            for (index, (key, row)) in (1..).zip(steps) {
+                match row {
+                    Some(row) => table.set(index, key, (index, row)),
+                    None => drop(table.remove(index, &key)),
+                }
+                for (slot, key) in before.iter_mut().zip(0u8..) {
+                    let now = table.get(&key).map_or_else(|| table.removed_at(&key), |(index, _)| *index);
+                    prop_assert!(now >= *slot && now <= table.newest());
+                    *slot = now;
+                }
+                let bytes = postcard::to_stdvec(&table).unwrap();
+                let mut loaded: Table<u8, (u64, u8)> = postcard::from_bytes(&bytes).unwrap();
+                loaded.rebuild_digest();
+                prop_assert_eq!(loaded.digest(), table.digest());
+                prop_assert_eq!(&loaded, &table);
+            }
+        }
+    }
+}
