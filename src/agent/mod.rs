@@ -539,7 +539,8 @@ impl Agent {
         if self.inner.node.state().read(|state| state.machine().is_none()) {
             return Err(no_machine());
         }
-        match self.write(Command::Machine(command.into())).await? {
+        // Boxed, so that whoever awaits this need not know how deep it goes.
+        match Box::pin(self.write(Command::Machine(command.into()))).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
             Outcome::Done { .. } | Outcome::ConditionFailed { .. } | Outcome::Refused { .. } => {

@@ -15,9 +15,12 @@ mod speed;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::experiment::{Experiment, Plain};
 use crate::report::RunReport;
 use crate::runner::{self, Runner};
 use crate::saved::FileError;
@@ -141,8 +144,20 @@ fn seed_range(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
-/// Does what the command line says.
+/// What this program runs.
+static EXPERIMENT: OnceLock<Arc<dyn Experiment>> = OnceLock::new();
+
+/// Does what the command line says, with the testbed as it is.
 pub fn main() -> ExitCode {
+    main_with(Arc::new(Plain))
+}
+
+/// Does what the command line says, with an experiment: everything that `cargo sim` can do. To be called once, by the
+/// `main` of a program of its own, which starts itself again for each seed.
+pub fn main_with(experiment: Arc<dyn Experiment>) -> ExitCode {
+    crate::mutants::add_own(experiment.mutants());
+    crate::check::add_own(experiment.properties());
+    let _ = EXPERIMENT.set(experiment);
     let cli = Cli::parse();
     let result = if cli.list_mutants {
         print(&crate::mutants::list())
@@ -168,6 +183,27 @@ pub fn main() -> ExitCode {
             eprintln!("error: {unusable}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// What this program runs: the testbed as it is, if nobody said otherwise.
+fn experiment() -> Arc<dyn Experiment> {
+    EXPERIMENT.get().cloned().unwrap_or_else(|| Arc::new(Plain))
+}
+
+/// Makes sure, before anything is run for it, that a file can be written there and that none is lost by it.
+fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
+    if path.is_dir() {
+        return Err(Unusable(format!("{} is a directory, want a file", path.display())));
+    }
+    if path.exists() && !force {
+        return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) if !parent.is_dir() => {
+            Err(Unusable(format!("{}: there is no directory {}", path.display(), parent.display())))
+        }
+        _ => Ok(()),
     }
 }
 

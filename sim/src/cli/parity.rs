@@ -6,14 +6,14 @@ use crate::mutants::{self, Mutant};
 use crate::real::parity::{self, ParityError, Row};
 use crate::runner::{Case, Runner};
 use crate::saved::SavedCase;
-use crate::scenario::{Limits, Scenario};
+use crate::scenario::Limits;
 use crate::shrink::Signature;
 use crate::shrink::processes::Budget;
 use clap::Args;
 
 use super::replay::Built;
 use super::shrink::make_small;
-use super::{Processes, Unusable, mutant_id, print};
+use super::{Processes, Unusable, experiment, mutant_id, print};
 
 /// Where the cases are: one a bug, by its id.
 const CASES: &str = "fixtures/parity";
@@ -140,7 +140,7 @@ fn find(args: &ParityArgs, runner: &Runner, mutant: &'static Mutant, path: &Path
         std::fs::create_dir_all(folder)
             .map_err(|error| Unusable(format!("cannot make {}: {error}", folder.display())))?;
     }
-    let scenario = Scenario::generate(case.seed, &Limits::default());
+    let scenario = experiment().scenario(case.seed, &Limits::default());
     let budget = Budget { runs: 2_000, seconds: args.shrink_seconds as f64, edits: EDITS };
     make_small(runner, &case, &scenario, &report, budget, path, false)
 }

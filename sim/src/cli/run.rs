@@ -14,7 +14,10 @@ use crate::shrink::Signature;
 use clap::Args;
 
 use super::shrink::{Shrinking, make_small};
-use super::{MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, print, progress_bar, seed_range};
+use super::{
+    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, print, progress_bar,
+    seed_range,
+};
 
 /// Seeds in a sweep if nobody says how many.
 const SWEEP: u64 = 64;
@@ -81,9 +84,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         return Err(Unusable("--trace and --save-scenario want one --seed or --scenario".into()));
     }
     for path in [&args.trace, &args.save_scenario, &args.out].into_iter().flatten() {
-        if path.exists() && !args.force {
-            return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
-        }
+        is_free(path, args.force)?;
     }
     let out =
         args.out.as_deref().map(|path| std::fs::File::create(path).map_err(|error| unwritable(path, &error)));
@@ -172,7 +173,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Unusable {
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {
-    Scenario::generate(case.seed, &limits(shape))
+    experiment().scenario(case.seed, &limits(shape))
 }
 
 fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusable> {

@@ -19,6 +19,7 @@ pub mod table;
 pub mod testbed;
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 /// One bug.
 #[derive(Clone, Copy, Debug)]
@@ -83,9 +84,18 @@ pub const SILENCE: &[&str] = &[
     "vanish",
 ];
 
+/// The bugs of this program's own: see [`add_own`].
+static OWN: OnceLock<&'static [Mutant]> = OnceLock::new();
+
+/// These bugs too, for the rest of this process: those of an experiment. The first call wins.
+pub fn add_own(mutants: &'static [Mutant]) {
+    let _ = OWN.set(mutants);
+}
+
 /// All bugs, area by area.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, testbed::TABLE].into_iter().flatten()
+    let own = OWN.get().copied().unwrap_or_default();
+    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, testbed::TABLE, own].into_iter().flatten()
 }
 
 /// The entry for an id.

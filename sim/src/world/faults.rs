@@ -52,7 +52,7 @@ impl World {
             FaultKind::Loss { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
                 let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], *percent > duration).await;
+                self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
             }
             FaultKind::Delay { min_ms, max_ms } => {
                 self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
