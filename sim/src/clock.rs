@@ -26,6 +26,7 @@ use futures_util::future::BoxFuture;
 use madsim::time::TimeHandle;
 
 use crate::net::{self, Net};
+use crate::record::Happening;
 use crate::trace::{Event, Trace, WORLD};
 
 /// One life of a host: from its boot to its end. Everything a life was given (files, sockets, timers)
@@ -231,6 +232,11 @@ impl Pump {
         self.record(host, Event::Note { verb, text: text.into() });
     }
 
+    /// Tells whoever records this run, and not the trace.
+    pub fn tell(&self, host: u32, what: Happening<'_>) {
+        self.trace.tell(self.now(), host, what);
+    }
+
     /// Has the network handle `event` at true time `at`.
     pub fn schedule(&self, at: u64, event: net::Event) {
         let waker = self.locked().push(at, Due::Network(event));
@@ -352,6 +358,9 @@ impl Pump {
             let mut clock = HostClock { since_true: now, since_own: old.own(now), ..old };
             change(&mut clock);
             inner.clocks.insert(host, clock);
+            let wall_ahead_ns = i64::try_from(clock.wall_offset).unwrap_or(i64::MAX);
+            let (own_ns, rate_ppm) = (clock.own(now), clock.rate);
+            self.trace.tell(now, host, Happening::Clock { own_ns, rate_ppm, wall_ahead_ns });
             let mut moved = Vec::new();
             for (id, timer) in &mut inner.timers {
                 if timer.host == host {

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use driftline::env::assertion::Assertion;
 use driftline::env::{Clock, Env, Executor, Instant, Observed, Observer};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -25,6 +26,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use crate::clock::{Life, Pump, SimClock};
 use crate::disk::{Crash, DiskModel, SimDisk};
 use crate::net::{Net, SimNetwork};
+use crate::record::Happening;
 use crate::scenario::{DiskSettings, LinkSettings, stream};
 use crate::trace::{Trace, WORLD};
 
@@ -35,6 +37,10 @@ const TRUE_CLOCK: u32 = WORLD;
 pub trait Witness: Send + Sync {
     /// A process observed something about itself.
     fn observed(&self, at_ns: u64, host: u32, event: &Observed);
+    /// A process came to the place of a claim. Whether it is the first time that the claim held.
+    fn asserted(&self, _at_ns: u64, _host: u32, _assertion: Assertion) -> bool {
+        false
+    }
     /// A host sent a datagram.
     fn datagram(&self, at_ns: u64, host: u32);
 }
@@ -203,6 +209,7 @@ impl Machine {
         let node = universe.handle.create_node().name(format!("n{}.{number}", self.host)).build();
         universe.net.host_up(self.host, ip);
         universe.pump.note(self.host, "boot", format!("life {number} at {ip}"));
+        universe.pump.tell(self.host, Happening::Booted { ip });
         let env = Env::new(
             Arc::new(SimClock::new(universe.pump.clone(), life.clone())) as Arc<dyn Clock>,
             Arc::new(SimNetwork::new(universe.net.clone(), life.clone())),
@@ -237,6 +244,7 @@ impl Machine {
         if let Process::Running { node, stalled, .. } = &mut *self.process() {
             *stalled = true;
             self.universe.handle.pause(node.id());
+            self.universe.pump.tell(self.host, Happening::Frozen);
         }
     }
 
@@ -245,6 +253,7 @@ impl Machine {
         if let Process::Running { node, stalled, .. } = &mut *self.process() {
             *stalled = false;
             self.universe.handle.resume(node.id());
+            self.universe.pump.tell(self.host, Happening::Resumed);
         }
     }
 
@@ -268,6 +277,8 @@ impl Machine {
         let process = std::mem::replace(&mut *self.process(), Process::None);
         if let Process::Running { life, node, .. } = &process {
             life.end();
+            let power_loss = crash == Crash::PowerLoss;
+            self.universe.pump.tell(self.host, Happening::Stopped { power_loss });
             // A stalled node is resumed first: killing it would drop its tasks under the runtime's lock.
             self.universe.handle.resume(node.id());
             self.universe.handle.kill(node.id());
@@ -337,7 +348,16 @@ impl Observer for SimObserver {
     fn observe(&self, event: Observed) {
         if self.life.is_alive() {
             self.universe.pump.note(self.life.host, "observed", format!("{event:?}"));
+            self.universe.pump.tell(self.life.host, Happening::Observed(&event));
             self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
+        }
+    }
+
+    fn asserted(&self, assertion: Assertion) {
+        if self.life.is_alive()
+            && self.universe.witness.asserted(self.universe.pump.now(), self.life.host, assertion)
+        {
+            self.universe.pump.note(self.life.host, "reached", assertion.claim);
         }
     }
 }

@@ -11,10 +11,15 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
+//! | [`record`] | the same as data, for whoever draws or counts it |
+//! | [`diff`] | where two traces part |
 //! | [`history`] | what the clients did and were told |
+//! | [`coverage`] | which states a run has been in, for a search to go by |
 //! | [`check`] | what must hold, one property a file |
+//! | [`points`] | where runs have been: the claims that the code makes of itself |
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
+//! | [`hunt`] | a search for failures that learns from what its runs reached |
 //! | [`saved`] | a scenario in a file, with its story and what it must show |
 //! | [`real`] | the same case on a cluster of real processes |
 //! | [`shard`] | a share of a larger job, for several machines |
@@ -28,6 +33,8 @@ pub mod check;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+pub mod coverage;
+pub mod diff;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -35,10 +42,13 @@ pub mod executor;
 pub mod experiment;
 pub mod fault;
 pub mod history;
+pub mod hunt;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod points;
 pub mod real;
+pub mod record;
 pub mod report;
 pub mod runner;
 pub mod saved;

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use crate::state::query::{KvFound, KvGet, KvKeys, KvList};
-use crate::state::{Command, Entry, KvCommand, Outcome};
+use crate::state::{Command, Entry, KvCommand};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -21,7 +21,7 @@ use super::{Api, Call};
 /// An entry as clients know it.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct KvPair<'a> {
+pub struct KvPair<'a> {
     lock_index: u64,
     key: &'a str,
     flags: u64,
@@ -34,7 +34,8 @@ struct KvPair<'a> {
 }
 
 impl<'a> KvPair<'a> {
-    fn new(key: &'a str, entry: &'a Entry) -> KvPair<'a> {
+    /// An entry, shown.
+    pub fn new(key: &'a str, entry: &'a Entry) -> KvPair<'a> {
         KvPair {
             lock_index: entry.lock_index,
             key,
@@ -138,14 +139,14 @@ async fn put(api: &Api, params: &Params, key: String, body: Body) -> Reply {
     let flags = params.number("flags")?.unwrap_or(0);
     let cas = params.number("cas")?;
     let body = api.read_body(body).await?;
-    // There are no sessions yet: nobody holds a lock, and nobody can take one.
-    if let Some(session) = params.get("acquire") {
-        return Err(Failure::refused(format!("invalid session {session:?}")));
-    }
-    if params.has("release") {
-        return reply::json(&false, params.pretty());
-    }
-    let command = KvCommand::Set { key, value: body[..].into(), flags, cas };
+    let value = body[..].into();
+    let command = if let Some(session) = params.get("acquire") {
+        KvCommand::Acquire { key, value, flags, session: session.to_owned() }
+    } else if let Some(session) = params.get("release") {
+        KvCommand::Release { key, value, flags, session: session.to_owned() }
+    } else {
+        KvCommand::Set { key, value, flags, cas }
+    };
     write(api, command, params.pretty()).await
 }
 
@@ -160,11 +161,6 @@ async fn delete(api: &Api, params: &Params, key: String) -> Reply {
 }
 
 async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
-    match api.agent.write(Command::Kv(command)).await? {
-        Outcome::Done { .. } | Outcome::Answered { .. } => reply::json(&true, pretty),
-        Outcome::ConditionFailed { .. } => reply::json(&false, pretty),
-        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
-        // The log's answer to a late copy; what the first copy came to is not known here.
-        Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
-    }
+    let outcome = api.agent.write(Command::Kv(command)).await?;
+    reply::json(&reply::yes_or_no(outcome)?, pretty)
 }

@@ -5,8 +5,12 @@
 //! file it names cannot be used. Nothing that exists is overwritten without `--force`.
 
 mod check;
+mod diff;
+mod hunt;
+mod merge;
 mod mutants;
 mod one;
+mod pages;
 mod parity;
 mod replay;
 mod run;
@@ -57,12 +61,18 @@ enum Verb {
     Replay(replay::ReplayArgs),
     /// See which bugs that simulation catches fail on real processes too.
     Parity(parity::ParityArgs),
+    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found.
+    Hunt(hunt::HuntArgs),
+    /// Put the results of several machines together.
+    Merge(merge::MergeArgs),
     /// Put each bug back in turn and see that the right check catches it.
     Mutants(mutants::MutantArgs),
     /// Measure how much faster than the clock on the wall the simulation runs, with 3 and 5 nodes.
     Speed(speed::SpeedArgs),
     /// Judge a history from anywhere: exit code 0 linearizable, 1 not, 2 cannot read, 3 unknown.
     Check(check::CheckArgs),
+    /// Find where two runs part, given by their traces, cases or seeds: exit code 0 nowhere, 1 somewhere.
+    Diff(diff::DiffArgs),
     /// Run one seed in this process and print its report as a line of JSON.
     #[command(hide = true)]
     One(one::OneArgs),
@@ -126,6 +136,10 @@ impl From<FileError> for Unusable {
     }
 }
 
+fn unwritable(path: &Path, error: &io::Error) -> Unusable {
+    Unusable(format!("cannot write {}: {error}", path.display()))
+}
+
 fn mutant_id(text: &str) -> Result<String, String> {
     let known = || crate::mutants::all().map(|mutant| mutant.id).collect::<Vec<_>>().join(", ");
     crate::mutants::find(text)
@@ -170,8 +184,11 @@ pub fn main_with(experiment: Arc<dyn Experiment>) -> ExitCode {
             Some(Verb::Shrink(args)) => shrink::shrink(&args),
             Some(Verb::Replay(args)) => replay::replay(&args),
             Some(Verb::Parity(args)) => parity::parity(&args),
+            Some(Verb::Hunt(args)) => hunt::hunt(&args),
+            Some(Verb::Merge(args)) => merge::merge(&args),
             Some(Verb::Mutants(args)) => mutants::mutants(&args),
             Some(Verb::Speed(args)) => speed::speed(&args),
+            Some(Verb::Diff(args)) => diff::run(&args),
             Some(Verb::Check(args)) => return check::run(&args),
             Some(Verb::One(args)) => one::one(&args),
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::points::Reached;
 use crate::report::{RunReport, Summary};
 use crate::runner::{self, Case, Runner, Stopwatch};
 use crate::saved::SavedCase;
@@ -13,10 +14,11 @@ use crate::shard::Shard;
 use crate::shrink::Signature;
 use clap::Args;
 
+use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{
-    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, print, progress_bar,
-    seed_range,
+    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, pages, print,
+    progress_bar, seed_range, unwritable,
 };
 
 /// Seeds in a sweep if nobody says how many.
@@ -50,6 +52,9 @@ pub struct RunArgs {
     /// Write the trace of the one seed to FILE.
     #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
     trace: Option<PathBuf>,
+    /// Write a page that shows the run of the one seed to FILE: open it in a browser. A failure gets one in any case.
+    #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
+    report: Option<PathBuf>,
     /// Run each seed twice and compare the traces.
     #[arg(long)]
     check_determinism: bool,
@@ -59,6 +64,12 @@ pub struct RunArgs {
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write to FILE where the runs have been: every point by how often it was reached. `merge` adds such files up.
+    #[arg(long, value_name = "FILE")]
+    coverage_report: Option<PathBuf>,
+    /// Fail unless every point of the core set was reached (see sim/src/points/table.rs).
+    #[arg(long, conflicts_with_all = ["seed", "scenario", "json"])]
+    require_core: bool,
     /// Save the scenario of the one seed, as it is.
     #[arg(long, value_name = "FILE")]
     save_scenario: Option<PathBuf>,
@@ -80,11 +91,15 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let scenario = args.scenario.as_deref().map(SavedCase::load).transpose()?.map(|case| case.scenario);
     let cases = cases(args, scenario.as_ref())?;
     let single = cases.len() == 1 && args.seeds.is_none();
-    if !single && (args.trace.is_some() || args.save_scenario.is_some()) {
-        return Err(Unusable("--trace and --save-scenario want one --seed or --scenario".into()));
+    if !single && (args.trace.is_some() || args.save_scenario.is_some() || args.report.is_some()) {
+        return Err(Unusable("--trace, --report and --save-scenario want one --seed or --scenario".into()));
     }
-    for path in [&args.trace, &args.save_scenario, &args.out].into_iter().flatten() {
+    let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
+    for path in written.into_iter().flatten() {
         is_free(path, args.force)?;
+    }
+    if let Some(path) = args.report.as_deref().filter(|path| path.exists()) {
+        std::fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
     }
     let out =
         args.out.as_deref().map(|path| std::fs::File::create(path).map_err(|error| unwritable(path, &error)));
@@ -95,6 +110,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
     let mut summary = Summary::default();
+    let mut reached = Reached::default();
     let mut trouble = Ok(());
     let progress = progress_bar(cases.len(), single);
     let mut failures: Vec<(Case, RunReport)> = Vec::new();
@@ -109,6 +125,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         },
         &mut |case, report| {
             summary.add(&report);
+            reached.add(&report);
             let as_generated = match &case.scenario {
                 Some(path) => path.display().to_string(),
                 None => "the seed's own".to_owned(),
@@ -144,32 +161,57 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if !single && !args.json {
         print(&summary.text(watch.seconds()))?;
+        print(&reached.text())?;
     }
-    if shrinks {
-        for (case, report) in &failures {
-            let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
-            let default = if single { (600, 240) } else { SWEEPS_BUDGET };
-            let path = match &args.shrinking.shrunk {
-                Some(path) if single => path.clone(),
-                _ => PathBuf::from(format!("seed-{}.shrunk.json", report.seed)),
-            };
-            if path.exists() && !args.force {
-                eprintln!(
-                    "{} exists, so seed {} is not shrunk; --force overwrites it",
-                    path.display(),
-                    case.seed
-                );
-                continue;
+    if let Some(path) = &args.coverage_report {
+        write_reached(path, &reached)?;
+    }
+    let missing = if args.require_core { reached.missing_core() } else { Vec::new() };
+    for claim in &missing {
+        print(&format!("core point never reached: {claim}\n"))?;
+    }
+    if let (Some(path), Some((case, report))) = (&args.report, failures.first()) {
+        let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+        pages::at_least_the_plan(path, case, report, &scenario)?;
+    }
+    if let (Some(path), false) = (&args.report, args.json) {
+        print(&format!("  drawn: {}\n", path.display()))?;
+    }
+    if args.json {
+        return Ok(summary.is_ok() && missing.is_empty());
+    }
+    for (case, report) in &failures {
+        let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+        if !shrinks {
+            if args.report.is_none() {
+                pages::again(
+                    &runner,
+                    case,
+                    report,
+                    &scenario,
+                    Path::new(&format!("seed-{}.html", case.seed)),
+                )?;
             }
-            let budget = args.shrinking.budget(default);
-            make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
+            continue;
         }
+        let default = if single { (600, 240) } else { SWEEPS_BUDGET };
+        let path = match &args.shrinking.shrunk {
+            Some(path) if single => path.clone(),
+            _ => PathBuf::from(format!("seed-{}.shrunk.json", report.seed)),
+        };
+        if path.exists() && !args.force {
+            eprintln!(
+                "{} exists, so seed {} is not shrunk; --force overwrites it",
+                path.display(),
+                case.seed
+            );
+            pages::again(&runner, case, report, &scenario, Path::new(&format!("seed-{}.html", case.seed)))?;
+            continue;
+        }
+        let budget = args.shrinking.budget(default);
+        make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
     }
-    Ok(summary.is_ok())
-}
-
-fn unwritable(path: &Path, error: &io::Error) -> Unusable {
-    Unusable(format!("cannot write {}: {error}", path.display()))
+    Ok(summary.is_ok() && missing.is_empty())
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {
@@ -197,6 +239,7 @@ fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusa
         mutant: args.shape.mutant.clone(),
         scenario: args.scenario.clone(),
         trace: args.trace.clone(),
+        report: args.report.clone(),
         perturb: args.perturb,
         ..Case::default()
     };

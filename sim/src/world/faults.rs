@@ -12,6 +12,7 @@ use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::scene::{MILD_LOSS_PERCENT, Scene};
 use crate::fault::{Effect, Hosts, Rule};
+use crate::record::Happening;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
@@ -37,10 +38,12 @@ impl World {
     fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
+        self.universe.pump.tell(WORLD, Happening::FaultBegan { fault, what });
         *self.state().happened.entry(kind.to_owned()).or_default() += 1;
     }
 
     pub(super) async fn happen(self: Arc<World>, fault: Fault) {
+        let _in_force = InForce::begin(&self, fault.kind.name());
         let duration = Duration::from_millis(fault.for_ms);
         match &fault.kind {
             FaultKind::Partition { shape } => {
@@ -271,6 +274,30 @@ impl World {
     async fn command(&self, node: u32, method: Method, path: &str) -> bool {
         let Some(env) = self.own.get() else { return false };
         self.clients.call(env, node, method, path, Bytes::new()).await.is_ok()
+    }
+}
+
+/// Tells the checks that a fault is in force, for as long as this lives: a fault that the storm's end cuts short ends too.
+struct InForce {
+    world: Arc<World>,
+    kind: &'static str,
+}
+
+impl InForce {
+    fn begin(world: &Arc<World>, kind: &'static str) -> InForce {
+        let in_force = InForce { world: world.clone(), kind };
+        in_force.tell(true);
+        in_force
+    }
+
+    fn tell(&self, begins: bool) {
+        self.world.watch.tell(self.world.now(), WORLD, check::Event::Fault { kind: self.kind, begins });
+    }
+}
+
+impl Drop for InForce {
+    fn drop(&mut self) {
+        self.tell(false);
     }
 }
 

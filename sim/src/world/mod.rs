@@ -24,17 +24,22 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use driftline::config::Config;
+use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use crate::check::linearizable::Broken;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
-use crate::history::{Action, Outcome, Response};
+use crate::history::{Action, Operation, Outcome, Response};
+use crate::record::Happening;
 use crate::report::RunReport;
+use crate::report::page::{Material, Page};
+use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Scenario, Target, stream};
@@ -82,6 +87,17 @@ pub struct RunOptions {
     pub perturb: u64,
     /// Report which states of the cluster were reached.
     pub coverage: bool,
+    /// Write a page that shows the run to this file.
+    pub report: Option<PageFile>,
+}
+
+/// Where the page of a run goes, and what it says of how it came about.
+#[derive(Clone, Debug)]
+pub struct PageFile {
+    /// The file. One that exists is left as it is, and the run is reported as failed.
+    pub path: PathBuf,
+    /// The command that shows the run again.
+    pub again: String,
 }
 
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
@@ -97,14 +113,36 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
         Err(error) => return RunReport::crashed(scenario.seed, format!("cannot write the trace: {error}")),
     };
     let trace = Arc::new(Trace::new(file));
+    let scribe = options.report.as_ref().map(|_| {
+        let ports = [(RPC_PORT, "raft"), (GOSSIP_PORT, "gossip"), (HTTP_PORT, "http")];
+        let scribe = Arc::new(Mutex::new(Scribe::new(FIRST_CLIENT, &ports)));
+        trace.listen(scribe.clone());
+        scribe
+    });
     let schedule = stream(scenario.seed, "schedule").next_u64();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
-    runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
+    let (history, broken) =
+        runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
     if let Err(error) = trace.finish() {
         report.violate("CRASH", format!("the trace file is incomplete: {error}"));
     }
     report.trace_hash = format!("{:016x}", trace.hash());
     report.trace_events = trace.count();
+    if let (Some(file), Some(scribe)) = (&options.report, scribe) {
+        let material = Material {
+            report: &report,
+            history: &history,
+            broken: broken.as_deref(),
+            scenario: Some(scenario),
+            mutant: options.mutant.as_deref(),
+            again: Some(&file.again),
+            own_client: Some(WORLDS_CLIENT),
+        };
+        let story = scribe.lock().unwrap_or_else(PoisonError::into_inner).story();
+        if let Err(error) = Page::of(story, material).save(&file.path, false) {
+            report.violate("CRASH", format!("cannot write the page {}: {error}", file.path.display()));
+        }
+    }
     report.wall_seconds = stopwatch.seconds();
     report
 }
@@ -115,9 +153,12 @@ async fn whole(
     experiment: Arc<dyn Experiment>,
     trace: Arc<Trace>,
     report: &mut RunReport,
-) {
+) -> (Vec<Operation>, Option<Box<Broken>>) {
     let watch = Arc::new(Watch::new(&scenario));
     watch.checks().add(experiment.invariants());
+    if options.coverage {
+        watch.checks().cover();
+    }
     let universe = Universe::new(
         scenario.seed,
         trace,
@@ -169,6 +210,11 @@ async fn whole(
     let verdict = checks.finish(&end);
     report.violations.extend(verdict.violations);
     report.undecided = verdict.undecided;
+    if let Some(coverage) = &verdict.coverage {
+        report.coverage = coverage.features(&verdict.points);
+        report.moments = coverage.moments((report.storm_seconds * 1e9) as u64);
+    }
+    report.points = verdict.points;
     report.violations.extend(world.crashes());
     report.ok = report.violations.is_empty();
     report.sim_seconds = universe.pump.now() as f64 / 1e9;
@@ -180,6 +226,7 @@ async fn whole(
             Outcome::Unknown(_) => report.ops_unknown += 1,
         }
     }
+    (end.history, verdict.broken)
 }
 
 fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
@@ -239,6 +286,10 @@ impl Witness for Watch {
             _ => {}
         }
         self.tell(at_ns, host, check::Event::Observed(event));
+    }
+
+    fn asserted(&self, at_ns: u64, host: u32, assertion: Assertion) -> bool {
+        self.checks().asserted(at_ns, host, assertion)
     }
 
     fn datagram(&self, at_ns: u64, host: u32) {
@@ -497,6 +548,7 @@ impl World {
     async fn storm(self: &Arc<World>) {
         let storm_ns = self.now();
         self.universe.pump.note(WORLD, "storm", "begins");
+        self.universe.pump.tell(WORLD, Happening::Storm);
         let mut plans: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for op in &self.scenario.operations {
             plans.entry(op.client).or_default().push(op.clone());
@@ -516,7 +568,8 @@ impl World {
             let departure = matches!(fault.kind, FaultKind::Membership { .. });
             let task = madsim::task::spawn(async move {
                 world.universe.sleep_until(storm_ns + fault.at_ms * 1_000_000).await;
-                world.happen(fault).await;
+                world.clone().happen(fault.clone()).await;
+                world.universe.pump.tell(WORLD, Happening::FaultEnded { fault: &fault });
             });
             faults.push((departure, task));
         }
@@ -541,6 +594,7 @@ impl World {
     /// Makes everything right again.
     async fn heal(self: &Arc<World>) {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
+        self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
         self.state().healed = true;
         for (node, machine) in self.machines() {
