@@ -3,7 +3,10 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod consul;
+pub mod duration;
 pub mod file;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +21,8 @@ use crate::gossip::Timing;
 pub struct Config {
     /// Name of the node, unique in the cluster.
     pub node_name: String,
+    /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
+    pub server: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -28,6 +33,9 @@ pub struct Config {
     pub gossip_addr: SocketAddr,
     /// The address that others reach this node at, when it is not the one it listens on.
     pub advertise: Option<IpAddr>,
+    /// The newest version of the protocols between nodes (Raft's and gossip's) that this node speaks: 1 or 2. Older
+    /// versions are always understood. Setting it back to what the older program speaks prepares a way back before an upgrade.
+    pub protocol: u8,
     /// How the first server or servers of a new cluster begin.
     pub bootstrap: Bootstrap,
     /// Gossip addresses of members to join at start. Failing to reach any is an error.
@@ -97,6 +105,9 @@ pub struct Limits {
     pub http_read_timeout_ms: u64,
 }
 
+/// The newest version of the protocols between nodes.
+pub const NEWEST_PROTOCOL: u8 = 2;
+
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -105,11 +116,13 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node_name: "node".to_owned(),
+            server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             rpc_addr: any(8300),
             gossip_addr: any(8301),
             advertise: None,
+            protocol: NEWEST_PROTOCOL,
             bootstrap: Bootstrap::Wait,
             join: Vec::new(),
             retry_join: Vec::new(),
@@ -205,6 +218,15 @@ impl Config {
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if self.bootstrap != Bootstrap::Wait && !self.server {
+            return invalid(
+                "bootstrap",
+                "only a server can found a cluster: make it one with server".to_owned(),
+            );
+        }
+        if !(1..=NEWEST_PROTOCOL).contains(&self.protocol) {
+            return invalid("protocol", format!("{} is not within 1..={NEWEST_PROTOCOL}", self.protocol));
         }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());

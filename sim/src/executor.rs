@@ -8,8 +8,7 @@
 //! Tasks of all hosts run on one thread, in an order drawn from the seed. A blocking job runs at once
 //! and in one go; its caller waits until the disk would have been done with it.
 //!
-//! Left out: processors. Work takes no time beyond some nanoseconds a step; slowness is injected with
-//! stalls and slow disks.
+//! Work takes no time beyond some nanoseconds a step, unless a fault makes the processor slow (`pace.rs`).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,7 +24,9 @@ use madsim::runtime::{Handle, NodeHandle};
 
 use crate::clock::{Life, Pump, SimClock};
 use crate::disk::{Crash, DiskModel, SimDisk};
+use crate::hazard::Hazards;
 use crate::net::{Net, SimNetwork};
+use crate::pace::{Paced, Processor};
 use crate::record::Happening;
 use crate::scenario::{DiskSettings, LinkSettings, stream};
 use crate::trace::{Trace, WORLD};
@@ -76,6 +77,7 @@ pub struct Universe {
     handle: Handle,
     witness: Arc<dyn Witness>,
     panics: Mutex<Vec<Panic>>,
+    hazards: Mutex<Hazards>,
     true_life: Arc<Life>,
 }
 
@@ -98,6 +100,7 @@ impl Universe {
             handle: Handle::current(),
             witness,
             panics: Mutex::default(),
+            hazards: Mutex::new(Hazards::new(seed)),
             true_life: Life::new(TRUE_CLOCK, 1),
         })
     }
@@ -111,6 +114,11 @@ impl Universe {
     pub async fn sleep(&self, duration: std::time::Duration) {
         let now = Instant(self.pump.now());
         self.pump.sleep_until(self.true_life.clone(), now + duration).await;
+    }
+
+    /// What happens at the named places of the nodes' code.
+    pub fn hazards(&self) -> MutexGuard<'_, Hazards> {
+        self.hazards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The panics so far.
@@ -148,6 +156,8 @@ pub struct Machine {
     host: u32,
     /// The disk, which outlives every process.
     pub disk: Arc<DiskModel>,
+    /// The processor.
+    pub processor: Arc<Processor>,
     process: Mutex<Process>,
     lives: Mutex<u32>,
     exit: Mutex<BTreeMap<u32, String>>,
@@ -161,6 +171,7 @@ impl Machine {
             universe,
             host,
             disk,
+            processor: Arc::default(),
             process: Mutex::new(Process::None),
             lives: Mutex::new(0),
             exit: Mutex::default(),
@@ -219,6 +230,7 @@ impl Machine {
                 life: life.clone(),
                 node: node.clone(),
                 disk: self.disk.clone(),
+                processor: self.processor.clone(),
             }),
             Arc::new(SimObserver { universe: universe.clone(), life: life.clone() }),
             rand::Rng::next_u64(&mut stream(universe.seed, &format!("node {} life {number}", self.host))),
@@ -301,6 +313,7 @@ struct SimExecutor {
     life: Arc<Life>,
     node: NodeHandle,
     disk: Arc<DiskModel>,
+    processor: Arc<Processor>,
 }
 
 impl Executor for SimExecutor {
@@ -309,6 +322,13 @@ impl Executor for SimExecutor {
             return;
         }
         let (universe, host) = (self.universe.clone(), self.life.host);
+        let task = Paced {
+            task,
+            processor: self.processor.clone(),
+            pump: universe.pump.clone(),
+            true_life: universe.true_life.clone(),
+            slot: None,
+        };
         self.node.spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| {
             if let Err(payload) = result {
                 universe.panicked(host, &*payload);
@@ -351,6 +371,16 @@ impl Observer for SimObserver {
             self.universe.pump.tell(self.life.host, Happening::Observed(&event));
             self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
         }
+    }
+
+    fn passes(&self, point: &'static str) -> Option<std::time::Duration> {
+        if !self.life.is_alive() {
+            return None;
+        }
+        let pause = self.universe.hazards().passes(self.life.host, point)?;
+        let text = format!("{point}, for {} us", pause.as_micros());
+        self.universe.pump.note(self.life.host, "lingers", text);
+        Some(pause)
     }
 
     fn asserted(&self, assertion: Assertion) {

@@ -9,7 +9,9 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
-//! | `workload` | the clients |
+//! | [`bend`] | how clocks are wrong over time |
+//! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
+//! | `workload`, `lockers` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -29,6 +31,7 @@
 //!
 //! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
 
+pub mod bend;
 pub mod check;
 pub mod cli;
 #[cfg(madsim)]
@@ -41,11 +44,17 @@ pub mod disk;
 pub mod executor;
 pub mod experiment;
 pub mod fault;
+#[cfg(madsim)]
+pub mod hazard;
 pub mod history;
 pub mod hunt;
+#[cfg(madsim)]
+pub mod lockers;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+#[cfg(madsim)]
+pub mod pace;
 pub mod points;
 pub mod real;
 pub mod record;

@@ -13,8 +13,11 @@
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
+//! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
-//! * [`client`]: how a server, leader or not, gets a command applied or a read made current.
+//! * [`client`]: how a server, leader or not, gets a command applied or a read made current; [`requests`] are
+//!   the ids that make it safe to ask again.
 //!
 //! Two ids: a server's *node id* is drawn at random when its directory is founded; the *cluster id*
 //! is a hash of the founders' ids, learned from whoever first sends a server Raft messages, and never
@@ -24,21 +27,29 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod elections;
+pub mod frame;
 pub mod log;
 pub mod network;
+pub mod recover;
+pub mod requests;
 pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod wire_v1;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteResponse};
@@ -49,10 +60,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
-use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
+use elections::Elections;
 pub use network::AddressBook;
 use network::Network;
 pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
@@ -126,6 +138,9 @@ const MAX_INCOMING: usize = 2;
 /// A learner this close behind the leader's last entry is made a voter.
 const PROMOTION_LAG: u64 = 64;
 
+/// Answers the calls of agents without a state. What they mean is not Raft's business: bytes in, bytes out.
+pub type Desk = Box<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
 type Proposal = (Request, oneshot::Sender<Result<Outcome, LeaderError>>);
 
 /// The Raft half of a server. Clones are the same server.
@@ -146,8 +161,12 @@ struct Inner {
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
     gossip_addr: SocketAddr,
+    agents: OnceLock<Desk>,
+    elections: Elections,
+    newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
+    started: Instant,
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
@@ -203,6 +222,16 @@ pub fn cluster_id(founders: &BTreeSet<u64>) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// The index in a log id.
+pub fn log_index(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.index())
+}
+
+/// The term in a log id.
+pub fn log_term(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.committed_leader_id().term)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -215,6 +244,7 @@ fn observed_membership(index: u64, membership: &openraft::Membership<u64, Peer>)
 struct Me {
     node_id: u64,
     store: Store,
+    newest: u8,
 }
 
 impl Caller for Me {
@@ -223,6 +253,9 @@ impl Caller for Me {
     }
     fn cluster(&self) -> Option<u64> {
         self.store.cluster()
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 
@@ -234,6 +267,8 @@ pub struct Reach {
     pub gossip_addr: SocketAddr,
     /// Where the others are.
     pub addresses: AddressBook,
+    /// The newest version of the protocol that is spoken: see [`frame`].
+    pub newest: u8,
 }
 
 impl RaftNode {
@@ -250,7 +285,7 @@ impl RaftNode {
         blank: State,
         reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let Reach { listener, gossip_addr, addresses } = reach;
+        let Reach { listener, gossip_addr, addresses, newest } = reach;
         let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
@@ -272,9 +307,11 @@ impl RaftNode {
         };
         let openraft_config =
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
+        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
+        let elections = Elections::new(env);
         let network = Network {
+            elections: elections.clone(),
             pool: pool.clone(),
             addresses: addresses.clone(),
             me: me.node_id,
@@ -286,6 +323,7 @@ impl RaftNode {
                 .await
                 .map_err(|error| StartError::Raft(error.to_string()))?;
 
+        let started = env.now();
         let (proposals, queue) = mpsc::channel(PROPOSALS);
         let node = RaftNode {
             inner: Arc::new(Inner {
@@ -300,7 +338,11 @@ impl RaftNode {
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
                 gossip_addr,
-                heard_leader: AtomicU64::new(env.now().0),
+                agents: OnceLock::new(),
+                elections,
+                newest,
+                heard_leader: AtomicU64::new(started.0),
+                started,
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
                 #[cfg(feature = "mutants")]
@@ -335,6 +377,11 @@ impl RaftNode {
     pub fn has_state(&self) -> bool {
         self.inner.store.log_bounds().1.is_some()
             || self.inner.store.vote().is_some_and(|vote| vote.leader_id.term > 0)
+    }
+
+    /// Says who answers the calls of agents without a state. The first word counts.
+    pub fn serve_agents(&self, desk: Desk) {
+        let _ = self.inner.agents.set(desk);
     }
 
     /// The connections to other servers.
@@ -375,6 +422,11 @@ impl RaftNode {
         self.inner.core.metrics().borrow_watched().clone()
     }
 
+    /// The term, as far as this server knows. All metrics at once would have to be copied.
+    fn term(&self) -> u64 {
+        self.inner.core.metrics().borrow_watched().current_term
+    }
+
     /// Whether this server believes that it leads.
     pub fn is_leader(&self) -> bool {
         let metrics = self.inner.core.metrics();
@@ -388,6 +440,22 @@ impl RaftNode {
             return Duration::ZERO;
         }
         self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago a leader was last heard in this life, if ever.
+    pub fn heard_leader(&self) -> Option<Duration> {
+        let heard = self.inner.heard_leader.load(Ordering::Relaxed);
+        (heard != self.inner.started.0).then(|| self.inner.env.now().since(Instant(heard)))
+    }
+
+    /// The votes that were refused lately, by this server and to it.
+    pub fn elections(&self) -> &Elections {
+        &self.inner.elections
+    }
+
+    /// The term of the last entry in the log.
+    pub fn last_log_term(&self) -> Option<u64> {
+        log_term(&self.inner.store.log_bounds().1)
     }
 
     /// Waits until the state holds again what it held before the restart. False when Raft has stopped.
@@ -524,7 +592,7 @@ impl RaftNode {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
         // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
-        let asked = (self.metrics().current_term, self.inner.env.wall());
+        let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
             && let Some(index) = self.leased_index(asked)
@@ -534,8 +602,9 @@ impl RaftNode {
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
-                let (before, now) = (asked.0, self.metrics().current_term);
-                self.inner.env.sometimes(now > before, "a read is confirmed while the term changes");
+                self.inner
+                    .env
+                    .sometimes_if(|| self.term() > asked.0, "a read is confirmed while the term changes");
                 self.renew_lease(asked, index);
                 Ok(index)
             }
@@ -588,7 +657,7 @@ impl RaftNode {
 
     /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
     ///
-    /// A configured server with the same address but another id is the same machine before its data
+    /// A configured server that was last seen at the same address under another id is the same machine before its data
     /// was lost: it is removed first, or it would count as a dead voter for ever.
     async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
         if !self.is_leader() {
@@ -602,9 +671,13 @@ impl RaftNode {
         if known.is_some_and(|member| member.voter) {
             return Ok(());
         }
+        // Where it is now, and not where it was when it was added: it may have moved since, and another come to its
+        // old address.
+        let lives_at =
+            |member: &Member| self.inner.addresses.get(member.server.node_id).unwrap_or(member.server.addr);
         for ghost in members.iter().filter(|member| {
             member.server.node_id != server.node_id
-                && member.server.addr == server.addr
+                && lives_at(member) == server.addr
                 && member.server.node_id != self.inner.me.node_id
         }) {
             self.inner.env.reachable("a server that lost its disk takes the place of its former self");
@@ -614,7 +687,9 @@ impl RaftNode {
             let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
+        self.inner.env.linger(hazard::LEARNER_ADDED).await;
         self.wait_for_catch_up(server.node_id).await?;
+        self.inner.env.linger(hazard::CAUGHT_UP).await;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
         self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
         Ok(())
@@ -666,6 +741,7 @@ impl RaftNode {
             }
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
             self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
+            self.inner.env.linger(hazard::VOTER_REMOVED).await;
         }
         if self.members().iter().any(|member| member.server.node_id == node_id) {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node_id]));
@@ -758,9 +834,11 @@ impl RaftNode {
                 }
             }
             Ask::Vote(request) => {
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -773,9 +851,11 @@ impl RaftNode {
                 }
             }
             Ask::PreVote(request) => {
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.pre_vote(request).await {
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a pre-vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -792,6 +872,11 @@ impl RaftNode {
                 Err(error) => Answer::Failed(error.to_string()),
             },
             Ask::Snapshot(_) => Answer::Failed("a snapshot needs a sender".to_owned()),
+            Ask::Clock => Answer::Clock(u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX)),
+            Ask::Agent(call) => match self.inner.agents.get() {
+                Some(desk) => Answer::Agent(desk(call).await),
+                None => Answer::NotNow,
+            },
         }
     }
 
@@ -841,6 +926,7 @@ impl RaftNode {
             return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
             Err(error) => Answer::Failed(error.to_string()),
@@ -910,6 +996,7 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             senders.push(sender);
         }
         env.sometimes(senders.len() > 1, "several proposals go to Raft as one batch");
+        env.linger(hazard::BEFORE_PROPOSE).await;
         let mut results = match core.client_write_many(requests).await {
             // It ends at the first error of Raft as a whole; those behind it hear that as well.
             Ok(results) => results.fuse(),
@@ -979,12 +1066,16 @@ impl Caller for Server {
     fn cluster(&self) -> Option<u64> {
         self.0.cluster()
     }
+    fn newest(&self) -> u8 {
+        self.0.inner.newest
+    }
 }
 
 impl Handler for Server {
     async fn handle(self: Arc<Self>, from: u64, cluster: Option<u64>, ask: Ask) -> Answer {
-        // Who you are, and what you promise, may be asked by anyone; the rest only by one's own.
-        if !matches!(ask, Ask::Status | Ask::Promise { .. }) {
+        // Who you are, what you promise, and what an agent without a state wants to know may be asked by
+        // anyone; the rest only by one's own.
+        if !matches!(ask, Ask::Status | Ask::Promise { .. } | Ask::Agent(_)) {
             let Some(theirs) = cluster else {
                 return Answer::Failed("the asker belongs to no cluster".to_owned());
             };
@@ -1058,7 +1149,8 @@ mod tests {
             addr: listener.local_addr(),
             generation: 0,
         };
-        let reach = Reach { listener, gossip_addr: localhost(), addresses: AddressBook::default() };
+        let addresses = AddressBook::default();
+        let reach = Reach { listener, gossip_addr: localhost(), addresses, newest: frame::NEWEST };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
@@ -1100,6 +1192,30 @@ mod tests {
                 to_a.write(set("k", "last")).await.unwrap();
                 to_a.remove_server(a.me().node_id).await.unwrap();
                 to_b.write(set("k", "without a")).await.unwrap();
+                for node in [a, b, c] {
+                    node.shutdown().await;
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_joins_at_the_old_address_of_a_server_that_moved_does_not_displace_it() {
+        let envs: Vec<Env> = (10..13).map(env_in_memory).collect();
+        envs[0]
+            .scope(async {
+                let (a, to_a) = start(&envs[0], "a").await;
+                let (b, _to_b) = start(&envs[1], "b").await;
+                let (c, to_c) = start(&envs[2], "c").await;
+                a.found(&[a.me().clone()]).await.unwrap();
+                // Where it was when it was added, somebody else is now; gossip knows where it went.
+                a.inner.addresses.set(b.me().node_id, b.me().addr);
+                to_a.add_server(ServerInfo { addr: c.me().addr, ..b.me().clone() }).await.unwrap();
+                to_a.add_server(c.me().clone()).await.unwrap();
+                to_c.read_barrier().await.unwrap();
+                let voters = a.members().into_iter().filter(|member| member.voter);
+                let voters: BTreeSet<u64> = voters.map(|member| member.server.node_id).collect();
+                assert_eq!(voters, [&a, &b, &c].map(|node| node.me().node_id).into());
                 for node in [a, b, c] {
                     node.shutdown().await;
                 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::env::{Env, Observed};
+use crate::env::{Env, Observed, hazard};
 use crate::state::{BadSnapshot, Outcome, State};
 
 /// The state and how far it is, shared by openraft's worker and the readers.
@@ -113,6 +113,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.env.linger(hazard::BEFORE_APPLY).await;
             let index = entry.log_id.index();
             let before = self.shared.read(State::applied);
             // Index 0 is the entry that founds the cluster.
@@ -163,6 +164,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // openraft gives back our own snapshot when it starts: that one is on disk already.
         if self.store.snapshot_meta().as_ref() != Some(meta) {
             self.store.save_snapshot(meta.clone(), data).await?;
+            self.env.linger(hazard::SNAPSHOT_SAVED).await;
         }
         let index = restored.state.applied();
         let before = self.shared.read(State::applied);
@@ -200,6 +202,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let meta = SnapshotMeta { last_log_id: last_applied, last_membership: applied.membership.clone() };
         let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
         let snapshot = encoded.map_err(io::Error::other)?;
+        self.env.linger(hazard::SNAPSHOT_TAKEN).await;
         self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
         self.env.observe(Observed::SnapshotBuilt {
             index: last_applied.map_or(0, |log_id| log_id.index()),

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, Env, File, Observed};
+use crate::env::{AbortOnDrop, Disk, Env, File, Observed, hazard};
 use crate::mutant;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -79,6 +79,12 @@ pub enum OpenError {
         directory: String,
         /// What does not fit.
         reason: String,
+    },
+    /// A client agent was to start on a server's directory.
+    #[error("{directory} holds a server's data: start this node with --server, or give it another directory")]
+    Server {
+        /// The directory.
+        directory: String,
     },
 }
 
@@ -300,6 +306,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether this directory holds a server's store. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn is_in(disk: &dyn Disk) -> io::Result<bool> {
+        disk.exists(FILE_NAME)
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         locked(&self.shared.memory)
     }
@@ -332,6 +346,12 @@ impl Store {
             self.write_meta("cluster", &cluster).await?;
         }
         Ok(mine)
+    }
+
+    /// Makes this server a member of another cluster, durably: what it was a member of is gone for good.
+    pub(super) async fn replace_cluster(&self, cluster: u64) -> io::Result<()> {
+        self.memory().cluster = Some(cluster);
+        self.write_meta("cluster", &cluster).await
     }
 
     /// Promises to found `cluster`, durably. Returns the promise in force afterwards: the first wins.
@@ -383,6 +403,7 @@ impl Store {
         }
         self.ask(|done| Op::Vote { vote, done }).await?;
         self.observe_vote(vote);
+        self.shared.env.linger(hazard::VOTE_DURABLE).await;
         Ok(())
     }
 
@@ -423,6 +444,7 @@ impl Store {
             memory.recent_bytes += weight(&entry);
             memory.recent.insert(index, entry);
         }
+        self.shared.env.linger(hazard::BEFORE_APPEND).await;
         self.queue(Op::Append { records, last, flushed }).await
     }
 
@@ -438,6 +460,7 @@ impl Store {
             memory.durable = memory.durable.min(first_removed.saturating_sub(1));
         }
         self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
+        self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
         self.ask(|done| Op::Truncate { first_removed, done }).await
     }
 

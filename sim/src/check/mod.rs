@@ -24,9 +24,11 @@ pub mod gossip_traffic;
 pub mod index_order;
 pub mod leader_completeness;
 pub mod linearizable;
+pub mod locks;
 pub mod log_matching;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod servers_only;
 pub mod sessions;
 pub mod state_machine_safety;
 pub mod view;
@@ -138,6 +140,12 @@ pub const TABLE: &[Property] = &[
         "check/monotonic.rs",
     ),
     property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
+    property(
+        "LOCK",
+        "a lock has one holder, who keeps it while it renews in time, and the lock-delay is kept",
+        "Consul's sessions; Burrows 2006, 2.4",
+        "check/locks.rs",
+    ),
     property("SESS", "a write is applied at most once", "Raft thesis 6.3", "check/sessions.rs"),
     property(
         "GC",
@@ -163,6 +171,12 @@ pub const TABLE: &[Property] = &[
         "a user event reaches a node's ring at most once",
         "Serf user events",
         "check/event_once.rs",
+    ),
+    property(
+        "SRV",
+        "only servers are members of the Raft configuration",
+        "Raft section 6",
+        "check/servers_only.rs",
     ),
     property(
         "LIVE",
@@ -323,6 +337,10 @@ pub struct End {
     pub history: Vec<Operation>,
     /// For each live node its whole store: key to value and modify index.
     pub stores: BTreeMap<u32, BTreeMap<String, (String, u64)>>,
+    /// What clients that lock know.
+    pub locks: Vec<locks::Step>,
+    /// What bears on locks.
+    pub circumstances: locks::Circumstances,
 }
 
 /// All that the checks have to say about a run.
@@ -372,6 +390,7 @@ impl Checks {
                 Box::new(no_resurrection::NoResurrection::default()),
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
+                Box::new(servers_only::ServersOnly::default()),
             ],
             completeness: completeness::Completeness::default(),
             sightings: Sightings::default(),
@@ -425,6 +444,7 @@ impl Checks {
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
+        locks::check(&end.locks, &end.circumstances, findings);
         durability::check(end, &self.view, findings);
         self.completeness.check(end, &self.view, findings);
         self.sightings.finish(&end.history, findings);

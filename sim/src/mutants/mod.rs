@@ -4,16 +4,18 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`agent`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`table`] writes down what came of it.
 //!
 //! Left out, because the bug would sit inside openraft itself and planting it there would need a patched
 //! copy: R09, R10, R12, R16 to R20 and R30 of the catalogue these ids come from.
 
+pub mod agent;
 pub mod gossip;
 pub mod http;
 pub mod raft;
 pub mod score;
+pub mod session;
 pub mod storage;
 pub mod table;
 pub mod testbed;
@@ -43,10 +45,14 @@ pub const LOST_REPLIES: &[&str] = &[
     "clock",
     "clog",
     "corrupt",
+    "crash-loop",
+    "crash-point",
     "delay",
     "fsync-fail",
+    "hazard",
     "kill",
     "lag",
+    "lose-disk",
     "loss",
     "membership",
     "move",
@@ -54,13 +60,28 @@ pub const LOST_REPLIES: &[&str] = &[
     "power-loss",
     "refusal",
     "reorder",
+    "restart-storm",
+    "slow",
     "stall",
     "transfer",
+    "upgrade",
     "vanish",
 ];
 
 /// Everything that starts a process anew.
-pub const RESTARTS: &[&str] = &["fsync-fail", "kill", "membership", "move", "power-loss", "vanish"];
+pub const RESTARTS: &[&str] = &[
+    "crash-loop",
+    "crash-point",
+    "fsync-fail",
+    "kill",
+    "lose-disk",
+    "membership",
+    "move",
+    "power-loss",
+    "restart-storm",
+    "upgrade",
+    "vanish",
+];
 
 /// Everything that can make a live node look dead for a moment.
 pub const SILENCE: &[&str] = &[
@@ -69,10 +90,13 @@ pub const SILENCE: &[&str] = &[
     "clock",
     "clog",
     "corrupt",
+    "crash-loop",
+    "crash-point",
     "delay",
     "fsync-fail",
     "kill",
     "lag",
+    "lose-disk",
     "loss",
     "membership",
     "move",
@@ -80,7 +104,10 @@ pub const SILENCE: &[&str] = &[
     "power-loss",
     "refusal",
     "reorder",
+    "restart-storm",
+    "slow",
     "stall",
+    "upgrade",
     "vanish",
 ];
 
@@ -95,7 +122,8 @@ pub fn add_own(mutants: &'static [Mutant]) {
 /// All bugs, area by area.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
     let own = OWN.get().copied().unwrap_or_default();
-    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, testbed::TABLE, own].into_iter().flatten()
+    let ours = [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, agent::TABLE];
+    ours.into_iter().chain([testbed::TABLE, own]).flatten()
 }
 
 /// The entry for an id.
@@ -142,6 +170,6 @@ mod tests {
             }
             assert_eq!(all().filter(|other| other.id == mutant.id).count(), 1);
         }
-        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33"]);
+        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "C01"]);
     }
 }

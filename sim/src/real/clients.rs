@@ -157,8 +157,8 @@ impl Clients {
                     let expected = seen.map(|seen| seen.value);
                     self.ask(&env, client, node, &key, Action::Cas { expected, value }, index).await;
                 }
-                // An experiment's own; the report says that it was left out.
-                PlannedAction::Own(_) => {}
+                // The report says that these were left out.
+                PlannedAction::Own(_) | PlannedAction::Lock(_) => {}
             }
         }
     }

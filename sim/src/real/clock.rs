@@ -36,15 +36,16 @@ impl HostClock {
         Shown { own_ns, ..self.shown }
     }
 
-    /// Goes wrong, and gives back what a running process is to be told.
-    pub fn change(&mut self, now: Instant, change: ClockChange) -> Pull {
+    /// Goes wrong, and gives back what a running process is to be told. `None`: not at one stroke.
+    pub fn change(&mut self, now: Instant, change: ClockChange) -> Option<Pull> {
         let pull = match change {
             ClockChange::Rate(ppm) => Pull::Rate(ppm),
             ClockChange::Jump(ms) => Pull::Jump(ms.saturating_mul(MS)),
             ClockChange::Step(ms) => Pull::Step(ms.saturating_mul(MS as i64)),
+            _ => return None,
         };
         self.pull(now, pull);
-        pull
+        Some(pull)
     }
 
     /// Runs as fast as at the beginning again, or as true time does.
@@ -78,7 +79,7 @@ mod tests {
         let mut clock = HostClock::new(begin, Duration::from_millis(1_000), &setting);
         assert_eq!(clock.shown(at(10)).own_ns, 25 * MS);
         assert_eq!(clock.shown(at(10)).wall_ahead_ns, 997 * MS as i64);
-        assert_eq!(clock.change(at(10), ClockChange::Rate(500_000)), Pull::Rate(500_000));
+        assert_eq!(clock.change(at(10), ClockChange::Rate(500_000)), Some(Pull::Rate(500_000)));
         assert_eq!(clock.shown(at(20)).own_ns, 30 * MS);
         clock.change(at(20), ClockChange::Jump(4));
         assert_eq!(clock.calm(at(20), false), Pull::Rate(2_000_000));
@@ -86,5 +87,7 @@ mod tests {
         assert_eq!(clock.calm(at(21), true), Pull::Rate(1_000_000));
         clock.change(at(21), ClockChange::Step(-7));
         assert_eq!(clock.shown(at(21)).wall_ahead_ns, 990 * MS as i64);
+        let strobe = ClockChange::Strobe { delta_ms: 5, period_ms: 5 };
+        assert_eq!(clock.change(at(21), strobe), None);
     }
 }

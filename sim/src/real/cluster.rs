@@ -261,12 +261,14 @@ impl Cluster {
             rpc_addr: at(RPC_PORT),
             gossip_addr: at(GOSSIP_PORT),
             advertise: Some(self.ground.known(node)),
-            bootstrap: self.scenario.bootstrap(node),
+            bootstrap: self.scenario.bootstrap(node, false),
+            protocol: settings.protocol,
+            limits: settings.limits(),
             retry_join: (0..self.scenario.nodes)
                 .filter(|other| *other != node)
                 .map(|other| SocketAddr::new(self.ground.known(other), GOSSIP_PORT))
                 .collect(),
-            retry_interval_ms: 2_000,
+            retry_interval_ms: settings.knobs.retry_interval_ms,
             raft: settings.raft(),
             gossip: settings.gossip(),
             ..Config::default()
@@ -463,10 +465,10 @@ impl Cluster {
     }
 
     /// Does something to a host's clock, and tells its process.
-    pub fn bend(&self, node: u32, bend: impl FnOnce(&mut HostClock) -> Pull) {
+    pub fn bend(&self, node: u32, bend: impl FnOnce(&mut HostClock) -> Option<Pull>) {
         let mut hosts = locked(&self.hosts);
         let Some(host) = hosts.get_mut(&node) else { return };
-        let pull = bend(&mut host.clock);
+        let Some(pull) = bend(&mut host.clock) else { return };
         if let (Some(process), Ok(line)) = (&host.process, serde_json::to_string(&pull)) {
             // One that is gone finds the clock as it is when it comes back.
             let _ = process.tell(&line);
@@ -496,7 +498,7 @@ impl Cluster {
         self.links.heal();
         locked(&self.state).healed = true;
         for node in self.nodes() {
-            self.bend(node, |clock| clock.calm(Instant::now(), true));
+            self.bend(node, |clock| Some(clock.calm(Instant::now(), true)));
             if let Some(host) = locked(&self.hosts).get_mut(&node) {
                 host.stalls = 0;
             }

@@ -37,9 +37,24 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
                 Some("power-loss: done as a kill, after which the page cache still holds what was not synced")
             }
             FaultKind::Move { .. } => Some("move: done as a kill, the node comes back where it was"),
+            FaultKind::Clock { change, .. } if !at_one_stroke(change) => {
+                Some("clock: a clock that swings, wanders or strobes stays as it is")
+            }
+            FaultKind::Slow { .. } => Some("slow: a process has its processor or not"),
+            FaultKind::CrashPoint { .. } | FaultKind::Hazard { .. } => {
+                Some("crash-point, hazard: places of the code are not reached from outside")
+            }
+            FaultKind::LoseDisk { .. } => Some("lose-disk: the node keeps its disk"),
+            FaultKind::Upgrade { .. } => Some("upgrade: the node goes on speaking what it spoke"),
             FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),
             _ => None,
         });
+    }
+    if scenario.operations.iter().any(|op| scenario.is_agent(op.node)) {
+        reasons.insert("agents: client-mode agents are not started, and what is asked of them fails");
+    }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Lock(_))) {
+        reasons.insert("locks: sessions and locks are not asked for");
     }
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
         reasons.insert("own operations: an experiment knows the simulated world only");
@@ -104,19 +119,19 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
         }
         // As far as its process goes; `left_out` says what is missing.
         FaultKind::PowerLoss { nodes } => crash(&cluster, kind, nodes, Stop::Kill, duration).await,
-        FaultKind::Clock { target, change } => {
+        FaultKind::Clock { target, change } if at_one_stroke(*change) => {
             let node = cluster.target(*target);
             cluster.count(kind);
             let harsh = match change {
                 ClockChange::Rate(rate) => !MILD_RATES.contains(rate),
                 ClockChange::Jump(_) => true,
-                ClockChange::Step(_) => false,
+                _ => false,
             };
             cluster.disturb(harsh, true);
             cluster.bend(node, |clock| clock.change(Instant::now(), *change));
             if matches!(change, ClockChange::Rate(_)) {
                 tokio::time::sleep(duration).await;
-                cluster.bend(node, |clock| clock.calm(Instant::now(), false));
+                cluster.bend(node, |clock| Some(clock.calm(Instant::now(), false)));
             }
             cluster.disturb(harsh, false);
         }
@@ -152,9 +167,32 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
                 cluster.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
             }
         }
+        FaultKind::RestartStorm { nodes, every_ms } => {
+            let end = Instant::now() + duration;
+            let pause = Duration::from_millis(*every_ms).max(RESTART_AFTER / 10);
+            for node in nodes.iter().cycle() {
+                if Instant::now() >= end {
+                    break;
+                }
+                crash(&cluster, kind, &[*node], Stop::Kill, Duration::ZERO).await;
+                tokio::time::sleep(pause).await;
+            }
+        }
+        FaultKind::CrashLoop { target, up_ms } => {
+            let node = cluster.target(*target);
+            let end = Instant::now() + duration;
+            while Instant::now() < end {
+                crash(&cluster, kind, &[node], Stop::Kill, Duration::ZERO).await;
+                tokio::time::sleep(Duration::from_millis(*up_ms)).await;
+            }
+        }
         // See `left_out`.
-        FaultKind::FsyncFail { .. } | FaultKind::Own { .. } => {}
+        _ => {}
     }
+}
+
+fn at_one_stroke(change: ClockChange) -> bool {
+    matches!(change, ClockChange::Rate(_) | ClockChange::Jump(_) | ClockChange::Step(_))
 }
 
 fn everywhere(effect: Effect) -> Vec<Rule> {

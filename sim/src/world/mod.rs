@@ -13,7 +13,9 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod clocks;
 mod faults;
+mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -32,6 +34,7 @@ use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::linearizable::Broken;
+use crate::check::locks::Circumstances;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
@@ -237,6 +240,10 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    /// The Raft id of each node, as it last said; of none that has lost its disk since.
+    raft_ids: Mutex<BTreeMap<u32, u64>>,
+    /// The newest configuration that any node has taken up: its index and the sets of voters.
+    configured: Mutex<(u64, Vec<Vec<u64>>)>,
 }
 
 /// What one node has said in its present life.
@@ -246,14 +253,20 @@ struct Seen {
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
-        Watch { checks: Mutex::new(Checks::new(&settings)), seen: Mutex::default() }
+        Watch {
+            checks: Mutex::new(Checks::new(&settings)),
+            seen: Mutex::default(),
+            raft_ids: Mutex::default(),
+            configured: Mutex::default(),
+        }
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -262,6 +275,10 @@ impl Watch {
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<u32, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raft_ids(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.raft_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
@@ -280,8 +297,17 @@ impl Witness for Watch {
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
             }
-            Observed::Member { name, change, .. } => {
-                seen.members.insert(name.clone(), *change);
+            Observed::Recovered { raft_id, .. } => {
+                self.raft_ids().insert(host, *raft_id);
+            }
+            Observed::Membership { index, voters, .. } => {
+                let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+                if *index >= configured.0 {
+                    *configured = (*index, voters.clone());
+                }
+            }
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             _ => {}
         }
@@ -310,16 +336,24 @@ struct State {
     failed_syncs: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
+    /// How many faults are under way, by when they were to begin and their kind.
+    under_way: BTreeMap<(u64, &'static str), u32>,
     crashes: Vec<Violation>,
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
     /// The numbers of the nodes' addresses.
     addresses: BTreeMap<u32, u32>,
+    /// Nodes that lost their disks.
+    lost: BTreeSet<u32>,
+    /// The newest version of the protocols that each node speaks, if not the one of the beginning.
+    protocols: BTreeMap<u32, u8>,
 }
 
 struct World {
@@ -386,20 +420,28 @@ impl World {
         let settings = &self.scenario.settings;
         let ip = self.ip(node);
         let first = self.scenario.nodes;
+        let (protocol, lost) = {
+            let state = self.state();
+            let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
+            (protocol, state.lost.contains(&node))
+        };
         Config {
             node_name: node_name(node),
+            server: !self.scenario.is_agent(node),
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
-            bootstrap: self.scenario.bootstrap(node),
+            bootstrap: self.scenario.bootstrap(node, lost),
             retry_join: (0..first)
                 .filter(|other| *other != node)
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
-            retry_interval_ms: 2_000,
+            retry_interval_ms: settings.knobs.retry_interval_ms,
+            protocol,
             raft: settings.raft(),
             gossip: settings.gossip(),
+            limits: settings.limits(),
             ..Config::default()
         }
     }
@@ -538,7 +580,10 @@ impl World {
             let clock = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
             self.found_host(node, clock);
         }
-        for node in 0..self.scenario.nodes {
+        for node in self.scenario.agents() {
+            self.found_host(node, ClockSetting::default());
+        }
+        for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
         self.writes_everywhere(env, "boot", FORMED_WITHIN).await
@@ -596,10 +641,13 @@ impl World {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
         self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
+        self.universe.hazards().clear();
+        self.universe.pump.straighten_walls();
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.fail_syncs(0);
+            machine.processor.set_cost(0);
             machine.resume();
             self.boot_if_due(node);
         }
@@ -672,17 +720,20 @@ impl World {
         let seen = self.watch.seen();
         let nobody = Seen::default();
         let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let applied: BTreeSet<_> = machines.keys().map(|node| of(node).applied).collect();
+        let servers = || machines.keys().filter(|node| !self.scenario.is_agent(**node));
+        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
         if applied.len() > 1 {
-            let each = machines.keys().map(|node| format!("n{node} {:?}", of(node).applied));
+            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
             return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
         }
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let alive =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }
@@ -730,13 +781,22 @@ impl World {
                 }
             }
             // A store that cannot be read is LIVE's business.
-            for node in &live {
+            for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
                 if let Ok(store) = self.clients.store(env, *node).await {
                     stores.insert(*node, store);
                 }
             }
         }
-        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End {
+            at_ns: self.now(),
+            live,
+            history: self.clients.history(),
+            stores,
+            locks: self.clients.locks(),
+            circumstances,
+        }
     }
 
     fn crashes(&self) -> Vec<Violation> {
