@@ -44,6 +44,7 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
             FaultKind::CrashPoint { .. } | FaultKind::Hazard { .. } => {
                 Some("crash-point, hazard: places of the code are not reached from outside")
             }
+            FaultKind::Disk { .. } => Some("disk: a real disk fails when it likes"),
             FaultKind::LoseDisk { .. } => Some("lose-disk: the node keeps its disk"),
             FaultKind::Upgrade { .. } => Some("upgrade: the node goes on speaking what it spoke"),
             FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),

@@ -1,6 +1,6 @@
 //! What a scenario's settings mean to a node: the same in simulation and on a real cluster.
 
-use driftline::config::{Bootstrap, Limits, RaftConfig};
+use driftline::config::{Bootstrap, Limits, OnDamage, RaftConfig};
 use driftline::gossip::Timing;
 
 use super::validate::LEAST_TTL_MS;
@@ -37,6 +37,8 @@ impl Settings {
             trailing_entries: self.trailing_entries,
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
             request_timeout_ms: self.request_timeout_ms,
+            segment_bytes: self.segment_bytes,
+            on_damage: OnDamage::Rejoin,
         }
     }
 
