@@ -277,5 +277,5 @@ async fn last_look(cluster: &Arc<Cluster>) -> End {
             }
         }
     }
-    End { at_ns: cluster.now_ns(), live, history: cluster.clients.history(), stores }
+    End { at_ns: cluster.now_ns(), live, history: cluster.clients.history(), stores, ..End::default() }
 }
