@@ -5,6 +5,7 @@
 
 mod agent;
 mod ask;
+mod bench;
 mod host;
 mod operate;
 mod process;
@@ -53,6 +54,8 @@ enum Command {
     Leave(ask::Leave),
     /// Makes a failed member one that has left
     ForceLeave(ask::ForceLeave),
+    /// Asks a cluster many things at once and says how fast it answered
+    Bench(Box<bench::BenchArgs>),
     /// Shows who leads and who is there
     Status(operate::Status),
     /// Says in words why there is no leader, or that all is well, and what to do
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
+        Command::Bench(args) => bench::run(*args),
         Command::Validate(args) => agent::validate(&args.paths),
         Command::Recover(args) => recover::run(&args),
         Command::Completions(args) => {

@@ -2,8 +2,8 @@
 //! same testbed under the same faults.
 //!
 //! An [`Experiment`] is one value with one method for each of these, all optional. A program of its own hands it to
-//! `cli::main` and is then a whole testbed: sweeps, replays, shrinking, reports, exit codes. The three programs
-//! in `sim/examples` are the manual:
+//! [`cli::main_with`](crate::cli::main_with) and is then a whole testbed: sweeps, replays, shrinking, reports, exit codes. The three programs
+//! in `sim/examples` are the manual, and `docs/extending.md` walks through the second:
 //!
 //! | example | brings |
 //! |---|---|
@@ -31,9 +31,10 @@ use hyper::Method;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::check::{Check, Stop, Violation};
+use crate::check::{Check, Property, Stop, Violation};
 use crate::fault::Rule;
 use crate::history::{Action, Outcome};
+use crate::mutants::Mutant;
 use crate::scenario::{Limits, Scenario, stream};
 
 /// What the testbed runs besides, or in place of, what it always runs.
@@ -41,6 +42,17 @@ pub trait Experiment: Send + Sync {
     /// Changes the scenario of a seed: adds operations and faults of its own, takes out what it does not want.
     /// Draws from `rng` only, a stream of its own.
     fn adapt(&self, _scenario: &mut Scenario, _rng: &mut StdRng) {}
+
+    /// Bugs of its own, which prove that its checks bite. Its code asks for one by `driftline::mutant::is(id)`, and
+    /// `--mutant ID` and `mutants ID` know it.
+    fn mutants(&self) -> &'static [Mutant] {
+        &[]
+    }
+
+    /// What its checks claim, for reports to say.
+    fn properties(&self) -> &'static [Property] {
+        &[]
+    }
 
     /// What each node gets besides the agent. Called whenever the node starts.
     fn extension(&self, _node: u32, _env: &Env) -> Extension {
@@ -101,6 +113,9 @@ pub trait Caller: Send + Sync {
 
     /// True simulated time.
     fn now_ns(&self) -> u64;
+
+    /// Waits.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
 
     /// Sends a request to a node's API; waits for the answer as long as the scenario's clients do.
     fn call<'a>(

@@ -7,6 +7,8 @@
 //! Damage is what the checksums of UDP and TCP let pass: they are 16 bits wide, and computed anew by every box
 //! that rewrites a packet. Whether the receiver notices is the receiver's business.
 
+pub mod scene;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng, RngExt};

@@ -23,6 +23,7 @@
 //! | [`shrink`] | a failing scenario made small |
 //! | [`hunt`] | a search for failures that learns from what its runs reached |
 //! | [`saved`] | a scenario in a file, with its story and what it must show |
+//! | [`real`] | the same case on a cluster of real processes |
 //! | [`shard`] | a share of a larger job, for several machines |
 //! | [`experiment`] | what a newcomer brings: state machine, workload, invariant, fault, delegate |
 //! | [`cli`] | the `sim` program's command line |
@@ -55,6 +56,7 @@ pub mod net;
 #[cfg(madsim)]
 pub mod pace;
 pub mod points;
+pub mod real;
 pub mod record;
 pub mod report;
 pub mod runner;

@@ -97,11 +97,42 @@ impl RunReport {
     /// The report for a person. `scenario` says where the smallest known scenario is, `again` is the
     /// command that shows the same run again.
     pub fn text(&self, scenario: &str, again: &str) -> String {
+        let mut text = self.verdict(&format!("seed {}", self.seed));
+        let _ = writeln!(
+            text,
+            "  {} nodes, {:.1} simulated s, {} events, trace {}",
+            self.nodes,
+            self.sim_seconds,
+            self.trace_events,
+            if self.trace_hash.is_empty() { "unknown" } else { &self.trace_hash }
+        );
+        text += &self.counts();
+        if !self.ok {
+            let _ = writeln!(text, "  smallest known scenario: {scenario}");
+        }
+        let _ = writeln!(text, "  again: {again}");
+        text
+    }
+
+    /// The report of a run on a real cluster for a person.
+    pub fn real_text(&self, again: &str) -> String {
+        let mut text = self.verdict("on a real cluster");
+        let _ = writeln!(
+            text,
+            "  {} nodes, {:.1} s, {} events",
+            self.nodes, self.wall_seconds, self.trace_events
+        );
+        text += &self.counts();
+        let _ = writeln!(text, "  again: {again}");
+        text
+    }
+
+    fn verdict(&self, what: &str) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = match self.violations.first() {
-            None => writeln!(text, "seed {}: ok", self.seed),
-            Some(first) => writeln!(text, "seed {}: {} violated: {}", self.seed, first.check, claim(first)),
+            None => writeln!(text, "{what}: ok"),
+            Some(first) => writeln!(text, "{what}: {} violated: {}", first.check, claim(first)),
         };
         for violation in &self.violations {
             let _ =
@@ -116,27 +147,17 @@ impl RunReport {
         for excused in &self.excused {
             let _ = writeln!(text, "  excused: {excused}");
         }
-        let _ = writeln!(
-            text,
-            "  {} nodes, {:.1} simulated s, {} events, trace {}",
-            self.nodes,
-            self.sim_seconds,
-            self.trace_events,
-            if self.trace_hash.is_empty() { "unknown" } else { &self.trace_hash }
-        );
-        let _ = writeln!(
-            text,
-            "  operations: {} ok, {} unknown, {} failed; faults: {}",
+        text
+    }
+
+    fn counts(&self) -> String {
+        format!(
+            "  operations: {} ok, {} unknown, {} failed; faults: {}\n",
             self.ops_ok,
             self.ops_unknown,
             self.ops_failed,
             listed(&self.faults)
-        );
-        if !self.ok {
-            let _ = writeln!(text, "  smallest known scenario: {scenario}");
-        }
-        let _ = writeln!(text, "  again: {again}");
-        text
+        )
     }
 }
 

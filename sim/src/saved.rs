@@ -68,6 +68,14 @@ pub enum FileError {
         /// Why.
         error: std::io::Error,
     },
+    /// It is no text.
+    #[error("{path} is not a scenario: byte {at} is not UTF-8, so it is no text at all")]
+    Binary {
+        /// The file.
+        path: String,
+        /// How many bytes were text.
+        at: usize,
+    },
     /// There is no scenario in it.
     #[error("{path} is not a scenario: {error}")]
     Malformed {
@@ -114,8 +122,12 @@ impl SavedCase {
     /// What is wrong with the file, and where.
     pub fn load(path: &Path) -> Result<SavedCase, FileError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| FileError::Unreadable { path: name.clone(), error })?;
+        let bytes =
+            std::fs::read(path).map_err(|error| FileError::Unreadable { path: name.clone(), error })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            FileError::Binary { path: name.clone(), at }
+        })?;
         let malformed = |error| FileError::Malformed { path: name.clone(), error };
         let value: Value = serde_json::from_str(&text).map_err(malformed)?;
         let inner = value.get("scenario");

@@ -282,6 +282,10 @@ impl Caller for AsClient {
         self.clients.pump.now()
     }
 
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        self.env.sleep(duration)
+    }
+
     fn call<'a>(
         &'a self,
         node: u32,

@@ -123,3 +123,120 @@ fn a_build_without_the_simulator_says_how_to_get_one() {
         is_refused(arguments, "cargo sim");
     }
 }
+
+/// Files that are no scenario, each with what is said about it.
+#[test]
+fn a_file_that_is_no_scenario_is_refused_whatever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let file = folder.path().join("given");
+    let name = file.to_str().unwrap();
+    let whole =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json"))
+            .unwrap();
+    let deep = "[".repeat(100_000);
+    let cases: [(&[u8], &str); 7] = [
+        (b"", "EOF while parsing a value at line 1 column 0"),
+        (b"null", "given is not a scenario: invalid type: null"),
+        (b"{}", "missing field `version` at line 1 column 2"),
+        (b"{\"version\": 1,\n \"seed\": \xff}", "byte 24 is not UTF-8, so it is no text at all"),
+        (b"\x7fELF\x02\x01\x01\0\0\0\xf0", "not UTF-8"),
+        (&whole[..whole.len() / 2], "EOF while parsing"),
+        (deep.as_bytes(), "recursion limit exceeded at line 1"),
+    ];
+    for (bytes, because) in cases {
+        std::fs::write(&file, bytes).unwrap();
+        for arguments in [&["one", "--scenario", name][..], &["replay", name, "--real"]] {
+            is_refused(arguments, because);
+            is_refused(arguments, "given");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    }
+    is_refused(&["one", "--scenario", place], "cannot read scenario");
+    is_refused(&["replay", place, "--real"], "Is a directory");
+    is_refused(&["replay", "/no/such/case", "--real"], "cannot read scenario /no/such/case");
+}
+
+#[test]
+fn a_file_that_is_no_history_is_refused_with_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("given");
+    let name = file.to_str().unwrap();
+    let good = r#"{"id":1,"client":0,"node":0,"key":"k","action":"get","invoked_ns":1,"outcome":{"ok":{"value":null}},"returned_ns":2}"#;
+    let torn = format!("{good}\n{}", &good[..40]);
+    let binary = [good.as_bytes(), b"\n{\"id\":\xff\xfe}\n"].concat();
+    let cases: [(&[u8], &str); 4] = [
+        (b"", "there is no operation in it"),
+        (torn.as_bytes(), "line 2"),
+        (&binary, "line 2"),
+        (b"\x7fELF\x02\x01\x01\0\0\0\xf0\n\xff", "line 1"),
+    ];
+    for (bytes, because) in cases {
+        std::fs::write(&file, bytes).unwrap();
+        is_refused(&["check", name], because);
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    }
+    is_refused(&["check", folder.path().to_str().unwrap()], "cannot be read: Is a directory");
+    is_refused(&["check", name, "--model", "list"], "possible values: register, kv");
+}
+
+#[test]
+fn a_mistyped_range_is_named() {
+    for (range, because) in [
+        ("1..9", "want A..=B"),
+        ("1...9", "want A..=B"),
+        ("7", "want A..=B"),
+        ("..=9", "\"\""),
+        ("1..=", "\"\""),
+        ("-1..=9", "\"-1\""),
+        ("1..=1e3", "\"1e3\": invalid digit"),
+        ("1..=99999999999999999999", "number too large"),
+        ("5..=4", "the range is empty"),
+        ("0..=18446744073709551615", "more than"),
+    ] {
+        is_refused(&["run", &format!("--seeds={range}")], because);
+        is_refused(&["run", &format!("--seeds={range}")], "--seeds");
+    }
+    is_refused(&["run", "--seed", "x"], "invalid digit");
+    is_refused(&["run", "--seed", "1", "--nodes", "0"], "0 is not in 1..=64");
+    is_refused(&["run", "--seed", "1", "--duration", "forever"], "--duration");
+}
+
+#[test]
+fn a_replay_that_cannot_be_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json");
+    let case = case.to_str().unwrap();
+    let (kept, absent) = (folder.path().join("kept"), folder.path().join("absent"));
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("mine"), "mine").unwrap();
+    is_refused(&["replay", case, "--real", "--keep", kept.to_str().unwrap()], "kept exists");
+    is_refused(
+        &["replay", case, "--real", "--program", absent.to_str().unwrap()],
+        "absent: there is no such file",
+    );
+    is_refused(&["replay", case, "--real", "--tries", "0"], "0 is not in 1..=1000");
+    is_refused(&["replay", case, "--tries", "2"], "--real");
+    is_refused(&["replay", case, "--real", "--mutant", "R99"], "no such mutant");
+    is_refused(&["parity", "--cases", absent.to_str().unwrap()], "there is no case in");
+    // A program that is none of ours says nothing that makes sense; the replay ends all the same.
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no program").unwrap();
+    is_refused(&["replay", case, "--real", "--program", text.to_str().unwrap()], "cannot replay");
+    assert_eq!(std::fs::read_to_string(kept.join("mine")).unwrap(), "mine");
+    assert!(!absent.exists());
+}
+
+#[test]
+#[cfg(madsim)]
+fn a_place_that_cannot_be_written_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let nowhere = folder.path().join("no/such/file");
+    let nowhere = nowhere.to_str().unwrap();
+    for option in ["--trace", "--save-scenario", "--out"] {
+        is_refused(&["run", "--seed", "1", option, place, "--force"], "is a directory, want a file");
+        is_refused(&["run", "--seed", "1", option, nowhere], "there is no directory");
+    }
+    is_refused(&["shrink", "--seed", "1", "--shrunk", nowhere], "there is no directory");
+}

@@ -585,7 +585,8 @@ impl Agent {
     /// [`WriteError`] tells whether it may have been applied all the same. Refused when there is no machine.
     pub async fn command(&self, command: &[u8]) -> Result<Vec<u8>, WriteError> {
         let no_machine = || WriteError::Refused("this program has no state machine of its own".to_owned());
-        match self.write(Command::Machine(command.into())).await? {
+        // Boxed, so that whoever awaits this need not know how deep it goes.
+        match Box::pin(self.write(Command::Machine(command.into()))).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
             Outcome::Done { .. }

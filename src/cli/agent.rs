@@ -75,6 +75,10 @@ pub struct AgentArgs {
     /// File that holds the process id while the agent runs
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Standard input holds the strings: see `env::real::puppet`
+    #[cfg(feature = "testbed")]
+    #[arg(long, hide = true, requires = "data_dir")]
+    pub puppet: bool,
 }
 
 /// Everything `driftline agent` was told.

@@ -208,9 +208,11 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
         match command {
             // These do not ask an agent.
-            Command::Agent(_) | Command::Validate(_) | Command::Recover(_) | Command::Completions(_) => {
-                Ok(Vec::new())
-            }
+            Command::Agent(_)
+            | Command::Bench(_)
+            | Command::Validate(_)
+            | Command::Recover(_)
+            | Command::Completions(_) => Ok(Vec::new()),
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
             Command::Kv(Kv::Delete(args)) => kv_delete(&env, args).await,

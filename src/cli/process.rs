@@ -47,6 +47,13 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
     let ended = runtime.block_on(async {
         // The clock and the sockets of the real world need the runtime to be there already.
         let env = match &plan.data_dir {
+            #[cfg(feature = "testbed")]
+            Some(directory) if args.puppet => {
+                let (env, mutant) = real::puppet::env(directory)
+                    .map_err(|error| Problem::failed(format!("the testbed's strings: {error}")))?;
+                mutant.iter().for_each(|mutant| driftline::mutant::activate(mutant));
+                env
+            }
             Some(directory) => {
                 real::env(directory).map_err(|error| Problem::failed(format!("data directory: {error}")))?
             }

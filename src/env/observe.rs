@@ -5,6 +5,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::assertion::Assertion;
 
 /// Somebody who is told. Must not block and must not call back into the node.
@@ -36,7 +38,7 @@ impl Observer for NoObserver {
 }
 
 /// A node's part in Raft.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum RaftRole {
     Learner,
@@ -47,7 +49,7 @@ pub enum RaftRole {
 }
 
 /// One fact. Terms and indexes are Raft's; digests are 64-bit hashes of content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observed {
     /// The node has opened its store and is about to run; what it remembers of before.
     Recovered {
@@ -182,7 +184,7 @@ pub enum Observed {
 }
 
 /// What became of a gossip member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum MemberChange {
     Joined,

@@ -1,12 +1,16 @@
 //! The production world: tokio, the kernel's sockets and clocks, and one directory of the file system.
 //!
-//! The only file in the crate where time, threads, files and randomness are real.
+//! The only place in the crate where time, threads, files and randomness are real. With the feature `testbed`
+//! there is also a world in which the testbed holds the strings: [`puppet`].
 
 #![allow(clippy::disallowed_methods)]
 
+#[cfg(feature = "testbed")]
+pub mod puppet;
+
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::observe::NoObserver;
 use super::{BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Listener, MemoryDisk, Network};
@@ -49,7 +53,7 @@ pub fn env_on(disk: Arc<dyn Disk>, seed: u64) -> Env {
 fn assemble(disk: Arc<dyn Disk>, seed: u64) -> Env {
     Env::new(
         Arc::new(RealClock { start: std::time::Instant::now() }),
-        Arc::new(RealNetwork),
+        Arc::new(RealNetwork { source: None }),
         disk,
         Arc::new(TokioExecutor),
         Arc::new(NoObserver),
@@ -86,7 +90,10 @@ impl Clock for RealClock {
     }
 }
 
-struct RealNetwork;
+struct RealNetwork {
+    /// Where connections come from; the system's choice if absent, as always in production.
+    source: Option<IpAddr>,
+}
 
 impl Network for RealNetwork {
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
@@ -99,8 +106,16 @@ impl Network for RealNetwork {
     }
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>> {
+        let source = self.source;
         async move {
-            let stream = TcpStream::connect(addr).await?;
+            let stream = match source {
+                None => TcpStream::connect(addr).await?,
+                Some(source) => {
+                    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                    socket.bind(SocketAddr::new(source, 0))?;
+                    socket.connect(addr).await?
+                }
+            };
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as BoxStream)
         }

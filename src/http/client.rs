@@ -1,4 +1,4 @@
-//! The other end of the API: one request, one connection, one answer.
+//! The other end of the API: one request, one connection, one answer; or a [`Connection`] for many.
 //!
 //! The command line and every test speak through this. Its point is the error: a caller that retries a
 //! write must know whether the server can have seen it, so "never sent" and "no telling" are apart.
@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{AbortOnDrop, BoxStream, Env};
 
 /// An answer longer than this is given up on.
 const MAX_BODY: usize = 1 << 30;
@@ -68,51 +68,126 @@ pub async fn call(
     timeout: Duration,
 ) -> Result<Response, CallError> {
     let deadline = env.now() + timeout;
-    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
-    let request = Request::builder()
-        .method(method)
-        .uri(path_and_query)
-        .header(header::HOST, addr.to_string())
-        .body(Full::new(body))
-        .map_err(|error| not_sent(&error))?;
-    let stream = env
-        .timeout(timeout, env.network().connect(addr))
-        .await
-        .map_err(|_| CallError::NotSent("the connection timed out".to_owned()))?
-        .map_err(|error| not_sent(&error))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))?;
-
-    let exchange = async {
-        let response = sender.try_send_request(request).await.map_err(|mut error| {
-            // hyper hands the request back only if it had not begun to write it.
-            match error.take_message() {
-                Some(_) => CallError::NotSent(describe(error.error())),
-                None => CallError::Unknown(describe(error.error())),
-            }
-        })?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await;
-        let body = body.map_err(|error| CallError::Unknown(describe(&*error)))?.to_bytes();
-        let headers = head.headers.iter().map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        });
-        Ok(Response { status: head.status.as_u16(), headers: headers.collect(), body })
-    };
+    let request = request(addr, method, path_and_query, body)?;
+    let (mut sender, connection) = connect(env, addr, timeout).await?;
     // The connection is driven beside the exchange; how it ends, the exchange learns by itself.
     let connection = async {
         let _ = connection.await;
         pending::<()>().await;
     };
     let exchange = async {
-        match select(pin!(exchange), pin!(connection)).await {
+        match select(pin!(exchange(&mut sender, request)), pin!(connection)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(CallError::Unknown("the connection ended".to_owned())),
         }
     };
-    env.timeout(deadline.since(env.now()), exchange)
+    let left = deadline.since(env.now());
+    env.timeout(left, exchange).await.unwrap_or_else(|_| Err(silence(timeout)))
+}
+
+fn silence(timeout: Duration) -> CallError {
+    CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))
+}
+
+type Sender = http1::SendRequest<Full<Bytes>>;
+
+fn request(
+    addr: SocketAddr,
+    method: Method,
+    path_and_query: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, CallError> {
+    Request::builder()
+        .method(method)
+        .uri(path_and_query)
+        .header(header::HOST, addr.to_string())
+        .body(Full::new(body))
+        .map_err(|error| CallError::NotSent(error.to_string()))
+}
+
+async fn connect(
+    env: &Env,
+    addr: SocketAddr,
+    timeout: Duration,
+) -> Result<(Sender, http1::Connection<TokioIo<BoxStream>, Full<Bytes>>), CallError> {
+    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
+    let stream = env
+        .timeout(timeout, env.network().connect(addr))
         .await
-        .unwrap_or_else(|_| Err(CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))))
+        .map_err(|_| CallError::NotSent("the connection timed out".to_owned()))?
+        .map_err(|error| not_sent(&error))?;
+    http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))
+}
+
+/// One request and its whole answer, on a connection that somebody drives.
+async fn exchange(sender: &mut Sender, request: Request<Full<Bytes>>) -> Result<Response, CallError> {
+    let response = sender.try_send_request(request).await.map_err(|mut error| {
+        // hyper hands the request back only if it had not begun to write it.
+        match error.take_message() {
+            Some(_) => CallError::NotSent(describe(error.error())),
+            None => CallError::Unknown(describe(error.error())),
+        }
+    })?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await;
+    let body = body.map_err(|error| CallError::Unknown(describe(&*error)))?.to_bytes();
+    let headers = head.headers.iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    Ok(Response { status: head.status.as_u16(), headers: headers.collect(), body })
+}
+
+/// A connection to the API at one address, made when it is first needed and again after it broke, on which one
+/// request follows the other's answer.
+pub struct Connection {
+    env: Env,
+    addr: SocketAddr,
+    /// The task that moves the bytes ends with the sender.
+    open: Option<(Sender, AbortOnDrop)>,
+}
+
+impl Connection {
+    /// A connection to `addr`, not made yet.
+    pub fn new(env: Env, addr: SocketAddr) -> Connection {
+        Connection { env, addr, open: None }
+    }
+
+    /// Sends one request and waits for the whole answer, at most for `timeout`; `path_and_query` must be
+    /// escaped already. A connection that the server had closed while it stood idle is made anew, as nothing was
+    /// sent on it.
+    ///
+    /// # Errors
+    /// See [`CallError`]; the connection is given up then. An HTTP error status is an answer, not an error.
+    pub async fn call(
+        &mut self,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Response, CallError> {
+        let env = self.env.clone();
+        let deadline = env.now() + timeout;
+        if let Some((mut sender, driver)) = self.open.take() {
+            let request = request(self.addr, method.clone(), path_and_query, body.clone())?;
+            let answer = env.timeout(timeout, exchange(&mut sender, request)).await;
+            match answer.unwrap_or_else(|_| Err(silence(timeout))) {
+                Err(CallError::NotSent(_)) => {}
+                Ok(response) => {
+                    self.open = Some((sender, driver));
+                    return Ok(response);
+                }
+                unknown => return unknown,
+            }
+        }
+        let request = request(self.addr, method, path_and_query, body)?;
+        let (mut sender, connection) = connect(&env, self.addr, deadline.since(env.now())).await?;
+        // How it ends, the exchange learns by itself.
+        let driver = env.spawn(async move { drop(connection.await) }).abort_on_drop();
+        let answer = env.timeout(deadline.since(env.now()), exchange(&mut sender, request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(silence(timeout)));
+        self.open = answer.is_ok().then_some((sender, driver));
+        answer
+    }
 }
 
 /// An answer whose body comes bit by bit.
@@ -227,6 +302,41 @@ mod tests {
             let called = call_to(answer, closes).await;
             assert!(matches!(called, Err(CallError::Unknown(_))), "{answer:?}, {closes}: {called:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again_and_made_anew_when_the_server_has_closed_it() {
+        let env = env_in_memory(1);
+        let listener = env.network().listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = listener.local_addr();
+        // Two requests a connection; each answer says which of which.
+        let _serving = env
+            .spawn(async move {
+                for connection in 0.. {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    for number in 0..2 {
+                        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{connection}/{number}");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                }
+            })
+            .abort_on_drop();
+        let mut connection = Connection::new(env.clone(), addr);
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            let answer = connection.call(Method::GET, "/", Bytes::new(), Duration::from_secs(20)).await;
+            answers.push(answer.unwrap().text());
+            if answers.len() == 2 {
+                // The close is there before the next request is: nothing may be lost to it.
+                let (sender, _) = connection.open.as_mut().unwrap();
+                while sender.ready().await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        assert_eq!(answers, ["0/0", "0/1", "1/0", "1/1"]);
     }
 
     #[tokio::test]

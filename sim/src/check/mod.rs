@@ -36,6 +36,7 @@ pub mod view;
 pub mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use driftline::env::Observed;
 use driftline::env::assertion::Assertion;
@@ -214,9 +215,18 @@ pub fn table() -> String {
     TABLE.iter().map(row).collect()
 }
 
-/// The line of the table for an id.
+/// The properties of this program's own: see [`add_own`].
+static OWN: OnceLock<&'static [Property]> = OnceLock::new();
+
+/// These properties too, for the rest of this process: those of an experiment. The first call wins.
+pub fn add_own(properties: &'static [Property]) {
+    let _ = OWN.set(properties);
+}
+
+/// The line of the table for an id, or of what [`add_own`] has added to it.
 pub fn property_of(id: &str) -> Option<&'static Property> {
-    TABLE.iter().find(|property| property.id == id)
+    let own = OWN.get().copied().unwrap_or_default();
+    TABLE.iter().chain(own).find(|property| property.id == id)
 }
 
 /// How a node went down.

@@ -11,6 +11,8 @@ mod merge;
 mod mutants;
 mod one;
 mod pages;
+mod parity;
+mod replay;
 mod run;
 mod shrink;
 mod speed;
@@ -19,8 +21,10 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::experiment::{Experiment, Plain};
 use crate::report::RunReport;
 use crate::runner::{self, Runner};
 use crate::saved::FileError;
@@ -53,6 +57,10 @@ enum Verb {
     Run(run::RunArgs),
     /// Make a failing scenario as small as it can be while it still fails the same way.
     Shrink(shrink::ShrinkArgs),
+    /// Run a case again, simulated or (--real) on a cluster of real processes.
+    Replay(replay::ReplayArgs),
+    /// See which bugs that simulation catches fail on real processes too.
+    Parity(parity::ParityArgs),
     /// Search for failures, guided by what the runs reach. Exit code 1 when something was found.
     Hunt(hunt::HuntArgs),
     /// Put the results of several machines together.
@@ -150,8 +158,20 @@ fn seed_range(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
-/// Does what the command line says.
+/// What this program runs.
+static EXPERIMENT: OnceLock<Arc<dyn Experiment>> = OnceLock::new();
+
+/// Does what the command line says, with the testbed as it is.
 pub fn main() -> ExitCode {
+    main_with(Arc::new(Plain))
+}
+
+/// Does what the command line says, with an experiment: everything that `cargo sim` can do. To be called once, by the
+/// `main` of a program of its own, which starts itself again for each seed.
+pub fn main_with(experiment: Arc<dyn Experiment>) -> ExitCode {
+    crate::mutants::add_own(experiment.mutants());
+    crate::check::add_own(experiment.properties());
+    let _ = EXPERIMENT.set(experiment);
     let cli = Cli::parse();
     let result = if cli.list_mutants {
         print(&crate::mutants::list())
@@ -162,6 +182,8 @@ pub fn main() -> ExitCode {
             None => run::run(&run::RunArgs::default()),
             Some(Verb::Run(args)) => run::run(&args),
             Some(Verb::Shrink(args)) => shrink::shrink(&args),
+            Some(Verb::Replay(args)) => replay::replay(&args),
+            Some(Verb::Parity(args)) => parity::parity(&args),
             Some(Verb::Hunt(args)) => hunt::hunt(&args),
             Some(Verb::Merge(args)) => merge::merge(&args),
             Some(Verb::Mutants(args)) => mutants::mutants(&args),
@@ -178,6 +200,27 @@ pub fn main() -> ExitCode {
             eprintln!("error: {unusable}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// What this program runs: the testbed as it is, if nobody said otherwise.
+fn experiment() -> Arc<dyn Experiment> {
+    EXPERIMENT.get().cloned().unwrap_or_else(|| Arc::new(Plain))
+}
+
+/// Makes sure, before anything is run for it, that a file can be written there and that none is lost by it.
+fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
+    if path.is_dir() {
+        return Err(Unusable(format!("{} is a directory, want a file", path.display())));
+    }
+    if path.exists() && !force {
+        return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) if !parent.is_dir() => {
+            Err(Unusable(format!("{}: there is no directory {}", path.display(), parent.display())))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::saved::SavedCase;
 use crate::scenario::Scenario;
 use clap::Args;
 
-use super::{Shape, Unusable, json_line, limits, print};
+use super::{Shape, Unusable, experiment, json_line, limits, print};
 #[cfg(madsim)]
 use crate::runner::Stopwatch;
 
@@ -41,7 +41,7 @@ pub struct OneArgs {
 pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
     let scenario = match (&args.scenario, args.seed) {
         (Some(path), _) => SavedCase::load(path)?.scenario,
-        (None, Some(seed)) => Scenario::generate(seed, &limits(&args.shape)),
+        (None, Some(seed)) => experiment().scenario(seed, &limits(&args.shape)),
         (None, None) => return Err(Unusable("one wants --seed or --scenario".to_owned())),
     };
     let report = simulate(&scenario, args)?;
@@ -61,7 +61,7 @@ fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> 
         report: args.report.clone().zip(args.again.clone()).map(|(path, again)| PageFile { path, again }),
     };
     let watch = Stopwatch::start();
-    let report = crate::world::run(scenario, &options, std::sync::Arc::new(crate::experiment::Plain));
+    let report = crate::world::run(scenario, &options, experiment());
     let (cpu_seconds, memory_kib) = crate::runner::spent();
     Ok(RunReport { wall_seconds: watch.seconds(), cpu_seconds, memory_kib, ..report })
 }

@@ -17,8 +17,8 @@ use clap::Args;
 use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{
-    MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, pages, print, progress_bar, seed_range,
-    unwritable,
+    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, pages, print,
+    progress_bar, seed_range, unwritable,
 };
 
 /// Seeds in a sweep if nobody says how many.
@@ -96,9 +96,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
     for path in written.into_iter().flatten() {
-        if path.exists() && !args.force {
-            return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
-        }
+        is_free(path, args.force)?;
     }
     if let Some(path) = args.report.as_deref().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
@@ -217,7 +215,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {
-    Scenario::generate(case.seed, &limits(shape))
+    experiment().scenario(case.seed, &limits(shape))
 }
 
 fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusable> {

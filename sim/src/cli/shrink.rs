@@ -11,7 +11,7 @@ use crate::shrink::processes::{self, Budget};
 use crate::shrink::{Signature, Size};
 use clap::Args;
 
-use super::{Processes, Shape, Unusable, limits, pages, print, progress_bar};
+use super::{Processes, Shape, Unusable, experiment, is_free, limits, pages, print, progress_bar};
 
 /// How far shrinking may go.
 #[derive(Clone, Debug, Default, Args)]
@@ -67,15 +67,13 @@ pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
     let expected = saved.as_ref().and_then(|saved| saved.expects.clone());
     let scenario = match saved {
         Some(saved) => saved.scenario,
-        None => Scenario::generate(args.seed.unwrap_or_default(), &limits(&args.shape)),
+        None => experiment().scenario(args.seed.unwrap_or_default(), &limits(&args.shape)),
     };
     let path = args.shrinking.shrunk.clone().unwrap_or_else(|| match &args.case {
         Some(case) => case.with_extension("shrunk.json"),
         None => PathBuf::from(format!("seed-{}.shrunk.json", scenario.seed)),
     });
-    if path.exists() && !args.force {
-        return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
-    }
+    is_free(&path, args.force)?;
     let mutant = args.shape.mutant.clone().or(expected.and_then(|expects| expects.mutant));
     let case = Case {
         seed: scenario.seed,

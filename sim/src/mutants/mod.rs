@@ -21,6 +21,7 @@ pub mod table;
 pub mod testbed;
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 /// One bug.
 #[derive(Clone, Copy, Debug)]
@@ -141,11 +142,19 @@ pub const SILENCE: &[&str] = &[
     "write-error",
 ];
 
+/// The bugs of this program's own: see [`add_own`].
+static OWN: OnceLock<&'static [Mutant]> = OnceLock::new();
+
+/// These bugs too, for the rest of this process: those of an experiment. The first call wins.
+pub fn add_own(mutants: &'static [Mutant]) {
+    let _ = OWN.set(mutants);
+}
+
 /// All bugs, area by area.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, agent::TABLE, testbed::TABLE]
-        .into_iter()
-        .flatten()
+    let own = OWN.get().copied().unwrap_or_default();
+    let ours = [raft::TABLE, storage::TABLE, gossip::TABLE, http::TABLE, session::TABLE, agent::TABLE];
+    ours.into_iter().chain([testbed::TABLE, own]).flatten()
 }
 
 /// The entry for an id.

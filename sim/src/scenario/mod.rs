@@ -18,6 +18,7 @@ pub mod disk;
 pub mod generate;
 pub mod links;
 mod named;
+pub mod nodes;
 mod process;
 pub mod validate;
 

@@ -7,13 +7,16 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, RESTART_AFTER, World, node_name};
+use super::{LEAVES_WITHIN, LOOK_EVERY, RESTART_AFTER, World};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
+use crate::fault::scene::{MILD_LOSS_PERCENT, Scene};
 use crate::fault::{Effect, Hosts, Rule};
 use crate::record::Happening;
+use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape, agents};
 use crate::trace::WORLD;
+use crate::workload::FIRST_CLIENT;
 
 impl World {
     /// A fault that may make gossip err touches everybody: rumours travel. A mild one does not count:
@@ -32,7 +35,7 @@ impl World {
         }
     }
 
-    pub(super) fn begins(&self, fault: &Fault, what: &str) {
+    fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
         self.universe.pump.tell(WORLD, Happening::FaultBegan { fault, what });
@@ -66,7 +69,7 @@ impl World {
         let duration = Duration::from_millis(fault.for_ms);
         match &fault.kind {
             FaultKind::Partition { shape } => {
-                let rules = self.partition(shape);
+                let rules = self.scene().partition(shape);
                 self.begins(fault, &format!("{shape:?}"));
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
@@ -79,13 +82,13 @@ impl World {
             FaultKind::Delay { min_ms, max_ms } => {
                 self.begins(fault, &format!("{min_ms} to {max_ms} ms"));
                 let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
+                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
             }
             FaultKind::Reorder { percent, max_ms } => {
                 self.begins(fault, &format!("{percent} % by up to {max_ms} ms"));
                 let probability = f64::from(*percent).min(100.0) / 100.0;
                 let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
+                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
             }
             FaultKind::Duplicate { percent } => {
                 self.begins(fault, &format!("{percent} %"));
@@ -115,7 +118,11 @@ impl World {
             | FaultKind::Clog { .. }
             | FaultKind::BlackHole { .. }
             | FaultKind::Refusal { .. }
-            | FaultKind::Corrupt { .. } => self.trouble(fault, duration).await,
+            | FaultKind::Corrupt { .. } => {
+                let Some((effect, links, rules, harsh)) = self.scene().trouble(&fault.kind) else { return };
+                self.begins(fault, &format!("{effect:?} on {links:?}"));
+                self.links(rules, harsh, duration).await;
+            }
             FaultKind::Clock { target, change } => {
                 self.bend_clock(fault, self.target(*target), *change, duration).await;
             }
@@ -148,13 +155,19 @@ impl World {
         }
     }
 
-    /// Whether messages that take this much longer can make a probe late, there and back.
-    pub(super) fn is_slow(&self, max_ms: u64) -> bool {
-        max_ms > self.scenario.settings.probe_period_ms / 8
+    /// What a fault finds now.
+    fn scene(&self) -> Scene {
+        Scene {
+            nodes: self.machines().into_keys().collect(),
+            clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
+            leader: self.leader().unwrap_or(0),
+            now_ns: self.now(),
+            probe_period_ms: self.scenario.settings.probe_period_ms,
+        }
     }
 
     /// Puts rules in force for a while.
-    pub(super) async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
+    async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
         let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
         self.disturb(harsh, true);
         self.universe.sleep(duration).await;

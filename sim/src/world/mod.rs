@@ -18,7 +18,6 @@
 mod clocks;
 mod disks;
 mod faults;
-mod links;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +28,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{Bootstrap, Config, OnDamage, RaftConfig};
+use driftline::config::Config;
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
-use driftline::gossip::Timing;
 use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
@@ -51,7 +49,8 @@ use crate::report::RunReport;
 use crate::report::page::{Material, Page};
 use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, Scenario, Target, stream};
+use crate::scenario::nodes::node_name;
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -78,9 +77,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The client that the world itself asks through, on a host of its own.
 const WORLDS_CLIENT: u32 = 999;
-
-/// So much loss and no more a node's gossip must get over without a false verdict.
-const MILD_LOSS_PERCENT: u32 = 10;
 
 /// A clock between these must not lead gossip to a false verdict.
 const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
@@ -437,10 +433,6 @@ fn node_ip(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, high, middle, low))
 }
 
-fn node_name(node: u32) -> String {
-    format!("n{node}")
-}
-
 impl World {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -485,21 +477,11 @@ impl World {
     fn config(&self, node: u32) -> Config {
         let settings = &self.scenario.settings;
         let ip = self.ip(node);
-        let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
         let (protocol, lost) = {
             let state = self.state();
             let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
             (protocol, state.lost.contains(&node))
-        };
-        let bootstrap = match settings.founding {
-            // One that joins later, or a client agent.
-            _ if node >= first => Bootstrap::Wait,
-            // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
-            Founding::First if lost => Bootstrap::Wait,
-            Founding::First if node == 0 => Bootstrap::Alone,
-            Founding::First => Bootstrap::Wait,
-            Founding::Together => Bootstrap::Expect(first),
         };
         Config {
             node_name: node_name(node),
@@ -507,7 +489,7 @@ impl World {
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
-            bootstrap,
+            bootstrap: self.scenario.bootstrap(node, lost),
             retry_join: (0..first)
                 .filter(|other| *other != node)
                 // As names would be looked up: where the others are when this one starts.
@@ -515,36 +497,9 @@ impl World {
                 .collect(),
             retry_interval_ms: settings.knobs.retry_interval_ms,
             protocol,
-            raft: RaftConfig {
-                heartbeat_ms: settings.heartbeat_ms,
-                election_timeout_min_ms: settings.election_timeout_min_ms,
-                election_timeout_max_ms: settings.election_timeout_max_ms,
-                snapshot_entries: settings.snapshot_entries,
-                trailing_entries: settings.trailing_entries,
-                snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
-                request_timeout_ms: settings.request_timeout_ms,
-                segment_bytes: settings.segment_bytes,
-                on_damage: OnDamage::Rejoin,
-            },
-            gossip: Timing {
-                probe_period_ms: probe,
-                probe_timeout_ms: probe / 2,
-                gossip_interval_ms: probe / 5,
-                indirect_probes: settings.knobs.indirect_probes,
-                suspicion_mult: settings.knobs.suspicion_mult,
-                gossip_fanout: settings.knobs.gossip_fanout,
-                retransmit_mult: settings.knobs.retransmit_mult,
-                push_pull_interval_ms: probe * settings.knobs.push_pull_periods,
-                reconnect_interval_ms: probe * settings.knobs.reconnect_periods,
-                stream_timeout_ms: settings.knobs.stream_timeout_ms,
-                leave_propagate_ms: probe,
-                refute_delay_ms: probe,
-                ..Timing::default()
-            },
-            limits: driftline::config::Limits {
-                session_ttl_min_ms: crate::scenario::validate::LEAST_TTL_MS,
-                ..Default::default()
-            },
+            raft: settings.raft(),
+            gossip: settings.gossip(),
+            limits: settings.limits(),
             ..Config::default()
         }
     }

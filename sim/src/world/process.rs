@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{RESTART_AFTER, World, node_name};
+use super::{RESTART_AFTER, World};
 use crate::check::{self, Stop};
 use crate::hazard::Effect;
+use crate::scenario::nodes::node_name;
 use crate::scenario::{Fault, FaultKind};
 use crate::trace::WORLD;
 

@@ -1,22 +1,43 @@
-//! Faults of the network: which rules they are, and how long they are in force.
+//! Faults of the network on a cluster as it is at a moment: which rules they are. The same for simulated and real
+//! clusters.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use super::{MILD_LOSS_PERCENT, World};
 use crate::fault::{Effect, Hosts, Rule};
-use crate::scenario::{Fault, FaultKind, Links, Shape, Traffic};
-use crate::workload::FIRST_CLIENT;
+use crate::scenario::{FaultKind, Links, Shape, Target, Traffic};
 
-impl World {
-    /// A fault of some links.
-    pub(super) async fn trouble(&self, fault: &Fault, duration: Duration) {
-        let (links, effect, harsh) = match &fault.kind {
+/// So much loss and no more a node's gossip must get over without a false verdict.
+pub const MILD_LOSS_PERCENT: u32 = 10;
+
+/// What a fault finds when it begins.
+#[derive(Clone, Debug, Default)]
+pub struct Scene {
+    /// The nodes there are.
+    pub nodes: BTreeSet<u32>,
+    /// The hosts of the clients.
+    pub clients: BTreeSet<u32>,
+    /// Who leads; node 0 if nobody does.
+    pub leader: u32,
+    /// True time.
+    pub now_ns: u64,
+    /// Gossip's.
+    pub probe_period_ms: u64,
+}
+
+impl Scene {
+    /// Whether messages that take this much longer can make a probe late, there and back.
+    pub fn is_slow(&self, max_ms: u64) -> bool {
+        max_ms > self.probe_period_ms / 8
+    }
+
+    /// What a fault of some links does, on which, and whether gossip may err meanwhile. `None` for other faults.
+    pub fn trouble(&self, kind: &FaultKind) -> Option<(Effect, Links, Vec<Rule>, bool)> {
+        let (links, effect, harsh) = match kind {
             FaultKind::Lag { links, spread } => (links, Effect::Lag(*spread), self.is_slow(spread.most_ms())),
             FaultKind::Bandwidth { links, bytes_per_s } => (links, Effect::Bandwidth(*bytes_per_s), true),
             FaultKind::Clog { links, clogged_ms, free_ms } => {
                 let (clogged_ns, free_ns) = (clogged_ms * 1_000_000, free_ms * 1_000_000);
-                let effect = Effect::Clog { begin_ns: self.now(), clogged_ns, free_ns };
+                let effect = Effect::Clog { begin_ns: self.now_ns, clogged_ns, free_ns };
                 (links, effect, self.is_slow(*clogged_ms))
             }
             // Probes are datagrams: while those pass, gossip has no excuse.
@@ -29,15 +50,21 @@ impl World {
                 let effect = Effect::Corrupt(f64::from(*per_mille).min(1_000.0) / 1_000.0);
                 (links, effect, *per_mille > MILD_LOSS_PERCENT * 10)
             }
-            _ => return,
+            _ => return None,
         };
-        let all = match fault.kind {
-            FaultKind::Corrupt { .. } => Hosts::only(self.machines().into_keys()),
+        let all = match kind {
+            FaultKind::Corrupt { .. } => Hosts::Only(self.nodes.clone()),
             _ => Hosts::All,
         };
         let rules = self.rules(*links, &effect, &all);
-        self.begins(fault, &format!("{effect:?} on {links:?}"));
-        self.links(rules, harsh, duration).await;
+        Some((effect, *links, rules, harsh))
+    }
+
+    fn target(&self, target: Target) -> u32 {
+        match target {
+            Target::Node(node) => node,
+            Target::Leader => self.leader,
+        }
     }
 
     /// The rules by which some links have this effect; `all` are the hosts at their other ends.
@@ -54,9 +81,9 @@ impl World {
         }
     }
 
-    /// The blocked links of a shape, given who leads.
-    pub(super) fn partition(&self, shape: &Shape) -> Vec<Rule> {
-        let nodes: BTreeSet<u32> = self.machines().into_keys().collect();
+    /// The blocked links of a shape.
+    pub fn partition(&self, shape: &Shape) -> Vec<Rule> {
+        let nodes = &self.nodes;
         let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
         let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
             from: Hosts::Only(from.clone()),
@@ -64,7 +91,7 @@ impl World {
             effect: Effect::Block,
         };
         let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
-        let leader = BTreeSet::from([self.leader().unwrap_or(0)]);
+        let leader = BTreeSet::from([self.leader]);
         match shape {
             Shape::Split(side) => {
                 let side = side.iter().copied().collect();
@@ -104,10 +131,7 @@ impl World {
                 };
                 nodes.iter().map(|node| one_way(&BTreeSet::from([*node]), &blocked(node))).collect()
             }
-            Shape::Clients(side) => {
-                let clients = self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client);
-                apart(&side.iter().copied().collect(), &clients.collect())
-            }
+            Shape::Clients(side) => apart(&side.iter().copied().collect(), &self.clients),
         }
     }
 }

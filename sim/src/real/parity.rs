@@ -1,0 +1,228 @@
+//! Is the simulation honest? Each bug that it catches with faults of the network or of processes is put back into real
+//! processes, which are driven through the same shrunk case. The share that fails there too is the simulator's mark.
+//!
+//! A case counts as failing when a check objects that must catch its bug, or that objected in simulation. The real world
+//! draws its own luck, so a case has several tries, and one that fails once has failed. What never fails is explained, or is a finding about the
+//! simulator.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::replay::Replay;
+use super::storm;
+use crate::mutants::{Mutant, all, find};
+use crate::saved::SavedCase;
+
+/// The kinds of fault that real processes and links can have. A bug that needs one of these is in question.
+pub const KINDS: &[&str] = &[
+    "bandwidth",
+    "black-hole",
+    "clog",
+    "corrupt",
+    "delay",
+    "duplicate",
+    "kill",
+    "lag",
+    "loss",
+    "membership",
+    "move",
+    "partition",
+    "power-loss",
+    "refusal",
+    "reorder",
+    "stall",
+    "transfer",
+    "vanish",
+];
+
+/// Why a bug cannot fail on a real cluster, or not by its case.
+pub const EXPLAINED: &[(&str, &str)] = &[
+    (
+        "R14",
+        "needs unsynced writes to be lost. The page cache survives a process, so kill -9 loses nothing; only a \
+         machine without power would.",
+    ),
+    ("G08", "caught by GA, which speaks of speed and is not judged on a real machine."),
+];
+
+/// Whether a bug is in question: caught with faults of the network or of processes.
+pub fn in_question(mutant: &Mutant) -> bool {
+    mutant.needs.iter().any(|kind| KINDS.contains(kind)) && !mutant.checks.contains(&"DET")
+}
+
+/// What came of the tries of one case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The bug.
+    pub id: &'static str,
+    /// The check that objected in simulation.
+    pub simulated: String,
+    /// How often it was tried.
+    pub tries: u32,
+    /// How often it failed in the same way.
+    pub failed: u32,
+    /// The checks that objected, with how often.
+    pub checks: BTreeMap<String, u32>,
+    /// What of the case's plan was not replayed as planned.
+    pub left_out: Vec<String>,
+}
+
+/// Why a case cannot be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ParityError {
+    /// It names no bug of the table.
+    #[error("{0}: the case names no bug, so there is nothing to compare")]
+    NoMutant(PathBuf),
+    /// The system's.
+    #[error("cannot replay {case}: {error}")]
+    Io {
+        /// The case.
+        case: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+/// Tries a case of a bug so many times; ends with the first that fails, if `first` is enough. `tell` is told of each.
+///
+/// # Errors
+/// See [`ParityError`].
+pub fn measure(
+    program: &Path,
+    path: &Path,
+    case: &SavedCase,
+    tries: u32,
+    first: bool,
+    tell: &mut dyn FnMut(u32, &crate::report::RunReport),
+) -> Result<Row, ParityError> {
+    let expects = case.expects.as_ref().ok_or_else(|| ParityError::NoMutant(path.to_owned()))?;
+    let mutant =
+        expects.mutant.as_deref().and_then(find).ok_or_else(|| ParityError::NoMutant(path.to_owned()))?;
+    let simulated = expects.signature.check.clone();
+    let mut row = Row {
+        id: mutant.id,
+        simulated,
+        tries: 0,
+        failed: 0,
+        checks: BTreeMap::new(),
+        left_out: storm::left_out(&case.scenario),
+    };
+    for number in 1..=tries {
+        let failed = |error| ParityError::Io { case: path.to_owned(), error };
+        let folder = tempfile::tempdir().map_err(failed)?;
+        let replay = Replay {
+            program: program.to_owned(),
+            mutant: Some(mutant.id.to_owned()),
+            folder: folder.path().to_owned(),
+        };
+        let report = replay.run(&case.scenario).map_err(failed)?;
+        tell(number, &report);
+        row.tries += 1;
+        let mut checks: Vec<&str> = report.violations.iter().map(|one| one.check.as_str()).collect();
+        checks.sort_unstable();
+        checks.dedup();
+        let same = |check: &&str| *check == row.simulated || mutant.checks.contains(check);
+        let fails = checks.iter().any(same);
+        row.failed += u32::from(fails);
+        for check in checks {
+            *row.checks.entry(check.to_owned()).or_default() += 1;
+        }
+        if fails && first {
+            break;
+        }
+    }
+    Ok(row)
+}
+
+/// The share, and whether it is a share of anything.
+pub fn share(rows: &[Row]) -> (usize, usize) {
+    (rows.iter().filter(|row| row.failed > 0).count(), rows.len())
+}
+
+/// The document: the table, the share, and what is behind the rest.
+pub fn document(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "# Simulation and reality\n\n\
+         Generated by `cargo sim parity`. Each bug that simulation catches with faults of the network or of processes \
+         is put back into real processes on real links, files and clocks, which are driven through the same shrunk \
+         case (`fixtures/parity`). A case fails when a check objects that must catch its bug, or that did in \
+         simulation; the real world draws its own luck, so each has several tries.\n\n",
+    );
+    let (failing, of) = share(rows);
+    let percent = (failing * 100).checked_div(of).unwrap_or(0);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {percent} %.**\n");
+    text += "| mutant | bug | in simulation | really | tries that failed | checks that objected |\n|---|---|---|---|---|---|\n";
+    for row in rows {
+        let what = find(row.id).map_or("", |mutant| mutant.what);
+        let checks: Vec<String> =
+            row.checks.iter().map(|(check, times)| format!("{check} ({times})")).collect();
+        let _ = writeln!(
+            text,
+            "| {} | {what} | {} | {} | {} of {} | {} |",
+            row.id,
+            row.simulated,
+            if row.failed > 0 { "fails" } else { "**passes**" },
+            row.failed,
+            row.tries,
+            if checks.is_empty() { "-".to_owned() } else { checks.join(", ") },
+        );
+    }
+    let passing: Vec<&Row> = rows.iter().filter(|row| row.failed == 0).collect();
+    if !passing.is_empty() {
+        text += "\n## Why the rest passes\n\n";
+    }
+    for row in passing {
+        let why = EXPLAINED.iter().find(|(id, _)| *id == row.id).map(|(_, why)| *why);
+        let left_out = match row.left_out.as_slice() {
+            [] => String::new(),
+            left_out => format!(" Not as planned: {}.", left_out.join("; ")),
+        };
+        let _ = writeln!(text, "* **{}**: {}{left_out}", row.id, why.unwrap_or("not explained yet."));
+    }
+    text += "\n## Not in question\n\n";
+    for mutant in all().filter(|mutant| !in_question(mutant)) {
+        let needs = if mutant.needs.is_empty() { "no fault".to_owned() } else { mutant.needs.join(", ") };
+        let why =
+            if mutant.checks.contains(&"DET") { "a bug of the testbed's" } else { "no network, no crash" };
+        let _ = writeln!(text, "* {}: {} (needs {needs}; {why})", mutant.id, mutant.what);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &'static str, failed: u32) -> Row {
+        let checks = if failed > 0 { BTreeMap::from([("LIN".to_owned(), failed)]) } else { BTreeMap::new() };
+        Row { id, simulated: "LIN".to_owned(), tries: 5, failed, checks, left_out: Vec::new() }
+    }
+
+    #[test]
+    fn the_share_is_of_cases_and_what_passes_is_explained_or_said_not_to_be() {
+        let text = document(&[row("R27", 4), row("R14", 0), row("R33", 0)]);
+        assert!(text.contains("**1 of 3 fail on a real cluster too: 33 %.**"), "{text}");
+        assert!(text.contains(
+            "| R27 | a read is answered without asking a quorum who leads | LIN | fails | 4 of 5 | LIN (4) |"
+        ));
+        assert!(text.contains("* **R14**: needs unsynced writes"), "{text}");
+        assert!(text.contains("* **R33**: not explained yet."), "{text}");
+        assert!(text.contains("* T02: "), "{text}");
+    }
+
+    #[test]
+    fn bugs_of_network_and_processes_are_in_question() {
+        let asked = |id| in_question(find(id).unwrap());
+        assert!(asked("R27") && asked("R02") && asked("G14"));
+        assert!(!asked("R31") && !asked("S04") && !asked("T02"));
+        for (id, _) in EXPLAINED {
+            assert!(find(id).is_some_and(in_question), "{id}");
+        }
+        for kind in KINDS {
+            assert!(crate::scenario::KINDS.contains(kind), "{kind}");
+        }
+    }
+}

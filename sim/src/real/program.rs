@@ -1,0 +1,75 @@
+//! The node's program: built from this very source, so that what is replayed is what was simulated.
+
+// This is outside the simulation: processes are allowed here.
+#![allow(clippy::disallowed_methods)]
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+/// Why there is no program.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Cargo could not be started.
+    #[error("cannot start {cargo:?} to build the node's program: {error}; --program names one that is built")]
+    NoCargo {
+        /// What was started.
+        cargo: OsString,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The build failed.
+    #[error("the node's program does not build:\n{0}")]
+    Failed(String),
+    /// Cargo did not say where the program is.
+    #[error("cargo has built no program of the name driftline")]
+    NoProgram,
+}
+
+/// One message of `cargo build --message-format=json`, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    executable: Option<PathBuf>,
+    #[serde(default)]
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+/// Builds `driftline` with the feature `testbed`, for the machine as it is: without the simulator's cfg, into the
+/// workspace's ordinary target folder.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn build(release: bool) -> Result<PathBuf, BuildError> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(&cargo);
+    command
+        .current_dir(&workspace)
+        .args(["build", "--bin", "driftline", "--features", "testbed", "--message-format", "json"])
+        .args(release.then_some("--release"))
+        .arg("--target-dir")
+        .arg(workspace.join("target"))
+        // Of the cargo that started this program; they would make this another build.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_BUILD_RUSTFLAGS")
+        .stdin(Stdio::null());
+    let output = command.output().map_err(|error| BuildError::NoCargo { cargo, error })?;
+    if !output.status.success() {
+        return Err(BuildError::Failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    let messages = output.stdout.split(|byte| *byte == b'\n');
+    let messages = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+    let ours =
+        messages.filter(|message| message.target.as_ref().is_some_and(|target| target.name == "driftline"));
+    ours.filter_map(|message| message.executable).next_back().ok_or(BuildError::NoProgram)
+}

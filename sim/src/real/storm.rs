@@ -1,0 +1,266 @@
+//! The plan's faults on a real cluster: the same kinds, at the same times, as `world::faults` does to a simulated
+//! one.
+
+// This is outside the simulation: the real clock is allowed here.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+
+use super::cluster::{Cluster, RESTART_AFTER};
+use crate::check::Stop;
+use crate::fault::scene::MILD_LOSS_PERCENT;
+use crate::fault::{Effect, Hosts, Rule};
+use crate::scenario::{
+    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Traffic,
+};
+
+/// How long a node may take to be gone after it agreed to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often something that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A clock between these must not lead gossip to a false verdict.
+const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
+
+/// Parts of a plan that happen otherwise than planned, or not at all, each with the reason.
+pub fn left_out(scenario: &Scenario) -> Vec<String> {
+    let mut reasons = BTreeSet::new();
+    for fault in &scenario.faults {
+        reasons.extend(match fault.kind {
+            FaultKind::FsyncFail { .. } => Some("fsync-fail: a real disk fails when it likes"),
+            FaultKind::PowerLoss { .. } => {
+                Some("power-loss: done as a kill, after which the page cache still holds what was not synced")
+            }
+            FaultKind::Move { .. } => Some("move: done as a kill, the node comes back where it was"),
+            FaultKind::Clock { change, .. } if !at_one_stroke(change) => {
+                Some("clock: a clock that swings, wanders or strobes stays as it is")
+            }
+            FaultKind::Slow { .. } => Some("slow: a process has its processor or not"),
+            FaultKind::CrashPoint { .. } | FaultKind::Hazard { .. } => {
+                Some("crash-point, hazard: places of the code are not reached from outside")
+            }
+            FaultKind::Disk { .. } => Some("disk: a real disk fails when it likes"),
+            FaultKind::LoseDisk { .. } => Some("lose-disk: the node keeps its disk"),
+            FaultKind::Upgrade { .. } => Some("upgrade: the node goes on speaking what it spoke"),
+            FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),
+            _ => None,
+        });
+    }
+    if scenario.operations.iter().any(|op| scenario.is_agent(op.node)) {
+        reasons.insert("agents: client-mode agents are not started, and what is asked of them fails");
+    }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Lock(_))) {
+        reasons.insert("locks: sessions and locks are not asked for");
+    }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
+        reasons.insert("own operations: an experiment knows the simulated world only");
+    }
+    reasons.into_iter().map(str::to_owned).collect()
+}
+
+/// Lets a fault happen, and undoes it when its time is over.
+pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
+    let duration = Duration::from_millis(fault.for_ms);
+    let kind = fault.kind.name();
+    let percent = |percent: u32| f64::from(percent).min(100.0) / 100.0;
+    let scene = cluster.scene();
+    let slow = |max_ms: u64| scene.is_slow(max_ms);
+    let ns = |ms: u64| ms.saturating_mul(1_000_000);
+    match &fault.kind {
+        FaultKind::Partition { shape } => {
+            let between_nodes = !matches!(shape, Shape::Clients(_));
+            links(&cluster, kind, scene.partition(shape), between_nodes, duration).await;
+        }
+        FaultKind::Loss { percent: lost } => {
+            let harsh = *lost > MILD_LOSS_PERCENT;
+            links(&cluster, kind, everywhere(Effect::Lose(percent(*lost))), harsh, duration).await;
+        }
+        FaultKind::Delay { min_ms, max_ms } => {
+            let effect = Effect::Delay { min_ns: ns(*min_ms), max_ns: ns(*max_ms) };
+            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
+        }
+        FaultKind::Reorder { percent: held, max_ms } => {
+            let effect = Effect::Reorder { probability: percent(*held), max_ns: ns(*max_ms) };
+            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
+        }
+        FaultKind::Duplicate { percent: twice } => {
+            links(&cluster, kind, everywhere(Effect::Duplicate(percent(*twice))), false, duration).await;
+        }
+        FaultKind::Stall { target } => {
+            let node = cluster.target(*target);
+            if !cluster.stall(node, true) {
+                return;
+            }
+            cluster.count(kind);
+            let harsh = fault.for_ms > cluster.scenario.settings.probe_period_ms;
+            cluster.disturb(harsh, true);
+            tokio::time::sleep(duration).await;
+            cluster.stall(node, false);
+            cluster.disturb(harsh, false);
+        }
+        FaultKind::Lag { .. }
+        | FaultKind::Bandwidth { .. }
+        | FaultKind::Clog { .. }
+        | FaultKind::BlackHole { .. }
+        | FaultKind::Refusal { .. }
+        | FaultKind::Corrupt { .. } => {
+            if let Some((_, _, rules, harsh)) = scene.trouble(&fault.kind) {
+                links(&cluster, kind, rules, harsh, duration).await;
+            }
+        }
+        FaultKind::Vanish { target } => vanish(&cluster, kind, cluster.target(*target), duration).await,
+        // One that moves keeps its address here; `left_out` says so.
+        FaultKind::Kill { target } | FaultKind::Move { target } => {
+            crash(&cluster, kind, &[cluster.target(*target)], Stop::Kill, duration).await
+        }
+        // As far as its process goes; `left_out` says what is missing.
+        FaultKind::PowerLoss { nodes } => crash(&cluster, kind, nodes, Stop::Kill, duration).await,
+        FaultKind::Clock { target, change } if at_one_stroke(*change) => {
+            let node = cluster.target(*target);
+            cluster.count(kind);
+            let harsh = match change {
+                ClockChange::Rate(rate) => !MILD_RATES.contains(rate),
+                ClockChange::Jump(_) => true,
+                _ => false,
+            };
+            cluster.disturb(harsh, true);
+            cluster.bend(node, |clock| clock.change(Instant::now(), *change));
+            if matches!(change, ClockChange::Rate(_)) {
+                tokio::time::sleep(duration).await;
+                cluster.bend(node, |clock| Some(clock.calm(Instant::now(), false)));
+            }
+            cluster.disturb(harsh, false);
+        }
+        FaultKind::Membership { change: MembershipChange::Add } => {
+            let node = cluster.nodes().last().map_or(0, |last| last + 1);
+            if cluster.found(node, ClockSetting::default()).await.is_ok() {
+                cluster.count(kind);
+                cluster.boot_if_due(node);
+            }
+        }
+        FaultKind::Membership { change: MembershipChange::Leave(node) } => {
+            let node = *node;
+            let until = Instant::now() + duration;
+            if !cluster.is_up(node) {
+                return;
+            }
+            cluster.count(kind);
+            cluster.hold_down(node, until);
+            cluster.leaves(node);
+            let left = cluster.command(node, Method::PUT, "/v1/agent/leave").await;
+            tokio::time::sleep_until(until.into()).await;
+            // A node that said it leaves is soon gone; it must not be judged while it is on its way.
+            let patience = Instant::now() + LEAVES_WITHIN;
+            while left && cluster.is_up(node) && Instant::now() < patience {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            // One that did not manage to leave in time simply stays.
+            cluster.boot_if_due(node);
+        }
+        FaultKind::Transfer => {
+            if let Some(leader) = cluster.leader() {
+                cluster.count(kind);
+                cluster.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
+            }
+        }
+        FaultKind::RestartStorm { nodes, every_ms } => {
+            let end = Instant::now() + duration;
+            let pause = Duration::from_millis(*every_ms).max(RESTART_AFTER / 10);
+            for node in nodes.iter().cycle() {
+                if Instant::now() >= end {
+                    break;
+                }
+                crash(&cluster, kind, &[*node], Stop::Kill, Duration::ZERO).await;
+                tokio::time::sleep(pause).await;
+            }
+        }
+        FaultKind::CrashLoop { target, up_ms } => {
+            let node = cluster.target(*target);
+            let end = Instant::now() + duration;
+            while Instant::now() < end {
+                crash(&cluster, kind, &[node], Stop::Kill, Duration::ZERO).await;
+                tokio::time::sleep(Duration::from_millis(*up_ms)).await;
+            }
+        }
+        // See `left_out`.
+        _ => {}
+    }
+}
+
+fn at_one_stroke(change: ClockChange) -> bool {
+    matches!(change, ClockChange::Rate(_) | ClockChange::Jump(_) | ClockChange::Step(_))
+}
+
+fn everywhere(effect: Effect) -> Vec<Rule> {
+    vec![Rule { from: Hosts::All, to: Hosts::All, effect }]
+}
+
+/// Puts rules in force for a while.
+async fn links(cluster: &Arc<Cluster>, kind: &str, rules: Vec<Rule>, harsh: bool, duration: Duration) {
+    cluster.count(kind);
+    let numbers: Vec<u64> = rules.into_iter().map(|rule| cluster.links.add(rule)).collect();
+    cluster.disturb(harsh, true);
+    tokio::time::sleep(duration).await;
+    numbers.into_iter().for_each(|number| cluster.links.remove(number));
+    cluster.disturb(harsh, false);
+}
+
+async fn crash(cluster: &Arc<Cluster>, kind: &str, nodes: &[u32], stop: Stop, duration: Duration) {
+    // Not at once: a process that is started while the system still cleans up after the last one finds its ports taken.
+    let until = Instant::now() + duration.max(RESTART_AFTER / 10);
+    let mut down = false;
+    for node in nodes {
+        cluster.hold_down(*node, until);
+        down |= cluster.take_down(*node, stop);
+    }
+    if down {
+        cluster.count(kind);
+    }
+    tokio::time::sleep_until(until.into()).await;
+    nodes.iter().for_each(|node| cluster.boot_if_due(*node));
+}
+
+/// A host goes, and nobody hears of it: what its kernel says in its place is swallowed with everything else.
+async fn vanish(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duration) {
+    let until = Instant::now() + duration.max(RESTART_AFTER);
+    cluster.hold_down(node, until);
+    let swallow = |traffic| {
+        let rule = |from, to| Rule { from, to, effect: Effect::Swallow(traffic) };
+        [rule(Hosts::only([node]), Hosts::All), rule(Hosts::All, Hosts::only([node]))]
+    };
+    let rules = [Traffic::Streams, Traffic::Datagrams].into_iter().flat_map(swallow);
+    let numbers: Vec<u64> = rules.map(|rule| cluster.links.add(rule)).collect();
+    if cluster.take_down(node, Stop::Kill) {
+        cluster.count(kind);
+    }
+    tokio::time::sleep_until(until.into()).await;
+    numbers.into_iter().for_each(|number| cluster.links.remove(number));
+    cluster.boot_if_due(node);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Limits, Target};
+
+    #[test]
+    fn what_has_no_real_counterpart_is_named_once() {
+        let mut scenario = Scenario::generate(1, &Limits { duration_s: Some(2), ..Limits::default() });
+        let fault = |kind| Fault { at_ms: 0, for_ms: 1, kind };
+        let fails = FaultKind::FsyncFail { target: Target::Leader, syncs: 1, crash_after_ms: None };
+        scenario.faults = vec![
+            fault(fails.clone()),
+            fault(FaultKind::Transfer),
+            fault(fails),
+            fault(FaultKind::PowerLoss { nodes: vec![1] }),
+        ];
+        let reasons = left_out(&scenario);
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons[0].starts_with("fsync-fail") && reasons[1].starts_with("power-loss"));
+    }
+}
