@@ -41,7 +41,10 @@ fn drawing_a_run_changes_nothing_in_it() {
         let page = format!("{seed}.html");
         let (plain, drawn) = (run(&[]), run(&["--report", &page]));
         assert!(plain.trace_events > 1_000);
-        assert_eq!(RunReport { wall_seconds: 0.0, ..plain }, RunReport { wall_seconds: 0.0, ..drawn });
+        // What it costs the machine is all that may differ.
+        let known =
+            |report: RunReport| RunReport { wall_seconds: 0.0, cpu_seconds: 0.0, memory_kib: 0, ..report };
+        assert_eq!(known(plain), known(drawn));
         assert!(folder.path().join(page).metadata().unwrap().len() > 10_000);
     }
 }
