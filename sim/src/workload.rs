@@ -25,7 +25,7 @@ use hyper::Method;
 use crate::check::locks::Step;
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
-use crate::history::{Action, Operation, Outcome, Response};
+use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::lockers::Locker;
 use crate::scenario::{PlannedAction, PlannedOp};
 
@@ -34,6 +34,9 @@ pub const FIRST_CLIENT: u32 = 1_000;
 
 /// The port of every node's HTTP API.
 pub const HTTP_PORT: u16 = 8500;
+
+/// What values are made longer with.
+const PADDING: char = '.';
 
 /// Where a client's host is.
 pub fn client_ip(client: u32) -> IpAddr {
@@ -44,6 +47,8 @@ pub fn client_ip(client: u32) -> IpAddr {
 pub struct Clients {
     pump: Arc<Pump>,
     timeout: Duration,
+    /// Every value is made so long, with dots behind it, and read without them: the history knows nothing of it.
+    padding: usize,
     addresses: Mutex<BTreeMap<u32, IpAddr>>,
     history: Mutex<Vec<Operation>>,
     locks: Mutex<Vec<Step>>,
@@ -53,11 +58,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Clients that wait `timeout` for each answer.
-    pub fn new(pump: Arc<Pump>, timeout: Duration) -> Arc<Clients> {
+    /// Clients that wait `timeout` for each answer, and write values of at least `padding` bytes.
+    pub fn new(pump: Arc<Pump>, timeout: Duration, padding: usize) -> Arc<Clients> {
         Arc::new(Clients {
             pump,
             timeout,
+            padding,
             addresses: Mutex::default(),
             history: Mutex::default(),
             locks: Mutex::default(),
@@ -149,13 +155,21 @@ impl Clients {
     ) -> Outcome {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let host = FIRST_CLIENT + client;
-        let Some((method, path, body)) = request(key, &action, index) else {
+        let Some((method, path, mut body)) = request(key, &action, index) else {
             return Outcome::Failed("the API has no such request".to_owned());
         };
+        if body.len() < self.padding && action.writes().is_some() {
+            let mut padded = body.to_vec();
+            padded.resize(self.padding, PADDING as u8);
+            body = padded.into();
+        }
         let invoked_ns = self.pump.now();
         self.pump.note(host, "invoke", format!("{id} at n{node}: {key} {action:?}"));
         let answer = self.call(env, node, method, &path, body).await;
-        let outcome = outcome(&action, &answer);
+        let mut outcome = outcome(&action, &answer);
+        if let Outcome::Ok(Response::Value(Some(seen))) = &mut outcome {
+            self.unpad(&mut seen.value);
+        }
         self.pump.note(host, "return", format!("{id}: {outcome:?}"));
         let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
         let operation = Operation {
@@ -172,6 +186,12 @@ impl Clients {
         outcome
     }
 
+    fn unpad(&self, value: &mut String) {
+        if self.padding > 0 {
+            value.truncate(value.trim_end_matches(PADDING).len());
+        }
+    }
+
     /// Everything a node's store holds, by its own account: key, value, modify index.
     ///
     /// # Errors
@@ -185,7 +205,11 @@ impl Clients {
                 let entries: Vec<Entry> =
                     serde_json::from_slice(&response.body).map_err(|error| error.to_string())?;
                 let entries = entries.into_iter().filter_map(Entry::versioned);
-                Ok(entries.map(|(key, at)| (key, (at.value, at.modify_index))).collect())
+                let unpadded = |(key, mut at): (String, Versioned)| {
+                    self.unpad(&mut at.value);
+                    (key, (at.value, at.modify_index))
+                };
+                Ok(entries.map(unpadded).collect())
             }
             status => Err(format!("{status} {}", response.text())),
         }

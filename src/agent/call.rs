@@ -56,6 +56,11 @@ pub enum Call {
 }
 
 impl Call {
+    /// Whether it is a read that waits for a change.
+    pub fn waits(&self) -> bool {
+        matches!(self, Call::Read { options, .. } if options.min_index > 0 && !options.wait.is_zero())
+    }
+
     /// What kind of call, in one word.
     pub fn kind(&self) -> &'static str {
         match self {

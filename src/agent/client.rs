@@ -140,7 +140,15 @@ impl Delegate for Client {
         Box::pin(async move {
             match call {
                 Call::Why => Ok(Reply::Why(self.why().await)),
-                call => self.inner.servers.call(call).await,
+                // Its place is given up when nobody waits any more.
+                call if call.waits() => self.inner.servers.call(call).await,
+                // In a task of its own: whoever asked may hang up before the attempt is over, and only its end shows
+                // that the connection is dead.
+                call => {
+                    let servers = self.inner.servers.clone();
+                    let asked = self.inner.env.spawn(async move { servers.call(call).await }).await;
+                    asked.unwrap_or_else(|error| Err(CallError::Unknown(error.to_string())))
+                }
             }
         })
     }

@@ -21,14 +21,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::config::{Bootstrap, Config};
+use crate::config::{Bootstrap, Config, RaftConfig};
 use crate::env::{AbortOnDrop, Env, hazard};
 use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
 use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
-use crate::raft::{RaftNode, Reach, ServerInfo, Store};
+use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions};
 use crate::state::query::{Found, Query};
 use crate::state::{Command, Outcome, Request, RequestId, State};
 
@@ -77,9 +77,19 @@ impl Server {
         http_port: u16,
     ) -> Result<Server, Error> {
         let Program { machine, delegate, members, process: _ } = program;
-        let store = Store::open(env).await?;
+        let RaftConfig { segment_bytes, on_damage, .. } = config.raft;
+        let store = Store::open(env, StoreOptions { segment_bytes, on_damage }).await?;
         env.linger(hazard::STORE_OPEN).await;
         let identity = store.identity();
+        let mut config = config.clone();
+        if identity.replaces && config.bootstrap != Bootstrap::Wait {
+            // The cluster of the server in whose place it is has the data; another must not be founded.
+            tracing::warn!(
+                "this server replaces one whose data was damaged: it founds no cluster, but waits"
+            );
+            config.bootstrap = Bootstrap::Wait;
+        }
+        let config = &config;
         let listening = env.network().listen(config.rpc_addr).await;
         let listener = listening.map_err(|source| Error::Listen {
             addr: config.rpc_addr,

@@ -8,7 +8,7 @@
 //!                      elections, replication, commit   ┌─────┼───────────┐
 //!                                                       ▼     ▼           ▼
 //!                                                      log  network     state
-//!                                                       └─► store (redb, one sync a batch)
+//!                                                       └─► store (one sync a batch)
 //! ```
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
@@ -71,7 +71,7 @@ pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
 use rpc::{Caller, Handler, Lane, SnapshotChunk};
 pub use state::SharedState;
 use state::StateMachine;
-pub use store::{Identity, OpenError, Store};
+pub use store::{Identity, OpenError, Store, StoreOptions};
 
 openraft::declare_raft_types!(
     /// openraft, with our types.
@@ -135,6 +135,10 @@ const MAX_PROPOSAL_BATCH: usize = 512;
 const MAX_SNAPSHOT: usize = 2 << 30;
 /// Snapshots being received at once.
 const MAX_INCOMING: usize = 2;
+/// What a leader answers whose log waits for space.
+const FULL: &str = "the disk of the leader is full: free some space, or try again when another server leads";
+/// How often a leader with a full disk tries to hand over.
+const GIVE_WAY_EVERY: Duration = Duration::from_secs(1);
 /// A learner this close behind the leader's last entry is made a voter.
 const PROMOTION_LAG: u64 = 64;
 
@@ -352,6 +356,7 @@ impl RaftNode {
         let tasks = vec![
             env.spawn(propose_in_batches(env.clone(), core.clone(), queue)).abort_on_drop(),
             env.spawn(observe_roles(env.clone(), core)).abort_on_drop(),
+            env.spawn(node.clone().give_way_when_full()).abort_on_drop(),
             env.spawn(rpc::serve(env.clone(), listener, Arc::new(Server(node.clone())))).abort_on_drop(),
         ];
         *locked(&node.inner.tasks) = tasks;
@@ -577,6 +582,9 @@ impl RaftNode {
         if !self.is_leader() {
             return Err(LeaderError::NotLeader { leader: self.leader() });
         }
+        if self.inner.store.is_full() {
+            return Err(LeaderError::Refused(FULL.to_owned()));
+        }
         let (sender, receiver) = oneshot::channel();
         let stopped = || LeaderError::Refused("this server is stopping".to_owned());
         self.inner.proposals.send((request, sender)).await.map_err(|_| stopped())?;
@@ -776,6 +784,19 @@ impl RaftNode {
                 Ok(())
             }
             _ => Err(LeaderError::Unknown("the heir did not take over in time".to_owned())),
+        }
+    }
+
+    /// A leader whose disk is full refuses writes; another may have space.
+    async fn give_way_when_full(self) {
+        let mut full = self.inner.store.full();
+        while full.wait_for(|full| *full).await.is_ok() {
+            if self.is_leader()
+                && let Err(error) = self.transfer_to(None).await
+            {
+                tracing::debug!(%error, "the disk is full, and nobody takes over");
+            }
+            self.inner.env.sleep(GIVE_WAY_EVERY).await;
         }
     }
 
@@ -1124,7 +1145,7 @@ mod tests {
         async fn build(&self) -> Result<((), Log, StateMachine), openraft::StorageError<TypeConfig>> {
             let env = Env::current().expect("the suite runs inside an Env");
             let env = env_in_memory(env.ambient_random());
-            let store = Store::open(&env).await.expect("a new store opens");
+            let store = Store::open(&env, StoreOptions::default()).await.expect("a new store opens");
             let (machine, _) =
                 StateMachine::load(&env, &store, State::default()).await.expect("an empty state loads");
             Ok(((), Log::new(store), machine))
@@ -1142,7 +1163,7 @@ mod tests {
 
     async fn start(env: &Env, name: &str) -> (RaftNode, client::Client) {
         let listener = env.network().listen(localhost()).await.unwrap();
-        let store = Store::open(env).await.unwrap();
+        let store = Store::open(env, StoreOptions::default()).await.unwrap();
         let me = ServerInfo {
             node_id: store.identity().node_id,
             name: name.to_owned(),
@@ -1236,7 +1257,7 @@ mod tests {
             };
             // The last handle of the first life may still be going down.
             let (node, client) = loop {
-                match Store::open(&env).await {
+                match Store::open(&env, StoreOptions::default()).await {
                     Ok(store) => {
                         drop(store);
                         break start(&env, "a").await;

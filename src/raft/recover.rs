@@ -22,7 +22,7 @@ use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::state::StateMachine;
-use super::{OpenError, Peer, SnapshotMeta, Store, StoredMembership, log_index, log_term};
+use super::{OpenError, Peer, SnapshotMeta, Store, StoreOptions, StoredMembership, log_index, log_term};
 use crate::env::Env;
 use crate::state::State;
 
@@ -112,10 +112,7 @@ pub async fn recover(env: &Env) -> Result<u64, RecoverError> {
         // What the snapshot covers would be read as the configuration that was before.
         store.purge(last).await.map_err(RecoverError::Write)?;
     }
-    if let Some(vote) = store.vote() {
-        // Durable with it is all that was asked before.
-        store.save_vote(vote).await.map_err(RecoverError::Write)?;
-    }
+    store.flush().await.map_err(RecoverError::Write)?;
     Ok(cluster)
 }
 
@@ -128,7 +125,7 @@ async fn replay(env: &Env) -> Result<Replayed, RecoverError> {
         // To open it would found it.
         return Err(RecoverError::Nothing);
     }
-    let store = Store::open(env).await?;
+    let store = Store::open(env, StoreOptions::default()).await?;
     let Some(cluster) = store.cluster() else { return Err(RecoverError::Nothing) };
     let (_, shared) = StateMachine::load(env, &store, State::default()).await.map_err(RecoverError::Read)?;
     let mut state = shared.read(State::clone);

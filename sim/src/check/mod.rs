@@ -13,6 +13,7 @@
 //! `CRASH` are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
+pub mod beyond;
 pub mod claims;
 pub mod committed_immutable;
 pub mod committed_on_quorum;
@@ -32,6 +33,7 @@ pub mod servers_only;
 pub mod sessions;
 pub mod state_machine_safety;
 pub mod view;
+pub mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,6 +141,12 @@ pub const TABLE: &[Property] = &[
         "check/monotonic.rs",
     ),
     property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
+    property(
+        "VAL",
+        "a read shows only what somebody wrote to that key",
+        "none: what no broken disk excuses",
+        "check/written.rs",
+    ),
     property(
         "LOCK",
         "a lock has one holder, who keeps it while it renews in time, and the lock-delay is kept",
@@ -436,6 +444,7 @@ impl Checks {
         sessions::check(&end.history, findings);
         locks::check(&end.locks, &end.circumstances, findings);
         durability::check(end, &self.view, findings);
+        written::check(end, findings);
         self.completeness.check(end, &self.view, findings);
         self.sightings.finish(&end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {

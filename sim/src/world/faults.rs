@@ -122,6 +122,9 @@ impl World {
             FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
                 self.fail_syncs(fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
+            FaultKind::Disk { target, fault: what } => {
+                self.wrong_disk(fault, self.target(*target), *what).await;
+            }
             FaultKind::Slow { .. }
             | FaultKind::RestartStorm { .. }
             | FaultKind::CrashLoop { .. }
