@@ -8,7 +8,7 @@
 //! fencing token together with the key and the session.
 //!
 //! A transaction writes as it goes and takes it all back if one of its operations fails: while
-//! [`KvStore::begin`] is in force, each change notes how to undo it.
+//! one is under way, each change notes how to undo it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
