@@ -490,7 +490,8 @@ impl Agent {
     ) -> Result<Answer<Q::Found>, ReadError> {
         match options.consistency {
             Consistency::Stale => {
-                if !self.inner.recovered.load(Ordering::Relaxed) {
+                // Mutant R17: a server that has just restarted answers from what its snapshot held.
+                if !self.inner.recovered.load(Ordering::Relaxed) && !mutant::is("R17") {
                     let text = format!("{NO_LEADER}: this server has not caught up since its restart");
                     return Err(ReadError::NoLeader(text));
                 }
@@ -511,6 +512,18 @@ impl Agent {
                 // The client knows more than we do: it saw another history, so it must start over.
                 || options.min_index > newest;
             let left = deadline.since(self.inner.env.now());
+            // Mutant R35: a reader that waits is not woken.
+            if mutant::is("R35") && !newer && !left.is_zero() {
+                self.inner.env.sleep(left).await;
+                return Ok(Answer {
+                    index: found.index,
+                    value: found.value,
+                    known_leader: self.inner.node.leader().is_some(),
+                    last_contact: self.inner.node.last_contact(),
+                });
+            }
+            // Mutant H09: any change wakes every reader.
+            let newer = newer || (mutant::is("H09") && options.min_index < newest);
             if newer || left.is_zero() || self.inner.env.timeout(left, applied.changed()).await.is_err() {
                 return Ok(Answer {
                     index: found.index,
@@ -527,6 +540,12 @@ impl Agent {
     /// # Errors
     /// [`WriteError`] tells whether it may have been applied all the same.
     pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
+        // Mutant H01: the client hears that it is done before it is.
+        if mutant::is("H01") {
+            let client = self.inner.client.clone();
+            drop(self.inner.env.spawn(async move { client.write(command).await }));
+            return Ok(Outcome::Done { index: 0 });
+        }
         Ok(self.inner.client.write(command).await?)
     }
 

@@ -886,6 +886,12 @@ impl Driver {
                 if revision > self.me.revision {
                     self.revise(revision);
                 }
+                // Mutant G03: who is told that it is behind tells the teller the same, and so on.
+                if mutant::is("G03") {
+                    let Sender { id, revision } = *sender;
+                    let generation = id.generation.saturating_sub(1);
+                    self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
+                }
             }
             Part::Stale { .. } => {}
             Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
@@ -931,6 +937,10 @@ impl Driver {
     /// Two nodes with one id would chase each other through the generations; the pause between two such
     /// steps doubles, so they cannot do it quickly.
     fn jump(&mut self, generation: u64, now: Instant) {
+        // Part of mutant G02.
+        if mutant::is("G02") {
+            return;
+        }
         if !self.is_member() || generation >= MAX_GENERATION || now < self.next_jump {
             return;
         }
@@ -1077,6 +1087,12 @@ impl Driver {
 
     fn on_suspicion(&mut self, node_id: u64, now: Instant) {
         match self.suspicion_ends(node_id) {
+            // Mutant G15: that the suspect has objected meanwhile makes no difference.
+            Some(at) if at <= now && mutant::is("G15") => {
+                if let Some(claim) = self.claims.remove(&node_id) {
+                    self.apply(foca::Member::new(claim.id, u16::MAX - 1, State::Down), true);
+                }
+            }
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
                     self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
@@ -1159,6 +1175,11 @@ impl Driver {
             Alarm::Quick => {
                 self.quick_armed = false;
                 self.gossip(now);
+                // Mutant G07: the quick rounds never end, and what was sent is sent again.
+                if mutant::is("G07") {
+                    self.quick_rounds = QUICK_ROUNDS;
+                    self.announce_profile(&self.me.clone());
+                }
                 self.arm_quick(now);
             }
             Alarm::PushPull => {
@@ -1267,6 +1288,10 @@ impl Driver {
 
     /// A member that we heard of but that never described itself is asked to.
     fn ask_the_unknown(&mut self, now: Instant) {
+        // Mutant G16: a member whose description was lost is never asked for it.
+        if mutant::is("G16") {
+            return;
+        }
         let unknown: Vec<Identity> = self
             .table
             .iter()
@@ -1592,6 +1617,10 @@ impl Driver {
             live.swap(i, j);
         }
         live.truncate(wanted);
+        // Mutant T01: the order comes out of a map that the system's randomness orders.
+        if mutant::is("T01") {
+            mutant::system_order(&mut live);
+        }
         live
     }
 

@@ -11,6 +11,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
+use crate::agent::{Consistency, WriteError};
+use crate::mutant;
 use crate::state::query::{KvFound, KvGet, KvKeys, KvList};
 use crate::state::{Command, Entry, KvCommand, Outcome};
 
@@ -78,11 +80,24 @@ fn named(key: &str) -> Result<(), Failure> {
 
 async fn get(api: &Api, params: &Params, key: String) -> Reply {
     named(&key)?;
-    let options = params.query_options(|| api.spread())?;
+    let mut options = params.query_options(|| api.spread())?;
     let consistency = options.consistency;
-    let answer = api.agent.query(options, &KvGet { key: key.clone() }).await?;
+    // Mutant H05: a read that asks for nothing in particular is answered from what this server has.
+    if mutant::is("H05") && consistency == Consistency::Default {
+        options.consistency = Consistency::Stale;
+    }
+    let answer = api.agent.query(options, &KvGet { key: key.clone() }).await;
+    // Mutant H03: what cannot be read is called absent.
+    if mutant::is("H03") && answer.is_err() {
+        return Ok(reply::indexed(reply::empty(StatusCode::NOT_FOUND), 0));
+    }
+    let answer = answer?;
     let KvFound { entry, table_index } = &answer.value;
     let Some(entry) = entry else {
+        // Mutant H04: an absent key has no index.
+        if mutant::is("H04") {
+            return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), 0, &answer, consistency));
+        }
         return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
     };
     let response = if params.has("raw") {
@@ -98,6 +113,8 @@ async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
     let consistency = options.consistency;
     let answer = api.agent.query(options, &KvList { prefix }).await?;
     let entries = &answer.value;
+    // Mutant H06: the last key under the prefix is cut off.
+    let entries = &entries[..entries.len() - usize::from(mutant::is("H06") && entries.len() > 1)];
     let response = if entries.is_empty() {
         reply::empty(StatusCode::NOT_FOUND)
     } else {
@@ -136,7 +153,8 @@ async fn put(api: &Api, params: &Params, key: String, body: Body) -> Reply {
     named(&key)?;
     exclusive(params, &["cas", "acquire", "release"])?;
     let flags = params.number("flags")?.unwrap_or(0);
-    let cas = params.number("cas")?;
+    // Mutant H02: the condition of a compare-and-set is not looked at.
+    let cas = params.number("cas")?.filter(|_| !mutant::is("H02"));
     let body = api.read_body(body).await?;
     // There are no sessions yet: nobody holds a lock, and nobody can take one.
     if let Some(session) = params.get("acquire") {
@@ -160,9 +178,15 @@ async fn delete(api: &Api, params: &Params, key: String) -> Reply {
 }
 
 async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
-    match api.agent.write(Command::Kv(command)).await? {
+    // Mutant H08: a write that nobody took is answered as if it were done.
+    let outcome = match api.agent.write(Command::Kv(command)).await {
+        Err(WriteError::Refused(_)) if mutant::is("H08") => Ok(Outcome::Done { index: 0 }),
+        outcome => outcome,
+    };
+    match outcome? {
         Outcome::Done { .. } | Outcome::Answered { .. } => reply::json(&true, pretty),
-        Outcome::ConditionFailed { .. } => reply::json(&false, pretty),
+        // Mutant H07: a condition that did not hold is reported as a success.
+        Outcome::ConditionFailed { .. } => reply::json(&mutant::is("H07"), pretty),
         Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         // The log's answer to a late copy; what the first copy came to is not known here.
         Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),

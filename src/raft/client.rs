@@ -80,7 +80,8 @@ impl Client {
             inner: Arc::new(Inner {
                 env: env.clone(),
                 node,
-                origin: env.rng("request origin").random(),
+                // Mutant T03: an id depends on what other runs of the program there were.
+                origin: env.rng("request origin").random::<u64>() ^ process_number(),
                 numbers: Mutex::default(),
                 timeout,
                 readers,
@@ -216,6 +217,10 @@ impl Client {
     }
 }
 
+fn process_number() -> u64 {
+    if mutant::is("T03") { mutant::process_number() } else { 0 }
+}
+
 enum Attempt {
     NoLeader,
     Call(CallError),
@@ -309,6 +314,12 @@ async fn read_in_rounds(
             waiting.push(reader);
         }
         let result = read_index(&env, &node, env.now() + timeout).await;
+        // Mutant R29: who comes while a round is under way gets its answer.
+        while mutant::is("R29")
+            && let Ok(reader) = queue.try_recv()
+        {
+            waiting.push(reader);
+        }
         for reader in waiting {
             // The reader may have given up.
             let _ = reader.send(result.clone());

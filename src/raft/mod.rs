@@ -34,14 +34,16 @@ pub mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
 use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -258,7 +260,12 @@ impl RaftNode {
             cluster_name: "driftline".to_owned(),
             heartbeat_interval: config.heartbeat_ms,
             election_timeout_min: config.election_timeout_min_ms,
-            election_timeout_max: config.election_timeout_max_ms,
+            // Mutant R08: all servers wait equally long before they stand for election.
+            election_timeout_max: if mutant::is("R08") {
+                config.election_timeout_min_ms + 1
+            } else {
+                config.election_timeout_max_ms
+            },
             install_snapshot_timeout: 10_000,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
             replication_lag_threshold: config.snapshot_entries.saturating_add(config.trailing_entries),
@@ -532,6 +539,8 @@ impl RaftNode {
             return Ok(index.max(self.inner.state.read(|state| state.applied())));
         }
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            // Mutant R28: a leader reads before it has committed an entry of its own term.
+            Ok(_) if mutant::is("R28") => Ok(self.inner.state.read(|state| state.applied())),
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
                 self.renew_lease(asked, index);
@@ -720,10 +729,11 @@ impl RaftNode {
                 Err(FoundError::AlreadyMember { cluster }) => Answer::WrongCluster { cluster },
                 Err(error) => Answer::Failed(error.to_string()),
             },
-            Ask::Append(request) => {
+            Ask::Append(mut request) => {
                 if let Err(reason) = check_consecutive(&request) {
                     return Answer::Failed(reason);
                 }
+                self.bend_append(&mut request).await;
                 match self.inner.core.append_entries(request).await {
                     Ok(answer) => {
                         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
@@ -734,11 +744,28 @@ impl RaftNode {
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Ask::Vote(request) => match self.inner.core.vote(request).await {
-                Ok(answer) => Answer::Vote(answer),
-                Err(error) => Answer::Failed(error.to_string()),
-            },
-            Ask::PreVote(request) => match self.inner.core.pre_vote(request).await {
+            Ask::Vote(mut request) => {
+                self.bend_vote(&mut request);
+                let (asked, last) = (request.vote, request.last_log_id);
+                match self.inner.core.vote(request).await {
+                    // Mutant R03: the vote of this very term is forgotten, and given again.
+                    Ok(answer)
+                        if mutant::is("R03")
+                            && !answer.vote_granted
+                            && !answer.vote.committed
+                            && answer.vote.leader_id.term == asked.leader_id.term
+                            && last >= answer.last_log_id =>
+                    {
+                        Answer::Vote(VoteResponse::new(asked, answer.last_log_id, true))
+                    }
+                    Ok(answer) => Answer::Vote(answer),
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
+            }
+            Ask::PreVote(mut request) => match {
+                self.bend_vote(&mut request);
+                self.inner.core.pre_vote(request).await
+            } {
                 Ok(answer) => Answer::Vote(answer),
                 Err(error) => Answer::Failed(error.to_string()),
             },
@@ -750,11 +777,42 @@ impl RaftNode {
         }
     }
 
+    /// Mutant R07: a voter does not ask how far the candidate's log reaches.
+    fn bend_vote(&self, request: &mut VoteRequest<TypeConfig>) {
+        if mutant::is("R07") {
+            request.last_log_id = request.last_log_id.max(self.inner.store.log_bounds().1);
+        }
+    }
+
+    /// Mutants in how a follower takes entries.
+    async fn bend_append(&self, request: &mut AppendEntriesRequest<TypeConfig>) {
+        let (purged, last) = self.inner.store.log_bounds();
+        // Mutant R15: with nothing new to append, the commit index counts up to the follower's own last entry.
+        if mutant::is("R15") && request.entries.is_empty() {
+            request.prev_log_id = last;
+        }
+        // Mutant R41: whether the entry before the new ones is the leader's is not looked at.
+        if mutant::is("R41")
+            && let Some(before) = request.prev_log_id
+            && Some(before.index()) > purged.map(|id| id.index())
+            && let Ok(own) = self.inner.store.entries(before.index()..=before.index(), usize::MAX).await
+            && let Some(own) = own.first()
+        {
+            request.prev_log_id = Some(own.log_id);
+        }
+    }
+
     /// Takes one piece of a snapshot; with the last one, installs it.
     async fn receive_snapshot(&self, from: u64, chunk: SnapshotChunk) -> Answer {
+        // Mutant R16: a server without a log is sent no snapshot.
+        if mutant::is("R16") && self.inner.store.log_bounds().1.is_none() {
+            return Answer::Failed("nothing to follow on".to_owned());
+        }
         let whole = {
             let mut incoming = locked(&self.inner.incoming);
             if chunk.offset == 0 {
+                // Mutant R21: a second snapshot before the first is complete was not thought of.
+                assert!(!mutant::is("R21") || incoming.is_empty(), "a snapshot is being received already");
                 // One leader sends at a time; a second is its successor. Whoever was first gave up.
                 while incoming.len() >= MAX_INCOMING {
                     incoming.pop_first();
@@ -843,7 +901,12 @@ fn leader_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> L
 
 /// Hands waiting proposals to openraft, as many at once as there are.
 async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Proposal>) {
+    let deposed = Arc::new(AtomicBool::new(false));
     while let Some((request, sender)) = queue.recv().await {
+        // Mutant R48: after a change of leader the queue is never taken up again.
+        if mutant::is("R48") && deposed.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let (mut requests, mut senders) = (vec![request], vec![sender]);
         while requests.len() < MAX_PROPOSAL_BATCH
             && let Ok((request, sender)) = queue.try_recv()
@@ -862,11 +925,17 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             }
         };
         // The next batch does not wait for this one to be committed.
+        let deposed = deposed.clone();
         env.spawn(async move {
             for sender in senders {
                 let result = match results.next().await {
                     Some(Ok(Ok(written))) => Ok(written.response),
-                    Some(Ok(Err(error))) => Err(leader_error(RaftError::APIError(error))),
+                    // Mutant R20: that an entry may be superseded by another leader's was not thought of.
+                    Some(Ok(Err(_))) if mutant::is("R20") => unreachable!("a proposal was superseded"),
+                    Some(Ok(Err(error))) => {
+                        deposed.store(true, Ordering::Relaxed);
+                        Err(leader_error(RaftError::APIError(error)))
+                    }
                     Some(Err(fatal)) => Err(LeaderError::Unknown(fatal.to_string())),
                     None => Err(LeaderError::Unknown("Raft gave no answer".to_owned())),
                 };

@@ -30,6 +30,7 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{SnapshotMeta, TypeConfig, Vote};
 use crate::env::{AbortOnDrop, BoxStream, Env, Listener};
+use crate::mutant;
 use crate::state::{Outcome, Request};
 
 /// Version of frames and envelopes.
@@ -370,6 +371,10 @@ impl Pool {
     }
 
     fn drop_connection(&self, addr: SocketAddr, lane: Lane, dead: &Arc<Connection>) {
+        // Mutant R49: a connection that has died without a word is used for ever.
+        if mutant::is("R49") {
+            return;
+        }
         let mut connections = locked(&self.inner.connections);
         if connections.get(&(addr, lane)).is_some_and(|current| Arc::ptr_eq(current, dead)) {
             connections.remove(&(addr, lane));

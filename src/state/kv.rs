@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Outcome, Shared};
+use crate::mutant;
 
 /// How many deletions are remembered key by key.
 pub const MAX_TOMBSTONES: usize = 8192;
@@ -77,6 +78,10 @@ pub struct KvStore {
     newest: u64,
     #[serde(skip)]
     digest: u64,
+    /// Writes since this server started: part of mutant R54.
+    #[cfg(feature = "mutants")]
+    #[serde(skip)]
+    writes: u64,
 }
 
 impl PartialEq for KvStore {
@@ -115,7 +120,9 @@ fn entry_part(key: &str, entry: &Entry) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&(key.len() as u64).to_le_bytes());
     hash.update(key.as_bytes());
-    for word in [entry.create_index, entry.modify_index, entry.lock_index, entry.flags] {
+    // Part of mutants R53 and R54: the digest does not cover the index that they get wrong.
+    let modify_index = if mutant::is("R53") || mutant::is("R54") { 0 } else { entry.modify_index };
+    for word in [entry.create_index, modify_index, entry.lock_index, entry.flags] {
         hash.update(&word.to_le_bytes());
     }
     let session = entry.session.as_deref().unwrap_or_default();
@@ -162,15 +169,28 @@ impl KvStore {
             }
             KvCommand::DeleteTree { prefix } => {
                 let keys: Vec<String> = under(&self.entries, prefix).map(|(key, _)| key.clone()).collect();
-                for key in keys {
-                    self.delete(index, &key);
+                // Mutant H10: the last key under the prefix stays.
+                let spared = usize::from(mutant::is("H10") && keys.len() > 1);
+                for key in keys.iter().take(keys.len() - spared) {
+                    self.delete(index, key);
                 }
                 Outcome::Done { index }
             }
         }
     }
 
+    /// The index of a write; with mutant R54 the number of writes since this server started.
+    fn count(&mut self, index: u64) -> u64 {
+        #[cfg(feature = "mutants")]
+        if mutant::is("R54") {
+            self.writes += 1;
+            return self.writes;
+        }
+        index
+    }
+
     fn set(&mut self, index: u64, key: &str, value: &Shared, flags: u64) {
+        let modify_index = self.count(index);
         if let Some(entry) = self.entries.get_mut(key) {
             // Writing what is already there is no change, so nobody is woken.
             if entry.value == *value && entry.flags == flags {
@@ -179,7 +199,7 @@ impl KvStore {
             self.digest = self.digest.wrapping_sub(entry_part(key, entry));
             entry.value = value.clone();
             entry.flags = flags;
-            entry.modify_index = index;
+            entry.modify_index = modify_index;
             self.digest = self.digest.wrapping_add(entry_part(key, entry));
         } else {
             if let Some(deleted) = self.tombstones.remove(key) {
@@ -188,7 +208,7 @@ impl KvStore {
             }
             let entry = Entry {
                 create_index: index,
-                modify_index: index,
+                modify_index,
                 lock_index: 0,
                 flags,
                 session: None,
@@ -282,6 +302,10 @@ impl KvStore {
 
     /// Computes the digest anew, after loading.
     pub(super) fn rebuild_digest(&mut self) {
+        // Mutant R53: a snapshot does not hold when a key was last changed, only when it was created.
+        if mutant::is("R53") {
+            self.entries.values_mut().for_each(|entry| entry.modify_index = entry.create_index);
+        }
         let entries = self.entries.iter().map(|(key, entry)| entry_part(key, entry));
         let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, *index));
         self.digest = entries.chain(tombstones).fold(0, u64::wrapping_add);

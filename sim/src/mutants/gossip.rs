@@ -1,6 +1,6 @@
 //! Bugs of gossip: who is there, and what reaches whom.
 
-use super::{Mutant, SILENCE};
+use super::{LATE_NEWS, Mutant, SILENCE};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -10,6 +10,34 @@ pub const TABLE: &[Mutant] = &[
         origin: "al8n/memberlist PR #197",
         needs: SILENCE,
         checks: &["GR"],
+    },
+    Mutant {
+        id: "G02",
+        what: "a node never learns that it was declared dead",
+        origin: "hashicorp/memberlist#311",
+        needs: SILENCE,
+        checks: &["GC", "LIVE"],
+    },
+    Mutant {
+        id: "G03",
+        what: "two nodes tell each other for ever that they are behind",
+        origin: "caio/foca#25",
+        needs: SILENCE,
+        checks: &["GT"],
+    },
+    Mutant {
+        id: "G04",
+        what: "of two lives of a node the one that spoke last is believed",
+        origin: "foca v0.17.1",
+        needs: LATE_NEWS,
+        checks: &["GR"],
+    },
+    Mutant {
+        id: "G07",
+        what: "the quick rounds after news never end",
+        origin: "the class of caio/foca#35",
+        needs: &[],
+        checks: &["GT"],
     },
     Mutant {
         id: "G08",
@@ -24,5 +52,40 @@ pub const TABLE: &[Mutant] = &[
         origin: "the class of hashicorp/consul#6113",
         needs: SILENCE,
         checks: &["LIVE", "CQ"],
+    },
+    Mutant {
+        id: "G15",
+        what: "a suspect that has objected is declared dead all the same",
+        origin: "design; SWIM 4.2",
+        needs: SILENCE,
+        checks: &["GA"],
+    },
+    Mutant {
+        id: "G16",
+        what: "a member whose description was lost is never asked for it",
+        origin: "design",
+        needs: SILENCE,
+        checks: &["GC"],
+    },
+    Mutant {
+        id: "G17",
+        what: "a member that was dead once is never listed again",
+        origin: "design",
+        needs: SILENCE,
+        checks: &["GC", "LIVE"],
+    },
+    Mutant {
+        id: "G20",
+        what: "events seen are forgotten when the clock moves on",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["EV"],
+    },
+    Mutant {
+        id: "G21",
+        what: "what push/pull brings is listed again",
+        origin: "the class of etcd-io/etcd#17529",
+        needs: &[],
+        checks: &["EV"],
     },
 ];

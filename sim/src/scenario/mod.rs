@@ -302,6 +302,17 @@ pub struct PlannedOp {
     pub action: PlannedAction,
 }
 
+impl PlannedOp {
+    /// The key, if it is that of a single entry and not what many keys begin with.
+    pub fn single_key(&self) -> Option<String> {
+        let many = matches!(
+            self.action,
+            PlannedAction::List | PlannedAction::DeleteTree | PlannedAction::Fire(_) | PlannedAction::Own(_)
+        );
+        (!many).then(|| self.key.clone())
+    }
+}
+
 /// What a client will ask. Every value is written by one operation of the run only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -314,6 +325,16 @@ pub enum PlannedAction {
     Cas(String),
     /// A removal.
     Delete,
+    /// A read that may be old.
+    Stale,
+    /// A read that waits so many milliseconds for a change.
+    Watch(u64),
+    /// A read of all keys that begin with the key.
+    List,
+    /// A removal of all keys that begin with the key.
+    DeleteTree,
+    /// A user event of this name; the key is of no importance.
+    Fire(String),
     /// One of the experiment's own; the key is of no importance then.
     Own(serde_json::Value),
 }

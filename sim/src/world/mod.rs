@@ -27,6 +27,7 @@ use driftline::config::{Bootstrap, Config, RaftConfig};
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::gossip::Timing;
+use driftline::mutant;
 use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
@@ -34,10 +35,11 @@ use tokio::sync::mpsc;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
+use crate::fault::{Effect, Hosts, Rule};
 use crate::history::{Action, Outcome, Response};
 use crate::report::RunReport;
 use crate::runner::Stopwatch;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, Scenario, Target, stream};
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, PlannedOp, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -119,6 +121,7 @@ async fn whole(
     trace: Arc<Trace>,
     report: &mut RunReport,
 ) {
+    report.violations.extend(check::teeth::missing());
     let watch = Arc::new(Watch::new(&scenario));
     watch.checks().add(experiment.invariants());
     let universe = Universe::new(
@@ -511,6 +514,7 @@ impl World {
         for op in &self.scenario.operations {
             plans.entry(op.client).or_default().push(op.clone());
         }
+        self.clients.know(self.scenario.operations.iter().filter_map(PlannedOp::single_key).collect());
         for (client, plan) in plans {
             let host = FIRST_CLIENT + client;
             let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
@@ -552,6 +556,12 @@ impl World {
     async fn heal(self: &Arc<World>) {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
         self.universe.net.heal();
+        // Mutant T04: one of the links stays cut.
+        if mutant::is("T04") {
+            let (from, to) = (BTreeSet::from([0]), BTreeSet::from([1]));
+            let effect = Effect::Block;
+            self.universe.net.add_rule(Rule { from: Hosts::Only(from), to: Hosts::Only(to), effect });
+        }
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
@@ -692,7 +702,8 @@ impl World {
                 }
             }
         }
-        End { at_ns: self.now(), live, history: self.clients.history(), stores }
+        let (history, looks) = (self.clients.history(), self.clients.looks());
+        End { at_ns: self.now(), live, history, looks, stores }
     }
 
     fn crashes(&self) -> Vec<Violation> {
