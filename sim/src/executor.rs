@@ -258,6 +258,12 @@ impl Machine {
         self.end(Crash::PowerLoss);
     }
 
+    /// The host loses power, and nobody will ever hear that its streams are gone.
+    pub fn vanish(&self) {
+        self.universe.net.vanished(self.host);
+        self.end(Crash::PowerLoss);
+    }
+
     fn end(&self, crash: Crash) {
         let process = std::mem::replace(&mut *self.process(), Process::None);
         if let Process::Running { life, node, .. } = &process {

@@ -18,7 +18,11 @@
 //!
 //! **A process that dies** has a kernel that closes its streams: the peers learn of it, if the network
 //! lets them. **A host that loses power** says nothing; once it is up again, whatever still speaks to
-//! its old streams gets a reset.
+//! its old streams gets a reset. **A host that vanishes** not even does that: its streams stay half open
+//! until the peers give them up.
+//!
+//! **A black hole** takes the bytes of a stream from their sender and loses them. The stream never recovers: what
+//! comes later cannot be put behind what is missing.
 //!
 //! Left out: acknowledgements (a window opens as soon as the reader reads, and a one-way block does not
 //! stop the other way), congestion control, fragmentation, names.
@@ -41,8 +45,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::{Life, Pump};
 use crate::executor::Witness;
-use crate::fault::{Rule, Rules, Verdict};
-use crate::scenario::{LinkSettings, stream};
+use crate::fault::{Parcel, Rule, Rules, Verdict, damaged};
+use crate::scenario::{LinkSettings, Traffic, stream};
 use crate::trace::{self, Message, Transport};
 
 const MS: u64 = 1_000_000;
@@ -67,6 +71,9 @@ const SOCKET_BUFFER: usize = 208 * 1024;
 
 /// Connections that wait to be accepted. More are not answered.
 const BACKLOG: usize = 128;
+
+/// What the headers of a message take on the wire.
+const HEADERS: usize = 54;
 
 /// The largest UDP payload over IPv4.
 const MAX_DATAGRAM: usize = 65_507;
@@ -237,6 +244,10 @@ struct End {
     stuck: Option<(u64, u64)>,
     shut: bool,
     end_arrived: bool,
+    /// A black hole has taken some of what this end sent.
+    swallowed: bool,
+    /// Whatever arrives here arrives nowhere, and nobody says so.
+    vanished: bool,
 }
 
 impl End {
@@ -259,6 +270,8 @@ impl End {
             stuck: None,
             shut: false,
             end_arrived: false,
+            swallowed: false,
+            vanished: false,
         }
     }
 
@@ -266,6 +279,14 @@ impl End {
     fn is_over(&self) -> bool {
         !self.held && (self.state == EndState::Gone || (self.state == EndState::Closing && self.end_arrived))
     }
+}
+
+/// What becomes of a segment, or of a part of a handshake.
+enum Crossing {
+    At { at: u64, damage: Option<u64> },
+    Lost(&'static str),
+    Swallowed,
+    Refused,
 }
 
 struct Table {
@@ -344,6 +365,18 @@ impl Net {
         self.with(|table| table.power_lost(host));
     }
 
+    /// The host goes silent at once, and nobody will ever hear what became of its streams.
+    pub fn vanished(&self, host: u32) {
+        self.with(|table| {
+            for (connection, end) in table.ends_of(host, None) {
+                if let Some((own, _)) = table.ends(connection, end) {
+                    own.vanished = true;
+                }
+            }
+            table.power_lost(host);
+        });
+    }
+
     /// Puts a rule in force.
     pub fn add_rule(&self, rule: Rule) -> u64 {
         self.with(|table| table.rules.add(rule))
@@ -408,11 +441,11 @@ impl Table {
     }
 
     /// The fate of a message, with the link's own latency already in the delay.
-    fn fate(&mut self, from: u32, to: u32) -> Verdict {
+    fn fate(&mut self, from: u32, to: u32, traffic: Traffic, bytes: usize) -> Verdict {
         let seed = self.seed;
         let rng = self.links.entry((from, to)).or_insert_with(|| stream(seed, &format!("link {from}>{to}")));
         if from == to {
-            return Verdict::Pass { delay_ns: rng.random_range(20_000..60_000), twice: false };
+            return Verdict::Pass { delay_ns: rng.random_range(20_000..60_000), twice: false, damage: None };
         }
         let settings = &self.settings;
         let most = settings.latency_max_us.max(settings.latency_min_us);
@@ -420,22 +453,28 @@ impl Table {
         if rng.random_range(0..1_000) < settings.tail_per_mille {
             latency += rng.random_range(0..=most * 9_000);
         }
-        match self.rules.verdict(rng, from, to) {
-            Verdict::Pass { delay_ns, twice } => {
-                Verdict::Pass { delay_ns: delay_ns.saturating_add(latency), twice }
+        let parcel = Parcel { now_ns: self.pump.now(), from, to, traffic, bytes };
+        match self.rules.verdict(rng, &parcel) {
+            Verdict::Pass { delay_ns, twice, damage } => {
+                Verdict::Pass { delay_ns: delay_ns.saturating_add(latency), twice, damage }
             }
-            dropped => dropped,
+            other => other,
         }
     }
 
-    /// As [`Table::fate`], for what only one message at a time asks: when it arrives, or why it does not.
-    fn crossing(&mut self, from: u32, to: u32) -> Result<u64, &'static str> {
+    /// As [`Table::fate`], for a segment or a part of a handshake.
+    fn crossing(&mut self, from: u32, to: u32, bytes: usize) -> Crossing {
         if !self.is_up(to) {
-            return Err("host down");
+            return Crossing::Lost("host down");
         }
-        match self.fate(from, to) {
-            Verdict::Pass { delay_ns, .. } => Ok(self.pump.now().saturating_add(delay_ns)),
-            Verdict::Drop(reason) => Err(reason),
+        // Headers count as well: what is small is not nothing.
+        match self.fate(from, to, Traffic::Streams, bytes + HEADERS) {
+            Verdict::Pass { delay_ns, damage, .. } => {
+                Crossing::At { at: self.pump.now().saturating_add(delay_ns), damage }
+            }
+            Verdict::Drop(reason) => Crossing::Lost(reason),
+            Verdict::Swallow => Crossing::Swallowed,
+            Verdict::Refuse => Crossing::Refused,
         }
     }
 
@@ -454,10 +493,15 @@ impl Table {
             self.pump.record(host, trace::Event::Drop(message, "no such host"));
             return;
         };
-        match self.fate(host, target) {
+        match self.fate(host, target, Traffic::Datagrams, payload.len() + HEADERS) {
             Verdict::Drop(reason) => self.pump.record(host, trace::Event::Drop(message, reason)),
-            Verdict::Pass { delay_ns, twice } => {
-                let payload = Bytes::copy_from_slice(payload);
+            Verdict::Swallow => self.pump.record(host, trace::Event::Drop(message, "black hole")),
+            Verdict::Refuse => self.pump.record(host, trace::Event::Drop(message, "refused")),
+            Verdict::Pass { delay_ns, twice, damage } => {
+                let payload = match damage {
+                    Some(damage) => Bytes::from(damaged(payload, damage)),
+                    None => Bytes::copy_from_slice(payload),
+                };
                 let at = self.pump.now().saturating_add(delay_ns);
                 if twice {
                     // The copy takes the same way again and may come first or last.
@@ -526,8 +570,14 @@ impl Table {
         state.retry *= 2;
         let (host, to) = (state.host, state.to);
         let target = self.host_at(host, to);
-        if let Some(at) = target.and_then(|target| self.crossing(host, target).ok()) {
-            self.pump.schedule(at, Event::Syn { attempt });
+        match target.map(|target| self.crossing(host, target, 0)) {
+            Some(Crossing::At { at, .. }) => self.pump.schedule(at, Event::Syn { attempt }),
+            // Whoever refuses stands near.
+            Some(Crossing::Refused) => {
+                let at = self.pump.now().saturating_add(MS);
+                self.pump.schedule(at, Event::SynAnswer { attempt, accepted: None });
+            }
+            Some(Crossing::Lost(_) | Crossing::Swallowed) | None => {}
         }
         self.pump.schedule(again, Event::SynAgain { attempt });
     }
@@ -579,7 +629,7 @@ impl Table {
                 self.connection_event(host, "refused", from, to);
             }
         }
-        if let Ok(at) = self.crossing(host, client) {
+        if let Crossing::At { at, .. } = self.crossing(host, client, 0) {
             self.pump.schedule(at, Event::SynAnswer { attempt, accepted });
         }
     }
@@ -635,17 +685,47 @@ impl Table {
         wait: u64,
     ) -> bool {
         let now = self.pump.now();
-        match self.crossing(source, target) {
-            Ok(at) => {
+        let fate = match self.ends(connection, from) {
+            // What a black hole has begun it ends: behind a gap nothing is of use.
+            Some((sender, _)) if sender.swallowed => Crossing::Swallowed,
+            Some((_, receiver)) if receiver.vanished => Crossing::Lost("nobody there"),
+            _ => self.crossing(source, target, message.len as usize),
+        };
+        match fate {
+            Crossing::At { at, damage } => {
                 let Some((sender, _)) = self.ends(connection, from) else { return false };
                 sender.stuck = None;
-                let Some(segment) = sender.outbox.pop_front() else { return false };
+                let Some(mut segment) = sender.outbox.pop_front() else { return false };
                 let at = at.max(sender.last_arrival.saturating_add(1));
                 sender.last_arrival = at;
+                if let (Segment::Data(bytes), Some(damage)) = (&mut segment, damage) {
+                    *bytes = damaged(bytes, damage).into();
+                }
                 self.pump.schedule(at, Event::Segment { connection, to: 1 - from, segment });
                 true
             }
-            Err(reason) => {
+            Crossing::Swallowed => {
+                self.pump.record(source, trace::Event::Drop(message, "black hole"));
+                let Some((sender, _)) = self.ends(connection, from) else { return false };
+                sender.stuck = None;
+                sender.swallowed = true;
+                match sender.outbox.pop_front() {
+                    Some(Segment::Data(bytes)) => {
+                        sender.under_way = sender.under_way.saturating_sub(bytes.len());
+                    }
+                    Some(Segment::End) => sender.end_arrived = true,
+                    None => return false,
+                }
+                let writer = sender.writer.take();
+                self.wake.extend(writer);
+                true
+            }
+            Crossing::Refused => {
+                self.pump.record(source, trace::Event::Drop(message, "refused"));
+                self.break_end(connection, from, io::ErrorKind::ConnectionReset);
+                false
+            }
+            Crossing::Lost(reason) => {
                 self.pump.record(source, trace::Event::Drop(message, reason));
                 if let Some((sender, _)) = self.ends(connection, from) {
                     let since = sender.stuck.map_or(now, |(since, _)| since);
@@ -686,10 +766,11 @@ impl Table {
         let now = self.pump.now();
         let Some((receiver, sender)) = self.ends(connection, to) else { return };
         let message = Message::new(Transport::Tcp, sender.addr, receiver.addr, segment.bytes());
-        let (target, state) = (receiver.host, receiver.state);
-        if !self.is_up(target) {
+        let (target, state, vanished) = (receiver.host, receiver.state, receiver.vanished);
+        if vanished || !self.is_up(target) {
             // Lost with the host. The sender goes on trying, which is how it learns of the reboot.
-            self.pump.record(target, trace::Event::Drop(message, "host down"));
+            let reason = if vanished { "nobody there" } else { "host down" };
+            self.pump.record(target, trace::Event::Drop(message, reason));
             if let Some((_, sender)) = self.ends(connection, to)
                 && sender.state != EndState::Gone
             {
@@ -736,7 +817,7 @@ impl Table {
         if arrival {
             self.connection_event(source, "reset", sender_addr, receiver_addr);
             // A reset that is lost is not sent again: the other end's next segment asks for another.
-            if let Ok(at) = self.crossing(source, target) {
+            if let Crossing::At { at, .. } = self.crossing(source, target, 0) {
                 self.pump.schedule(at, Event::Reset { connection, to: 1 - from });
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use driftline::env::Env;
 use sim::executor::{Machine, NoWitness, Universe};
 use sim::fault::{Effect, Hosts, Rule};
-use sim::scenario::{DiskSettings, LinkSettings};
+use sim::scenario::{DiskSettings, LinkSettings, Traffic};
 use sim::trace::Trace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -298,6 +298,92 @@ fn what_speaks_to_a_stream_of_before_a_reboot_is_reset() {
         boot(&sink, |_| async {});
         universe.sleep(Duration::from_secs(6)).await;
         assert_eq!(log.take(), ["write: ConnectionReset"]);
+    });
+}
+
+#[test]
+fn a_host_that_vanished_leaves_its_streams_half_open() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        sink.vanish();
+        universe.sleep(Duration::from_secs(5)).await;
+        boot(&sink, |_| async {});
+        universe.sleep(Duration::from_secs(20)).await;
+        assert_eq!(log.take(), ["connected", "0 "], "no reset, although the host is up");
+        universe.sleep(Duration::from_secs(15)).await;
+        assert_eq!(log.take(), ["write: TimedOut"]);
+        assert_eq!(universe.net.connections(), 0, "both ends are forgotten");
+    });
+}
+
+#[test]
+fn a_black_hole_takes_the_bytes_of_a_stream_and_the_stream_never_recovers() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        let effect = Effect::Swallow(Traffic::Streams);
+        let rule = universe.net.add_rule(Rule { from: Hosts::only([1]), to: Hosts::only([0]), effect });
+        universe.sleep(Duration::from_secs(5)).await;
+        universe.net.remove_rule(rule);
+        universe.sleep(Duration::from_secs(30)).await;
+        assert_eq!(log.take(), ["connected", "0 "], "the sender is told nothing and writes on");
+        // A new stream is as good as ever; a connect into the hole hangs.
+        stream_source(&source, &log, 1);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take().join(""), "connected0 end");
+        let effect = Effect::Swallow(Traffic::Streams);
+        universe.net.add_rule(Rule { from: Hosts::only([1]), to: Hosts::only([0]), effect });
+        stream_source(&source, &log, 1);
+        universe.sleep(Duration::from_secs(19)).await;
+        assert!(log.take().is_empty());
+        universe.sleep(Duration::from_secs(2)).await;
+        assert!(log.take()[0].starts_with("connect: TimedOut"));
+    });
+}
+
+#[test]
+fn a_firewall_refuses_connects_and_resets_streams() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        stream_sink(&sink, &log);
+        stream_source(&source, &log, 1_000);
+        universe.sleep(Duration::from_millis(20)).await;
+        universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::only([0]), effect: Effect::Refuse });
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take(), ["connected", "0 ", "write: ConnectionReset"]);
+        stream_source(&source, &log, 1);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert!(log.take()[0].starts_with("connect: ConnectionRefused"));
+    });
+}
+
+#[test]
+fn damaged_messages_arrive_as_something_else() {
+    story(1, |universe| async move {
+        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+        let got = log.clone();
+        boot(&sink, |env| async move {
+            let socket = env.network().bind(any(7)).await.unwrap();
+            loop {
+                let (payload, _) = socket.recv_from().await.unwrap();
+                got.add(format!("{payload:?}"));
+            }
+        });
+        universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::All, effect: Effect::Corrupt(1.0) });
+        datagram_source(&source, 10);
+        universe.sleep(Duration::from_secs(1)).await;
+        let got = log.take();
+        assert_eq!(got.len(), 10);
+        assert!(
+            got.iter()
+                .enumerate()
+                .all(|(number, got)| *got != format!("{:?}", number.to_string().as_bytes()))
+        );
     });
 }
 

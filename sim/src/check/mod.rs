@@ -216,6 +216,8 @@ pub enum Stop {
     Kill,
     /// The machine died; only what was synced is left.
     PowerLoss,
+    /// As when the power fails, and its peers never hear that their connections are gone.
+    Vanish,
 }
 
 /// What the streaming checks are told about a node.

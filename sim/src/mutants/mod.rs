@@ -43,35 +43,51 @@ pub struct Mutant {
 
 /// Everything that can make a client wait in vain for the answer to a write that happened.
 pub const LOST_REPLIES: &[&str] = &[
+    "bandwidth",
+    "black-hole",
     "clock",
+    "clog",
+    "corrupt",
     "delay",
     "fsync-fail",
     "kill",
+    "lag",
     "loss",
     "membership",
+    "move",
     "partition",
     "power-loss",
+    "refusal",
     "reorder",
     "stall",
     "transfer",
+    "vanish",
 ];
+
+/// Everything that starts a process anew.
+pub const RESTARTS: &[&str] = &["fsync-fail", "kill", "membership", "move", "power-loss", "vanish"];
 
 /// Everything that can make a live node look dead for a moment.
 pub const SILENCE: &[&str] = &[
+    "bandwidth",
+    "black-hole",
     "clock",
+    "clog",
+    "corrupt",
     "delay",
     "fsync-fail",
     "kill",
+    "lag",
     "loss",
     "membership",
+    "move",
     "partition",
     "power-loss",
+    "refusal",
     "reorder",
     "stall",
+    "vanish",
 ];
-
-/// Everything that ends the process of a node.
-pub const RESTARTS: &[&str] = &["fsync-fail", "kill", "membership", "power-loss"];
 
 /// Everything that leaves a node behind so far that it needs a snapshot, from its own disk or from a leader.
 pub const LAG: &[&str] = LOST_REPLIES;

@@ -9,7 +9,7 @@ pub const TABLE: &[Mutant] = &[
         what: "the vote is never persisted",
         origin: "NodeDB-Lab/nodedb#161",
         // Whatever restarts a process; a graceful leave does as well.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: RESTARTS,
         checks: &["ES", "MV"],
     },
     Mutant {
@@ -59,7 +59,7 @@ pub const TABLE: &[Mutant] = &[
         what: "entries are acknowledged before they are durable",
         origin: "design; the class of etcd-io/etcd#14370",
         // CQ sees this without any fault; what is named here are its consequences.
-        needs: &["power-loss", "kill", "membership", "fsync-fail"],
+        needs: RESTARTS,
         checks: &["DUR", "LIN"],
     },
     Mutant {

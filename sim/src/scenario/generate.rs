@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use super::*;
 
 /// Draws with every order of magnitude between the two equally likely.
-fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
+pub(super) fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
     let (low, high) = (low.max(1), high.max(low.max(1)));
     let bits = rng.random_range(low.ilog2()..=high.ilog2());
     rng.random_range((1 << bits)..(2 << bits)).clamp(low, high)
@@ -26,9 +26,9 @@ impl Scenario {
         let settings = settings(&mut stream(seed, "settings"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
-        let share = [0.1, 0.25, 0.5][stream(seed, "swarm").random_range(0..3)];
+        let share = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
-        for kind in KINDS {
+        for kind in KINDS.iter().copied() {
             let on = stream(seed, &format!("swarm {kind}")).random_bool(share);
             if !on || limits.without.contains(kind) {
                 continue;
@@ -119,7 +119,18 @@ fn some_nodes(rng: &mut StdRng, nodes: u32) -> Vec<u32> {
     chosen
 }
 
-fn target(rng: &mut StdRng, nodes: u32) -> Target {
+/// Each node on one of up to four islands.
+fn islands(rng: &mut StdRng, nodes: u32) -> Shape {
+    let mut groups = vec![Vec::new(); rng.random_range(2..=4)];
+    for node in 0..nodes {
+        let group = rng.random_range(0..groups.len());
+        groups[group].push(node);
+    }
+    groups.retain(|group| !group.is_empty());
+    Shape::Islands(groups)
+}
+
+pub(super) fn target(rng: &mut StdRng, nodes: u32) -> Target {
     if rng.random_bool(0.4) { Target::Leader } else { Target::Node(rng.random_range(0..nodes)) }
 }
 
@@ -128,12 +139,19 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
     let election = settings.election_timeout_max_ms;
     let fault = match kind {
         "partition" => {
-            let shape = match rng.random_range(0..10) {
+            let shape = match rng.random_range(0..14) {
                 0..3 => Shape::Split(some_nodes(rng, nodes)),
                 3..6 => Shape::Leader,
                 6 => Shape::OneWay(some_nodes(rng, nodes)),
                 7 => Shape::DeafLeader,
                 8 => Shape::Ring,
+                9 => Shape::MuteLeader,
+                10 if nodes > 1 => {
+                    let from = rng.random_range(0..nodes);
+                    Shape::Link { from, to: (from + rng.random_range(1..nodes)) % nodes }
+                }
+                11 => islands(rng, nodes),
+                12 => Shape::Clients(some_nodes(rng, nodes)),
                 _ => Shape::Bridge(rng.random_range(0..nodes)),
             };
             (log_uniform(rng, 200, 16_000), FaultKind::Partition { shape })
@@ -186,7 +204,9 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
             (log_uniform(rng, 1_000, 10_000), FaultKind::Membership { change })
         }
         "transfer" => (0, FaultKind::Transfer),
-        _ => return None,
+        "vanish" => (log_uniform(rng, 100, 8_000), FaultKind::Vanish { target: target(rng, nodes) }),
+        "move" => (log_uniform(rng, 50, 8_000), FaultKind::Move { target: target(rng, nodes) }),
+        _ => return links::draw(rng, kind, nodes, settings),
     };
     Some(fault)
 }

@@ -14,6 +14,7 @@
 //! has formed. Nodes are numbered from 0.
 
 pub mod generate;
+pub mod links;
 mod named;
 pub mod validate;
 
@@ -24,11 +25,13 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub use links::{Links, Spread, Traffic};
+
 /// The version of the format. Another one is refused, because it would mean something else.
 pub const VERSION: u32 = 1;
 
 /// The kinds of faults by the names that `--without` and reports use.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: &[&str] = &[
     "partition",
     "loss",
     "delay",
@@ -41,6 +44,14 @@ pub const KINDS: [&str; 12] = [
     "fsync-fail",
     "membership",
     "transfer",
+    "lag",
+    "bandwidth",
+    "clog",
+    "black-hole",
+    "refusal",
+    "corrupt",
+    "vanish",
+    "move",
 ];
 
 /// One run.
@@ -229,6 +240,60 @@ pub enum FaultKind {
     },
     /// The leader is asked to hand over.
     Transfer,
+    /// Messages on some links take longer.
+    Lag {
+        /// Which.
+        links: Links,
+        /// How much longer.
+        spread: Spread,
+    },
+    /// Some links carry little. What waits for a link too long is lost, as from a router's queue.
+    Bandwidth {
+        /// Which.
+        links: Links,
+        /// How many bytes a second, each way of each link.
+        bytes_per_s: u64,
+    },
+    /// Some links deliver in waves: nothing for a while, then all that was sent meanwhile.
+    Clog {
+        /// Which.
+        links: Links,
+        /// How long nothing passes.
+        clogged_ms: u64,
+        /// How long everything passes in between.
+        free_ms: u64,
+    },
+    /// One kind of traffic vanishes and the other passes. Of streams: connects hang, and the bytes of those that exist
+    /// are taken from the sender and never arrive, not even when this is over.
+    BlackHole {
+        /// On which links.
+        links: Links,
+        /// Which traffic.
+        traffic: Traffic,
+    },
+    /// A firewall answers in place of the receiver: connects are refused, streams are reset. Datagrams pass.
+    Refusal {
+        /// On which links.
+        links: Links,
+    },
+    /// Bytes are changed on the way in a manner that the transport's own checksums miss. Only between nodes: HTTP has
+    /// no checksum, so what a client sends may arrive as something else, and no server could tell.
+    Corrupt {
+        /// On which links.
+        links: Links,
+        /// How many messages in a thousand.
+        per_mille: u32,
+    },
+    /// A host loses power and is started again, and nobody ever hears that its streams are gone: no goodbye, no reset.
+    Vanish {
+        /// Which.
+        target: Target,
+    },
+    /// A node's process dies, and the node comes back at another address, which may have been somebody else's.
+    Move {
+        /// Which.
+        target: Target,
+    },
     /// One of the experiment's own.
     Own {
         /// What the experiment makes of it.
@@ -252,6 +317,19 @@ pub enum Shape {
     Ring,
     /// Two halves do not reach each other, but both reach this node.
     Bridge(u32),
+    /// Whoever leads when it begins hears everybody, but nobody hears it.
+    MuteLeader,
+    /// What one node sends another does not arrive.
+    Link {
+        /// The sender.
+        from: u32,
+        /// The receiver.
+        to: u32,
+    },
+    /// Several groups that do not reach each other; who is in none is a group of one.
+    Islands(Vec<Vec<u32>>),
+    /// These nodes and the clients do not reach each other; the nodes reach one another.
+    Clients(Vec<u32>),
 }
 
 /// Which node.
@@ -387,6 +465,14 @@ impl FaultKind {
             FaultKind::FsyncFail { .. } => "fsync-fail",
             FaultKind::Membership { .. } => "membership",
             FaultKind::Transfer => "transfer",
+            FaultKind::Lag { .. } => "lag",
+            FaultKind::Bandwidth { .. } => "bandwidth",
+            FaultKind::Clog { .. } => "clog",
+            FaultKind::BlackHole { .. } => "black-hole",
+            FaultKind::Refusal { .. } => "refusal",
+            FaultKind::Corrupt { .. } => "corrupt",
+            FaultKind::Vanish { .. } => "vanish",
+            FaultKind::Move { .. } => "move",
             FaultKind::Own { .. } => "own",
         }
     }
@@ -436,7 +522,7 @@ mod tests {
     fn leaving_a_kind_out_leaves_the_rest_as_it_was() {
         for seed in 0..50 {
             let all = of(seed);
-            for kind in KINDS {
+            for kind in KINDS.iter().copied() {
                 let without = BTreeSet::from([kind.to_owned()]);
                 let mut fewer = Scenario::generate(seed, &Limits { without, ..Limits::default() });
                 let mut expected = all.clone();
@@ -463,7 +549,7 @@ mod tests {
                 seen.insert(fault.kind.name());
             }
         }
-        assert_eq!(seen, BTreeSet::from(KINDS));
+        assert_eq!(seen, KINDS.iter().copied().collect());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{FaultKind, MembershipChange, Shape, Target};
 
 impl Target {
-    fn named(&mut self) -> Option<&mut u32> {
+    pub(super) fn named(&mut self) -> Option<&mut u32> {
         match self {
             Target::Node(node) => Some(node),
             Target::Leader => None,
@@ -17,13 +17,24 @@ impl FaultKind {
         match self {
             FaultKind::Partition { shape } => match shape {
                 Shape::Split(nodes) | Shape::OneWay(nodes) => nodes.iter_mut().collect(),
+                Shape::Clients(nodes) => nodes.iter_mut().collect(),
                 Shape::Bridge(node) => vec![node],
-                Shape::Leader | Shape::DeafLeader | Shape::Ring => Vec::new(),
+                Shape::Link { from, to } => vec![from, to],
+                Shape::Islands(groups) => groups.iter_mut().flatten().collect(),
+                Shape::Leader | Shape::DeafLeader | Shape::MuteLeader | Shape::Ring => Vec::new(),
             },
             FaultKind::Stall { target }
             | FaultKind::Kill { target }
             | FaultKind::Clock { target, .. }
+            | FaultKind::Vanish { target }
+            | FaultKind::Move { target }
             | FaultKind::FsyncFail { target, .. } => target.named().into_iter().collect(),
+            FaultKind::Lag { links, .. }
+            | FaultKind::Bandwidth { links, .. }
+            | FaultKind::Clog { links, .. }
+            | FaultKind::BlackHole { links, .. }
+            | FaultKind::Refusal { links }
+            | FaultKind::Corrupt { links, .. } => links.named(),
             FaultKind::PowerLoss { nodes } => nodes.iter_mut().collect(),
             FaultKind::Membership { change: MembershipChange::Leave(node) } => vec![node],
             FaultKind::Membership { change: MembershipChange::Add }

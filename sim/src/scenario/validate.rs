@@ -165,6 +165,9 @@ impl Scenario {
                     _ => {}
                 }
             }
+            if let FaultKind::Bandwidth { bytes_per_s: 0, .. } = &fault.kind {
+                return wrong(place("kind.bandwidth.bytes_per_s"), "0, want at least 1");
+            }
             walk(&place("kind"), &as_json(&fault.kind), FARTHEST_MS)?;
         }
         Ok(())
@@ -323,6 +326,8 @@ mod tests {
         );
         let shape = Shape::Split(vec![0, 70_000]);
         refused(kind(FaultKind::Partition { shape }), "faults[0].kind", "no node 70000");
+        let bandwidth = FaultKind::Bandwidth { links: crate::scenario::Links::All, bytes_per_s: 0 };
+        refused(kind(bandwidth), "faults[0].kind.bandwidth.bytes_per_s", "at least 1");
         let change = ClockChange::Rate(0);
         refused(
             kind(FaultKind::Clock { target: Target::Leader, change }),

@@ -65,10 +65,10 @@ fn without_doubles(value: Value) -> Value {
 /// Simpler versions of one fault: shorter, and with one element less in each of its lists.
 pub fn faults(fault: &Fault) -> Vec<Fault> {
     let mut simpler = Vec::new();
-    for for_ms in [fault.for_ms / 8, fault.for_ms / 2, fault.for_ms / 4 * 3] {
-        if for_ms >= SHORTEST_MS {
-            simpler.push(Fault { for_ms, ..fault.clone() });
-        }
+    let shorter = [fault.for_ms / 8, fault.for_ms / 2, fault.for_ms / 4 * 3];
+    let shorter = BTreeSet::from(shorter.map(|ms| ms.max(SHORTEST_MS)));
+    for for_ms in shorter.into_iter().filter(|ms| *ms < fault.for_ms) {
+        simpler.push(Fault { for_ms, ..fault.clone() });
     }
     let whole = as_json(&fault.kind);
     for pointer in pointers(&whole) {

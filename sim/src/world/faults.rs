@@ -1,6 +1,5 @@
 //! What the storm does: each kind of fault, applied at a seam, told to the trace and counted.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ impl World {
         }
     }
 
-    fn begins(&self, fault: &Fault, what: &str) {
+    pub(super) fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
         *self.state().happened.entry(kind.to_owned()).or_default() += 1;
@@ -44,7 +43,8 @@ impl World {
             FaultKind::Partition { shape } => {
                 let rules = self.partition(shape);
                 self.begins(&fault, &format!("{shape:?}"));
-                self.links(rules, true, duration).await;
+                let between_nodes = !matches!(shape, Shape::Clients(_));
+                self.links(rules, between_nodes, duration).await;
             }
             FaultKind::Loss { percent } => {
                 self.begins(&fault, &format!("{percent} %"));
@@ -72,6 +72,25 @@ impl World {
                 self.crash(&fault, &[self.target(*target)], Stop::Kill, duration).await;
             }
             FaultKind::PowerLoss { nodes } => self.crash(&fault, nodes, Stop::PowerLoss, duration).await,
+            FaultKind::Vanish { target } => {
+                self.crash(&fault, &[self.target(*target)], Stop::Vanish, duration).await;
+            }
+            FaultKind::Move { target } => {
+                let node = self.target(*target);
+                let before = self.state().addresses.get(&node).copied().unwrap_or(node);
+                if self.machine(node).is_some_and(|machine| machine.is_running()) {
+                    // Near the first ones, so that it is likely to get what another has given up.
+                    let first = if before < self.scenario.nodes { before + 1 } else { 0 };
+                    self.give_address(node, first);
+                    self.crash(&fault, &[node], Stop::Kill, duration).await;
+                }
+            }
+            FaultKind::Lag { .. }
+            | FaultKind::Bandwidth { .. }
+            | FaultKind::Clog { .. }
+            | FaultKind::BlackHole { .. }
+            | FaultKind::Refusal { .. }
+            | FaultKind::Corrupt { .. } => self.trouble(&fault, duration).await,
             FaultKind::Clock { target, change } => {
                 self.bend_clock(&fault, self.target(*target), *change, duration).await;
             }
@@ -95,12 +114,12 @@ impl World {
     }
 
     /// Whether messages that take this much longer can make a probe late, there and back.
-    fn is_slow(&self, max_ms: u64) -> bool {
+    pub(super) fn is_slow(&self, max_ms: u64) -> bool {
         max_ms > self.scenario.settings.probe_period_ms / 8
     }
 
     /// Puts rules in force for a while.
-    async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
+    pub(super) async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
         let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
         self.disturb(harsh, true);
         self.universe.sleep(duration).await;
@@ -108,48 +127,6 @@ impl World {
             self.universe.net.remove_rule(number);
         }
         self.disturb(harsh, false);
-    }
-
-    /// The blocked links of a shape, given who leads.
-    fn partition(&self, shape: &Shape) -> Vec<Rule> {
-        let nodes: BTreeSet<u32> = self.machines().into_keys().collect();
-        let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
-        let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
-            from: Hosts::Only(from.clone()),
-            to: Hosts::Only(to.clone()),
-            effect: Effect::Block,
-        };
-        let apart = |a: &BTreeSet<u32>, b: &BTreeSet<u32>| vec![one_way(a, b), one_way(b, a)];
-        let leader = BTreeSet::from([self.leader().unwrap_or(0)]);
-        match shape {
-            Shape::Split(side) => {
-                let side = side.iter().copied().collect();
-                apart(&side, &others(&side))
-            }
-            Shape::Leader => apart(&leader, &others(&leader)),
-            Shape::OneWay(side) => {
-                let side = side.iter().copied().collect();
-                vec![one_way(&side, &others(&side))]
-            }
-            Shape::DeafLeader => vec![one_way(&others(&leader), &leader)],
-            Shape::Ring => {
-                let ring: Vec<u32> = nodes.iter().copied().collect();
-                let reaches = |from: usize, to: usize| {
-                    let gap = from.abs_diff(to);
-                    gap <= 1 || gap == ring.len() - 1
-                };
-                let blocked = |from: usize| {
-                    let far = (0..ring.len()).filter(|to| !reaches(from, *to));
-                    far.map(|to| ring[to]).collect::<BTreeSet<u32>>()
-                };
-                (0..ring.len()).map(|from| one_way(&BTreeSet::from([ring[from]]), &blocked(from))).collect()
-            }
-            Shape::Bridge(bridge) => {
-                let rest: Vec<u32> = nodes.iter().copied().filter(|node| node != bridge).collect();
-                let (left, right) = rest.split_at(rest.len() / 2);
-                apart(&left.iter().copied().collect(), &right.iter().copied().collect())
-            }
-        }
     }
 
     async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {

@@ -14,6 +14,7 @@
 //! would do.
 
 mod faults;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -273,6 +274,8 @@ struct State {
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
+    /// The numbers of the nodes' addresses.
+    addresses: BTreeMap<u32, u32>,
 }
 
 struct World {
@@ -288,8 +291,10 @@ struct World {
     own: OnceLock<Env>,
 }
 
-fn node_ip(node: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 0, (node >> 8) as u8, (node & 0xff) as u8 + 1))
+fn node_ip(number: u32) -> IpAddr {
+    // From .1 on.
+    let [_, high, middle, low] = number.saturating_add(1).to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(10, high, middle, low))
 }
 
 fn node_name(node: u32) -> String {
@@ -332,9 +337,14 @@ impl World {
 
     // Nodes.
 
+    /// Where a node is now, or was when it last ran.
+    fn ip(&self, node: u32) -> IpAddr {
+        node_ip(self.state().addresses.get(&node).copied().unwrap_or(node))
+    }
+
     fn config(&self, node: u32) -> Config {
         let settings = &self.scenario.settings;
-        let ip = node_ip(node);
+        let ip = self.ip(node);
         let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
         let bootstrap = match settings.founding {
@@ -351,7 +361,8 @@ impl World {
             bootstrap,
             retry_join: (0..first)
                 .filter(|other| *other != node)
-                .map(|other| SocketAddr::new(node_ip(other), GOSSIP_PORT))
+                // As names would be looked up: where the others are when this one starts.
+                .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
             retry_interval_ms: 2_000,
             raft: RaftConfig {
@@ -386,7 +397,17 @@ impl World {
         pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
         let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
+        self.give_address(node, node);
         machine
+    }
+
+    /// Gives a node the first address from `first` on that no node has.
+    fn give_address(&self, node: u32, first: u32) {
+        let mut state = self.state();
+        let taken: BTreeSet<u32> = state.addresses.values().copied().collect();
+        if let Some(free) = (first..).find(|number| !taken.contains(number)) {
+            state.addresses.insert(node, free);
+        }
     }
 
     fn boot(self: &Arc<World>, node: u32) {
@@ -395,10 +416,11 @@ impl World {
         self.state().failed_syncs.insert(node, machine.disk.counters().failed_syncs);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
-        self.clients.moved(node, node_ip(node));
+        let ip = self.ip(node);
+        self.clients.moved(node, ip);
         let (world, config) = (self.clone(), self.config(node));
         let experiment = self.experiment.clone();
-        machine.boot(node_ip(node), move |env| async move {
+        machine.boot(ip, move |env| async move {
             for _ in 0..world.perturb {
                 env.ambient_random();
                 drop(env.spawn(env.sleep(Duration::from_millis(1))));
@@ -446,6 +468,7 @@ impl World {
         self.watch.seen().remove(&node);
         match stop {
             Stop::PowerLoss => machine.power_loss(),
+            Stop::Vanish => machine.vanish(),
             Stop::Kill | Stop::Graceful => machine.kill(),
         }
         let mut state = self.state();
