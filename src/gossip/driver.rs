@@ -1288,10 +1288,6 @@ impl Driver {
 
     /// A member that we heard of but that never described itself is asked to.
     fn ask_the_unknown(&mut self, now: Instant) {
-        // Mutant G16: a member whose description was lost is never asked for it.
-        if mutant::is("G16") {
-            return;
-        }
         let unknown: Vec<Identity> = self
             .table
             .iter()

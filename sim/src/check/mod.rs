@@ -28,9 +28,11 @@ pub mod looks;
 pub mod monotonic;
 pub mod no_resurrection;
 pub mod sessions;
+pub mod stale_reads;
 pub mod state_machine_safety;
 pub mod teeth;
 pub mod view;
+pub mod waiting_reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -164,13 +166,13 @@ pub const TABLE: &[Property] = &[
         "STALE",
         "what a node shows to those who take old answers never goes back",
         "Terry and others 1994, monotonic reads",
-        "check/looks.rs",
+        "check/stale_reads.rs",
     ),
     property(
         "WATCH",
         "a reader that waits is woken by news and by nothing else",
         "Consul's blocking queries",
-        "check/looks.rs",
+        "check/waiting_reads.rs",
     ),
     property(
         "LIVE",
@@ -334,7 +336,7 @@ pub struct Checks {
     view: View,
     checks: Vec<Box<dyn Check + Send>>,
     completeness: completeness::Completeness,
-    looks: looks::Looks,
+    lives: looks::Lives,
     findings: Findings,
 }
 
@@ -362,7 +364,7 @@ impl Checks {
                 Box::new(event_once::EventOnce::default()),
             ],
             completeness: completeness::Completeness::default(),
-            looks: looks::Looks::default(),
+            lives: looks::Lives::default(),
             findings: Findings::default(),
         }
     }
@@ -374,7 +376,7 @@ impl Checks {
             check.on(at, &event, &self.view, &mut self.findings);
         }
         self.completeness.on(at, &event);
-        self.looks.on(at, &event);
+        self.lives.on(at, &event);
         self.view.on(at, &event);
     }
 
@@ -403,7 +405,8 @@ impl Checks {
         sessions::check(&end.history, findings);
         durability::check(end, &self.view, findings);
         self.completeness.check(end, &self.view, findings);
-        self.looks.check(&end.looks, &end.history, findings);
+        stale_reads::check(&end.looks, &self.lives, findings);
+        waiting_reads::check(&end.looks, &self.lives, &end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {
             if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {
                 last.detail += &format!(" (and {times} more like it)");

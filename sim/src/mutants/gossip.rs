@@ -61,13 +61,6 @@ pub const TABLE: &[Mutant] = &[
         checks: &["GA"],
     },
     Mutant {
-        id: "G16",
-        what: "a member whose description was lost is never asked for it",
-        origin: "design",
-        needs: SILENCE,
-        checks: &["GC"],
-    },
-    Mutant {
         id: "G17",
         what: "a member that was dead once is never listed again",
         origin: "design",

@@ -1,0 +1,69 @@
+//! STALE: what one node shows in answer to `?stale` may be old, but it never goes back behind what this node showed
+//! before, not even over its restarts (Terry and others, 1994: monotonic reads, at one server).
+//!
+//! Let pass: what a node showed before it became another (a new Raft id), and answers that overlap in time.
+
+use std::collections::BTreeMap;
+
+use super::looks::{Lives, Look, LookKind};
+use super::{At, Findings};
+
+/// Judges what was seen.
+pub fn check(looks: &[Look], lives: &Lives, findings: &mut Findings) {
+    let mut by_place: BTreeMap<(u32, &str), Vec<&Look>> = BTreeMap::new();
+    for look in looks {
+        by_place.entry((look.node, &look.key)).or_default().push(look);
+    }
+    for ((node, key), looks) in by_place {
+        let life = lives.of(node);
+        let newer_before = |later: &Look| {
+            let newer = |earlier: &&&Look| {
+                earlier.returned_ns < later.invoked_ns
+                    && earlier.index > later.index
+                    && !life.became_another(earlier.invoked_ns, later.returned_ns)
+            };
+            looks.iter().find(newer).copied()
+        };
+        let mut stale = looks.iter().filter(|look| look.kind == LookKind::Stale);
+        if let Some((later, earlier)) = stale.find_map(|later| Some((later, newer_before(later)?))) {
+            let detail = format!(
+                "node {node} showed key {key:?} at index {} and later, asked for what it has, at index {}",
+                earlier.index, later.index
+            );
+            findings.add("STALE", At { ns: later.returned_ns, node }, detail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline::env::Observed;
+
+    use super::super::Event;
+    use super::super::looks::test::{lives, look};
+    use super::*;
+
+    fn objects(happened: &[(u64, Event<'_>)], looks: &[Look]) -> bool {
+        let mut findings = Findings::default();
+        check(looks, &lives(happened), &mut findings);
+        findings.violations.iter().any(|violation| violation.check == "STALE")
+    }
+
+    fn recovered(raft_id: u64) -> Observed {
+        Observed::Recovered { raft_id, term: 1, last_index: 0, applied: 0, log: vec![] }
+    }
+
+    #[test]
+    fn an_old_answer_passes_and_one_that_is_older_than_the_nodes_last_does_not() {
+        let earlier = || look(LookKind::Plain, 0, 10, 7);
+        let stale = |from_ms, index| look(LookKind::Stale, from_ms, from_ms + 5, index);
+        assert!(!objects(&[], &[earlier(), stale(20, 7), stale(30, 9)]));
+        assert!(!objects(&[], &[earlier(), stale(5, 3)]), "asked before the other was told");
+        assert!(objects(&[], &[earlier(), stale(20, 6)]));
+        let (first, second) = (recovered(1), recovered(2));
+        let restarted = [(1, Event::Observed(&first)), (15, Event::Observed(&first))];
+        assert!(objects(&restarted, &[earlier(), stale(20, 6)]), "a restart is no excuse");
+        let reborn = [(1, Event::Observed(&first)), (15, Event::Observed(&second))];
+        assert!(!objects(&reborn, &[earlier(), stale(20, 6)]));
+    }
+}
