@@ -99,7 +99,8 @@ impl Clients {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    fn keys_under(&self, prefix: &str) -> Vec<String> {
+    /// The keys under a prefix that the clients' plans name.
+    pub fn keys_under(&self, prefix: &str) -> Vec<String> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect()
     }
@@ -217,7 +218,7 @@ impl Clients {
     }
 
     /// One read of a key that is not like the others: the answer, and the index that came with it.
-    async fn look(
+    pub async fn look(
         &self,
         env: &Env,
         (client, node): (u32, u32),

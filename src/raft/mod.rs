@@ -260,12 +260,7 @@ impl RaftNode {
             cluster_name: "driftline".to_owned(),
             heartbeat_interval: config.heartbeat_ms,
             election_timeout_min: config.election_timeout_min_ms,
-            // Mutant R08: all servers wait equally long before they stand for election.
-            election_timeout_max: if mutant::is("R08") {
-                config.election_timeout_min_ms + 1
-            } else {
-                config.election_timeout_max_ms
-            },
+            election_timeout_max: config.election_timeout_max_ms,
             install_snapshot_timeout: 10_000,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
             replication_lag_threshold: config.snapshot_entries.saturating_add(config.trailing_entries),
@@ -786,19 +781,24 @@ impl RaftNode {
 
     /// Mutants in how a follower takes entries.
     async fn bend_append(&self, request: &mut AppendEntriesRequest<TypeConfig>) {
-        let (purged, last) = self.inner.store.log_bounds();
-        // Mutant R15: with nothing new to append, the commit index counts up to the follower's own last entry.
-        if mutant::is("R15") && request.entries.is_empty() {
-            request.prev_log_id = last;
+        if !mutant::is("R15") && !mutant::is("R41") {
+            return;
         }
-        // Mutant R41: whether the entry before the new ones is the leader's is not looked at.
-        if mutant::is("R41")
-            && let Some(before) = request.prev_log_id
-            && Some(before.index()) > purged.map(|id| id.index())
-            && let Ok(own) = self.inner.store.entries(before.index()..=before.index(), usize::MAX).await
-            && let Some(own) = own.first()
-        {
-            request.prev_log_id = Some(own.log_id);
+        let (purged, last) = self.inner.store.log_bounds();
+        let Some(before) =
+            request.prev_log_id.filter(|before| Some(before.index()) > purged.map(|id| id.index()))
+        else {
+            return;
+        };
+        let own = self.inner.store.entries(before.index()..=before.index(), usize::MAX).await;
+        let Some(own) = own.ok().and_then(|own| own.first().map(|entry| entry.log_id)) else { return };
+        if mutant::is("R41") {
+            // Mutant R41: whether the entry before the new ones is the leader's is not looked at.
+            request.prev_log_id = Some(own);
+        } else if own != before || request.entries.is_empty() {
+            // Mutant R15: of what cannot be appended the commit index still counts, up to the follower's last entry.
+            request.entries.clear();
+            request.prev_log_id = last;
         }
     }
 

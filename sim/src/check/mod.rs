@@ -405,7 +405,7 @@ impl Checks {
         sessions::check(&end.history, findings);
         durability::check(end, &self.view, findings);
         self.completeness.check(end, &self.view, findings);
-        stale_reads::check(&end.looks, &self.lives, findings);
+        stale_reads::check(&end.looks, &self.lives, &end.history, findings);
         waiting_reads::check(&end.looks, &self.lives, &end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {
             if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {

@@ -1,17 +1,35 @@
 //! STALE: what one node shows in answer to `?stale` may be old, but it never goes back behind what this node showed
 //! before, not even over its restarts (Terry and others, 1994: monotonic reads, at one server).
 //!
+//! What it showed in answer to other reads counts as well, if they found something.
+//!
 //! Let pass: what a node showed before it became another (a new Raft id), and answers that overlap in time.
 
 use std::collections::BTreeMap;
 
 use super::looks::{Lives, Look, LookKind};
 use super::{At, Findings};
+use crate::history::{Operation, Outcome, Response};
+
+/// What a read of the history showed, if it found something.
+fn as_look(operation: &Operation) -> Option<Look> {
+    let Outcome::Ok(Response::Value(Some(seen))) = &operation.outcome else { return None };
+    Some(Look {
+        client: operation.client,
+        node: operation.node,
+        key: operation.key.clone(),
+        kind: LookKind::Plain,
+        invoked_ns: operation.invoked_ns,
+        returned_ns: operation.returned_ns?,
+        index: seen.modify_index,
+    })
+}
 
 /// Judges what was seen.
-pub fn check(looks: &[Look], lives: &Lives, findings: &mut Findings) {
+pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mut Findings) {
+    let read: Vec<Look> = history.iter().filter_map(as_look).collect();
     let mut by_place: BTreeMap<(u32, &str), Vec<&Look>> = BTreeMap::new();
-    for look in looks {
+    for look in looks.iter().chain(&read) {
         by_place.entry((look.node, &look.key)).or_default().push(look);
     }
     for ((node, key), looks) in by_place {
@@ -45,7 +63,7 @@ mod tests {
 
     fn objects(happened: &[(u64, Event<'_>)], looks: &[Look]) -> bool {
         let mut findings = Findings::default();
-        check(looks, &lives(happened), &mut findings);
+        check(looks, &lives(happened), &[], &mut findings);
         findings.violations.iter().any(|violation| violation.check == "STALE")
     }
 

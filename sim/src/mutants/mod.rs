@@ -122,6 +122,11 @@ pub const UNEXPRESSED: &[(&str, &str, &str)] = &[
         "openraft compares the order's vote with its own when it handles it, so one that is delivered late is refused",
     ),
     (
+        "R08",
+        "all servers wait equally long before they stand for election",
+        "planted and not caught: with pre-vote a candidate that is refused changes nothing, so elections only take longer",
+    ),
+    (
         "R12",
         "completions of local writes out of order strand the leader's progress",
         "openraft keeps the progress; the store completes writes in the order in which they were asked for",

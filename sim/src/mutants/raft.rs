@@ -27,13 +27,6 @@ pub const TABLE: &[Mutant] = &[
         checks: &["LC", "DUR"],
     },
     Mutant {
-        id: "R08",
-        what: "all servers wait equally long before they stand for election",
-        origin: "databendlabs/openraft #1959",
-        needs: &[],
-        checks: &["LIVE"],
-    },
-    Mutant {
         id: "R09",
         what: "a follower that does not answer is counted as having the entries",
         origin: "the class of databendlabs/openraft #1802",
@@ -44,7 +37,7 @@ pub const TABLE: &[Mutant] = &[
         id: "R10",
         what: "a stale acknowledgement stands in for a conflict",
         origin: "databendlabs/openraft cecb5de8",
-        needs: LOST_REPLIES,
+        needs: &[],
         checks: &["CQ", "DUR"],
     },
     Mutant {
@@ -64,7 +57,7 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "R15",
-        what: "a heartbeat commits up to the follower's own last entry",
+        what: "of entries that a follower cannot take the commit index still counts, up to its own last one",
         origin: "design; Raft figure 2",
         needs: LOST_REPLIES,
         checks: &["SMS", "CI"],

@@ -33,6 +33,7 @@ use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
@@ -61,6 +62,10 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a node may take to be gone after it agreed to leave.
 const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often, and how soon one after the other, a node that has just started again is asked what it has.
+const GLANCES: u32 = 8;
+const GLANCE_EVERY: Duration = Duration::from_millis(40);
 
 /// How often the world looks whether what it waits for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -431,6 +436,16 @@ impl World {
             };
             world.ended(node, result.err().map(|error| error.to_string()))
         });
+        madsim::task::spawn(self.clone().glance(node));
+    }
+
+    /// Looks what a node shows that has just started again: a moment that the clients seldom meet.
+    async fn glance(self: Arc<World>, node: u32) {
+        let Some(env) = self.own.get() else { return };
+        for key in self.clients.keys_under("").into_iter().cycle().take(GLANCES as usize) {
+            self.universe.sleep(GLANCE_EVERY).await;
+            self.clients.look(env, (WORLDS_CLIENT, node), &key, LookKind::Stale).await;
+        }
     }
 
     /// A node's process has ended by itself.
