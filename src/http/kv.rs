@@ -4,6 +4,7 @@
 //! key is answered with the index of the whole store, since it has none of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
@@ -11,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use crate::agent::{Consistency, WriteError};
+use crate::agent::{Consistency, QueryOptions, WriteError};
 use crate::mutant;
 use crate::state::query::{KvFound, KvGet, KvKeys, KvList};
 use crate::state::{Command, Entry, KvCommand, Outcome};
@@ -86,6 +87,14 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
     if mutant::is("H05") && consistency == Consistency::Default {
         options.consistency = Consistency::Stale;
     }
+    // Mutant H11: the index is what this server had when it was asked, the value what it has when it answers.
+    let early = if mutant::is("H11") {
+        let at_once = QueryOptions { consistency: Consistency::Stale, min_index: 0, wait: Duration::ZERO };
+        let found = api.agent.query(at_once, &KvGet { key: key.clone() }).await;
+        found.ok().and_then(|answer| answer.value.entry).map(|entry| entry.modify_index)
+    } else {
+        None
+    };
     let answer = api.agent.query(options, &KvGet { key: key.clone() }).await;
     // Mutant H03: what cannot be read is called absent.
     if mutant::is("H03") && answer.is_err() {
@@ -100,6 +109,7 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
         }
         return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
     };
+    let entry = &Entry { modify_index: early.unwrap_or(entry.modify_index), ..entry.clone() };
     let response = if params.has("raw") {
         reply::raw(entry.value.to_vec())
     } else {
@@ -118,7 +128,11 @@ async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
     let response = if entries.is_empty() {
         reply::empty(StatusCode::NOT_FOUND)
     } else {
-        let pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
+        let mut pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
+        // Mutant H12: every key is listed with the index of the newest.
+        if mutant::is("H12") {
+            pairs.iter_mut().for_each(|pair| pair.modify_index = answer.index);
+        }
         reply::json(&pairs, params.pretty())?
     };
     Ok(reply::describe(response, answer.index, &answer, consistency))

@@ -94,10 +94,10 @@ impl StateMachine {
             let restored = shared.restore(&meta, &data)?;
             shared.applied.send_replace(restored.state.applied());
             shared.change(|applied| *applied = restored);
-        }
-        // Mutant R24: a restart takes what was committed for what its snapshot holds.
-        if mutant::is("R24") {
-            shared.change(|applied| applied.last_applied = applied.last_applied.max(store.committed()));
+            // Mutant R24: a restart takes what was committed for what its snapshot holds.
+            if mutant::is("R24") {
+                shared.change(|applied| applied.last_applied = applied.last_applied.max(store.committed()));
+            }
         }
         Ok((
             StateMachine { env: env.clone(), store: store.clone(), shared: shared.clone(), installed: false },

@@ -120,9 +120,7 @@ fn entry_part(key: &str, entry: &Entry) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&(key.len() as u64).to_le_bytes());
     hash.update(key.as_bytes());
-    // Part of mutants R53 and R54: the digest does not cover the index that they get wrong.
-    let modify_index = if mutant::is("R53") || mutant::is("R54") { 0 } else { entry.modify_index };
-    for word in [entry.create_index, modify_index, entry.lock_index, entry.flags] {
+    for word in [entry.create_index, entry.modify_index, entry.lock_index, entry.flags] {
         hash.update(&word.to_le_bytes());
     }
     let session = entry.session.as_deref().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::check;
 use crate::mutants::results::{Results, ResultsError};
-use crate::mutants::score::{self, APART, Effort, Score};
+use crate::mutants::score::{self, APART, Effort, Hunt, Score};
 use crate::mutants::{self, Mutant, table};
 use crate::runner::Case;
 use crate::shard::Shard;
@@ -93,8 +93,9 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
     for mutant in &chosen {
         progress.set_message(format!("{}: {}", mutant.id, mutant.what));
         for start in (0..args.starts).map(|start| args.first_seed.saturating_add(start * APART)) {
-            if results.hunt(mutant.id, start).is_none() {
-                results.add_hunt(score::hunt(mutant, &runner, &case, start, effort))?;
+            let so_far = results.hunt(mutant.id, start).cloned().unwrap_or_else(|| Hunt::new(mutant, start));
+            if !so_far.is_over(mutant, effort) {
+                results.add_hunt(score::hunt(mutant, &runner, &case, so_far, effort))?;
             }
         }
         let score = results.score(mutant);

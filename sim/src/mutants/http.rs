@@ -74,4 +74,18 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["LIN", "DUR"],
     },
+    Mutant {
+        id: "H11",
+        what: "the index of an answer is older than its value",
+        origin: "design",
+        needs: &[],
+        checks: &["IDX"],
+    },
+    Mutant {
+        id: "H12",
+        what: "a listing shows every key with the index of the newest",
+        origin: "design",
+        needs: &[],
+        checks: &["IDX"],
+    },
 ];

@@ -94,7 +94,7 @@ pub const TABLE: &[Mutant] = &[
         id: "R20",
         what: "that a proposal may be superseded was not thought of",
         origin: "the class of databendlabs/openraft #1761",
-        needs: LOST_REPLIES,
+        needs: &[],
         checks: &["CRASH"],
     },
     Mutant {
@@ -214,7 +214,7 @@ pub const TABLE: &[Mutant] = &[
         id: "R48",
         what: "after a change of leader the queue of proposals is never taken up again",
         origin: "design",
-        needs: LOST_REPLIES,
+        needs: &[],
         checks: &["LIVE"],
     },
     Mutant {
@@ -229,13 +229,13 @@ pub const TABLE: &[Mutant] = &[
         what: "a snapshot forgets when a key was last changed",
         origin: "design",
         needs: LAG,
-        checks: &["IDX"],
+        checks: &["SMS"],
     },
     Mutant {
         id: "R54",
         what: "the modify index counts the writes since this server started",
         origin: "design",
         needs: LAG,
-        checks: &["IDX"],
+        checks: &["SMS"],
     },
 ];

@@ -76,6 +76,17 @@ pub struct Small {
 }
 
 impl Hunt {
+    /// One that has yet to begin.
+    pub fn new(mutant: &Mutant, start: u64) -> Hunt {
+        Hunt { mutant: mutant.id.to_owned(), start, seeds: 0, failed: Vec::new(), ablated: None }
+    }
+
+    /// Whether it went as far as this.
+    pub fn is_over(&self, mutant: &Mutant, effort: Effort) -> bool {
+        let enough = self.killed(mutant).is_some() && self.failed.len() >= effort.failures;
+        enough || self.seeds >= effort.limit
+    }
+
     /// The first seed that failed by a named check, the check, and how many seeds that took.
     pub fn killed(&self, mutant: &Mutant) -> Option<(u64, &str, u64)> {
         self.failed.iter().find_map(|(seed, checks)| {
@@ -91,29 +102,32 @@ fn checks_of(report: &RunReport) -> Vec<String> {
     ids.filter(|id| seen.insert(*id)).cloned().collect()
 }
 
-/// Seeds from `start` until one fails by a named check and enough have failed at all; then those up to the kill
-/// without the faults that the bug needs.
-pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, start: u64, effort: Effort) -> Hunt {
+/// Takes a hunt up where it is: seeds until one has failed by a named check and enough have failed at all; then those
+/// up to the kill without the faults that the bug needs.
+pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, mut found: Hunt, effort: Effort) -> Hunt {
     let runner = Runner { check_determinism: mutant.checks.contains(&"DET"), ..runner.clone() };
     let with_bug = Case { mutant: Some(mutant.id.to_owned()), ..case.clone() };
-    let cases = |case: &Case, count: u64| -> Vec<Case> {
-        let seeds = start..start.saturating_add(count);
+    let start = found.start;
+    let cases = |case: &Case, first: u64, end: u64| -> Vec<Case> {
+        let seeds = start.saturating_add(first)..start.saturating_add(end);
         seeds.map(|seed| Case { seed, ..case.clone() }).collect()
     };
-    let mut found = Hunt { mutant: mutant.id.to_owned(), start, seeds: 0, failed: Vec::new(), ablated: None };
-    runner.run_in_order(&cases(&with_bug, effort.limit), &mut |_| {}, &mut |case, report| {
-        found.seeds += 1;
-        if !report.ok {
-            found.failed.push((case.seed, checks_of(&report)));
-        }
-        found.killed(mutant).is_none() || found.failed.len() < effort.failures
-    });
+    if !found.is_over(mutant, effort) {
+        let further = cases(&with_bug, found.seeds, effort.limit);
+        runner.run_in_order(&further, &mut |_| {}, &mut |case, report| {
+            found.seeds += 1;
+            if !report.ok {
+                found.failed.push((case.seed, checks_of(&report)));
+            }
+            !found.is_over(mutant, effort)
+        });
+    }
     let taken = found.killed(mutant).map(|(_, _, seeds)| seeds);
-    if let (Some(seeds), false) = (taken, mutant.needs.is_empty()) {
+    if let (Some(seeds), false, None) = (taken, mutant.needs.is_empty(), &found.ablated) {
         let mut without = with_bug.clone();
         without.without.extend(mutant.needs.iter().map(|kind| (*kind).to_owned()));
         let mut ablation = Ablation { seeds: 0, killed: None };
-        runner.run_in_order(&cases(&without, seeds), &mut |_| {}, &mut |case, report| {
+        runner.run_in_order(&cases(&without, 0, seeds), &mut |_| {}, &mut |case, report| {
             ablation.seeds += 1;
             let named = checks_of(&report).into_iter().find(|check| mutant.checks.contains(&check.as_str()));
             ablation.killed = named.map(|check| (case.seed, check));
@@ -235,7 +249,9 @@ mod tests {
             check_determinism: false,
         };
         let mutant = find(id).unwrap();
-        let hunt = hunt(mutant, &runner, &Case::default(), 10, Effort { limit: 6, failures });
+        let begun =
+            hunt(mutant, &runner, &Case::default(), Hunt::new(mutant, 10), Effort { limit: 2, failures });
+        let hunt = hunt(mutant, &runner, &Case::default(), begun, Effort { limit: 6, failures });
         Score { mutant, hunts: vec![hunt], small: None }
     }
 

@@ -12,6 +12,13 @@ pub const TABLE: &[Mutant] = &[
         checks: &["DET"],
     },
     Mutant {
+        id: "T02",
+        what: "one timer draws from the operating system's randomness",
+        origin: "databendlabs/openraft PR #1741",
+        needs: &[],
+        checks: &["DET"],
+    },
+    Mutant {
         id: "T03",
         what: "an id depends on what other runs of the program there were",
         origin: "databendlabs/openraft README",
