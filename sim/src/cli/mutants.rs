@@ -6,7 +6,7 @@ use crate::check;
 use crate::mutants::results::{Results, ResultsError};
 use crate::mutants::score::{self, APART, Effort, Hunt, Score};
 use crate::mutants::{self, Mutant, table};
-use crate::runner::Case;
+use crate::runner::{Case, Runner};
 use crate::shard::Shard;
 use clap::Args;
 
@@ -49,6 +49,9 @@ pub struct MutantArgs {
     /// Call the version of the code so; a hash of this program if absent.
     #[arg(long, value_name = "NAME")]
     code: Option<String>,
+    /// Hunt nothing: tell what the results say.
+    #[arg(long)]
+    no_hunt: bool,
     /// Write docs/mutants.md and the tables of checks from all results for this code. Run it in the folder of the
     /// workspace.
     #[arg(long)]
@@ -70,7 +73,7 @@ impl From<ResultsError> for Unusable {
 }
 
 pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
-    let runner = args.processes.runner()?;
+    let runner = (!args.no_hunt).then(|| args.processes.runner()).transpose()?;
     let case = Case { nodes: args.nodes, duration_s: args.duration, ..Case::default() };
     let named = |mutant: &&'static Mutant| {
         let mut ids = args.ids.iter().chain(&args.only).peekable();
@@ -84,30 +87,14 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
         .collect();
     let code = match &args.code {
         Some(code) => code.clone(),
-        None => mutants::code_version(&runner.program)
-            .map_err(|error| Unusable(format!("cannot read {}: {error}", runner.program.display())))?,
+        None => std::env::current_exe()
+            .and_then(|program| mutants::code_version(&program))
+            .map_err(|error| Unusable(format!("cannot read this program: {error}")))?,
     };
     let mut results = Results::open(&args.results, &code)?;
-    let effort = Effort { limit: args.limit, failures: args.failures.into() };
-    let progress = progress_bar(chosen.len(), false);
-    for mutant in &chosen {
-        progress.set_message(format!("{}: {}", mutant.id, mutant.what));
-        for start in (0..args.starts).map(|start| args.first_seed.saturating_add(start * APART)) {
-            let so_far = results.hunt(mutant.id, start).cloned().unwrap_or_else(|| Hunt::new(mutant, start));
-            if !so_far.is_over(mutant, effort) {
-                results.add_hunt(score::hunt(mutant, &runner, &case, so_far, effort))?;
-            }
-        }
-        let score = results.score(mutant);
-        let killed = score.hunts.iter().find_map(|hunt| hunt.killed(mutant));
-        if let (Some(seconds), Some((seed, ..)), None) = (args.shrink_seconds, killed, &score.small) {
-            let small = score::shrink(mutant, &runner, &case, seed, f64::from(seconds));
-            let small = small.map_err(|error| Unusable(format!("cannot write a smaller plan: {error}")))?;
-            small.map_or(Ok(()), |small| results.add_small(small))?;
-        }
-        progress.inc(1);
+    if let Some(runner) = &runner {
+        hunt(args, runner, &case, &chosen, &mut results)?;
     }
-    progress.finish_and_clear();
     let scores: Vec<Score> = chosen.iter().map(|mutant| results.score(mutant)).collect();
     print(&table::table(&scores))?;
     if args.write_docs {
@@ -115,6 +102,37 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
         write_docs(&table::document(&all, &code))?;
     }
     Ok(scores.iter().all(Score::is_good))
+}
+
+/// Does what the results do not hold yet.
+fn hunt(
+    args: &MutantArgs,
+    runner: &Runner,
+    case: &Case,
+    chosen: &[&'static Mutant],
+    results: &mut Results,
+) -> Result<(), Unusable> {
+    let effort = Effort { limit: args.limit, failures: args.failures.into() };
+    let progress = progress_bar(chosen.len(), false);
+    for mutant in chosen {
+        progress.set_message(format!("{}: {}", mutant.id, mutant.what));
+        for start in (0..args.starts).map(|start| args.first_seed.saturating_add(start * APART)) {
+            let so_far = results.hunt(mutant.id, start).cloned().unwrap_or_else(|| Hunt::new(mutant, start));
+            if !so_far.is_over(mutant, effort) {
+                results.add_hunt(score::hunt(mutant, runner, case, so_far, effort))?;
+            }
+        }
+        let score = results.score(mutant);
+        let killed = score.hunts.iter().find_map(|hunt| hunt.killed(mutant));
+        if let (Some(seconds), Some((seed, ..)), None) = (args.shrink_seconds, killed, &score.small) {
+            let small = score::shrink(mutant, runner, case, seed, f64::from(seconds));
+            let small = small.map_err(|error| Unusable(format!("cannot write a smaller plan: {error}")))?;
+            small.map_or(Ok(()), |small| results.add_small(small))?;
+        }
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(())
 }
 
 fn write_docs(document: &str) -> Result<(), Unusable> {
