@@ -91,6 +91,8 @@ pub struct Limits {
     pub value_bytes: usize,
     /// Connections to the HTTP API at once.
     pub http_connections: usize,
+    /// Shortest time to live of a session, in milliseconds (Consul's `session_ttl_min`).
+    pub session_ttl_min_ms: u64,
     /// Milliseconds a client may take to send a request's head, and again its body.
     pub http_read_timeout_ms: u64,
 }
@@ -140,6 +142,7 @@ impl Default for Limits {
         Limits {
             key_bytes: 512,
             value_bytes: 512 * 1024,
+            session_ttl_min_ms: 10_000,
             http_connections: 4096,
             http_read_timeout_ms: 10_000,
         }
@@ -208,6 +211,9 @@ impl Config {
         }
         if self.limits.value_bytes > 8 << 20 {
             return invalid("limits.value_bytes", "must be at most 8388608".to_owned());
+        }
+        if !(1..=86_400_000).contains(&self.limits.session_ttl_min_ms) {
+            return invalid("limits.session_ttl_min_ms", "must be 1 to 86400000".to_owned());
         }
         if self.limits.http_connections == 0 {
             return invalid("limits.http_connections", "must be at least 1".to_owned());

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use driftline::env::assertion::Assertion;
 use driftline::env::{Clock, Env, Executor, Instant, Observed, Observer};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -35,6 +36,10 @@ const TRUE_CLOCK: u32 = WORLD;
 pub trait Witness: Send + Sync {
     /// A process observed something about itself.
     fn observed(&self, at_ns: u64, host: u32, event: &Observed);
+    /// A process came to the place of a claim. Whether it is the first time that the claim held.
+    fn asserted(&self, _at_ns: u64, _host: u32, _assertion: Assertion) -> bool {
+        false
+    }
     /// A host sent a datagram.
     fn datagram(&self, at_ns: u64, host: u32);
 }
@@ -338,6 +343,14 @@ impl Observer for SimObserver {
         if self.life.is_alive() {
             self.universe.pump.note(self.life.host, "observed", format!("{event:?}"));
             self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
+        }
+    }
+
+    fn asserted(&self, assertion: Assertion) {
+        if self.life.is_alive()
+            && self.universe.witness.asserted(self.universe.pump.now(), self.life.host, assertion)
+        {
+            self.universe.pump.note(self.life.host, "reached", assertion.claim);
         }
     }
 }

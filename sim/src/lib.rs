@@ -12,9 +12,12 @@
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`history`] | what the clients did and were told |
+//! | [`coverage`] | which states a run has been in, for a search to go by |
 //! | [`check`] | what must hold, one property a file |
+//! | [`points`] | where runs have been: the claims that the code makes of itself |
 //! | [`report`] | what came of it, for machines and people |
 //! | [`shrink`] | a failing scenario made small |
+//! | [`hunt`] | a search for failures that learns from what its runs reached |
 //! | [`saved`] | a scenario in a file, with its story and what it must show |
 //! | [`shard`] | a share of a larger job, for several machines |
 //! | [`experiment`] | what a newcomer brings: state machine, workload, invariant, fault, delegate |
@@ -27,6 +30,7 @@ pub mod check;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+pub mod coverage;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -34,9 +38,11 @@ pub mod executor;
 pub mod experiment;
 pub mod fault;
 pub mod history;
+pub mod hunt;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod points;
 pub mod report;
 pub mod runner;
 pub mod saved;

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Violation};
+use crate::coverage::Moment;
 
 /// What came of one seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,8 +30,12 @@ pub struct RunReport {
     pub sim_seconds: f64,
     /// When the storm began, in simulated time; 0 if the cluster never formed.
     pub storm_seconds: f64,
-    /// Real time. The only field that two runs of a seed may differ in.
+    /// Real time. This and the two that follow are all that two runs of a seed may differ in.
     pub wall_seconds: f64,
+    /// Time of a processor; 0 where the system does not say.
+    pub cpu_seconds: f64,
+    /// The most memory that the process had, in KiB; 0 where the system does not say.
+    pub memory_kib: u64,
     /// Operations that were answered.
     pub ops_ok: u64,
     /// Operations whose outcome nobody knows.
@@ -43,13 +48,24 @@ pub struct RunReport {
     pub violations: Vec<Violation>,
     /// What the checks could not decide within their bounds.
     pub undecided: Vec<String>,
+    /// Where the run has been: see [`crate::points`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub points: BTreeMap<String, u64>,
     /// Which states of the cluster and changes between them were reached, if that was asked for:
-    /// see `sim::coverage`. In ascending order.
+    /// see [`crate::coverage`]. In ascending order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coverage: Vec<u32>,
+    /// What of note happened when, if the states were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Moment>,
 }
 
 impl RunReport {
+    /// Without what two runs of a seed may differ in.
+    pub fn without_machine(self) -> RunReport {
+        RunReport { wall_seconds: 0.0, cpu_seconds: 0.0, memory_kib: 0, ..self }
+    }
+
     /// The report of a seed that could not be run to its end.
     pub fn crashed(seed: u64, detail: String) -> RunReport {
         let mut report = RunReport { seed, ..RunReport::default() };
@@ -210,13 +226,17 @@ mod tests {
             sim_seconds: 41.5,
             storm_seconds: 1.5,
             wall_seconds: 0.2,
+            cpu_seconds: 0.1,
+            memory_kib: 90_000,
             ops_ok: 700,
             ops_unknown: 12,
             ops_failed: 30,
             faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
             violations: Vec::new(),
             undecided: Vec::new(),
+            points: BTreeMap::new(),
             coverage: Vec::new(),
+            moments: Vec::new(),
         }
     }
 

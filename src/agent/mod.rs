@@ -17,6 +17,7 @@
 pub mod bootstrap;
 pub mod meta;
 pub mod reconcile;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -367,6 +368,7 @@ impl Agent {
             env.spawn(agent.clone().found()).abort_on_drop(),
             env.spawn(agent.clone().rejoin()).abort_on_drop(),
             env.spawn(agent.clone().reconcile()).abort_on_drop(),
+            env.spawn(agent.clone().count_sessions()).abort_on_drop(),
             env.spawn(agent.clone().watch_recovery()).abort_on_drop(),
             env.spawn(agent.clone().watch_failure()).abort_on_drop(),
         ];
@@ -492,6 +494,7 @@ impl Agent {
             Consistency::Stale => {
                 // Mutant R17: a server that has just restarted answers from what its snapshot held.
                 if !self.inner.recovered.load(Ordering::Relaxed) && !mutant::is("R17") {
+                    self.inner.env.reachable("a stale read is refused until the server has caught up");
                     let text = format!("{NO_LEADER}: this server has not caught up since its restart");
                     return Err(ReadError::NoLeader(text));
                 }
@@ -561,9 +564,10 @@ impl Agent {
         match self.write(Command::Machine(command.into())).await? {
             Outcome::Answered { answer, .. } => Ok(answer.to_vec()),
             // Only servers without the machine answer so, and they do it before anything has changed.
-            Outcome::Done { .. } | Outcome::ConditionFailed { .. } | Outcome::Refused { .. } => {
-                Err(no_machine())
-            }
+            Outcome::Done { .. }
+            | Outcome::ConditionFailed { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Returned { .. } => Err(no_machine()),
             Outcome::Stale => {
                 Err(WriteError::Unknown("the outcome of this command is no longer known".to_owned()))
             }
@@ -663,6 +667,7 @@ impl Agent {
     pub async fn leave(&self) {
         let node = &self.inner.node;
         let others = node.members().iter().any(|m| m.voter && m.server.node_id != self.node_id());
+        self.inner.env.sometimes(others && node.is_leader(), "a leader leaves");
         if others
             && node.is_leader()
             && let Err(error) = self.inner.client.transfer_leadership(None).await
@@ -916,12 +921,16 @@ impl Agent {
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.seen().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let adds = matches!(step, Step::Add(_));
+                env.sometimes(adds, "a leader adds a server that gossip found");
+                env.sometimes(!adds, "a leader removes a server that said it leaves");
                 tracing::info!(?step, "the configuration follows gossip");
                 let done = match step {
                     Step::Add(server) => self.inner.client.add_server(server).await,
                     Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
                 };
                 if let Err(error) = done {
+                    env.reachable("a change of the configuration is tried again");
                     tracing::warn!(%error, "the configuration does not follow gossip yet");
                     env.sleep(Duration::from_secs(1)).await;
                 }

@@ -13,6 +13,7 @@
 //! What is deliberately absent: file paths (a node has one directory, named by whoever built the
 //! `Env`), DNS, threads, and any way to read a clock that is not this node's.
 
+pub mod assertion;
 mod memory;
 pub mod observe;
 pub mod real;
@@ -318,6 +319,9 @@ impl Env {
     {
         let (sender, receiver) = oneshot::channel();
         let (abort, registration) = AbortHandle::new_pair();
+        // Into its box at once: a future is as large as all that it may ever wait for, and every layer around it that holds
+        // it by value copies it.
+        let future = Box::pin(future);
         let task = Abortable::new(CURRENT.scope(self.clone(), future), registration);
         self.inner.executor.spawn(Box::pin(async move {
             if let Ok(output) = task.await {

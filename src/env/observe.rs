@@ -5,6 +5,8 @@
 
 use std::net::SocketAddr;
 
+use super::assertion::Assertion;
+
 /// Somebody who is told. Must not block and must not call back into the node.
 pub trait Observer: Send + Sync {
     /// Called in the order in which things happen on this node.
@@ -13,6 +15,8 @@ pub trait Observer: Send + Sync {
     fn watches(&self) -> bool {
         true
     }
+    /// The program came to the place of a claim. Called very often.
+    fn asserted(&self, _assertion: Assertion) {}
 }
 
 /// The production observer.

@@ -23,7 +23,7 @@ use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::broadcast::TransmitLimitedQueue;
+use super::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
 use super::delegate::{Delegate, EventDelegate, META_LIMIT};
 use super::identity::{Identity, MAX_GENERATION};
 use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
@@ -298,6 +298,8 @@ pub(super) struct Driver {
     refuted: Option<(u64, u16)>,
     /// Whether foca raised a suspicion while handling the current alarm.
     raised: bool,
+    /// Whether others were asked to probe the member that is being probed.
+    asked_others: bool,
     burst: u32,
     /// No stream is accepted before.
     accept_after: Instant,
@@ -373,6 +375,7 @@ impl Driver {
             slowness: 0,
             refuted: None,
             raised: false,
+            asked_others: false,
             accept_after: now,
             burst: 0,
             receive_failures: 0,
@@ -434,6 +437,10 @@ impl Driver {
             }
             self.arm_gossip(now);
             self.publish();
+            self.env.always(
+                self.queue.len() <= QUEUE_LIMIT && self.cases <= MAX_CASES,
+                "what waits to be gossiped stays within its bounds",
+            );
             self.flush().await;
         }
     }
@@ -638,6 +645,7 @@ impl Driver {
                         Ok(())
                     }
                     Err(error) => {
+                        self.env.reachable("an exchange of state fails");
                         self.counters.exchange_errors += 1;
                         debug!(%addr, %error, "an exchange failed");
                         Err(error)
@@ -714,7 +722,10 @@ impl Driver {
         let known = self.table.get(id.node_id).map(|entry| (entry.id, entry.live));
         let claim = |state| foca::Member::new(id, record.incarnation, state);
         match (record.live, known) {
-            (true, None) => self.apply(claim(State::Alive), true),
+            (true, None) => {
+                self.env.reachable("an exchange of state brings a member that gossip had not");
+                self.apply(claim(State::Alive), true);
+            }
             (true, Some((known, live)))
                 if id.generation > known.generation
                     // Mutant G01: somebody who missed the death of this life resurrects it.
@@ -722,7 +733,10 @@ impl Driver {
             {
                 self.apply(claim(State::Alive), true);
             }
-            (true, Some((known, false))) if id == known => self.tell_stale(id.node_id, id.addr),
+            (true, Some((known, false))) if id == known => {
+                self.env.reachable("a peer still takes for alive a life that is known to be over");
+                self.tell_stale(id.node_id, id.addr);
+            }
             (true, Some(_)) => {}
             (false, None) => {
                 self.table.remember_down(id, now);
@@ -733,6 +747,7 @@ impl Driver {
                 if id.leaving {
                     self.apply(claim(State::Down), true);
                 } else {
+                    self.env.reachable("a peer's word that a live member is dead is not taken");
                     self.tell_stale(id.node_id, id.addr);
                 }
             }
@@ -785,6 +800,8 @@ impl Driver {
         let datagram = match wire::decode_datagram(bytes, self.cluster) {
             Ok(datagram) => datagram,
             Err(garbage) => {
+                let damaged = matches!(garbage, Garbage::Damaged);
+                self.env.sometimes(damaged, "a damaged datagram is dropped");
                 match garbage {
                     Garbage::OtherCluster => self.counters.other_cluster += 1,
                     Garbage::Damaged => self.counters.damaged += 1,
@@ -808,6 +825,10 @@ impl Driver {
         }
         self.greet(sender.id, datagram.swim.is_empty());
         if !datagram.swim.is_empty() {
+            self.env.sometimes_if(
+                || self.asked_others && is_forwarded_ack(datagram.swim),
+                "a member that missed its probe answers through another",
+            );
             let result = self.foca.handle_data(datagram.swim, &mut self.runtime);
             self.foca_result(result);
         }
@@ -947,9 +968,16 @@ impl Driver {
         if now.since(self.next_jump) > Duration::from_secs(600) {
             self.jump_pause = Duration::from_secs(1);
         }
+        self.env.reachable("a node takes a higher incarnation because others hold its last for dead");
         self.next_jump = now + self.jump_pause;
         self.jump_pause = (self.jump_pause * 2).min(Duration::from_secs(60));
-        self.become_identity(Identity { generation, ..self.id() }.next());
+        let told = Identity { generation, ..self.id() };
+        // Mutant A02: takes the very incarnation that others hold for dead.
+        self.become_identity(if mutant::is("A02") { told } else { told.next() });
+        self.env.always(
+            self.id().generation > generation,
+            "a new incarnation is above every one that others have named",
+        );
     }
 
     /// Gives the profile a revision above `revision` and tells everybody.
@@ -1018,6 +1046,7 @@ impl Driver {
             return;
         }
         if self.claims.get(&suspect.node_id).is_some_and(|claim| claim.own.is_some()) {
+            self.env.reachable("a juror suspects the same member already");
             self.direct(accuser.addr, &Part::Suspicion { suspect, incarnation, jury: false });
         } else if self.cases < MAX_CASES {
             self.cases += 1;
@@ -1032,6 +1061,9 @@ impl Driver {
     fn judge(&mut self, case: &Case) {
         self.cases = self.cases.saturating_sub(1);
         let Case { suspect, incarnation, accuser, asked } = *case;
+        let entry = self.table.get(suspect.node_id);
+        let heard = entry.is_some_and(|entry| entry.id == suspect && entry.heard >= asked);
+        self.env.sometimes(heard, "a juror has heard from the suspect and does not confirm");
         if self.table.get(suspect.node_id).is_some_and(|entry| entry.id == suspect && entry.heard < asked) {
             self.direct(accuser, &Part::Suspicion { suspect, incarnation, jury: false });
         }
@@ -1052,6 +1084,8 @@ impl Driver {
             *claim = fresh();
         }
         if claim.from.insert(from) {
+            let (own, others) = (claim.own.is_some(), claim.from.len() > 1);
+            self.env.sometimes(own && others, "a suspicion is confirmed by another member");
             self.arm_suspicion(suspect.node_id, now);
         }
         Some(())
@@ -1095,6 +1129,7 @@ impl Driver {
             }
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
+                    self.env.reachable("a suspect does not object and is declared failed");
                     self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
                 }
             }
@@ -1110,6 +1145,7 @@ impl Driver {
         }
         let accusation = (self.id().generation, incarnation);
         if self.refuted.is_none_or(|last| last < accusation) {
+            self.env.reachable("a member refutes a suspicion of itself");
             self.refuted = Some(accusation);
             self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
             self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
@@ -1139,6 +1175,7 @@ impl Driver {
             return false;
         }
         warn!(late_ms = late.as_millis() as u64, "this node was stalled; it puts off judging others");
+        self.env.reachable("a node notices that it was stalled and puts off judging others");
         self.counters.stalls += 1;
         self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
         let by = late + answer;
@@ -1158,8 +1195,13 @@ impl Driver {
         match alarm {
             Alarm::Foca(timer) => {
                 let round = matches!(timer, Timer::ProbeRandomMember(_));
+                let indirect = matches!(timer, Timer::SendIndirectProbe { .. });
                 self.raised = false;
                 self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
+                // Foca has something to send only if the direct probe was not answered.
+                self.asked_others = !round && (self.asked_others || (indirect && self.runtime.backlog() > 0));
+                self.env
+                    .sometimes(self.asked_others, "a member does not answer its probe and others are asked");
                 self.settle(now);
                 if round && !self.raised {
                     self.slowness = self.slowness.saturating_sub(1);
@@ -1202,6 +1244,7 @@ impl Driver {
             Alarm::Refute(generation) => {
                 let me = self.id();
                 if self.is_member() && me.generation <= generation && generation < MAX_GENERATION {
+                    self.env.reachable("a node contradicts an order to leave");
                     self.become_identity(Identity { generation, ..me }.next());
                 }
             }
@@ -1241,6 +1284,7 @@ impl Driver {
             .collect();
         let start = failed.partition_point(|id| id.node_id <= self.knocked);
         for id in failed.iter().cycle().skip(start).take(failed.len().min(KNOCKS)) {
+            self.env.reachable("a failed member is asked whether it is really gone");
             self.knocked = id.node_id;
             self.run_foca(|foca, runtime| foca.announce(*id, runtime));
         }
@@ -1348,6 +1392,7 @@ impl Driver {
             }
             if rejoined {
                 info!("others took this node for dead; it is back with a new generation");
+                self.env.reachable("a node hears of its own death and comes back with a higher incarnation");
                 self.adopt();
                 continue;
             }
@@ -1377,6 +1422,7 @@ impl Driver {
             }
             OwnedNotification::Rename(old, new) => {
                 if old.node_id != new.node_id {
+                    self.env.reachable("another node appears at the address of one that was known");
                     // Another node at the address: the old one is not there any more.
                     self.table.down(old, now);
                 }
@@ -1399,7 +1445,7 @@ impl Driver {
             // Foca has two addresses of this node now, and is not told which one is no good: its probes will
             // tell. If two nodes share an id by mistake, the news would make each of them take a new
             // generation, and again, as fast as the network can carry it.
-            Up::Outdated => {}
+            Up::Outdated => self.env.reachable("a rumour of an earlier life of a member is ignored"),
             Up::Full => self.counters.table_full += 1,
         }
     }
@@ -1464,6 +1510,7 @@ impl Driver {
             match &change {
                 Change::Joined(member) => {
                     if known_before {
+                        self.env.reachable("a member that had failed or left is back");
                         healed = Some(member.addr);
                     }
                     self.events.notify_join(member);
@@ -1667,6 +1714,12 @@ impl Driver {
             local.meta = self.me.meta.clone();
         }
     }
+}
+
+/// Whether a packet of foca's says that a member was reached through another.
+fn is_forwarded_ack(packet: &[u8]) -> bool {
+    let header = postcard::take_from_bytes::<foca::Header<Identity>>(packet);
+    header.is_ok_and(|(header, _)| matches!(header.message, foca::Message::ForwardedAck { .. }))
 }
 
 fn reap_interval(timing: &Timing) -> Duration {

@@ -217,12 +217,13 @@ impl UserEvents {
         self.lock().queue.len()
     }
 
-    /// Takes an event in unless it is known or too old; passes it on and lists it.
-    fn take_in(&self, event: UserEvent, bytes: Bytes) {
+    /// Takes an event in unless it is known or too old; passes it on and lists it. Whether it was new.
+    fn take_in(&self, event: UserEvent, bytes: Bytes) -> bool {
         {
             let mut state = self.lock();
             if !state.is_new(&event) {
-                return;
+                self.shared.env.reachable("an event that is known or too old is dropped");
+                return false;
             }
             state.queue.push(None, bytes, None);
             push_bounded(&mut state.recent, event.clone());
@@ -230,12 +231,13 @@ impl UserEvents {
         self.shared.changed.notify_one();
         // The program's filter is called without the lock: it may list events.
         if !(self.shared.accepts)(&event) {
-            return;
+            return true;
         }
         push_bounded(&mut self.lock().ring, event.clone());
         let index = index(&event.id);
         self.shared.env.observe(Observed::UserEvent { name: event.name, id: event.id, ltime: event.ltime });
         self.shared.index.send_replace(index);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -323,7 +325,10 @@ impl Delegate for UserEvents {
                 continue;
             }
             if bytes.len() <= EVENT_LIMIT {
-                self.take_in(event, bytes.into());
+                let new = self.take_in(event, bytes.into());
+                self.shared
+                    .env
+                    .sometimes(new && !join, "an exchange of state brings an event that gossip had not");
             }
         }
         if !join {

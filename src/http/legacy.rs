@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 
 use crate::agent::Consistency;
 use crate::state::query::KvGet;
-use crate::state::{Command, KvCommand, Outcome};
+use crate::state::{Command, KvCommand};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -35,12 +35,10 @@ pub async fn set(api: Arc<Api>, call: Call) -> Reply {
     } else {
         KvCommand::Set { key, value: value.as_bytes().into(), flags: 0, cas: None }
     };
-    match api.agent.write(Command::Kv(command)).await? {
-        Outcome::Done { .. } | Outcome::Answered { .. } => Ok(reply::text(StatusCode::OK, "ok")),
-        // Neither is possible for an unconditional write of our own; should one come, it is not `ok`.
-        Outcome::ConditionFailed { .. } => Err(Failure::refused("the write's condition did not hold")),
-        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
-        Outcome::Stale => Err(Failure::unknown("the outcome of this write is no longer known")),
+    match reply::yes_or_no(api.agent.write(Command::Kv(command)).await?)? {
+        true => Ok(reply::text(StatusCode::OK, "ok")),
+        // Impossible for an unconditional write of our own; should it come, it is not `ok`.
+        false => Err(Failure::refused("the write's condition did not hold")),
     }
 }
 

@@ -5,7 +5,7 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
+//! * `kv`, `session`, `txn`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
@@ -28,8 +28,10 @@ mod legacy;
 mod operator;
 mod params;
 mod reply;
+mod session;
 mod status;
 mod stream;
+mod txn;
 
 use std::future::Future;
 use std::ops::Deref;
@@ -189,6 +191,7 @@ struct Api {
     agent: Agent,
     limits: Limits,
     rng: Mutex<Rng>,
+    session_ids: Mutex<Rng>,
     body_room: Arc<Semaphore>,
 }
 
@@ -196,7 +199,9 @@ impl Api {
     fn new(agent: Agent) -> Api {
         let limits = agent.config().limits.clone();
         let rng = Mutex::new(agent.env().rng("http"));
-        Api { agent, limits, rng, body_room: Arc::new(Semaphore::new(BODY_ROOM_KIB as usize)) }
+        let session_ids = Mutex::new(agent.env().rng("session ids"));
+        let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
+        Api { agent, limits, rng, session_ids, body_room }
     }
 
     /// A number in `0.0..1.0` to spread the ends of blocking queries with.
@@ -298,6 +303,17 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/kv", key())
         .route("/v1/kv/", key())
         .route("/v1/kv/{*key}", key())
+        .route("/v1/txn", route(&["PUT"], txn::txn))
+        .route("/v1/session/create", route(&["PUT"], session::create))
+        .route("/v1/session/destroy/", route(&["PUT"], session::destroy))
+        .route("/v1/session/destroy/{*id}", route(&["PUT"], session::destroy))
+        .route("/v1/session/renew/", route(&["PUT"], session::renew))
+        .route("/v1/session/renew/{*id}", route(&["PUT"], session::renew))
+        .route("/v1/session/info/", route(&["GET"], session::info))
+        .route("/v1/session/info/{*id}", route(&["GET"], session::info))
+        .route("/v1/session/node/", route(&["GET"], session::node))
+        .route("/v1/session/node/{*node}", route(&["GET"], session::node))
+        .route("/v1/session/list", route(&["GET"], session::list))
         .route("/v1/event/fire/", route(&["PUT"], event::fire))
         .route("/v1/event/fire/{*name}", route(&["PUT"], event::fire))
         .route("/v1/event/list", route(&["GET"], event::list))

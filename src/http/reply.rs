@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::agent::{Answer, Consistency, ReadError, WriteError};
+use crate::state::Outcome;
 
 /// What a handler returns.
 pub type Reply = Result<Response, Failure>;
@@ -59,9 +60,27 @@ impl Failure {
         Failure { write: Some(FailedWrite::Refused), ..Failure::internal(text) }
     }
 
+    /// The log's answer to a late copy of a write; what the first copy came to is no longer known.
+    pub fn forgotten() -> Failure {
+        Failure::unknown("the outcome of this write is no longer known")
+    }
+
     /// 500 for a write that may still be applied.
     pub fn unknown(text: impl Into<String>) -> Failure {
         Failure { write: Some(FailedWrite::Unknown), ..Failure::internal(text) }
+    }
+}
+
+/// What a write came to that is answered by yes or no: whether its condition held.
+///
+/// # Errors
+/// When it was refused, or nobody knows.
+pub fn yes_or_no(outcome: Outcome) -> Result<bool, Failure> {
+    match outcome {
+        Outcome::Done { .. } | Outcome::Answered { .. } | Outcome::Returned { .. } => Ok(true),
+        Outcome::ConditionFailed { .. } => Ok(false),
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
+        Outcome::Stale => Err(Failure::forgotten()),
     }
 }
 
@@ -152,14 +171,19 @@ pub fn json(value: &impl Serialize, pretty: bool) -> Reply {
 
 /// Adds the headers that describe a read of the replicated state. `index` is what the client should
 /// block on next; it never goes out as 0, which would mean "do not block".
-pub fn describe<T>(
+pub fn describe<T>(response: Response, index: u64, answer: &Answer<T>, consistency: Consistency) -> Response {
+    let mut response = describe_unindexed(response, answer, consistency);
+    response.headers_mut().insert(INDEX, HeaderValue::from(index.max(1)));
+    response
+}
+
+/// The same for a read that has no index to block on.
+pub fn describe_unindexed<T>(
     mut response: Response,
-    index: u64,
     answer: &Answer<T>,
     consistency: Consistency,
 ) -> Response {
     let headers = response.headers_mut();
-    headers.insert(INDEX, HeaderValue::from(index.max(1)));
     headers
         .insert(KNOWN_LEADER, HeaderValue::from_static(if answer.known_leader { "true" } else { "false" }));
     let last_contact = u64::try_from(answer.last_contact.as_millis()).unwrap_or(u64::MAX);

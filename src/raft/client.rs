@@ -101,9 +101,14 @@ impl Client {
         let mut in_doubt: Option<String> = None;
         let mut last_refusal = NO_LEADER.to_owned();
         loop {
+            let again = in_doubt.is_some();
+            self.inner.env.sometimes(again, "a write is sent again while its first fate is unknown");
             let request = turn.request(command.clone());
             match self.attempt(Ask::Propose(request), deadline).await {
-                Ok(Answer::Propose(Ok(outcome))) => return Ok(outcome),
+                Ok(Answer::Propose(Ok(outcome))) => {
+                    self.inner.env.sometimes(again, "a write succeeds after its first fate was unknown");
+                    return Ok(outcome);
+                }
                 Ok(Answer::Propose(Err(LeaderError::NotLeader { .. }))) => {}
                 Ok(Answer::Propose(Err(LeaderError::Refused(reason)))) => last_refusal = reason,
                 Ok(Answer::Propose(Err(LeaderError::Unknown(reason)))) => in_doubt = Some(reason),
@@ -124,6 +129,9 @@ impl Client {
                 turn = Turn::take(&self.inner);
             }
             if !self.pause(deadline).await {
+                let env = &self.inner.env;
+                env.sometimes(in_doubt.is_some(), "the outcome of a write is reported as unknown");
+                env.sometimes(in_doubt.is_none(), "a write is refused and certainly was not done");
                 return Err(match in_doubt {
                     // Mutant R34: what is unknown is called failed.
                     Some(reason) if mutant::is("R34") => WriteError::Refused(reason),
@@ -147,9 +155,17 @@ impl Client {
         let index = receiver.await.map_err(|_| stopping())??;
         let mut applied = self.inner.node.state().applied();
         let left = deadline.since(self.inner.env.now());
-        let waited = self.inner.env.timeout(left, applied.wait_for(|applied| *applied >= index)).await;
+        let env = &self.inner.env;
+        env.sometimes(*applied.borrow() < index, "a read waits until the state is as new as it must be");
+        // Mutant A01: a confirmed read does not wait for the state to be that far.
+        let enough = |applied: &u64| *applied >= index || mutant::is("A01");
+        let waited = env.timeout(left, applied.wait_for(enough)).await.map(|waited| waited.map(|_| ()));
         match waited {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => {
+                let now = self.inner.node.state().read(crate::state::State::applied);
+                env.always(now >= index, "a read is answered from a state as new as it must be");
+                Ok(())
+            }
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(late()),
         }
@@ -248,7 +264,10 @@ async fn attempt(
             Err(_) => Err(no_answer("not committed in time")),
         },
         // A deposed leader may never answer; its successor is asked at once.
-        _ = another => Err(no_answer("another server leads now")),
+        _ = another => {
+            env.reachable("a request is taken from a deposed leader to its successor");
+            Err(no_answer("another server leads now"))
+        }
     };
     answer.map_err(Attempt::Call)
 }
@@ -313,6 +332,7 @@ async fn read_in_rounds(
         while let Ok(reader) = queue.try_recv() {
             waiting.push(reader);
         }
+        env.sometimes(waiting.len() > 1, "several reads share one round of confirmation");
         let result = read_index(&env, &node, env.now() + timeout).await;
         // Mutant R29: who comes while a round is under way gets its answer.
         while mutant::is("R29")
@@ -338,6 +358,7 @@ async fn read_index(env: &Env, node: &RaftNode, deadline: Instant) -> Result<u64
             Err(Attempt::Call(error)) => why = format!("{NO_LEADER}: {error}"),
         }
         if !pause(env, node, deadline).await {
+            env.reachable("a read is refused because nobody confirms it in time");
             return Err(ReadError(why));
         }
     }

@@ -538,13 +538,19 @@ impl RaftNode {
             Ok(_) if mutant::is("R28") => Ok(self.inner.state.read(|state| state.applied())),
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
+                let (before, now) = (asked.0, self.metrics().current_term);
+                self.inner.env.sometimes(now > before, "a read is confirmed while the term changes");
                 self.renew_lease(asked, index);
                 Ok(index)
             }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                self.inner.env.reachable("a read is refused because this server does not lead any more");
                 Err(LeaderError::NotLeader { leader: forward.leader_id })
             }
-            Err(error) => Err(LeaderError::Unknown(error.to_string())),
+            Err(error) => {
+                self.inner.env.reachable("a read finds no majority to confirm it");
+                Err(LeaderError::Unknown(error.to_string()))
+            }
         }
     }
 
@@ -575,7 +581,10 @@ impl RaftNode {
         change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
     ) -> Result<T, LeaderError> {
         match self.inner.env.timeout(self.inner.request_timeout, change).await {
-            Err(_) => Err(LeaderError::Unknown(format!("{what} was not done in time"))),
+            Err(_) => {
+                self.inner.env.reachable("a membership change is not committed in time");
+                Err(LeaderError::Unknown(format!("{what} was not done in time")))
+            }
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(leader_error(error)),
         }
@@ -589,6 +598,8 @@ impl RaftNode {
         if !self.is_leader() {
             return Err(LeaderError::NotLeader { leader: self.leader() });
         }
+        let waits = self.inner.changing.try_lock().is_err();
+        self.inner.env.sometimes(waits, "a membership change waits for another to end");
         let _turn = self.inner.changing.lock().await;
         let members = self.members();
         let known = members.iter().find(|member| member.server.node_id == server.node_id);
@@ -600,6 +611,7 @@ impl RaftNode {
                 && member.server.addr == server.addr
                 && member.server.node_id != self.inner.me.node_id
         }) {
+            self.inner.env.reachable("a server that lost its disk takes the place of its former self");
             self.remove_now(ghost.server.node_id).await?;
         }
         if known.is_none() {
@@ -632,8 +644,10 @@ impl RaftNode {
                 }
             }
         };
-        let late =
-            || LeaderError::Refused("the new server is still catching up; it stays a learner".to_owned());
+        let late = || {
+            self.inner.env.reachable("a learner does not catch up in time and stays a learner");
+            LeaderError::Refused("the new server is still catching up; it stays a learner".to_owned())
+        };
         self.inner.env.timeout(self.inner.request_timeout, caught_up).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -685,7 +699,10 @@ impl RaftNode {
         let mut metrics = self.inner.core.metrics();
         let heard = metrics.wait_until(|m| m.state != ServerState::Leader);
         match self.inner.env.timeout(self.inner.request_timeout, heard).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                self.inner.env.reachable("leadership is handed over on request");
+                Ok(())
+            }
             _ => Err(LeaderError::Unknown("the heir did not take over in time".to_owned())),
         }
     }
@@ -714,11 +731,12 @@ impl RaftNode {
         match ask {
             Ask::Propose(request) => Answer::Propose(self.propose(request).await),
             Ask::ReadIndex => Answer::ReadIndex(self.read_index().await),
-            Ask::AddServer(server) => Answer::Changed(self.add_server(server).await),
-            Ask::RemoveServer { node_id } => Answer::Changed(self.remove_server(node_id).await),
-            Ask::TransferTo { node_id } => Answer::Changed(self.transfer_to(node_id).await),
+            // What is rare is boxed: it would make the future of every heartbeat as large as its own.
+            Ask::AddServer(server) => Answer::Changed(Box::pin(self.add_server(server)).await),
+            Ask::RemoveServer { node_id } => Answer::Changed(Box::pin(self.remove_server(node_id)).await),
+            Ask::TransferTo { node_id } => Answer::Changed(Box::pin(self.transfer_to(node_id)).await),
             Ask::Status => Answer::Status(self.status()),
-            Ask::Promise { cluster } => match self.promise(cluster).await {
+            Ask::Promise { cluster } => match Box::pin(self.promise(cluster)).await {
                 Ok(()) => Answer::Promise { cluster },
                 Err(FoundError::PromisedElsewhere { promised, .. }) => Answer::Promise { cluster: promised },
                 Err(FoundError::AlreadyMember { cluster }) => Answer::WrongCluster { cluster },
@@ -731,7 +749,12 @@ impl RaftNode {
                 self.bend_append(&mut request).await;
                 match self.inner.core.append_entries(request).await {
                     Ok(answer) => {
-                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                        let env = &self.inner.env;
+                        let conflict = matches!(answer, AppendEntriesResponse::Conflict);
+                        env.sometimes(conflict, "a follower misses what comes before the entries it is sent");
+                        let deposed = matches!(answer, AppendEntriesResponse::HigherVote(_));
+                        env.sometimes(deposed, "a deposed leader is told of a later term");
+                        if !deposed {
                             self.inner.heard_leader.store(self.inner.env.now().0, Ordering::Relaxed);
                         }
                         Answer::Append(answer)
@@ -741,29 +764,46 @@ impl RaftNode {
             }
             Ask::Vote(mut request) => {
                 self.bend_vote(&mut request);
-                let (asked, last) = (request.vote, request.last_log_id);
+                let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
                     // Mutant R03: the vote of this very term is forgotten, and given again.
                     Ok(answer)
                         if mutant::is("R03")
                             && !answer.vote_granted
                             && !answer.vote.committed
-                            && answer.vote.leader_id.term == asked.leader_id.term
+                            && answer.vote.leader_id.term == vote.leader_id.term
                             && last >= answer.last_log_id =>
                     {
-                        Answer::Vote(VoteResponse::new(asked, answer.last_log_id, true))
+                        Answer::Vote(VoteResponse::new(vote, answer.last_log_id, true))
                     }
-                    Ok(answer) => Answer::Vote(answer),
+                    Ok(answer) => {
+                        let env = &self.inner.env;
+                        env.sometimes(answer.vote_granted, "a vote is granted");
+                        let (term, log, alive) = refusals(&answer, vote, last);
+                        env.sometimes(term, "a vote is refused because a later term is known");
+                        env.sometimes(log, "a vote is refused because the candidate's log is behind");
+                        env.sometimes(alive, "a vote is refused although nothing but its timing is wrong");
+                        Answer::Vote(answer)
+                    }
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Ask::PreVote(mut request) => match {
+            Ask::PreVote(mut request) => {
                 self.bend_vote(&mut request);
-                self.inner.core.pre_vote(request).await
-            } {
-                Ok(answer) => Answer::Vote(answer),
-                Err(error) => Answer::Failed(error.to_string()),
-            },
+                let (vote, last) = (request.vote, request.last_log_id);
+                match self.inner.core.pre_vote(request).await {
+                    Ok(answer) => {
+                        let env = &self.inner.env;
+                        env.sometimes(answer.vote_granted, "a pre-vote is granted");
+                        let (term, log, alive) = refusals(&answer, vote, last);
+                        env.sometimes(term, "a pre-vote is refused because a later term is known");
+                        env.sometimes(log, "a pre-vote is refused because the candidate's log is behind");
+                        env.sometimes(alive, "a pre-vote is refused because a leader was heard a moment ago");
+                        Answer::Vote(answer)
+                    }
+                    Err(error) => Answer::Failed(error.to_string()),
+                }
+            }
             Ask::TransferLeader(request) => match self.inner.core.handle_transfer_leader(request).await {
                 Ok(answer) => Answer::TransferLeader(answer),
                 Err(error) => Answer::Failed(error.to_string()),
@@ -815,12 +855,14 @@ impl RaftNode {
                 assert!(!mutant::is("R21") || incoming.is_empty(), "a snapshot is being received already");
                 // One leader sends at a time; a second is its successor. Whoever was first gave up.
                 while incoming.len() >= MAX_INCOMING {
+                    self.inner.env.reachable("a snapshot of a third leader displaces one half received");
                     incoming.pop_first();
                 }
                 let fresh = Incoming { vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
                 incoming.insert(from, fresh);
             }
             let Some(current) = incoming.get_mut(&from) else {
+                self.inner.env.reachable("a piece of a snapshot comes whose beginning never came");
                 return Answer::Failed("this snapshot did not begin here; send it anew".to_owned());
             };
             let fits = current.vote == chunk.vote
@@ -828,6 +870,7 @@ impl RaftNode {
                 && current.data.len() as u64 == chunk.offset
                 && current.data.len() + chunk.data.len() <= MAX_SNAPSHOT;
             if !fits {
+                self.inner.env.reachable("a piece of a snapshot does not follow the last and is refused");
                 incoming.remove(&from);
                 return Answer::Failed(
                     "this piece does not follow the last; send the snapshot anew".to_owned(),
@@ -843,9 +886,11 @@ impl RaftNode {
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
         // impossible one would make openraft panic.
         if let Err(error) = self.state().decode(&whole.data) {
+            self.inner.env.reachable("a damaged snapshot is refused");
             return Answer::Failed(error.to_string());
         }
         if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
+            self.inner.env.unreachable("a leader sends a snapshot that contradicts what is committed here");
             return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
@@ -862,6 +907,14 @@ impl RaftNode {
             tracing::debug!(%error, "Raft had stopped already");
         }
     }
+}
+
+/// Why a vote was refused: for a later term, for a better log, or because it came at a bad time.
+fn refusals(answer: &VoteResponse<TypeConfig>, asked: Vote, last: Option<LogId>) -> (bool, bool, bool) {
+    let term = answer.vote.leader_id.term > asked.leader_id.term;
+    let log = answer.last_log_id > last;
+    let refused = !answer.vote_granted;
+    (refused && term, refused && !term && log, refused && !term && !log)
 }
 
 /// openraft trusts its peers' snapshots to come from one history.
@@ -914,6 +967,7 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             requests.push(request);
             senders.push(sender);
         }
+        env.sometimes(senders.len() > 1, "several proposals go to Raft as one batch");
         let mut results = match core.client_write_many(requests).await {
             // It ends at the first error of Raft as a whole; those behind it hear that as well.
             Ok(results) => results.fuse(),
@@ -926,6 +980,7 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
         };
         // The next batch does not wait for this one to be committed.
         let deposed = deposed.clone();
+        let told = env.clone();
         env.spawn(async move {
             for sender in senders {
                 let result = match results.next().await {
@@ -934,6 +989,9 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
                     Some(Ok(Err(_))) if mutant::is("R20") => unreachable!("a proposal was superseded"),
                     Some(Ok(Err(error))) => {
                         deposed.store(true, Ordering::Relaxed);
+                        told.reachable(
+                            "a write that a leader took is handed back because it lost leadership",
+                        );
                         Err(leader_error(RaftError::APIError(error)))
                     }
                     Some(Err(fatal)) => Err(LeaderError::Unknown(fatal.to_string())),
@@ -998,16 +1056,19 @@ impl Handler for Server {
                 // A promise to found one cluster is a promise not to be taken in by another.
                 (None, Some(promise)) if promise.cluster != theirs => Ok(promise.cluster),
                 // The first leader that talks to a server without a cluster takes it in.
-                (None, _) => store.adopt_cluster(theirs).await,
+                (None, _) => Box::pin(store.adopt_cluster(theirs)).await,
             };
             match mine {
                 Ok(mine) if mine == theirs => {}
-                Ok(mine) => return Answer::WrongCluster { cluster: mine },
+                Ok(mine) => {
+                    self.0.inner.env.reachable("a server of another cluster is turned away");
+                    return Answer::WrongCluster { cluster: mine };
+                }
                 Err(error) => return Answer::Failed(error.to_string()),
             }
         }
         match ask {
-            Ask::Snapshot(chunk) => self.0.receive_snapshot(from, chunk).await,
+            Ask::Snapshot(chunk) => Box::pin(self.0.receive_snapshot(from, chunk)).await,
             ask => self.0.answer(ask).await,
         }
     }

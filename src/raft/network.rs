@@ -187,12 +187,15 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let env = self.network.pool.env().clone();
+        env.reachable("a snapshot is sent to a follower that is too far behind");
         let sending = async {
             let data = bytes::Bytes::from_owner(snapshot.snapshot);
             let mut offset = 0;
             loop {
                 let end = data.len().min(offset + self.network.chunk_bytes);
                 let last = end == data.len();
+                env.sometimes(!last, "a snapshot is sent in pieces");
                 let chunk = SnapshotChunk {
                     vote,
                     meta: snapshot.meta.clone(),
@@ -211,7 +214,10 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         };
         match select(pin!(sending), pin!(cancel)).await {
             Either::Left((result, _)) => result,
-            Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+            Either::Right((closed, _)) => {
+                env.reachable("the sending of a snapshot is called off");
+                Err(StreamingError::Closed(closed))
+            }
         }
     }
 

@@ -290,6 +290,10 @@ impl Pool {
         Pool { inner: Arc::new(PoolInner { env, caller, connections: Mutex::default() }) }
     }
 
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
     /// Asks the server at `addr`, and waits at most `within` for its answer. With `to`, only that server
     /// answers: one that lost its disk comes back under a new id at the old address, and must neither
     /// vote nor confirm entries in the name of the one it was.
@@ -349,6 +353,7 @@ impl Pool {
             Err(_) => {
                 // Not a byte since we asked: the connection may be dead without saying so.
                 if connection.heard.load(Ordering::Relaxed) == heard {
+                    self.inner.env.reachable("a connection that fell silent is replaced");
                     self.drop_connection(addr, lane, &connection);
                 }
                 Err(no_answer("timed out"))
@@ -400,9 +405,10 @@ fn open(env: &Env, stream: BoxStream) -> Connection {
     let heard = Arc::new(AtomicU64::new(0));
 
     let close = {
-        let pending = pending.clone();
+        let (env, pending) = (env.clone(), pending.clone());
         move || {
             let mut pending = locked(&pending);
+            env.sometimes(!pending.waiting.is_empty(), "a connection breaks with requests unanswered");
             pending.closed = true;
             // Dropping the senders tells the callers.
             pending.waiting.clear();
@@ -497,13 +503,18 @@ async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<
     let _writing = env.spawn(write_frames(sink, answers)).abort_on_drop();
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     while let Some(frame) = source.next().await {
-        let Envelope { number, from, to, cluster, body } = decode::<Ask>(&frame?)?;
+        let decoded = decode::<Ask>(&frame?);
+        env.sometimes(decoded.is_err(), "a damaged frame ends its connection");
+        let Envelope { number, from, to, cluster, body } = decoded?;
         let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let (handler, outbox) = (handler.clone(), outbox.clone());
+        let (handler, outbox, told) = (handler.clone(), outbox.clone(), env.clone());
         env.spawn(async move {
             let (me, mine) = (handler.node_id(), handler.cluster());
             let body = match to {
-                Some(to) if to != me => Answer::WrongServer { node_id: me },
+                Some(to) if to != me => {
+                    told.reachable("a request for the server that had this address before is turned away");
+                    Answer::WrongServer { node_id: me }
+                }
                 _ => handler.handle(from, cluster, body).await,
             };
             match encode(&Envelope { number, from: me, to: Some(from), cluster: mine, body }) {

@@ -91,6 +91,7 @@ impl StateMachine {
             applied: watch::Sender::new(0),
         };
         if let Some((meta, data)) = store.load_snapshot().await? {
+            env.reachable("a server starts from a snapshot on its disk");
             let restored = shared.restore(&meta, &data)?;
             shared.applied.send_replace(restored.state.applied());
             shared.change(|applied| *applied = restored);
@@ -126,6 +127,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let index = entry.log_id.index();
+            let before = self.shared.read(State::applied);
+            // Index 0 is the entry that founds the cluster.
+            self.env.always(
+                index == before + 1 || (index == 0 && before == 0),
+                "entries are applied one after the other without a gap",
+            );
             // Mutant R47: the first request after a snapshot is taken for one that the snapshot covers.
             let skipped =
                 mutant::is("R47") && self.installed && matches!(entry.payload, EntryPayload::Normal(_));
@@ -152,6 +159,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 };
                 (outcome, applied.state.digest())
             });
+            let earlier = matches!(outcome, Outcome::Done { index: at } | Outcome::Answered { index: at, .. } | Outcome::ConditionFailed { index: at } if at < index);
+            self.env.sometimes(earlier, "a write that comes again gets the answer it got the first time");
+            let stale = matches!(outcome, Outcome::Stale);
+            self.env.sometimes(stale, "a copy of a write comes after its client was done with it");
             self.env.observe_with(|| Observed::Applied {
                 index,
                 term: term_of(Some(entry.log_id)),
@@ -183,6 +194,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.store.save_snapshot(meta.clone(), data).await?;
         }
         let index = restored.state.applied();
+        let before = self.shared.read(State::applied);
+        self.env.always(before <= index, "a snapshot never takes the state back");
+        self.env.sometimes(before > 0 && index > before, "a snapshot replaces a state that was not empty");
         self.env.observe(Observed::SnapshotInstalled {
             index,
             term: term_of(meta.last_log_id),

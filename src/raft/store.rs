@@ -224,15 +224,8 @@ pub(super) fn entry_digest(entry: &Entry) -> u64 {
 
 /// A rough size in memory.
 fn weight(entry: &Entry) -> usize {
-    use crate::state::{Command, KvCommand};
     let content = match &entry.payload {
-        openraft::EntryPayload::Normal(request) => match &request.command {
-            Command::Kv(KvCommand::Set { key, value, .. }) => key.len() + value.len(),
-            Command::Kv(KvCommand::Delete { key, .. }) => key.len(),
-            Command::Kv(KvCommand::DeleteTree { prefix }) => prefix.len(),
-            Command::Noop => 0,
-            Command::Machine(command) => command.len(),
-        },
+        openraft::EntryPayload::Normal(request) => request.command.size(),
         _ => 0,
     };
     content + 128

@@ -65,6 +65,7 @@ fn part(origin: u64, number: u64, outcome: &Outcome) -> u64 {
         Outcome::Stale => (2, 0, 0),
         Outcome::Answered { index, answer } => (3, *index, xxh3_64(answer)),
         Outcome::Refused { index, refusal } => (4, *index, tables::part(4, refusal)),
+        Outcome::Returned { index, value } => (5, *index, tables::part(4, value)),
     };
     let mut bytes = [0; 40];
     for (slot, word) in bytes.chunks_exact_mut(8).zip([origin, number, kind, index, answer]) {

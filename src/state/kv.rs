@@ -1,23 +1,27 @@
 //! Keys and values with Consul's fields, and the rules by which their indexes move.
 //!
-//! An entry's `modify_index` is the log index of the write that last changed it. Readers block on
-//! "something newer than index N", so an index must never go back, not even when the newest key of a
-//! prefix is deleted. Deletions therefore leave tombstones. Only the newest [`MAX_TOMBSTONES`] are
-//! kept; an evicted one raises a floor under every prefix, which can wake a reader once without cause
-//! but never makes an index go back. (Consul drops tombstones by wall-clock age, which a replicated
-//! state that sees no clock cannot.)
+//! An entry's `modify_index` is the log index of the write that last changed it. Deletions leave tombstones,
+//! so that what readers block on never goes back: see [`super::tables`].
+//!
+//! A key can be locked by a session. The lock is advisory: a plain write changes a locked key like any
+//! other, and leaves the lock where it is. `lock_index` counts how often the lock was taken, and so is a
+//! fencing token together with the key and the session.
+//!
+//! A transaction writes as it goes and takes it all back if one of its operations fails: while
+//! [`KvStore::begin`] is in force, each change notes how to undo it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Outcome, Shared};
+use super::session::Sessions;
+use super::tables::Tombstones;
+use super::{Outcome, Refusal, Shared};
 use crate::mutant;
 
-/// How many deletions are remembered key by key.
-pub const MAX_TOMBSTONES: usize = 8192;
+pub use super::tables::MAX_TOMBSTONES;
 
 /// A change to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +49,33 @@ pub enum KvCommand {
         /// The prefix.
         prefix: String,
     },
+    /// Writes a value and locks the key for a session. Fails if another session holds it or its
+    /// lock-delay is not over; a session that holds it already just writes.
+    Acquire {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Shared,
+        /// The client's number.
+        flags: u64,
+        /// The session.
+        session: String,
+    },
+    /// Writes a value and unlocks the key. Fails if the session does not hold it.
+    Release {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Shared,
+        /// The client's number.
+        flags: u64,
+        /// The session.
+        session: String,
+    },
 }
 
 /// One key's value and history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Log index of the write that created it.
     pub create_index: u64,
@@ -68,28 +95,40 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KvStore {
     entries: BTreeMap<String, Entry>,
-    /// Deleted keys with the index of the deletion.
-    tombstones: BTreeMap<String, u64>,
-    /// The same by index. Several keys can share an index: a tree is deleted at once.
-    tombstone_order: BTreeMap<(u64, String), ()>,
-    /// The newest deletion whose tombstone was evicted.
-    floor: u64,
+    /// The deleted keys.
+    tombstones: Tombstones<String>,
     /// The newest change of all.
     newest: u64,
     #[serde(skip)]
     digest: u64,
-    /// Writes since this server started: part of mutant R54.
-    #[cfg(feature = "mutants")]
+    /// The keys that each session holds: derived.
     #[serde(skip)]
-    writes: u64,
+    held: BTreeMap<String, BTreeSet<String>>,
+    /// How to undo the transaction under way.
+    #[serde(skip)]
+    journal: Option<Vec<Undo>>,
+}
+
+/// What one change replaced.
+#[derive(Clone, Debug)]
+struct Undo {
+    key: String,
+    entry: Option<Entry>,
+    tombstones: Buried,
+    newest: u64,
+}
+
+/// How the tombstones were.
+#[derive(Clone, Debug)]
+struct Buried {
+    key: Option<u64>,
+    oldest: Option<(u64, String)>,
+    floor: u64,
 }
 
 impl PartialEq for KvStore {
     fn eq(&self, other: &KvStore) -> bool {
-        self.entries == other.entries
-            && self.tombstones == other.tombstones
-            && self.floor == other.floor
-            && self.newest == other.newest
+        self.entries == other.entries && self.tombstones == other.tombstones && self.newest == other.newest
     }
 }
 
@@ -137,102 +176,290 @@ fn tombstone_part(key: &str, index: u64) -> u64 {
     hash.digest()
 }
 
+/// What is said to a lock without a session; Consul's words.
+const NO_SESSION: &str = "missing session";
+
+/// Why a key was not locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotLocked {
+    /// Another session holds it.
+    Held,
+    /// The lock-delay of one that held it is not over.
+    Delayed,
+    /// There is no such session.
+    Invalid(String),
+}
+
 impl KvStore {
     /// Applies a command at log index `index`.
-    pub(super) fn apply(&mut self, index: u64, command: &KvCommand) -> Outcome {
-        match command {
-            KvCommand::Set { key, value, flags, cas } => {
-                let current = self.entries.get(key);
-                let holds = match cas {
-                    None => true,
-                    Some(0) => current.is_none(),
-                    Some(expected) => current.is_some_and(|entry| entry.modify_index == *expected),
-                };
-                if !holds {
-                    return Outcome::ConditionFailed { index };
-                }
+    pub(super) fn apply(&mut self, index: u64, command: &KvCommand, sessions: &Sessions) -> Outcome {
+        let holds = match command {
+            KvCommand::Set { key, value, flags, cas: None } => {
                 self.set(index, key, value, *flags);
-                Outcome::Done { index }
+                Ok(true)
             }
-            KvCommand::Delete { key, cas } => {
-                let current = self.entries.get(key).map(|entry| entry.modify_index);
-                if cas.is_some_and(|expected| expected == 0 || current.is_some_and(|found| found != expected))
-                {
-                    return Outcome::ConditionFailed { index };
-                }
-                if current.is_some() {
-                    self.delete(index, key);
-                }
-                Outcome::Done { index }
+            KvCommand::Set { key, value, flags, cas: Some(cas) } => {
+                Ok(self.set_if(index, key, value, *flags, *cas))
             }
+            KvCommand::Delete { key, cas: None } => {
+                self.delete(index, key);
+                Ok(true)
+            }
+            KvCommand::Delete { key, cas: Some(cas) } => Ok(*cas != 0 && self.delete_if(index, key, *cas)),
             KvCommand::DeleteTree { prefix } => {
-                let keys: Vec<String> = under(&self.entries, prefix).map(|(key, _)| key.clone()).collect();
-                // Mutant H10: the last key under the prefix stays.
-                let spared = usize::from(mutant::is("H10") && keys.len() > 1);
-                for key in keys.iter().take(keys.len() - spared) {
-                    self.delete(index, key);
+                self.delete_tree(index, prefix);
+                Ok(true)
+            }
+            KvCommand::Acquire { key, value, flags, session } => {
+                match self.lock(index, key, value, *flags, session, sessions) {
+                    Ok(()) => Ok(true),
+                    Err(NotLocked::Held | NotLocked::Delayed) => Ok(false),
+                    Err(NotLocked::Invalid(text)) => Err(text),
                 }
-                Outcome::Done { index }
             }
+            KvCommand::Release { session, .. } if session.is_empty() => Err(NO_SESSION.to_owned()),
+            KvCommand::Release { key, value, flags, session } => {
+                Ok(self.unlock(index, key, value, *flags, session))
+            }
+        };
+        match holds {
+            Ok(true) => Outcome::Done { index },
+            Ok(false) => Outcome::ConditionFailed { index },
+            Err(text) => Outcome::Refused { index, refusal: Refusal::Invalid(text) },
         }
     }
 
-    /// The index of a write; with mutant R54 the number of writes since this server started.
-    fn count(&mut self, index: u64) -> u64 {
-        #[cfg(feature = "mutants")]
-        if mutant::is("R54") {
-            self.writes += 1;
-            return self.writes;
-        }
-        index
+    // ---- changes, of which commands and transactions are made ----
+
+    /// Writes a value. Who holds the lock goes on holding it.
+    pub(super) fn set(&mut self, index: u64, key: &str, value: &Shared, flags: u64) {
+        let before = self.entries.get(key);
+        let entry = Entry {
+            create_index: before.map_or(index, |entry| entry.create_index),
+            modify_index: index,
+            lock_index: before.map_or(0, |entry| entry.lock_index),
+            flags,
+            session: before.and_then(|entry| entry.session.clone()),
+            value: value.clone(),
+        };
+        self.put(index, key, entry);
     }
 
-    fn set(&mut self, index: u64, key: &str, value: &Shared, flags: u64) {
-        let modify_index = self.count(index);
-        if let Some(entry) = self.entries.get_mut(key) {
-            // Writing what is already there is no change, so nobody is woken.
-            if entry.value == *value && entry.flags == flags {
-                return;
-            }
-            self.digest = self.digest.wrapping_sub(entry_part(key, entry));
-            entry.value = value.clone();
-            entry.flags = flags;
-            entry.modify_index = modify_index;
-            self.digest = self.digest.wrapping_add(entry_part(key, entry));
-        } else {
-            if let Some(deleted) = self.tombstones.remove(key) {
-                self.tombstone_order.remove(&(deleted, key.to_owned()));
-                self.digest = self.digest.wrapping_sub(tombstone_part(key, deleted));
-            }
-            let entry = Entry {
-                create_index: index,
-                modify_index,
-                lock_index: 0,
-                flags,
-                session: None,
-                value: value.clone(),
-            };
-            self.digest = self.digest.wrapping_add(entry_part(key, &entry));
-            self.entries.insert(key.to_owned(), entry);
+    /// Writes a value if the entry's modify index is `cas`; 0: if there is no entry.
+    pub(super) fn set_if(&mut self, index: u64, key: &str, value: &Shared, flags: u64, cas: u64) -> bool {
+        let holds = self.entries.get(key).map_or(0, |entry| entry.modify_index) == cas;
+        if holds {
+            self.set(index, key, value, flags);
         }
+        holds
+    }
+
+    /// Removes a key if its modify index is `cas`. One that is not there is removed already.
+    pub(super) fn delete_if(&mut self, index: u64, key: &str, cas: u64) -> bool {
+        let holds = self.entries.get(key).is_none_or(|entry| entry.modify_index == cas);
+        if holds {
+            self.delete(index, key);
+        }
+        holds
+    }
+
+    /// Removes all keys under a prefix.
+    pub(super) fn delete_tree(&mut self, index: u64, prefix: &str) {
+        let keys: Vec<String> = under(&self.entries, prefix).map(|(key, _)| key.clone()).collect();
+        // Mutant H10: the last key under the prefix stays.
+        let spared = usize::from(mutant::is("H10") && keys.len() > 1);
+        for key in keys.iter().take(keys.len() - spared) {
+            self.delete(index, key);
+        }
+    }
+
+    /// Writes a value and takes the lock.
+    pub(super) fn lock(
+        &mut self,
+        index: u64,
+        key: &str,
+        value: &Shared,
+        flags: u64,
+        session: &str,
+        sessions: &Sessions,
+    ) -> Result<(), NotLocked> {
+        if session.is_empty() {
+            return Err(NotLocked::Invalid(NO_SESSION.to_owned()));
+        }
+        if sessions.get(session).is_none() {
+            return Err(NotLocked::Invalid(format!("invalid session {session:?}")));
+        }
+        let before = self.entries.get(key);
+        let holder = before.and_then(|entry| entry.session.as_deref());
+        if holder.is_some_and(|holder| holder != session) {
+            return Err(NotLocked::Held);
+        }
+        if sessions.delay_of(key).is_some() {
+            return Err(NotLocked::Delayed);
+        }
+        let taken = u64::from(holder.is_none());
+        let entry = Entry {
+            create_index: before.map_or(index, |entry| entry.create_index),
+            modify_index: index,
+            lock_index: before.map_or(0, |entry| entry.lock_index) + taken,
+            flags,
+            session: Some(session.to_owned()),
+            value: value.clone(),
+        };
+        self.put(index, key, entry);
+        Ok(())
+    }
+
+    /// Writes a value and gives the lock back. False if the session does not hold it.
+    pub(super) fn unlock(
+        &mut self,
+        index: u64,
+        key: &str,
+        value: &Shared,
+        flags: u64,
+        session: &str,
+    ) -> bool {
+        match self.entries.get(key) {
+            Some(before) if before.session.as_deref() == Some(session) => {
+                let value = value.clone();
+                let entry = Entry { modify_index: index, session: None, flags, value, ..before.clone() };
+                self.put(index, key, entry);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Unlocks a key whatever it holds, and leaves its value.
+    pub(super) fn unlock_as_it_is(&mut self, index: u64, key: &str) {
+        if let Some(before) = self.entries.get(key) {
+            let entry = Entry { modify_index: index, session: None, ..before.clone() };
+            self.put(index, key, entry);
+        }
+    }
+
+    /// The keys that a session holds.
+    pub fn held_by(&self, session: &str) -> impl Iterator<Item = &String> {
+        self.held.get(session).into_iter().flatten()
+    }
+
+    // ---- the two ways in which anything changes ----
+
+    fn put(&mut self, index: u64, key: &str, entry: Entry) {
+        // Writing what is already there is no change, so nobody is woken.
+        let same = |before: &&Entry| {
+            before.value == entry.value
+                && before.flags == entry.flags
+                && before.session == entry.session
+                && before.lock_index == entry.lock_index
+        };
+        if self.entries.get(key).filter(same).is_some() {
+            return;
+        }
+        self.note(key);
+        let key = key.to_owned();
+        self.count(&key, u64::wrapping_sub);
+        self.tombstones.unearth(&key);
+        if let Some(session) = &entry.session {
+            self.held.entry(session.clone()).or_default().insert(key.clone());
+        }
+        let session = entry.session.clone();
+        let before = self.entries.insert(key.clone(), entry);
+        let holder = before.and_then(|before| before.session).filter(|_| session.is_none());
+        self.no_longer_held(holder, &key);
+        self.count(&key, u64::wrapping_add);
         self.newest = index;
     }
 
-    fn delete(&mut self, index: u64, key: &str) {
-        let Some(entry) = self.entries.remove(key) else { return };
-        self.digest = self.digest.wrapping_sub(entry_part(key, &entry));
-        self.tombstones.insert(key.to_owned(), index);
-        self.tombstone_order.insert((index, key.to_owned()), ());
-        self.digest = self.digest.wrapping_add(tombstone_part(key, index));
+    pub(super) fn delete(&mut self, index: u64, key: &str) {
+        if !self.entries.contains_key(key) {
+            return;
+        }
+        self.note(key);
+        let key = key.to_owned();
+        self.count(&key, u64::wrapping_sub);
+        let before = self.entries.remove(&key);
+        self.no_longer_held(before.and_then(|before| before.session), &key);
+        if let Some(evicted) = self.tombstones.bury(index, &key) {
+            self.digest = self.digest.wrapping_sub(tombstone_part(&evicted.1, evicted.0));
+        }
+        self.count(&key, u64::wrapping_add);
         self.newest = index;
-        if self.tombstones.len() > MAX_TOMBSTONES
-            && let Some(((evicted, key), ())) = self.tombstone_order.pop_first()
+    }
+
+    /// Counts a key's parts into the digest, or out of it.
+    fn count(&mut self, key: &String, change: fn(u64, u64) -> u64) {
+        if let Some(entry) = self.entries.get(key) {
+            self.digest = change(self.digest, entry_part(key, entry));
+        }
+        if let Some(index) = self.tombstones.get(key) {
+            self.digest = change(self.digest, tombstone_part(key, index));
+        }
+    }
+
+    fn no_longer_held(&mut self, session: Option<String>, key: &str) {
+        if let Some(session) = session
+            && let Some(keys) = self.held.get_mut(&session)
         {
-            self.tombstones.remove(&key);
-            self.digest = self.digest.wrapping_sub(tombstone_part(&key, evicted));
-            self.floor = self.floor.max(evicted);
+            keys.remove(key);
+            if keys.is_empty() {
+                self.held.remove(&session);
+            }
         }
     }
+
+    // ---- transactions ----
+
+    /// From here on every change can be undone, until [`KvStore::commit`] or [`KvStore::roll_back`].
+    pub(super) fn begin(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    /// Keeps what was changed.
+    pub(super) fn commit(&mut self) {
+        self.journal = None;
+    }
+
+    /// Undoes what was changed, the last change first.
+    pub(super) fn roll_back(&mut self) {
+        for undo in self.journal.take().unwrap_or_default().into_iter().rev() {
+            let Undo { key, entry, tombstones: Buried { key: buried, oldest, floor }, newest } = undo;
+            self.count(&key, u64::wrapping_sub);
+            let now = self.entries.remove(&key);
+            self.no_longer_held(now.and_then(|now| now.session), &key);
+            if let Some(session) = entry.as_ref().and_then(|entry| entry.session.clone()) {
+                self.held.entry(session).or_default().insert(key.clone());
+            }
+            if let Some(entry) = entry {
+                self.entries.insert(key.clone(), entry);
+            }
+            self.tombstones.put_back(&key, buried);
+            self.count(&key, u64::wrapping_add);
+            if let Some((index, evicted)) = oldest.filter(|(_, oldest)| *oldest != key)
+                && self.tombstones.get(&evicted).is_none()
+            {
+                self.tombstones.put_back(&evicted, Some(index));
+                self.digest = self.digest.wrapping_add(tombstone_part(&evicted, index));
+            }
+            self.tombstones.set_floor(floor);
+            self.newest = newest;
+        }
+    }
+
+    /// Notes how things are before a change.
+    fn note(&mut self, key: &str) {
+        let Some(journal) = &mut self.journal else { return };
+        let key = key.to_owned();
+        let tombstones = Buried {
+            key: self.tombstones.get(&key),
+            oldest: self.tombstones.oldest().cloned(),
+            floor: self.tombstones.floor(),
+        };
+        let entry = self.entries.get(&key).cloned();
+        journal.push(Undo { key, entry, tombstones, newest: self.newest });
+    }
+
+    // ---- reads ----
 
     /// The entry of a key.
     pub fn get(&self, key: &str) -> Option<&Entry> {
@@ -269,7 +496,7 @@ impl KvStore {
     pub fn key_index(&self, key: &str) -> u64 {
         match self.entries.get(key) {
             Some(entry) => entry.modify_index,
-            None => self.tombstones.get(key).copied().unwrap_or(0).max(self.floor),
+            None => self.tombstones.index_of(&key.to_owned()),
         }
     }
 
@@ -278,9 +505,9 @@ impl KvStore {
         if prefix.is_empty() {
             return self.newest;
         }
-        let live = under(&self.entries, prefix).map(|(_, entry)| entry.modify_index).max();
-        let dead = under(&self.tombstones, prefix).map(|(_, index)| *index).max();
-        live.max(dead).unwrap_or(0).max(self.floor)
+        let live = under(&self.entries, prefix).map(|(_, entry)| entry.modify_index).max().unwrap_or(0);
+        let keys = (Bound::Included(prefix.to_owned()), after_prefix(prefix));
+        live.max(self.tombstones.newest_in(keys))
     }
 
     /// How many keys there are.
@@ -295,18 +522,24 @@ impl KvStore {
 
     /// A hash of entries, tombstones and floor.
     pub(super) fn digest(&self) -> u64 {
-        self.digest ^ self.floor.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        self.digest ^ self.tombstones.floor().wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Computes the digest anew, after loading.
-    pub(super) fn rebuild_digest(&mut self) {
+    /// Computes anew what is derived, after loading.
+    pub(super) fn rebuild(&mut self) {
         // Mutant R53: a snapshot does not hold when a key was last changed, only when it was created.
         if mutant::is("R53") {
             self.entries.values_mut().for_each(|entry| entry.modify_index = entry.create_index);
         }
         let entries = self.entries.iter().map(|(key, entry)| entry_part(key, entry));
-        let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, *index));
+        let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, index));
         self.digest = entries.chain(tombstones).fold(0, u64::wrapping_add);
+        self.held.clear();
+        for (key, entry) in &self.entries {
+            if let Some(session) = &entry.session {
+                self.held.entry(session.clone()).or_default().insert(key.clone());
+            }
+        }
     }
 }
 
@@ -324,12 +557,27 @@ pub(super) mod tests {
             }),
             2 => (key(), cas()).prop_map(|(key, cas)| KvCommand::Delete { key: key.into(), cas }),
             1 => key().prop_map(|prefix| KvCommand::DeleteTree { prefix: prefix.into() }),
+            3 => (key(), any::<u8>(), any_session()).prop_map(|(key, value, session)| KvCommand::Acquire {
+                key: key.into(), value: vec![value].into(), flags: 0, session,
+            }),
+            2 => (key(), any::<u8>(), any_session()).prop_map(|(key, value, session)| KvCommand::Release {
+                key: key.into(), value: vec![value].into(), flags: 0, session,
+            }),
         ]
+    }
+
+    /// One of a few sessions, of which some are there.
+    pub fn any_session() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["s1", "s2", "s3", ""]).prop_map(str::to_owned)
+    }
+
+    fn apply(store: &mut KvStore, index: u64, command: &KvCommand) -> Outcome {
+        store.apply(index, command, &Sessions::default())
     }
 
     fn set(store: &mut KvStore, index: u64, key: &str, value: &str, cas: Option<u64>) -> bool {
         let value = value.as_bytes().into();
-        store.apply(index, &KvCommand::Set { key: key.into(), value, flags: 0, cas }).is_done()
+        apply(store, index, &KvCommand::Set { key: key.into(), value, flags: 0, cas }).is_done()
     }
 
     #[test]
@@ -359,7 +607,7 @@ pub(super) mod tests {
         set(&mut store, 2, "p/b", "2", None);
         set(&mut store, 3, "q", "3", None);
         assert_eq!(store.prefix_index("p/"), 2);
-        store.apply(4, &KvCommand::Delete { key: "p/b".into(), cas: None });
+        apply(&mut store, 4, &KvCommand::Delete { key: "p/b".into(), cas: None });
         assert_eq!(store.prefix_index("p/"), 4);
         assert_eq!(store.key_index("p/b"), 4);
         assert_eq!(store.key_index("p/a"), 1);
@@ -380,16 +628,16 @@ pub(super) mod tests {
     fn evicted_tombstones_leave_a_floor() {
         let mut store = KvStore::default();
         set(&mut store, 1, "old", "x", None);
-        store.apply(2, &KvCommand::Delete { key: "old".into(), cas: None });
+        apply(&mut store, 2, &KvCommand::Delete { key: "old".into(), cas: None });
         for i in 0..MAX_TOMBSTONES as u64 {
             let key = format!("k{i}");
             set(&mut store, 3 + 2 * i, &key, "x", None);
-            store.apply(4 + 2 * i, &KvCommand::Delete { key, cas: None });
+            apply(&mut store, 4 + 2 * i, &KvCommand::Delete { key, cas: None });
         }
-        assert_eq!(store.tombstones.len(), MAX_TOMBSTONES);
+        assert_eq!(store.tombstones.iter().count(), MAX_TOMBSTONES);
         assert_eq!(store.key_index("old"), 2);
         let digest = store.digest();
-        store.rebuild_digest();
+        store.rebuild();
         assert_eq!(store.digest(), digest);
     }
 
@@ -402,7 +650,7 @@ pub(super) mod tests {
             let prefixes = ["", "a", "a/", "a/b", "\u{10ffff}", "zzz"];
             let mut before = [0; 6];
             for (i, command) in commands.iter().enumerate() {
-                store.apply(i as u64 + 1, command);
+                apply(&mut store, i as u64 + 1, command);
                 for (slot, prefix) in before.iter_mut().zip(prefixes) {
                     let now = store.prefix_index(prefix);
                     prop_assert!(now >= *slot);
@@ -414,7 +662,7 @@ pub(super) mod tests {
                 }
             }
             let digest = store.digest();
-            store.rebuild_digest();
+            store.rebuild();
             prop_assert_eq!(store.digest(), digest);
         }
     }

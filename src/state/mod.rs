@@ -6,16 +6,22 @@
 //! address. State never sees a clock, so replicas cannot disagree about time.
 //!
 //! * [`kv`]: keys and values with Consul's fields and index rules.
+//! * [`session`]: sessions, which hold locks on keys.
+//! * [`txn`]: several operations at once, all or none.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
 //! * [`machine`]: a state machine of the embedding program, if it has one.
 //! * [`snapshot`]: the state as bytes, and back.
 //!
+//! Where time matters (a session's time to live, a lock's delay) the state keeps the log index at which it
+//! began; an agent counts, and says by a command whose time is over. [`session`] tells how that is safe.
+//!
 //! A new family of commands is: a file with its command and its tables; a variant of [`Command`] and a
 //! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`] and
-//! in `rebuild_digests`. A command that makes no sense in the state it meets is [`Outcome::Refused`] with
-//! the words for the client: every server finds the same, so it is an outcome and no error. Variants are
+//! in `rebuild`. A command that gives more than yes or no is [`Outcome::Returned`]. One that makes no
+//! sense in the state it meets is [`Outcome::Refused`] with the words for the client: every server finds
+//! the same, so it is an outcome and no error. What ends sessions calls [`State::invalidate_session`]. Variants are
 //! only ever added at the end of an enum: their place is their number in the log, and old logs are read.
 //!
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
@@ -25,8 +31,10 @@ pub mod dedup;
 pub mod kv;
 pub mod machine;
 pub mod query;
+pub mod session;
 pub mod snapshot;
 pub mod tables;
+pub mod txn;
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,10 +46,13 @@ pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
 pub use query::{Asked, Found, Indexed, Query, Question};
+pub use session::{Session, SessionCommand, Sessions};
 pub use snapshot::BadSnapshot;
+pub use txn::{OpError, TxnOp, TxnResult};
 
 use dedup::Dedup;
 use machine::Slot;
+use session::Behavior;
 
 /// A command together with what makes it safe to retry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +74,32 @@ pub enum Command {
     Noop,
     /// A command for the embedding program's [`Machine`].
     Machine(Shared),
+    /// A change to sessions.
+    Session(SessionCommand),
+    /// Several operations, all of them or none.
+    Txn(Vec<TxnOp>),
+}
+
+impl Command {
+    /// Roughly how many bytes it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Command::Kv(
+                KvCommand::Set { key, value, .. }
+                | KvCommand::Acquire { key, value, .. }
+                | KvCommand::Release { key, value, .. },
+            ) => key.len() + value.len(),
+            Command::Kv(KvCommand::Delete { key, .. }) => key.len(),
+            Command::Kv(KvCommand::DeleteTree { prefix }) => prefix.len(),
+            Command::Noop => 0,
+            Command::Machine(command) => command.len(),
+            Command::Session(SessionCommand::LiftDelays { delays }) => {
+                delays.iter().map(|(key, _)| key.len() + 32).sum()
+            }
+            Command::Session(_) => 256,
+            Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
+        }
+    }
 }
 
 /// What applying a request came to. Every replica computes the same one.
@@ -94,6 +131,22 @@ pub enum Outcome {
         /// Why.
         refusal: Refusal,
     },
+    /// Done, with something to tell.
+    Returned {
+        /// The log index at which it took effect.
+        index: u64,
+        /// What it found or left.
+        value: Returned,
+    },
+}
+
+/// What a command gives back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Returned {
+    /// A session, renewed.
+    Session(Session),
+    /// A transaction's results.
+    Txn(Vec<TxnResult>),
 }
 
 /// Why a command was refused. The text is for the client, in Consul's words where Consul has some; the
@@ -106,6 +159,9 @@ pub enum Refusal {
     /// It contradicts itself or the state.
     #[error("{0}")]
     Invalid(String),
+    /// A transaction, some of whose operations failed.
+    #[error("{} operations failed", .0.len())]
+    Txn(Vec<OpError>),
 }
 
 impl fmt::Display for Request {
@@ -125,6 +181,20 @@ impl fmt::Display for Request {
             Command::Kv(KvCommand::DeleteTree { prefix }) => write!(f, "delete all under {prefix:?}"),
             Command::Noop => write!(f, "no-op"),
             Command::Machine(command) => write!(f, "{} bytes for the machine", command.len()),
+            Command::Kv(KvCommand::Acquire { key, session, .. }) => write!(f, "lock {key:?} for {session}"),
+            Command::Kv(KvCommand::Release { key, session, .. }) => write!(f, "unlock {key:?} of {session}"),
+            Command::Session(SessionCommand::Create(made)) => {
+                write!(f, "create session {} on {:?}", made.id, made.node)
+            }
+            Command::Session(SessionCommand::Destroy { id }) => write!(f, "destroy session {id}"),
+            Command::Session(SessionCommand::Renew { id }) => write!(f, "renew session {id}"),
+            Command::Session(SessionCommand::Expire { id, renewed }) => {
+                write!(f, "expire session {id} if last renewed at {renewed}")
+            }
+            Command::Session(SessionCommand::LiftDelays { delays }) => {
+                write!(f, "end {} lock-delays", delays.len())
+            }
+            Command::Txn(ops) => write!(f, "{} operations at once", ops.len()),
         }
     }
 }
@@ -137,6 +207,7 @@ impl fmt::Display for Outcome {
             Outcome::Stale => write!(f, "stale"),
             Outcome::Answered { index, answer } => write!(f, "{} bytes of answer at {index}", answer.len()),
             Outcome::Refused { index, refusal } => write!(f, "refused at {index}: {refusal}"),
+            Outcome::Returned { index, .. } => write!(f, "done at {index}, with an answer"),
         }
     }
 }
@@ -144,7 +215,7 @@ impl fmt::Display for Outcome {
 impl Outcome {
     /// Whether the request took effect.
     pub fn is_done(&self) -> bool {
-        matches!(self, Outcome::Done { .. } | Outcome::Answered { .. })
+        matches!(self, Outcome::Done { .. } | Outcome::Answered { .. } | Outcome::Returned { .. })
     }
 }
 
@@ -153,6 +224,7 @@ impl Outcome {
 pub struct State {
     applied: u64,
     kv: KvStore,
+    sessions: Sessions,
     dedup: Dedup,
     machine: Slot,
 }
@@ -177,7 +249,12 @@ impl State {
             return earlier;
         }
         let outcome = match &request.command {
-            Command::Kv(command) => self.kv.apply(index, command),
+            Command::Kv(command) => self.kv.apply(index, command, &self.sessions),
+            Command::Session(command) => self.apply_session(index, command),
+            Command::Txn(ops) => match self.transact(index, ops) {
+                Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
+                Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
+            },
             Command::Noop => Outcome::Done { index },
             Command::Machine(command) => match self.machine.apply(index, command) {
                 Some(answer) => Outcome::Answered { index, answer: answer.into() },
@@ -190,6 +267,78 @@ impl State {
         };
         self.dedup.remember(index, request.id, request.done_below, &outcome);
         outcome
+    }
+
+    fn apply_session(&mut self, index: u64, command: &SessionCommand) -> Outcome {
+        let refused =
+            |text: String, kind: fn(String) -> Refusal| Outcome::Refused { index, refusal: kind(text) };
+        match command {
+            SessionCommand::Create(made) => {
+                if !self.sessions.create(index, made) {
+                    return refused(format!("session {:?} exists already", made.id), Refusal::Invalid);
+                }
+            }
+            SessionCommand::Destroy { id } => self.invalidate_session(index, id),
+            SessionCommand::Renew { id } => {
+                if !self.sessions.renew(index, id) {
+                    return refused(format!("Session id '{id}' not found"), Refusal::NotFound);
+                }
+                if let Some(session) = self.sessions.get(id) {
+                    return Outcome::Returned { index, value: Returned::Session(session.clone()) };
+                }
+            }
+            SessionCommand::Expire { id, renewed } => {
+                // Mutant L02: a decision counts although the session was renewed since.
+                let stands = crate::mutant::is("L02")
+                    || self.sessions.get(id).is_some_and(|session| session.renewed == *renewed);
+                if !stands {
+                    return Outcome::ConditionFailed { index };
+                }
+                self.invalidate_session(index, id);
+            }
+            SessionCommand::LiftDelays { delays } => {
+                for (key, since) in delays {
+                    self.sessions.lift(key, *since);
+                }
+            }
+        }
+        Outcome::Done { index }
+    }
+
+    /// Ends a session and what depends on it, whatever the reason. One that is not there is ended already.
+    pub fn invalidate_session(&mut self, index: u64, id: &str) {
+        let Some(session) = self.sessions.remove(index, id) else { return };
+        let keys: Vec<String> = self.kv.held_by(id).cloned().collect();
+        for key in keys {
+            match session.made.behavior {
+                Behavior::Release => self.kv.unlock_as_it_is(index, &key),
+                Behavior::Delete => self.kv.delete(index, &key),
+            }
+            if session.made.lock_delay_ns > 0 {
+                self.sessions.delay(index, &key, session.made.lock_delay_ns);
+            }
+        }
+    }
+
+    /// Ends all sessions of a node, because the node is gone.
+    pub fn invalidate_sessions_of(&mut self, index: u64, node: &str) {
+        let ids: Vec<String> = self.sessions.on_node(node).map(|session| session.made.id.clone()).collect();
+        for id in ids {
+            self.invalidate_session(index, &id);
+        }
+    }
+
+    /// Ends the sessions of a node that rest on one of its checks, because it is critical or gone.
+    pub fn invalidate_sessions_on(&mut self, index: u64, node: &str, check: &str) {
+        let rests = |session: &&Session| {
+            session.made.node_checks.iter().any(|id| id == check)
+                || session.made.service_checks.iter().any(|service| service.id == check)
+        };
+        let sessions = self.sessions.on_node(node).filter(rests);
+        let ids: Vec<String> = sessions.map(|session| session.made.id.clone()).collect();
+        for id in ids {
+            self.invalidate_session(index, &id);
+        }
     }
 
     /// Moves the applied index past an entry that carries no request (a leader's blank entry, a
@@ -208,13 +357,21 @@ impl State {
         &self.kv
     }
 
+    /// The sessions, to read from.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&self.applied.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.kv.digest().to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.dedup.digest().to_le_bytes());
-        bytes[24..].copy_from_slice(&self.machine.digest().to_le_bytes());
+        let parts = [
+            self.applied,
+            self.kv.digest(),
+            self.sessions.digest(),
+            self.dedup.digest(),
+            self.machine.digest(),
+        ];
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
         xxh3_64(&bytes)
     }
 
@@ -231,9 +388,10 @@ impl State {
         snapshot::read(self, bytes)
     }
 
-    /// Computes the digests of all parts anew, after loading.
-    fn rebuild_digests(&mut self) {
-        self.kv.rebuild_digest();
+    /// Computes anew what is derived, digests among it, after loading.
+    fn rebuild(&mut self) {
+        self.kv.rebuild();
+        self.sessions.rebuild();
         self.dedup.rebuild_digest();
     }
 }
@@ -243,7 +401,6 @@ pub type Shared = Arc<[u8]>;
 
 #[cfg(test)]
 mod tests {
-    use super::kv::tests::any_command;
     use super::*;
     use proptest::prelude::*;
 
@@ -253,6 +410,16 @@ mod tests {
 
     fn set(key: &str, value: &str) -> KvCommand {
         KvCommand::Set { key: key.into(), value: value.as_bytes().into(), flags: 0, cas: None }
+    }
+
+    fn any_command() -> impl Strategy<Value = Command> {
+        prop_oneof![
+            4 => kv::tests::any_command().prop_map(Command::Kv),
+            3 => session::tests::any_command().prop_map(Command::Session),
+            2 => prop::collection::vec(txn::tests::any_op(), 0..6).prop_map(Command::Txn),
+            1 => Just(Command::Noop),
+            1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),
+        ]
     }
 
     #[test]
@@ -287,7 +454,8 @@ mod tests {
             let mut straight = State::default();
             let mut through = State::default();
             for (i, (origin, number, command)) in commands.iter().enumerate() {
-                let request = request(*origin, *number, command.clone());
+                let id = RequestId { origin: *origin, number: *number };
+                let request = Request { id, done_below: 0, command: command.clone() };
                 let index = i as u64 + 1;
                 prop_assert_eq!(straight.apply(index, &request), through.apply(index, &request));
                 if i == cut {
@@ -296,6 +464,45 @@ mod tests {
                 prop_assert_eq!(straight.digest(), through.digest());
             }
             prop_assert_eq!(straight, through);
+        }
+
+        #[test]
+        fn what_is_derived_follows_and_locks_belong_to_sessions_that_are_there(
+            commands in prop::collection::vec(any_command(), 0..60),
+        ) {
+            let mut state = State::default();
+            let mut indexes = [0; 4];
+            for (index, command) in (1..).zip(commands) {
+                let id = RequestId { origin: 1, number: index };
+                state.apply(index, &Request { id, done_below: index, command });
+                let mut anew = state.clone();
+                anew.rebuild();
+                prop_assert_eq!(anew.digest(), state.digest());
+                let seen = |state: &State| {
+                    let renewed: Vec<_> = state.sessions().renewed_after(0).cloned().collect();
+                    let delayed: Vec<_> =
+                        state.sessions().delayed_after(0).map(|(key, delay)| (key.clone(), delay)).collect();
+                    let of_node: Vec<_> = state.sessions().on_node("n1").cloned().collect();
+                    (renewed, delayed, of_node)
+                };
+                prop_assert_eq!(seen(&anew), seen(&state));
+                for (key, entry) in state.kv().list("") {
+                    if let Some(holder) = &entry.session {
+                        prop_assert!(state.sessions().get(holder).is_some(), "{} is held by nobody", key);
+                        prop_assert!(state.kv().held_by(holder).any(|held| held == key));
+                        prop_assert!(state.sessions().delay_of(key).is_none());
+                    }
+                }
+                let sessions = state.sessions();
+                let now = [
+                    sessions.table_index(),
+                    sessions.node_index("n1"),
+                    sessions.index_of("s1"),
+                    state.kv().key_index("a"),
+                ];
+                prop_assert!(now.iter().zip(&indexes).all(|(now, before)| now >= before));
+                indexes = now;
+            }
         }
 
         #[test]

@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, State};
+use super::{Entry, Session, State, TxnOp, txn};
 
 /// What a read finds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +104,14 @@ questions! {
     Applied,
     /// What the embedding program's machine says.
     AskMachine,
+    /// One session.
+    SessionInfo,
+    /// All sessions.
+    SessionList,
+    /// The sessions of a node.
+    SessionsOfNode,
+    /// A transaction that only reads.
+    Txn,
 }
 
 /// See [`Query::KvGet`].
@@ -193,6 +201,77 @@ impl Asked for AskMachine {
     fn ask(&self, state: &State) -> Indexed<Option<Vec<u8>>> {
         let answer = state.machine().map(|machine| machine.query(&self.question));
         Indexed { index: state.applied(), value: answer }
+    }
+}
+
+/// See [`Query::SessionInfo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Its id.
+    pub id: String,
+}
+
+/// What [`SessionInfo`] finds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFound {
+    /// The session, if there is one.
+    pub session: Option<Session>,
+    /// The newest change to all sessions: what one that is not there is reported at.
+    pub table_index: u64,
+}
+
+impl Asked for SessionInfo {
+    type Found = SessionFound;
+
+    fn ask(&self, state: &State) -> Indexed<SessionFound> {
+        let sessions = state.sessions();
+        let (session, table_index) = (sessions.get(&self.id).cloned(), sessions.table_index());
+        Indexed { index: sessions.index_of(&self.id), value: SessionFound { session, table_index } }
+    }
+}
+
+/// See [`Query::SessionList`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionList;
+
+impl Asked for SessionList {
+    type Found = Vec<Session>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Session>> {
+        let sessions = state.sessions();
+        Indexed { index: sessions.table_index(), value: sessions.iter().cloned().collect() }
+    }
+}
+
+/// See [`Query::SessionsOfNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsOfNode {
+    /// The node's name.
+    pub node: String,
+}
+
+impl Asked for SessionsOfNode {
+    type Found = Vec<Session>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Session>> {
+        let sessions = state.sessions();
+        let found = sessions.on_node(&self.node).cloned().collect();
+        Indexed { index: sessions.node_index(&self.node), value: found }
+    }
+}
+
+/// See [`Query::Txn`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Txn {
+    /// The operations.
+    pub ops: Vec<TxnOp>,
+}
+
+impl Asked for Txn {
+    type Found = txn::Done;
+
+    fn ask(&self, state: &State) -> Indexed<txn::Done> {
+        Indexed { index: state.applied(), value: state.look_at(&self.ops) }
     }
 }
 

@@ -64,6 +64,7 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     part(&mut bytes, "applied", &state.applied);
     part(&mut bytes, "kv", &state.kv);
+    part(&mut bytes, "sessions", &state.sessions);
     // Mutant R33: the table of applied requests is left out.
     if !crate::mutant::is("R33") {
         part(&mut bytes, "dedup", &state.dedup);
@@ -91,7 +92,7 @@ pub(super) fn read(blank: &State, bytes: &[u8]) -> Result<State, BadSnapshot> {
         }
         None => return Err(bad("too short")),
     };
-    state.rebuild_digests();
+    state.rebuild();
     Ok(state)
 }
 
@@ -102,6 +103,7 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
         match name {
             "applied" => state.applied = decoded(name, content)?,
             "kv" => state.kv = decoded(name, content)?,
+            "sessions" => state.sessions = decoded(name, content)?,
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),
@@ -114,7 +116,8 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
 fn read_version_1(blank: &State, body: &[u8]) -> Result<State, BadSnapshot> {
     type Body = (u64, KvStore, Dedup);
     let ((applied, kv, dedup), rest): (Body, &[u8]) = postcard::take_from_bytes(body).map_err(bad)?;
-    let mut state = State { applied, kv, dedup, machine: blank.machine.clone() };
+    let machine = blank.machine.clone();
+    let mut state = State { applied, kv, dedup, machine, ..State::default() };
     state.machine.restore(rest).map_err(bad)?;
     Ok(state)
 }

@@ -54,16 +54,24 @@ impl<K: PartialEq> PartialEq for Tombstones<K> {
 impl<K: Eq> Eq for Tombstones<K> {}
 
 impl<K: Ord + Clone + Serialize> Tombstones<K> {
-    /// Remembers a removal.
-    pub fn bury(&mut self, index: u64, key: &K) {
+    /// Remembers a removal. Gives back the one that is forgotten instead, if there is no room for both.
+    pub fn bury(&mut self, index: u64, key: &K) -> Option<(u64, K)> {
+        self.put_back(key, Some(index));
+        if self.by_key.len() <= MAX_TOMBSTONES {
+            return None;
+        }
+        let evicted = self.by_index.pop_first()?;
+        self.by_key.remove(&evicted.1);
+        self.floor = self.floor.max(evicted.0);
+        Some(evicted)
+    }
+
+    /// Makes a key's tombstone what it was.
+    pub(super) fn put_back(&mut self, key: &K, index: Option<u64>) {
         self.unearth(key);
-        self.by_key.insert(key.clone(), index);
-        self.by_index.insert((index, key.clone()));
-        if self.by_key.len() > MAX_TOMBSTONES
-            && let Some((evicted, key)) = self.by_index.pop_first()
-        {
-            self.by_key.remove(&key);
-            self.floor = self.floor.max(evicted);
+        if let Some(index) = index {
+            self.by_key.insert(key.clone(), index);
+            self.by_index.insert((index, key.clone()));
         }
     }
 
@@ -84,9 +92,33 @@ impl<K: Ord + Clone + Serialize> Tombstones<K> {
         self.by_key.range(keys).map(|(_, index)| *index).max().unwrap_or(0).max(self.floor)
     }
 
-    fn digest_of(&self, key: &K) -> u64 {
-        self.by_key.get(key).map_or(0, |index| part(1, &(key, index)))
+    /// A key's tombstone.
+    pub(super) fn get(&self, key: &K) -> Option<u64> {
+        self.by_key.get(key).copied()
     }
+
+    /// All tombstones in the order of their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, u64)> {
+        self.by_key.iter().map(|(key, index)| (key, *index))
+    }
+
+    /// The tombstone that is the next to be forgotten.
+    pub(super) fn oldest(&self) -> Option<&(u64, K)> {
+        self.by_index.first()
+    }
+
+    /// The newest removal that is no longer remembered.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    pub(super) fn set_floor(&mut self, floor: u64) {
+        self.floor = floor;
+    }
+}
+
+fn tombstone_part<K: Serialize>(key: &K, index: u64) -> u64 {
+    part(1, &(key, index))
 }
 
 /// Rows that come and go. Each remembers for itself when it was made and changed, if it must.
@@ -163,18 +195,20 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
 
     /// Removes a row at log index `index`, and gives it back.
     pub fn remove(&mut self, index: u64, key: &K) -> Option<V> {
+        let row = self.forget(key)?;
+        if let Some((buried, evicted)) = self.tombstones.bury(index, key) {
+            self.digest = self.digest.wrapping_sub(tombstone_part(&evicted, buried));
+        }
+        self.digest = self.digest.wrapping_add(tombstone_part(key, index));
+        self.newest = index;
+        Some(row)
+    }
+
+    /// Removes a row of which no reader knows: it leaves no tombstone, and nobody is woken.
+    pub fn forget(&mut self, key: &K) -> Option<V> {
         let before = self.digest_of(key);
         let row = self.rows.remove(key)?;
-        let oldest = self.tombstones.by_index.first().map(|(_, key)| key.clone());
-        let evicted = oldest.map(|key| (self.tombstones.digest_of(&key), key));
-        self.tombstones.bury(index, key);
-        self.digest = self.digest.wrapping_sub(before).wrapping_add(self.digest_of(key));
-        if let Some((part, oldest)) = evicted
-            && !self.tombstones.by_key.contains_key(&oldest)
-        {
-            self.digest = self.digest.wrapping_sub(part);
-        }
-        self.newest = index;
+        self.digest = self.digest.wrapping_sub(before);
         Some(row)
     }
 
@@ -195,7 +229,8 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
 
     fn digest_of(&self, key: &K) -> u64 {
         let row = self.rows.get(key).map_or(0, |row| part(0, &(key, row)));
-        row.wrapping_add(self.tombstones.digest_of(key))
+        let tombstone = self.tombstones.get(key).map_or(0, |index| tombstone_part(key, index));
+        row.wrapping_add(tombstone)
     }
 
     /// A hash of the table.
@@ -206,7 +241,7 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
     /// Computes the digest anew, after loading.
     pub fn rebuild_digest(&mut self) {
         let rows = self.rows.iter().map(|row| part(0, &row));
-        let tombstones = self.tombstones.by_key.iter().map(|dead| part(1, &dead));
+        let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, index));
         self.digest = rows.chain(tombstones).fold(0, u64::wrapping_add);
     }
 }

@@ -7,6 +7,8 @@
 // Each test file compiles this for itself and uses its own part of it; and real processes live in real time.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub mod script;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

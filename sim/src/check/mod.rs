@@ -13,6 +13,7 @@
 //! `CRASH` are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
+pub mod claims;
 pub mod committed_immutable;
 pub mod committed_on_quorum;
 pub mod completeness;
@@ -37,9 +38,13 @@ pub mod waiting_reads;
 use std::collections::{BTreeMap, BTreeSet};
 
 use driftline::env::Observed;
+use driftline::env::assertion::Assertion;
 use serde::{Deserialize, Serialize};
 
+use crate::coverage::Coverage;
 use crate::history::Operation;
+use crate::points::Points;
+use crate::points::sightings::Sightings;
 use view::View;
 
 /// A property that did not hold.
@@ -180,6 +185,12 @@ pub const TABLE: &[Property] = &[
         "Raft 5.6",
         "world/mod.rs",
     ),
+    property(
+        "SAY",
+        "what the code claims of itself holds",
+        "none: the practice of FoundationDB and Antithesis",
+        "check/claims.rs",
+    ),
     property("DET", "the same seed gives the same trace", "none: the testbed's own", "runner.rs"),
     property(
         "TEETH",
@@ -243,6 +254,13 @@ pub enum Event<'a> {
     FaultEnded,
     /// The node sent a datagram.
     Datagram,
+    /// A fault begins or ends. It belongs to no node: whose it is does not matter to a check.
+    Fault {
+        /// Its kind, one of [`crate::scenario::KINDS`].
+        kind: &'static str,
+        /// Whether it begins.
+        begins: bool,
+    },
 }
 
 /// When and where an event happened.
@@ -259,6 +277,8 @@ pub struct At {
 pub struct Findings {
     violations: Vec<Violation>,
     repeated: BTreeMap<&'static str, u64>,
+    /// Where the run has been.
+    pub points: Points,
 }
 
 /// One broken invariant often breaks again with every event; the first few tell the story.
@@ -321,7 +341,7 @@ pub struct End {
 }
 
 /// All that the checks have to say about a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Verdict {
     /// What did not hold, in order of time.
     pub violations: Vec<Violation>,
@@ -329,6 +349,10 @@ pub struct Verdict {
     pub undecided: Vec<String>,
     /// What `LIN` found, in full, if it objected.
     pub broken: Option<Box<linearizable::Broken>>,
+    /// Where the run has been, see [`Points::held`].
+    pub points: BTreeMap<String, u64>,
+    /// Which states were reached, if [`Checks::cover`] asked for it.
+    pub coverage: Option<Coverage>,
 }
 
 /// All checks of one run.
@@ -337,6 +361,8 @@ pub struct Checks {
     checks: Vec<Box<dyn Check + Send>>,
     completeness: completeness::Completeness,
     lives: looks::Lives,
+    sightings: Sightings,
+    coverage: Option<Coverage>,
     findings: Findings,
 }
 
@@ -365,8 +391,15 @@ impl Checks {
             ],
             completeness: completeness::Completeness::default(),
             lives: looks::Lives::default(),
+            sightings: Sightings::default(),
+            coverage: None,
             findings: Findings::default(),
         }
+    }
+
+    /// Also keep account of the states that are reached, from now on.
+    pub fn cover(&mut self) {
+        self.coverage = Some(Coverage::default());
     }
 
     /// Tells all checks of an event. Call in order of true time.
@@ -377,7 +410,16 @@ impl Checks {
         }
         self.completeness.on(at, &event);
         self.lives.on(at, &event);
+        self.sightings.on(at, &event, &self.view, &mut self.findings);
+        if let Some(coverage) = &mut self.coverage {
+            coverage.on(at, &event, &self.view);
+        }
         self.view.on(at, &event);
+    }
+
+    /// Tells of a claim that a node came to. Whether it is the first of the run at which the claim held.
+    pub fn asserted(&mut self, at_ns: u64, node: u32, assertion: Assertion) -> bool {
+        claims::on(At { ns: at_ns, node }, assertion, &mut self.findings)
     }
 
     /// What was found so far.
@@ -407,14 +449,16 @@ impl Checks {
         self.completeness.check(end, &self.view, findings);
         stale_reads::check(&end.looks, &self.lives, &end.history, findings);
         waiting_reads::check(&end.looks, &self.lives, &end.history, findings);
+        self.sightings.finish(&end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {
             if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {
                 last.detail += &format!(" (and {times} more like it)");
             }
         }
+        let points = self.findings.points.held();
         let mut violations = self.findings.violations;
         violations.sort_by_key(|violation| violation.at_ns);
-        Verdict { violations, undecided, broken: found }
+        Verdict { violations, undecided, broken: found, points, coverage: self.coverage }
     }
 }
 
@@ -494,6 +538,11 @@ pub(crate) mod test {
         pub(crate) fn applies(self, node: u32, index: u64, term: u64) -> Bench<C> {
             let entry = digest(index, term);
             self.says(node, Observed::Applied { index, term, entry, state: index * 1000 })
+        }
+
+        /// Where it has been.
+        pub(crate) fn points(&self) -> &Points {
+            &self.findings.points
         }
 
         /// Details of all that was found.

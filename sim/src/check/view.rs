@@ -189,6 +189,9 @@ impl View {
 
     /// Follows an event.
     pub fn on(&mut self, at: At, event: &Event<'_>) {
+        if matches!(event, Event::Fault { .. }) {
+            return;
+        }
         let node = self.nodes.entry(at.node).or_default();
         match event {
             Event::Started { name } => {
@@ -203,7 +206,8 @@ impl View {
                     self.by_raft_id.insert(*raft_id, at.node);
                 }
             }
-            Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram => {}
+            Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram | Event::Fault { .. } => {
+            }
         }
     }
 }

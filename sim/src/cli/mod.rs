@@ -5,6 +5,8 @@
 //! file it names cannot be used. Nothing that exists is overwritten without `--force`.
 
 mod check;
+mod hunt;
+mod merge;
 mod mutants;
 mod one;
 mod run;
@@ -48,6 +50,10 @@ enum Verb {
     Run(run::RunArgs),
     /// Make a failing scenario as small as it can be while it still fails the same way.
     Shrink(shrink::ShrinkArgs),
+    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found.
+    Hunt(hunt::HuntArgs),
+    /// Put the results of several machines together.
+    Merge(merge::MergeArgs),
     /// Put each bug back in turn and see that the right check catches it.
     Mutants(mutants::MutantArgs),
     /// Measure how much faster than the clock on the wall the simulation runs, with 3 and 5 nodes.
@@ -147,6 +153,8 @@ pub fn main() -> ExitCode {
             None => run::run(&run::RunArgs::default()),
             Some(Verb::Run(args)) => run::run(&args),
             Some(Verb::Shrink(args)) => shrink::shrink(&args),
+            Some(Verb::Hunt(args)) => hunt::hunt(&args),
+            Some(Verb::Merge(args)) => merge::merge(&args),
             Some(Verb::Mutants(args)) => mutants::mutants(&args),
             Some(Verb::Speed(args)) => speed::speed(&args),
             Some(Verb::Check(args)) => return check::run(&args),

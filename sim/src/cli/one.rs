@@ -53,7 +53,8 @@ fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> 
     };
     let watch = Stopwatch::start();
     let report = crate::world::run(scenario, &options, std::sync::Arc::new(crate::experiment::Plain));
-    Ok(RunReport { wall_seconds: watch.seconds(), ..report })
+    let (cpu_seconds, memory_kib) = crate::runner::spent();
+    Ok(RunReport { wall_seconds: watch.seconds(), cpu_seconds, memory_kib, ..report })
 }
 
 #[cfg(not(madsim))]

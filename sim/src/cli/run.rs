@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::points::Reached;
 use crate::report::{RunReport, Summary};
 use crate::runner::{self, Case, Runner, Stopwatch};
 use crate::saved::SavedCase;
@@ -13,6 +14,7 @@ use crate::shard::Shard;
 use crate::shrink::Signature;
 use clap::Args;
 
+use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, print, progress_bar, seed_range};
 
@@ -56,6 +58,12 @@ pub struct RunArgs {
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write to FILE where the runs have been: every point by how often it was reached. `merge` adds such files up.
+    #[arg(long, value_name = "FILE")]
+    coverage_report: Option<PathBuf>,
+    /// Fail unless every point of the core set was reached (see sim/src/points/table.rs).
+    #[arg(long, conflicts_with_all = ["seed", "scenario", "json"])]
+    require_core: bool,
     /// Save the scenario of the one seed, as it is.
     #[arg(long, value_name = "FILE")]
     save_scenario: Option<PathBuf>,
@@ -80,7 +88,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     if !single && (args.trace.is_some() || args.save_scenario.is_some()) {
         return Err(Unusable("--trace and --save-scenario want one --seed or --scenario".into()));
     }
-    for path in [&args.trace, &args.save_scenario, &args.out].into_iter().flatten() {
+    for path in [&args.trace, &args.save_scenario, &args.out, &args.coverage_report].into_iter().flatten() {
         if path.exists() && !args.force {
             return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
         }
@@ -94,6 +102,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
     let mut summary = Summary::default();
+    let mut reached = Reached::default();
     let mut trouble = Ok(());
     let progress = progress_bar(cases.len(), single);
     let mut failures: Vec<(Case, RunReport)> = Vec::new();
@@ -108,6 +117,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         },
         &mut |case, report| {
             summary.add(&report);
+            reached.add(&report);
             let as_generated = match &case.scenario {
                 Some(path) => path.display().to_string(),
                 None => "the seed's own".to_owned(),
@@ -143,6 +153,14 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if !single && !args.json {
         print(&summary.text(watch.seconds()))?;
+        print(&reached.text())?;
+    }
+    if let Some(path) = &args.coverage_report {
+        write_reached(path, &reached)?;
+    }
+    let missing = if args.require_core { reached.missing_core() } else { Vec::new() };
+    for claim in &missing {
+        print(&format!("core point never reached: {claim}\n"))?;
     }
     if shrinks {
         for (case, report) in &failures {
@@ -164,7 +182,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
             make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
         }
     }
-    Ok(summary.is_ok())
+    Ok(summary.is_ok() && missing.is_empty())
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Unusable {

@@ -5,6 +5,13 @@ use super::{LATE_NEWS, Mutant, SILENCE};
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
     Mutant {
+        id: "A02",
+        what: "told that it is held for dead, a node takes the very incarnation that is",
+        origin: "design; SWIM 4.2",
+        needs: SILENCE,
+        checks: &["SAY"],
+    },
+    Mutant {
         id: "G01",
         what: "a death of higher incarnation is not recorded, so an old \"alive\" resurrects",
         origin: "al8n/memberlist PR #197",

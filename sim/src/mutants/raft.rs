@@ -5,6 +5,13 @@ use super::{LAG, LOST_REPLIES, Mutant, RESTARTS};
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
     Mutant {
+        id: "A01",
+        what: "a confirmed read does not wait until the state is as new as it must be",
+        origin: "the class of openraft 97d92771",
+        needs: &[],
+        checks: &["SAY"],
+    },
+    Mutant {
         id: "R02",
         what: "the vote is never persisted",
         origin: "NodeDB-Lab/nodedb#161",
@@ -227,13 +234,6 @@ pub const TABLE: &[Mutant] = &[
     Mutant {
         id: "R53",
         what: "a snapshot forgets when a key was last changed",
-        origin: "design",
-        needs: LAG,
-        checks: &["SMS"],
-    },
-    Mutant {
-        id: "R54",
-        what: "the modify index counts the writes since this server started",
         origin: "design",
         needs: LAG,
         checks: &["SMS"],

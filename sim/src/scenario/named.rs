@@ -48,6 +48,19 @@ impl FaultKind {
         }
     }
 
+    /// Whom this fault is aimed at, if it is one node, or whoever leads.
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        match self {
+            FaultKind::Stall { target }
+            | FaultKind::Kill { target }
+            | FaultKind::Clock { target, .. }
+            | FaultKind::Vanish { target }
+            | FaultKind::Move { target }
+            | FaultKind::FsyncFail { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+
     /// The numbers of all nodes that this fault names.
     pub fn nodes(&self) -> Vec<u32> {
         self.clone().nodes_mut().into_iter().map(|node| *node).collect()

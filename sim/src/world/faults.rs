@@ -38,6 +38,7 @@ impl World {
     }
 
     pub(super) async fn happen(self: Arc<World>, fault: Fault) {
+        let _in_force = InForce::begin(&self, fault.kind.name());
         let duration = Duration::from_millis(fault.for_ms);
         match &fault.kind {
             FaultKind::Partition { shape } => {
@@ -258,6 +259,30 @@ impl World {
     async fn command(&self, node: u32, method: Method, path: &str) -> bool {
         let Some(env) = self.own.get() else { return false };
         self.clients.call(env, node, method, path, Bytes::new()).await.is_ok()
+    }
+}
+
+/// Tells the checks that a fault is in force, for as long as this lives: a fault that the storm's end cuts short ends too.
+struct InForce {
+    world: Arc<World>,
+    kind: &'static str,
+}
+
+impl InForce {
+    fn begin(world: &Arc<World>, kind: &'static str) -> InForce {
+        let in_force = InForce { world: world.clone(), kind };
+        in_force.tell(true);
+        in_force
+    }
+
+    fn tell(&self, begins: bool) {
+        self.world.watch.tell(self.world.now(), WORLD, check::Event::Fault { kind: self.kind, begins });
+    }
+}
+
+impl Drop for InForce {
+    fn drop(&mut self) {
+        self.tell(false);
     }
 }
 

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use driftline::config::{Bootstrap, Config, RaftConfig};
+use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::gossip::Timing;
@@ -130,6 +131,9 @@ async fn whole(
     report.violations.extend(check::teeth::missing());
     let watch = Arc::new(Watch::new(&scenario));
     watch.checks().add(experiment.invariants());
+    if options.coverage {
+        watch.checks().cover();
+    }
     let universe = Universe::new(
         scenario.seed,
         trace,
@@ -181,6 +185,11 @@ async fn whole(
     let verdict = checks.finish(&end);
     report.violations.extend(verdict.violations);
     report.undecided = verdict.undecided;
+    if let Some(coverage) = &verdict.coverage {
+        report.coverage = coverage.features(&verdict.points);
+        report.moments = coverage.moments((report.storm_seconds * 1e9) as u64);
+    }
+    report.points = verdict.points;
     report.violations.extend(world.crashes());
     report.ok = report.violations.is_empty();
     report.sim_seconds = universe.pump.now() as f64 / 1e9;
@@ -251,6 +260,10 @@ impl Witness for Watch {
             _ => {}
         }
         self.tell(at_ns, host, check::Event::Observed(event));
+    }
+
+    fn asserted(&self, at_ns: u64, host: u32, assertion: Assertion) -> bool {
+        self.checks().asserted(at_ns, host, assertion)
     }
 
     fn datagram(&self, at_ns: u64, host: u32) {

@@ -1,0 +1,254 @@
+//! `cargo sim hunt`: a search that learns from what its runs reached, and how it compares with blind seeds.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::shrink::{Shrinking, make_small};
+use super::{Processes, Unusable, mutant_id, print, progress_bar};
+use crate::hunt::Hunt;
+use crate::hunt::folder::{self, FolderError};
+use crate::hunt::measure::{self, Trial, run_round};
+use crate::mutants;
+use crate::runner::{Case, Runner, Stopwatch};
+use crate::saved::SavedCase;
+use crate::shard::Shard;
+use crate::shrink::Signature;
+
+/// A hunt without `--for` and `--runs` takes so many seconds.
+const USUAL_SECONDS: u64 = 600;
+/// Candidates and seconds for making one failure small.
+const SHRINKS_BUDGET: (u32, u64) = (300, 90);
+/// Where there is no terminal, a line so often.
+const LINE_EVERY_SECONDS: f64 = 30.0;
+
+#[derive(Clone, Debug, Args)]
+pub struct HuntArgs {
+    /// How long: 90s, 10m, 8h [default: 10m].
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+    /// How many runs, rounded up to whole rounds of 8; with these the result depends on the corpus and the seed only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    runs: Option<u64>,
+    /// What a new hunt draws from [default: 1]. One that goes on has its own.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Where the hunt is kept. One that is there goes on.
+    #[arg(long, value_name = "FOLDER", default_value = "target/hunt")]
+    corpus: PathBuf,
+    /// Hunt with a bug put back: goes on past what other checks say, and ends when one that is named for it objects.
+    #[arg(long, value_name = "ID", value_parser = mutant_id)]
+    mutant: Option<String>,
+    /// Hunt in the K-th of N folders at once: every shard draws on its own. `merge` puts their folders together.
+    #[arg(long, value_name = "K/N", conflicts_with = "versus_blind")]
+    shard: Option<Shard>,
+    /// Instead of hunting, measure how many runs a hunt and blind seeds take to catch these mutants (again for more).
+    #[arg(long, value_name = "ID", value_parser = mutant_id, conflicts_with_all = ["mutant", "seed", "time"])]
+    versus_blind: Vec<String>,
+    /// From how many starts each is measured.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "versus_blind", value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    starts: u64,
+    /// Add what is measured to FILE; starts that are there are not measured again.
+    #[arg(long, value_name = "FILE", requires = "versus_blind")]
+    measured: Option<PathBuf>,
+    #[command(flatten)]
+    processes: Processes,
+    #[command(flatten)]
+    shrinking: Shrinking,
+    /// Do not make failures small.
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+/// A time as people write it.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h'])));
+    let number: u64 = number.parse().map_err(|_| "want a number and s, m or h, such as 10m".to_owned())?;
+    let times = match unit {
+        "m" => 60,
+        "h" => 3_600,
+        _ => 1,
+    };
+    let seconds = number.checked_mul(times).filter(|seconds| (1..=30 * 86_400).contains(seconds));
+    seconds.ok_or_else(|| "want 1 second to 30 days".to_owned())
+}
+
+impl From<FolderError> for Unusable {
+    fn from(error: FolderError) -> Unusable {
+        Unusable(error.to_string())
+    }
+}
+
+/// Whether nothing was found; in a hunt for a mutant, whether it was.
+pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
+    let runner = args.processes.runner()?;
+    if !args.versus_blind.is_empty() {
+        return versus_blind(args, &runner);
+    }
+    let folder = &args.corpus;
+    let mut hunt = match folder::load(folder)? {
+        Some(hunt) if args.seed.is_some_and(|seed| seed != hunt.seed) => {
+            let (path, seed) = (folder.display(), hunt.seed);
+            return Err(Unusable(format!(
+                "{path} holds a hunt with seed {seed}: leave --seed out to go on with it"
+            )));
+        }
+        Some(hunt) => {
+            eprintln!("going on in {}: {}", folder.display(), hunt.line());
+            hunt
+        }
+        None => {
+            // Every shard draws on its own.
+            let shard = args.shard.map_or(0, Shard::index);
+            Hunt::new(args.seed.unwrap_or(1).wrapping_add(shard.wrapping_mul(0x9e37_79b9)))
+        }
+    };
+    let named = args.mutant.as_deref().and_then(mutants::find);
+    let case = Case { mutant: args.mutant.clone(), ..Case::default() };
+    let unwritable = |error| Unusable(format!("cannot write plans for a round: {error}"));
+    let watch = Stopwatch::start();
+    let until_runs = args.runs.map(|runs| hunt.runs().saturating_add(runs));
+    let seconds = args.time.unwrap_or(USUAL_SECONDS) as f64;
+    let progress = progress_bar(0, false);
+    let mut told = 0.0;
+    let mut caught = false;
+    loop {
+        let over = match until_runs {
+            Some(runs) => hunt.runs() >= runs,
+            None => false,
+        };
+        // A time bounds a number of runs only if it is asked for.
+        let late = (until_runs.is_none() || args.time.is_some()) && watch.seconds() >= seconds;
+        if over || late || caught {
+            break;
+        }
+        let round = hunt.next_round();
+        let reports = run_round(&runner, &round, &case).map_err(unwritable)?;
+        let by_name = |report: &crate::report::RunReport| {
+            named.is_none_or(|mutant| mutant.checks.iter().any(|check| report.violates(check)))
+        };
+        let found = hunt.learn(&round, &reports, |report| !by_name(report));
+        caught = named.is_some() && !found.is_empty();
+        folder::save(folder, &hunt)?;
+        for signature in found {
+            progress.suspend(|| eprintln!("found: {signature}"));
+            keep(args, &runner, &case, &hunt, &signature)?;
+        }
+        progress.set_message(hunt.line());
+        progress.tick();
+        if !std::io::stderr().is_terminal() && watch.seconds() - told >= LINE_EVERY_SECONDS {
+            told = watch.seconds();
+            eprintln!("{told:.0} s: {}", hunt.line());
+        }
+    }
+    progress.finish_and_clear();
+    print(&summary(&hunt, folder, watch.seconds()))?;
+    Ok(if named.is_some() { caught } else { hunt.failures.is_empty() })
+}
+
+/// Makes a failure small and puts it among the cases.
+fn keep(
+    args: &HuntArgs,
+    runner: &Runner,
+    case: &Case,
+    hunt: &Hunt,
+    signature: &Signature,
+) -> Result<(), Unusable> {
+    let Some(failure) = hunt.failures.get(signature) else { return Ok(()) };
+    let path = folder::case_file(&args.corpus, signature);
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .map_err(|error| Unusable(format!("cannot make {}: {error}", parent.display())))?;
+    }
+    // As it is first: if shrinking is cut short, the failure is not lost.
+    let bare = path.with_extension("whole.json");
+    SavedCase::bare(failure.scenario.clone()).save(&bare, true)?;
+    if args.no_shrink || signature.check == "DET" {
+        return Ok(());
+    }
+    let case = Case { seed: failure.scenario.seed, scenario: Some(bare), ..case.clone() };
+    let report = runner.run(&case);
+    if !signature.is_in(&report) {
+        return print(&format!(
+            "{signature}: does not happen again with the same plan; see {}\n",
+            path.display()
+        ))
+        .map(|_| ());
+    }
+    let budget = args.shrinking.budget(SHRINKS_BUDGET);
+    make_small(runner, &case, &failure.scenario, &report, budget, &path, true)
+}
+
+fn summary(hunt: &Hunt, folder: &Path, seconds: f64) -> String {
+    let mut text = format!("hunted {seconds:.0} s; {}; kept in {}\n", hunt.line(), folder.display());
+    for (signature, failure) in &hunt.failures {
+        let path = folder::case_file(folder, signature);
+        text += &format!("  {} times {signature}\n      {}\n", failure.times, path.display());
+    }
+    text
+}
+
+fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
+    let limit = args.runs.unwrap_or(400);
+    let mut trials: Vec<Trial> = match &args.measured {
+        Some(path) if path.exists() => {
+            let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+            let trials = text.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()));
+            trials.map_err(|error| Unusable(format!("{}: {error}", path.display())))?
+        }
+        _ => Vec::new(),
+    };
+    let done: BTreeSet<(String, u64)> =
+        trials.iter().map(|trial| (trial.mutant.clone(), trial.start)).collect();
+    let progress = progress_bar(args.versus_blind.len() * args.starts as usize, false);
+    let mut sound = true;
+    for id in &args.versus_blind {
+        let Some(mutant) = mutants::find(id) else { continue };
+        for start in 1..=args.starts {
+            progress.set_message(format!("{id} from start {start}"));
+            if !done.contains(&(id.clone(), start)) {
+                let blind = measure::blind(runner, mutant, start, limit);
+                let guided = measure::guided(runner, mutant, start, limit)
+                    .map_err(|error| Unusable(format!("cannot write plans for a round: {error}")))?;
+                trials.push(Trial { mutant: id.clone(), start, limit, blind, guided });
+                trials.sort_by(|a, b| (&a.mutant, a.start).cmp(&(&b.mutant, b.start)));
+                if let Some(path) = &args.measured {
+                    write_trials(path, &trials)?;
+                }
+            }
+            progress.inc(1);
+        }
+        sound &= trials.iter().any(|trial| trial.mutant == *id && trial.guided.is_some());
+    }
+    progress.finish_and_clear();
+    print(&measure::table(&trials))?;
+    Ok(sound)
+}
+
+/// One trial a line.
+fn write_trials(path: &Path, trials: &[Trial]) -> Result<(), Unusable> {
+    let lines: Vec<String> = trials.iter().filter_map(|trial| serde_json::to_string(trial).ok()).collect();
+    std::fs::write(path, format!("[\n{}\n]\n", lines.join(",\n")))
+        .map_err(|error| Unusable(format!("cannot write {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_people_write_them() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("10m"), Ok(600));
+        assert_eq!(seconds("8h"), Ok(28_800));
+        assert_eq!(seconds("45"), Ok(45));
+        for bad in ["", "m", "0s", "ten", "5d", "99999999999999999999h", "-1s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `cargo sim merge`: what several machines did, put together as if one had done it.
+//!
+//! It tells by their content what the parts are: reports of runs as JSON lines (`run --out`), coverage reports
+//! (`run --coverage-report`), or folders of hunts. All must be of one kind.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Unusable, json_line, print};
+use crate::hunt::folder;
+use crate::points::Reached;
+use crate::report::{RunReport, Summary};
+
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// The parts: files or folders.
+    #[arg(value_name = "PART", required = true)]
+    parts: Vec<PathBuf>,
+    /// Where the whole goes: a file, or for hunts a folder.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Overwrite what exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// One part, read.
+enum Part {
+    Reports(Vec<RunReport>),
+    Reached(Reached),
+    Hunt(Box<crate::hunt::Hunt>),
+}
+
+/// Whether every run of the whole was fine.
+pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
+    if let Some(out) = &args.out
+        && out.exists()
+        && !args.force
+    {
+        return Err(Unusable(format!("{} exists; --force overwrites it", out.display())));
+    }
+    let mut reports: BTreeMap<u64, RunReport> = BTreeMap::new();
+    let mut reached: Option<Reached> = None;
+    let mut hunt: Option<crate::hunt::Hunt> = None;
+    for path in &args.parts {
+        match read(path)? {
+            Part::Reports(part) => {
+                for report in part {
+                    if let Some(twice) = reports.insert(report.seed, report) {
+                        let (path, seed) = (path.display(), twice.seed);
+                        return Err(Unusable(format!(
+                            "{path}: seed {seed} is in two parts, or twice in one"
+                        )));
+                    }
+                }
+            }
+            Part::Reached(part) => reached.get_or_insert_default().merge(&part),
+            Part::Hunt(part) => match &mut hunt {
+                Some(hunt) => folder::merge(hunt, &part),
+                None => hunt = Some(*part),
+            },
+        }
+    }
+    match (reports.is_empty(), reached, hunt) {
+        (false, None, None) => whole_run(args, reports.into_values().collect()),
+        (true, Some(reached), None) => whole_coverage(args, &reached),
+        (true, None, Some(hunt)) => {
+            if let Some(out) = &args.out {
+                folder::save(out, &hunt)?;
+            }
+            print(&format!("{}\n", hunt.line()))?;
+            Ok(hunt.failures.is_empty())
+        }
+        (true, None, None) => Err(Unusable("there is nothing in these parts".to_owned())),
+        _ => Err(Unusable("these parts are of different kinds".to_owned())),
+    }
+}
+
+fn read(path: &Path) -> Result<Part, Unusable> {
+    let wrong = |problem: String| Unusable(format!("{}: {problem}", path.display()));
+    if path.is_dir() {
+        return match folder::load(path)? {
+            Some(hunt) => Ok(Part::Hunt(Box::new(hunt))),
+            None => Err(wrong("there is no hunt in this folder".to_owned())),
+        };
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    if text.contains("\"never\"") {
+        return Reached::parse(&text).map(Part::Reached).map_err(wrong);
+    }
+    let mut reports = Vec::new();
+    for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let report: RunReport = serde_json::from_str(text)
+            .map_err(|error| wrong(format!("line {}: not the report of a run: {error}", line + 1)))?;
+        if report.ok != report.violations.is_empty() {
+            return Err(wrong(format!("line {}: the report contradicts itself", line + 1)));
+        }
+        reports.push(report);
+    }
+    Ok(Part::Reports(reports))
+}
+
+fn whole_run(args: &MergeArgs, reports: Vec<RunReport>) -> Result<bool, Unusable> {
+    let mut summary = Summary::default();
+    reports.iter().for_each(|report| summary.add(report));
+    if let Some(out) = &args.out {
+        let lines: String = reports.iter().map(json_line).collect();
+        write(out, lines.as_bytes())?;
+    }
+    let wall: f64 = reports.iter().map(|report| report.wall_seconds).sum();
+    print(&summary.text(wall))?;
+    Ok(summary.is_ok())
+}
+
+fn whole_coverage(args: &MergeArgs, reached: &Reached) -> Result<bool, Unusable> {
+    if let Some(out) = &args.out {
+        write_reached(out, reached)?;
+    }
+    print(&reached.text())
+}
+
+/// Writes a coverage report.
+pub fn write_reached(path: &Path, reached: &Reached) -> Result<(), Unusable> {
+    let mut text = serde_json::to_vec_pretty(reached).unwrap_or_default();
+    text.push(b'\n');
+    write(path, &text)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Unusable> {
+    std::fs::File::create(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|error| Unusable(format!("cannot write {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(seed: u64) -> RunReport {
+        let points = BTreeMap::from([("a vote is granted".to_owned(), seed)]);
+        RunReport { seed, ok: true, wall_seconds: 0.5, points, ..RunReport::default() }
+    }
+
+    fn merged(parts: &[PathBuf], out: &Path) -> Result<bool, Unusable> {
+        merge(&MergeArgs { parts: parts.to_vec(), out: Some(out.to_owned()), force: false })
+    }
+
+    #[test]
+    fn two_shards_of_a_run_are_one_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let whole: String = (1..=5).map(|seed| json_line(&report(seed))).collect();
+        let odd: String = [1, 3, 5].map(|seed| json_line(&report(seed))).concat();
+        let even: String = [2, 4].map(|seed| json_line(&report(seed))).concat();
+        std::fs::write(path("odd"), odd).unwrap();
+        std::fs::write(path("even"), even).unwrap();
+        assert!(merged(&[path("even"), path("odd")], &path("out")).unwrap());
+        assert_eq!(std::fs::read_to_string(path("out")).unwrap(), whole);
+        let twice = merged(&[path("odd"), path("odd")], &path("out2")).unwrap_err().to_string();
+        assert!(twice.contains("odd: seed 1 is in two parts"), "{twice}");
+        assert!(merged(&[path("odd")], &path("out")).unwrap_err().to_string().contains("--force"));
+    }
+
+    #[test]
+    fn two_coverage_reports_are_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let of = |seeds: &[u64]| {
+            let mut reached = Reached::default();
+            seeds.iter().for_each(|seed| reached.add(&report(*seed)));
+            reached
+        };
+        write_reached(&path("a"), &of(&[1, 4])).unwrap();
+        write_reached(&path("b"), &of(&[2])).unwrap();
+        assert!(merged(&[path("a"), path("b")], &path("out")).unwrap());
+        assert_eq!(Reached::parse(&std::fs::read_to_string(path("out")).unwrap()), Ok(of(&[1, 2, 4])));
+        std::fs::write(path("run"), json_line(&report(7))).unwrap();
+        let mixed = merged(&[path("a"), path("run")], &path("out2")).unwrap_err().to_string();
+        assert!(mixed.contains("different kinds"), "{mixed}");
+    }
+
+    #[test]
+    fn what_is_no_part_is_refused_by_name_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        std::fs::write(&path, format!("{}oops\n", json_line(&report(1)))).unwrap();
+        let error = merged(std::slice::from_ref(&path), &folder.path().join("out")).unwrap_err().to_string();
+        assert!(error.contains("part: line 2: not the report of a run"), "{error}");
+        let error = merged(&[folder.path().to_owned()], &folder.path().join("out")).unwrap_err().to_string();
+        assert!(error.contains("no hunt in this folder"), "{error}");
+    }
+}

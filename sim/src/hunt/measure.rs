@@ -1,0 +1,216 @@
+//! How many runs it takes to catch a mutant: of blind seeds, and of a hunt that starts from nothing.
+//!
+//! Both stop at the first run in which a check that is named for the mutant objects; other objections count as nothing.
+//! Each is done from several starts that have nothing in common, and compared by the median. What was measured is kept
+//! as data (`fixtures/hunting.json`), and `docs/hunting.md` shows it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Hunt, ROUND};
+use crate::mutants::{self, Mutant};
+use crate::report::RunReport;
+use crate::runner::{Case, Runner};
+use crate::scenario::Scenario;
+
+/// The blind seeds of different starts are this far apart.
+const APART: u64 = 1_000_000;
+
+/// One start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// The mutant.
+    pub mutant: String,
+    /// The number of the start.
+    pub start: u64,
+    /// Runs that either may take.
+    pub limit: u64,
+    /// Runs until blind seeds caught it; none: not within the limit.
+    pub blind: Option<u64>,
+    /// The same for a hunt.
+    pub guided: Option<u64>,
+}
+
+fn caught(mutant: &Mutant, report: &RunReport) -> bool {
+    mutant.checks.iter().any(|check| report.violates(check))
+}
+
+/// How many of the seeds from a start it takes.
+pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Option<u64> {
+    let first = start * APART + 1;
+    let cases: Vec<Case> = (first..first + limit)
+        .map(|seed| Case { seed, mutant: Some(mutant.id.to_owned()), ..Case::default() })
+        .collect();
+    let (mut runs, mut found) = (0, None);
+    runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
+        runs += 1;
+        if caught(mutant, &report) {
+            found = Some(runs);
+        }
+        found.is_none()
+    });
+    found
+}
+
+/// How many runs of a hunt it takes.
+///
+/// # Errors
+/// The system's, when plans cannot be written to the folder for temporary files.
+pub fn guided(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> io::Result<Option<u64>> {
+    let mut hunt = Hunt::new(start);
+    while hunt.runs() < limit {
+        let round = hunt.next_round();
+        let case = Case { mutant: Some(mutant.id.to_owned()), ..Case::default() };
+        let reports = run_round(runner, &round, &case)?;
+        if let Some(at) = reports.iter().position(|report| caught(mutant, report)) {
+            return Ok(Some(hunt.runs() + at as u64 + 1));
+        }
+        hunt.learn(&round, &reports, |_| true);
+    }
+    Ok(None)
+}
+
+/// Runs a round, as many at once as there are jobs; the reports come in the round's order.
+///
+/// # Errors
+/// The system's, when plans cannot be written to the folder for temporary files.
+pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Result<Vec<RunReport>> {
+    let folder = tempfile::tempdir()?;
+    let mut cases = Vec::with_capacity(ROUND);
+    for (number, candidate) in round.iter().enumerate() {
+        let path = folder.path().join(format!("plan-{number}.json"));
+        write_plan(&path, &candidate.scenario)?;
+        cases.push(Case {
+            seed: candidate.scenario.seed,
+            scenario: Some(path),
+            coverage: true,
+            ..case.clone()
+        });
+    }
+    let mut reports = Vec::with_capacity(cases.len());
+    runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
+        reports.push(report);
+        true
+    });
+    Ok(reports)
+}
+
+// This is outside the simulation: real files are allowed here.
+#[allow(clippy::disallowed_methods)]
+fn write_plan(path: &Path, scenario: &Scenario) -> io::Result<()> {
+    std::fs::write(path, serde_json::to_vec(scenario).map_err(io::Error::from)?)
+}
+
+/// The middle of the runs; what was not caught counts as more than the limit.
+fn median(runs: &[Option<u64>]) -> Option<u64> {
+    let mut runs: Vec<u64> = runs.iter().map(|runs| runs.unwrap_or(u64::MAX)).collect();
+    runs.sort_unstable();
+    runs.get(runs.len().saturating_sub(1) / 2).copied().filter(|runs| *runs != u64::MAX)
+}
+
+/// The trials as a Markdown table, by mutant.
+pub fn table(trials: &[Trial]) -> String {
+    let mut text = String::from(
+        "| mutant | bug | caught by | starts | blind: median runs (all) | guided: median runs (all) | blind / guided |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    let mut ids: Vec<&str> = trials.iter().map(|trial| trial.mutant.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        let Some(mutant) = mutants::find(id) else { continue };
+        let of = |runs: fn(&Trial) -> Option<u64>| -> Vec<Option<u64>> {
+            trials.iter().filter(|trial| trial.mutant == id).map(runs).collect()
+        };
+        let limit = trials.iter().filter(|trial| trial.mutant == id).map(|trial| trial.limit).min();
+        let limit = limit.unwrap_or_default();
+        let (blind, guided) = (of(|trial| trial.blind), of(|trial| trial.guided));
+        let ratio = match (median(&blind), median(&guided)) {
+            (Some(blind), Some(guided)) => format!("{:.1}", blind as f64 / guided as f64),
+            (None, Some(guided)) => format!("more than {:.1}", limit as f64 / guided as f64),
+            (Some(blind), None) => format!("less than {:.1}", blind as f64 / limit as f64),
+            (None, None) => "-".to_owned(),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {id} | {} | {} | {} | {} | {} | {ratio} |",
+            mutant.what,
+            mutant.checks.join(", "),
+            blind.len(),
+            shown(&blind, limit),
+            shown(&guided, limit),
+        );
+    }
+    text
+}
+
+fn shown(runs: &[Option<u64>], limit: u64) -> String {
+    let one = |runs: Option<u64>| runs.map_or(format!("> {limit}"), |runs| runs.to_string());
+    let mut sorted = runs.to_vec();
+    sorted.sort_by_key(|runs| runs.unwrap_or(u64::MAX));
+    format!("**{}** ({})", one(median(runs)), sorted.into_iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(start: u64, blind: Option<u64>, guided: Option<u64>) -> Trial {
+        Trial { mutant: "S04".into(), start, limit: 200, blind, guided }
+    }
+
+    #[test]
+    fn what_is_not_caught_counts_as_more_than_the_limit() {
+        assert_eq!(median(&[Some(3), None, Some(9)]), Some(9));
+        assert_eq!(median(&[Some(3), None, None]), None);
+        assert_eq!(median(&[Some(3), Some(5)]), Some(3));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn the_table_shows_medians_and_all_runs() {
+        let table =
+            table(&[trial(1, Some(150), Some(30)), trial(2, None, Some(10)), trial(3, Some(90), None)]);
+        assert!(table.contains("**150** (90, 150, > 200)"), "{table}");
+        assert!(table.contains("**30** (10, 30, > 200) | 5.0 |"), "{table}");
+    }
+
+    #[test]
+    fn the_document_shows_what_was_measured() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let data = std::fs::read_to_string(root.join("fixtures/hunting.json")).unwrap();
+        let trials: Vec<Trial> = serde_json::from_str(&data).unwrap();
+        let document = std::fs::read_to_string(root.join("docs/hunting.md")).unwrap();
+        assert!(document.contains(&table(&trials)), "docs/hunting.md wants:\n{}", table(&trials));
+    }
+
+    /// Processes that answer by a shell script: caught at every plan of an even seed.
+    #[test]
+    #[cfg(unix)]
+    fn both_ways_count_runs_until_a_named_check_objects() {
+        let script = r#"case $1 in
+            --seed) seed=$2;;
+            --scenario) seed=$(sed 's/.*"seed":\([0-9]*\),"nodes.*/\1/' "$2");;
+            esac
+            if [ $((seed % 8)) = 0 ]; then check=DUR; else check=LIVE; fi
+            echo "{\"seed\":$seed,\"coverage\":[$((seed % 97))],\"violations\":[{\"check\":\"$check\",\"detail\":\"\"}]}""#;
+        let runner = Runner {
+            program: "/bin/sh".into(),
+            prefix: ["-c", script, "sh"].map(Into::into).into(),
+            jobs: 2,
+            time_limit: std::time::Duration::from_secs(20),
+            check_determinism: false,
+        };
+        let mutant = mutants::find("S04").unwrap();
+        assert_eq!(blind(&runner, mutant, 1, 20), Some(8));
+        assert_eq!(blind(&runner, mutant, 1, 7), None);
+        let runs = guided(&runner, mutant, 1, 400).unwrap();
+        assert!(runs.is_some());
+        assert_eq!(guided(&Runner { jobs: 1, ..runner }, mutant, 1, 400).unwrap(), runs);
+    }
+}
