@@ -28,6 +28,9 @@ pub struct Config {
     pub gossip_addr: SocketAddr,
     /// The address that others reach this node at, when it is not the one it listens on.
     pub advertise: Option<IpAddr>,
+    /// The newest version of the protocols between nodes (Raft's and gossip's) that this node speaks: 1 or 2. Older
+    /// versions are always understood. Setting it back to what the older program speaks prepares a way back before an upgrade.
+    pub protocol: u8,
     /// How the first server or servers of a new cluster begin.
     pub bootstrap: Bootstrap,
     /// Gossip addresses of members to join at start. Failing to reach any is an error.
@@ -97,6 +100,9 @@ pub struct Limits {
     pub http_read_timeout_ms: u64,
 }
 
+/// The newest version of the protocols between nodes.
+pub const NEWEST_PROTOCOL: u8 = 2;
+
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -110,6 +116,7 @@ impl Default for Config {
             rpc_addr: any(8300),
             gossip_addr: any(8301),
             advertise: None,
+            protocol: NEWEST_PROTOCOL,
             bootstrap: Bootstrap::Wait,
             join: Vec::new(),
             retry_join: Vec::new(),
@@ -205,6 +212,9 @@ impl Config {
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if !(1..=NEWEST_PROTOCOL).contains(&self.protocol) {
+            return invalid("protocol", format!("{} is not within 1..={NEWEST_PROTOCOL}", self.protocol));
         }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());

@@ -5,7 +5,8 @@
 //! One task sleeps until the earliest, so the runtime below holds a single timer.
 //!
 //! A host's monotonic clock is a piecewise-linear function of true time: a new rate or a forward jump
-//! starts a new piece. Its wall clock is the monotonic one plus an offset that may change either way.
+//! starts a new piece. Its wall clock is the monotonic one plus an offset that may change either way, in steps and as
+//! [`Bend`]s, functions of true time.
 //! A sleep names a deadline on the host's monotonic clock; when the clock changes, the pending sleeps
 //! of that host are mapped to true time anew.
 //!
@@ -25,7 +26,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use madsim::time::TimeHandle;
 
+use crate::bend::Bend;
 use crate::net::{self, Net};
+use crate::record::Happening;
 use crate::trace::{Event, Trace, WORLD};
 
 /// One life of a host: from its boot to its end. Everything a life was given (files, sockets, timers)
@@ -98,8 +101,8 @@ impl HostClock {
         u64::try_from(u128::from(self.since_true) + wait).unwrap_or(u64::MAX)
     }
 
-    fn wall(&self, at: u64) -> Duration {
-        let ns = (WALL_EPOCH_NS + i128::from(self.own(at)) + self.wall_offset).max(0);
+    fn wall(&self, at: u64, bent: i128) -> Duration {
+        let ns = (WALL_EPOCH_NS + i128::from(self.own(at)) + self.wall_offset + bent).max(0);
         Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 }
@@ -166,6 +169,9 @@ struct Inner {
     /// How many sleeps began at the present moment, to the nanosecond.
     at_once: (u64, u32),
     clocks: BTreeMap<u32, HostClock>,
+    /// By host and number: since when a wall clock is bent, and how.
+    bends: BTreeMap<(u32, u64), (u64, Bend)>,
+    next_bend: u64,
     /// The pump's own task, and the time it is going to wake at by itself.
     waker: Option<Waker>,
     armed: u64,
@@ -174,6 +180,13 @@ struct Inner {
 impl Inner {
     fn clock(&self, host: u32) -> HostClock {
         self.clocks.get(&host).copied().unwrap_or(HostClock::RIGHT)
+    }
+
+    /// What the wall clock of `host` shows at `at` true time.
+    fn wall(&self, host: u32, at: u64) -> Duration {
+        let bends = self.bends.range((host, 0)..=(host, u64::MAX));
+        let bent: i128 = bends.map(|(_, (since, bend))| bend.offset_ns(at.saturating_sub(*since))).sum();
+        self.clock(host).wall(at, bent)
     }
 
     /// Queues something; gives back whom to wake if the pump sleeps for too long now.
@@ -229,6 +242,11 @@ impl Pump {
     /// Adds an event told in words to the trace.
     pub fn note(&self, host: u32, verb: &'static str, text: impl Into<String>) {
         self.record(host, Event::Note { verb, text: text.into() });
+    }
+
+    /// Tells whoever records this run, and not the trace.
+    pub fn tell(&self, host: u32, what: Happening<'_>) {
+        self.trace.tell(self.now(), host, what);
     }
 
     /// Has the network handle `event` at true time `at`.
@@ -344,6 +362,25 @@ impl Pump {
         self.change_clock(host, |clock| clock.wall_offset += i128::from(nanos));
     }
 
+    /// Bends the wall clock of `host` from now on; the number ends it.
+    pub fn bend_wall(&self, host: u32, bend: Bend) -> u64 {
+        let now = self.now();
+        let inner = &mut *self.locked();
+        inner.next_bend += 1;
+        inner.bends.insert((host, inner.next_bend), (now, bend));
+        inner.next_bend
+    }
+
+    /// Ends a bend.
+    pub fn straighten_wall(&self, host: u32, number: u64) {
+        self.locked().bends.remove(&(host, number));
+    }
+
+    /// Ends all bends of all wall clocks.
+    pub fn straighten_walls(&self) {
+        self.locked().bends.clear();
+    }
+
     fn change_clock(&self, host: u32, change: impl FnOnce(&mut HostClock)) {
         let now = self.now();
         let waker = {
@@ -352,6 +389,9 @@ impl Pump {
             let mut clock = HostClock { since_true: now, since_own: old.own(now), ..old };
             change(&mut clock);
             inner.clocks.insert(host, clock);
+            let wall_ahead_ns = i64::try_from(clock.wall_offset).unwrap_or(i64::MAX);
+            let (own_ns, rate_ppm) = (clock.own(now), clock.rate);
+            self.trace.tell(now, host, Happening::Clock { own_ns, rate_ppm, wall_ahead_ns });
             let mut moved = Vec::new();
             for (id, timer) in &mut inner.timers {
                 if timer.host == host {
@@ -460,7 +500,7 @@ impl Clock for SimClock {
 
     fn wall(&self) -> Duration {
         let now = self.pump.now();
-        self.pump.locked().clock(self.life.host).wall(now)
+        self.pump.locked().wall(self.life.host, now)
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {

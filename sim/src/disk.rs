@@ -285,6 +285,13 @@ impl DiskModel {
         self.locked().job.take().unwrap_or(now)
     }
 
+    /// Everything on it is gone, for ever: it is another disk. The host must be down.
+    pub fn replace(&self) {
+        let inner = &mut *self.locked();
+        inner.locked_by = None;
+        inner.files.clear();
+    }
+
     /// The host goes down.
     pub fn crash(&self, crash: Crash) {
         let now = self.pump.now();

@@ -8,8 +8,7 @@
 //! Tasks of all hosts run on one thread, in an order drawn from the seed. A blocking job runs at once
 //! and in one go; its caller waits until the disk would have been done with it.
 //!
-//! Left out: processors. Work takes no time beyond some nanoseconds a step; slowness is injected with
-//! stalls and slow disks.
+//! Work takes no time beyond some nanoseconds a step, unless a fault makes the processor slow (`pace.rs`).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,7 +24,10 @@ use madsim::runtime::{Handle, NodeHandle};
 
 use crate::clock::{Life, Pump, SimClock};
 use crate::disk::{Crash, DiskModel, SimDisk};
+use crate::hazard::Hazards;
 use crate::net::{Net, SimNetwork};
+use crate::pace::{Paced, Processor};
+use crate::record::Happening;
 use crate::scenario::{DiskSettings, LinkSettings, stream};
 use crate::trace::{Trace, WORLD};
 
@@ -75,6 +77,7 @@ pub struct Universe {
     handle: Handle,
     witness: Arc<dyn Witness>,
     panics: Mutex<Vec<Panic>>,
+    hazards: Mutex<Hazards>,
     true_life: Arc<Life>,
 }
 
@@ -97,6 +100,7 @@ impl Universe {
             handle: Handle::current(),
             witness,
             panics: Mutex::default(),
+            hazards: Mutex::new(Hazards::new(seed)),
             true_life: Life::new(TRUE_CLOCK, 1),
         })
     }
@@ -110,6 +114,11 @@ impl Universe {
     pub async fn sleep(&self, duration: std::time::Duration) {
         let now = Instant(self.pump.now());
         self.pump.sleep_until(self.true_life.clone(), now + duration).await;
+    }
+
+    /// What happens at the named places of the nodes' code.
+    pub fn hazards(&self) -> MutexGuard<'_, Hazards> {
+        self.hazards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The panics so far.
@@ -147,6 +156,8 @@ pub struct Machine {
     host: u32,
     /// The disk, which outlives every process.
     pub disk: Arc<DiskModel>,
+    /// The processor.
+    pub processor: Arc<Processor>,
     process: Mutex<Process>,
     lives: Mutex<u32>,
     exit: Mutex<BTreeMap<u32, String>>,
@@ -160,6 +171,7 @@ impl Machine {
             universe,
             host,
             disk,
+            processor: Arc::default(),
             process: Mutex::new(Process::None),
             lives: Mutex::new(0),
             exit: Mutex::default(),
@@ -208,6 +220,7 @@ impl Machine {
         let node = universe.handle.create_node().name(format!("n{}.{number}", self.host)).build();
         universe.net.host_up(self.host, ip);
         universe.pump.note(self.host, "boot", format!("life {number} at {ip}"));
+        universe.pump.tell(self.host, Happening::Booted { ip });
         let env = Env::new(
             Arc::new(SimClock::new(universe.pump.clone(), life.clone())) as Arc<dyn Clock>,
             Arc::new(SimNetwork::new(universe.net.clone(), life.clone())),
@@ -217,6 +230,7 @@ impl Machine {
                 life: life.clone(),
                 node: node.clone(),
                 disk: self.disk.clone(),
+                processor: self.processor.clone(),
             }),
             Arc::new(SimObserver { universe: universe.clone(), life: life.clone() }),
             rand::Rng::next_u64(&mut stream(universe.seed, &format!("node {} life {number}", self.host))),
@@ -242,6 +256,7 @@ impl Machine {
         if let Process::Running { node, stalled, .. } = &mut *self.process() {
             *stalled = true;
             self.universe.handle.pause(node.id());
+            self.universe.pump.tell(self.host, Happening::Frozen);
         }
     }
 
@@ -250,6 +265,7 @@ impl Machine {
         if let Process::Running { node, stalled, .. } = &mut *self.process() {
             *stalled = false;
             self.universe.handle.resume(node.id());
+            self.universe.pump.tell(self.host, Happening::Resumed);
         }
     }
 
@@ -273,6 +289,8 @@ impl Machine {
         let process = std::mem::replace(&mut *self.process(), Process::None);
         if let Process::Running { life, node, .. } = &process {
             life.end();
+            let power_loss = crash == Crash::PowerLoss;
+            self.universe.pump.tell(self.host, Happening::Stopped { power_loss });
             // A stalled node is resumed first: killing it would drop its tasks under the runtime's lock.
             self.universe.handle.resume(node.id());
             self.universe.handle.kill(node.id());
@@ -295,6 +313,7 @@ struct SimExecutor {
     life: Arc<Life>,
     node: NodeHandle,
     disk: Arc<DiskModel>,
+    processor: Arc<Processor>,
 }
 
 impl Executor for SimExecutor {
@@ -303,6 +322,13 @@ impl Executor for SimExecutor {
             return;
         }
         let (universe, host) = (self.universe.clone(), self.life.host);
+        let task = Paced {
+            task,
+            processor: self.processor.clone(),
+            pump: universe.pump.clone(),
+            true_life: universe.true_life.clone(),
+            slot: None,
+        };
         self.node.spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| {
             if let Err(payload) = result {
                 universe.panicked(host, &*payload);
@@ -342,8 +368,19 @@ impl Observer for SimObserver {
     fn observe(&self, event: Observed) {
         if self.life.is_alive() {
             self.universe.pump.note(self.life.host, "observed", format!("{event:?}"));
+            self.universe.pump.tell(self.life.host, Happening::Observed(&event));
             self.universe.witness.observed(self.universe.pump.now(), self.life.host, &event);
         }
+    }
+
+    fn passes(&self, point: &'static str) -> Option<std::time::Duration> {
+        if !self.life.is_alive() {
+            return None;
+        }
+        let pause = self.universe.hazards().passes(self.life.host, point)?;
+        let text = format!("{point}, for {} us", pause.as_micros());
+        self.universe.pump.note(self.life.host, "lingers", text);
+        Some(pause)
     }
 
     fn asserted(&self, assertion: Assertion) {

@@ -9,8 +9,12 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
+//! | [`bend`] | how clocks are wrong over time |
+//! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
 //! | `workload` | the clients |
 //! | [`trace`] | everything that happened, hashed |
+//! | [`record`] | the same as data, for whoever draws or counts it |
+//! | [`diff`] | where two traces part |
 //! | [`history`] | what the clients did and were told |
 //! | [`coverage`] | which states a run has been in, for a search to go by |
 //! | [`check`] | what must hold, one property a file |
@@ -26,23 +30,30 @@
 //!
 //! The modules in plain type are there only with `--cfg madsim`; all others build and are tested without.
 
+pub mod bend;
 pub mod check;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
 pub mod coverage;
+pub mod diff;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
 pub mod executor;
 pub mod experiment;
 pub mod fault;
+#[cfg(madsim)]
+pub mod hazard;
 pub mod history;
 pub mod hunt;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+#[cfg(madsim)]
+pub mod pace;
 pub mod points;
+pub mod record;
 pub mod report;
 pub mod runner;
 pub mod saved;

@@ -46,8 +46,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::clock::{Life, Pump};
 use crate::executor::Witness;
 use crate::fault::{Parcel, Rule, Rules, Verdict, damaged};
+use crate::record::Happening;
 use crate::scenario::{LinkSettings, Traffic, stream};
-use crate::trace::{self, Message, Transport};
+use crate::trace::{self, Message, Transport, WORLD};
 
 const MS: u64 = 1_000_000;
 
@@ -379,12 +380,19 @@ impl Net {
 
     /// Puts a rule in force.
     pub fn add_rule(&self, rule: Rule) -> u64 {
-        self.with(|table| table.rules.add(rule))
+        self.with(|table| {
+            let number = table.rules.add(rule.clone());
+            table.pump.tell(WORLD, Happening::RuleBegan { number, rule: &rule });
+            number
+        })
     }
 
     /// Takes a rule out of force.
     pub fn remove_rule(&self, number: u64) {
-        self.with(|table| table.rules.remove(number));
+        self.with(|table| {
+            table.rules.remove(number);
+            table.pump.tell(WORLD, Happening::RuleEnded { number });
+        });
     }
 
     /// Takes all rules out of force.

@@ -2,7 +2,11 @@
 //!
 //! A person who opens a failure wants, in this order: what broke, in one line; when and where; the
 //! smallest scenario known to break it; and the one command that shows it again. [`RunReport::text`] is
-//! that and little else.
+//! that and little else; [`page`] draws the whole of it.
+
+pub mod explain;
+pub mod page;
+pub mod story;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -54,6 +54,8 @@ pub struct Case {
     pub perturb: u64,
     /// Whether the report tells which states of the cluster were reached.
     pub coverage: bool,
+    /// Where to write the page that shows the run.
+    pub report: Option<PathBuf>,
 }
 
 impl Case {
@@ -77,6 +79,9 @@ impl Case {
             self.trace.iter().for_each(|path| add("--trace", path.into()));
             if self.coverage {
                 options.push("--coverage".into());
+            }
+            if let Some(path) = &self.report {
+                options.extend(["--report".into(), path.into(), "--again".into(), self.again().into()]);
             }
         }
         options

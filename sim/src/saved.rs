@@ -19,7 +19,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::scenario::{Scenario, VERSION};
+use crate::scenario::{OLDEST, Scenario, VERSION};
 use crate::shrink::Signature;
 
 /// A scenario with what one should know of it.
@@ -77,7 +77,7 @@ pub enum FileError {
         error: serde_json::Error,
     },
     /// It was written by another version.
-    #[error("{path} is a scenario of version {found}; this build reads {VERSION}")]
+    #[error("{path} is a scenario of version {found}; this build reads {OLDEST} to {VERSION}")]
     Version {
         /// The file.
         path: String,
@@ -121,16 +121,18 @@ impl SavedCase {
         let inner = value.get("scenario");
         // The version first: what else is wrong with a newer file is not its fault.
         if let Some(found) = inner.unwrap_or(&value).get("version").and_then(Value::as_u64)
-            && found != u64::from(VERSION)
+            && !(u64::from(OLDEST)..=u64::from(VERSION)).contains(&found)
         {
             return Err(FileError::Version { path: name, found });
         }
         // From the text again, because only then does an error have a line.
-        let case = match inner {
+        let mut case = match inner {
             Some(_) => serde_json::from_str(&text).map_err(malformed)?,
             None => SavedCase::bare(serde_json::from_str(&text).map_err(malformed)?),
         };
         case.scenario.validate().map_err(|problem| FileError::Impossible { path: name, problem })?;
+        // What an older version could say means the same in this one.
+        case.scenario.version = VERSION;
         Ok(case)
     }
 
@@ -211,7 +213,10 @@ mod tests {
         let whole = serde_json::to_string_pretty(&case()).unwrap();
         refused("{\n \"seed\": 4,\n oops", "line 3");
         refused(&whole[..whole.len() / 2], "EOF while parsing");
-        refused(&whole.replacen("\"version\": 1", "\"version\": 2", 1), "of version 2; this build reads 1");
+        let newer = whole.replacen("\"version\": 2", "\"version\": 3", 1);
+        refused(&newer, "of version 3; this build reads 1 to 2");
+        std::fs::write(&path, whole.replacen("\"version\": 2", "\"version\": 1", 1)).unwrap();
+        assert_eq!(SavedCase::load(&path).unwrap(), case(), "an older version is read");
         refused(&whole.replacen("\"story\"", "\"tale\"", 1), "unknown field `tale`");
         refused(&whole.replacen("\"duration_ms\": 2000", "\"duration_ms\": 0", 1), "duration_ms: 0, want 1");
         refused(&whole.replacen("\"duration_ms\": 2000", "\"duration_ms\": -4", 1), "line");

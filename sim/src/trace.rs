@@ -19,8 +19,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::record::{Happening, Recorder};
+
 /// The number under which the world itself, and not one of its hosts, appears in the trace.
 pub const WORLD: u32 = u32::MAX;
+
+/// How the line begins that ends a trace file; the number of its events follows, and its hash. A file without it is cut short.
+pub const LAST_LINE: &str = "end of trace: ";
 
 /// How many of the last events are kept for the report of a failure.
 const KEPT: usize = 4_000;
@@ -183,7 +188,8 @@ impl fmt::Display for Event {
                 let outcome = if *failed { " FAILED, its writes are gone" } else { "" };
                 write!(f, "sync {file} {writes} writes in {} us{outcome}", nanos / 1_000)
             }
-            Event::Note { verb, text } => write!(f, "{verb} {text}"),
+            // One line an event, whatever is told in it.
+            Event::Note { verb, text } => write!(f, "{verb} {}", text.replace('\n', "\\n")),
         }
     }
 }
@@ -221,6 +227,7 @@ struct Inner {
     file: Option<std::io::BufWriter<std::fs::File>>,
     file_error: Option<std::io::Error>,
     scratch: Vec<u8>,
+    recorders: Vec<Box<dyn Recorder>>,
 }
 
 impl Trace {
@@ -234,6 +241,7 @@ impl Trace {
                 file: file.map(std::io::BufWriter::new),
                 file_error: None,
                 scratch: Vec::with_capacity(256),
+                recorders: Vec::new(),
             }),
         }
     }
@@ -252,6 +260,9 @@ impl Trace {
         event.encode(&mut inner.scratch);
         inner.hash = xxh3_64_with_seed(&inner.scratch, inner.hash);
         inner.count += 1;
+        for recorder in &mut inner.recorders {
+            recorder.on(at_ns, node, Happening::Traced(&event));
+        }
         if inner.kept.len() == KEPT {
             inner.kept.pop_front();
         }
@@ -264,6 +275,18 @@ impl Trace {
             inner.file_error = Some(error);
         }
         inner.kept.push_back(entry);
+    }
+
+    /// Tells `recorder` everything from now on.
+    pub fn listen(&self, recorder: impl Recorder + 'static) {
+        self.locked().recorders.push(Box::new(recorder));
+    }
+
+    /// Tells the recorders, and nobody else, of something that happened on `node`.
+    pub fn tell(&self, at_ns: u64, node: u32, what: Happening<'_>) {
+        for recorder in &mut self.locked().recorders {
+            recorder.on(at_ns, node, what);
+        }
     }
 
     /// The hash of everything so far.
@@ -283,16 +306,18 @@ impl Trace {
         inner.kept.iter().skip(skip).map(Entry::to_string).collect()
     }
 
-    /// Writes out what the file's buffer holds.
+    /// Ends the file with its last line, and writes out what its buffer holds.
     ///
     /// # Errors
     /// The first error that writing the file ever met: the file is then incomplete.
     pub fn finish(&self) -> std::io::Result<()> {
-        let mut inner = self.locked();
+        let inner = &mut *self.locked();
         if let Some(error) = inner.file_error.take() {
             return Err(error);
         }
-        inner.file.as_mut().map_or(Ok(()), std::io::Write::flush)
+        let Some(mut file) = inner.file.take() else { return Ok(()) };
+        writeln!(file, "{LAST_LINE}{} events, hash {:016x}", inner.count, inner.hash)?;
+        file.flush()
     }
 }
 

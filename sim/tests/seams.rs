@@ -7,9 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use driftline::env::Env;
+use driftline::env::{Env, hazard};
+use sim::bend::Bend;
 use sim::executor::{Machine, NoWitness, Universe};
 use sim::fault::{Effect, Hosts, Rule};
+use sim::hazard as hazards;
 use sim::scenario::{DiskSettings, LinkSettings, Traffic};
 use sim::trace::Trace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -488,6 +490,92 @@ fn a_stalled_process_misses_nothing_but_time() {
         sink.resume();
         universe.sleep(Duration::from_millis(1)).await;
         assert_eq!(log.take().len(), 10);
+    });
+}
+
+#[test]
+fn on_a_slow_processor_steps_wait_for_one_another() {
+    story(1, |universe| async move {
+        let (log, host) = (Log::default(), machine(&universe, 0));
+        let steps = log.clone();
+        boot(&host, |env| async move {
+            for task in 0..3 {
+                let (log, env2) = (steps.clone(), env.clone());
+                env.spawn(async move {
+                    loop {
+                        env2.sleep(Duration::from_millis(1)).await;
+                        log.add(format!("{task}"));
+                    }
+                });
+            }
+        });
+        universe.sleep(Duration::from_secs(1)).await;
+        assert!(log.take().len() > 2_900);
+        host.processor.set_cost(10 * MS);
+        universe.sleep(Duration::from_secs(3)).await;
+        let slow = log.take();
+        assert!((280..=303).contains(&slow.len()), "{} steps in 300 slots", slow.len());
+        for task in ["0", "1", "2"] {
+            assert!(slow.iter().filter(|step| *step == task).count() > 90, "each gets its turn");
+        }
+        host.processor.set_cost(0);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert!(log.take().len() > 2_900);
+    });
+}
+
+#[test]
+fn a_bent_wall_clock_is_wrong_for_as_long_as_it_is_bent() {
+    story(1, |universe| async move {
+        let (log, host) = (Log::default(), machine(&universe, 0));
+        let shown = log.clone();
+        boot(&host, |env| async move {
+            let first = env.wall();
+            loop {
+                env.sleep(Duration::from_secs(1)).await;
+                let (ahead, behind) = (env.wall().saturating_sub(first), first.saturating_sub(env.wall()));
+                shown.add(format!("{}", ahead.as_secs() as i64 - behind.as_secs() as i64));
+            }
+        });
+        universe.sleep(Duration::from_millis(1_500)).await;
+        let strobe = Bend::Strobe { delta_ns: 100_000 * MS, period_ns: 1_000 * MS };
+        let number = universe.pump.bend_wall(0, strobe);
+        universe.sleep(Duration::from_secs(4)).await;
+        universe.pump.straighten_wall(0, number);
+        universe.sleep(Duration::from_secs(2)).await;
+        assert_eq!(log.take(), ["1", "2", "103", "4", "105", "6", "7"]);
+    });
+}
+
+#[test]
+fn a_node_lingers_at_a_place_of_its_code_and_can_be_struck_there() {
+    story(1, |universe| async move {
+        let (log, host) = (Log::default(), machine(&universe, 3));
+        let passes = log.clone();
+        boot(&host, |env| async move {
+            loop {
+                env.sleep(Duration::from_secs(1)).await;
+                let before = env.now();
+                env.linger(hazard::BEFORE_APPLY).await;
+                passes.add(if env.now() == before { "at once" } else { "late" });
+            }
+        });
+        universe.sleep(Duration::from_millis(1_500)).await;
+        let pause = hazards::Effect::Pause { per_mille: 1_000, max_us: 100_000 };
+        let number = universe.hazards().add(hazard::BEFORE_APPLY, pause.clone());
+        let elsewhere = universe.hazards().add(hazard::PLANNED, pause);
+        universe.sleep(Duration::from_secs(1)).await;
+        universe.hazards().remove(number);
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take(), ["at once", "late", "at once"]);
+        universe.hazards().remove(elsewhere);
+
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        universe.hazards().add(hazard::BEFORE_APPLY, hazards::Effect::Strike(told));
+        assert_eq!(heard.recv().await, Some(3));
+        host.kill();
+        universe.sleep(Duration::from_secs(3)).await;
+        assert!(log.take().is_empty(), "it died there and did not get past");
     });
 }
 

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Bootstrap, Config, Invalid};
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{AbortOnDrop, Env, hazard};
 use crate::gossip::{self, EventDelegate, Gossip, Member, NewEvent, UserEvent, UserEvents};
 use crate::mutant;
 use crate::raft::client::{Client, NO_LEADER, WriteError as RaftWriteError};
@@ -282,6 +282,7 @@ impl Agent {
         config.check()?;
         let Program { machine, delegate, members } = program;
         let store = Store::open(&env).await?;
+        env.linger(hazard::STORE_OPEN).await;
         let identity = store.identity();
         let listening = env.network().listen(config.rpc_addr).await;
         let listener = listening.map_err(|source| Error::Listen {
@@ -332,10 +333,13 @@ impl Agent {
             generation,
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
+            newest: config.protocol,
         };
         let gossip = Gossip::start(&env, options, speaks, Arc::new(ear)).await.map_err(Error::Gossip)?;
         let blank = machine.map_or_else(State::default, State::with_machine);
-        let reach = Reach { listener, gossip_addr: gossip.local().addr, addresses };
+        let gossip_addr = gossip.local().addr;
+        env.linger(hazard::GOSSIP_UP).await;
+        let reach = Reach { listener, gossip_addr, addresses, newest: config.protocol };
         let started = RaftNode::start(&env, &config.raft, me, store, blank, reach).await;
         let node = match started {
             Ok(node) => node,
@@ -925,6 +929,7 @@ impl Agent {
                 env.sometimes(adds, "a leader adds a server that gossip found");
                 env.sometimes(!adds, "a leader removes a server that said it leaves");
                 tracing::info!(?step, "the configuration follows gossip");
+                env.linger(hazard::PLANNED).await;
                 let done = match step {
                     Step::Add(server) => self.inner.client.add_server(server).await,
                     Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,

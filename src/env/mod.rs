@@ -14,6 +14,7 @@
 //! `Env`), DNS, threads, and any way to read a clock that is not this node's.
 
 pub mod assertion;
+pub mod hazard;
 mod memory;
 pub mod observe;
 pub mod real;
@@ -360,6 +361,16 @@ impl Env {
         if self.is_observed() {
             self.observe(event());
         }
+    }
+
+    /// Passes one of the [`hazard::POINTS`]: the testbed may have the node wait here. No code in production.
+    pub async fn linger(&self, point: &'static str) {
+        #[cfg(feature = "hazards")]
+        if let Some(pause) = self.inner.observer.passes(point) {
+            self.sleep(pause).await;
+        }
+        #[cfg(not(feature = "hazards"))]
+        let _ = point;
     }
 
     /// Whether anybody looks.

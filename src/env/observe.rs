@@ -15,6 +15,11 @@ pub trait Observer: Send + Sync {
     fn watches(&self) -> bool {
         true
     }
+    /// The node passes a place where a rare order of events matters, one of [`hazard::POINTS`](super::hazard::POINTS);
+    /// it waits there for as long as this says.
+    fn passes(&self, _point: &'static str) -> Option<std::time::Duration> {
+        None
+    }
     /// The program came to the place of a claim. Called very often.
     fn asserted(&self, _assertion: Assertion) {}
 }
@@ -137,6 +142,8 @@ pub enum Observed {
     },
     /// A gossip member's state as this node now sees it.
     Member {
+        /// The member's id: another node may have had its name before.
+        node_id: u64,
         /// The member's gossip name.
         name: String,
         /// Its gossip address.

@@ -228,6 +228,7 @@ pub(super) struct Counters {
     pub table_full: u64,
     pub slowness: u32,
     pub intent_queue: usize,
+    pub modern_peers: usize,
 }
 
 /// What [`Driver::new`] needs.
@@ -235,6 +236,7 @@ pub(super) struct Parts {
     pub env: Env,
     pub timing: Timing,
     pub cluster: u32,
+    pub newest: u8,
     pub profile: Profile,
     pub socket: Arc<dyn Datagrams>,
     pub listener: Box<dyn Listener>,
@@ -248,6 +250,10 @@ pub(super) struct Driver {
     env: Env,
     timing: Timing,
     cluster: u32,
+    /// The newest version of the protocol that this node speaks.
+    newest: u8,
+    /// The addresses whose last datagram was of a version above the oldest, or promised one.
+    modern: BTreeSet<SocketAddr>,
     /// This node, as it is now.
     me: Profile,
     phase: Phase,
@@ -334,8 +340,19 @@ fn foca_config(timing: &Timing, live: usize) -> foca::Config {
 
 impl Driver {
     pub fn new(parts: Parts) -> Driver {
-        let Parts { env, timing, cluster, profile, socket, listener, commands, delegate, events, shared } =
-            parts;
+        let Parts {
+            env,
+            timing,
+            cluster,
+            newest,
+            profile,
+            socket,
+            listener,
+            commands,
+            delegate,
+            events,
+            shared,
+        } = parts;
         let (reporter, reports) = mpsc::channel(REPORTS);
         let mut rng = env.rng("gossip");
         let foca = Foca::new(profile.id, foca_config(&timing, 1), env.rng("foca"), PostcardCodec);
@@ -389,6 +406,8 @@ impl Driver {
             env,
             timing,
             cluster,
+            newest,
+            modern: BTreeSet::new(),
             socket,
             listener,
             commands,
@@ -573,6 +592,7 @@ impl Driver {
         self.exchange_number += 1;
         let number = self.exchange_number;
         let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
+        let newest = self.newest;
         let timeout = millis(self.timing.stream_timeout_ms);
         let task = self.env.spawn(async move {
             let merge = |theirs| {
@@ -583,7 +603,7 @@ impl Driver {
                     answer.await.ok()
                 }
             };
-            let result = pushpull::serve(&env, stream, cluster, timeout, merge).await;
+            let result = pushpull::serve(&env, stream, newest, cluster, timeout, merge).await;
             let _ = reporter.send(Report::Served { number, result }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
@@ -601,9 +621,10 @@ impl Driver {
         let number = self.exchange_number;
         let ours = self.state(join).encode();
         let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
+        let version = self.version_for(addr);
         let timeout = millis(self.timing.stream_timeout_ms);
         let task = self.env.spawn(async move {
-            let result = pushpull::initiate(&env, addr, cluster, ours, timeout).await;
+            let result = pushpull::initiate(&env, addr, version, cluster, ours, timeout).await;
             let _ = reporter.send(Report::Exchanged { number, addr, result, reply }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
@@ -797,7 +818,7 @@ impl Driver {
         if matches!(self.phase, Phase::Left) {
             return;
         }
-        let datagram = match wire::decode_datagram(bytes, self.cluster) {
+        let datagram = match wire::decode_datagram(bytes, self.cluster, self.newest) {
             Ok(datagram) => datagram,
             Err(garbage) => {
                 let damaged = matches!(garbage, Garbage::Damaged);
@@ -817,6 +838,12 @@ impl Driver {
             debug!(%from, "a datagram claims to be from this node");
             self.counters.malformed += 1;
             return;
+        }
+        if datagram.speaks <= wire::OLDEST {
+            self.modern.remove(&sender.id.addr);
+        } else if self.modern.len() < MAX_ADDRESSES {
+            // Past that, more are spoken to in the oldest version, which everybody understands.
+            self.modern.insert(sender.id.addr);
         }
         let crowded = self.foca.iter_membership_state().len() >= MAX_ADDRESSES;
         if crowded && self.table.get(sender.id.node_id).is_none_or(|entry| entry.id != sender.id) {
@@ -851,13 +878,18 @@ impl Driver {
                 return;
             }
         }
+        // Foca also remembers who had the address before, and takes the higher generation for the later holder. Whoever
+        // gets an address that another node has given up must therefore exceed that node's generation, in one step.
         let beaten_by = self
-            .table
-            .iter()
-            .find(|entry| entry.id.addr == id.addr && foca::Identity::win_addr_conflict(&entry.id, &id))
-            .map(|entry| entry.id.node_id);
-        if let Some(winner) = beaten_by {
-            self.tell_stale_of(id.node_id, id.addr, winner);
+            .foca
+            .iter_membership_state()
+            .map(|member| *member.id())
+            .filter(|known| known.addr == id.addr && known.node_id != id.node_id)
+            .filter(|known| foca::Identity::win_addr_conflict(known, &id))
+            .map(|known| known.generation)
+            .max();
+        if let Some(generation) = beaten_by {
+            self.tell_stale_of(id.node_id, id.addr, generation);
         } else if without_swim {
             self.apply(foca::Member::alive(id), true);
         }
@@ -914,7 +946,7 @@ impl Driver {
                     self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
                 }
             }
-            Part::Stale { .. } => {}
+            Part::Stale { .. } | Part::Speaks(_) => {}
             Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
             Part::Leave { id, intent } => {
                 if self.table.order_out(id.node_id, intent) {
@@ -993,12 +1025,11 @@ impl Driver {
     }
 
     fn tell_stale(&mut self, node_id: u64, addr: SocketAddr) {
-        self.tell_stale_of(node_id, addr, node_id);
+        let Some(entry) = self.table.get(node_id) else { return };
+        self.tell_stale_of(node_id, addr, entry.id.generation);
     }
 
-    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, winner: u64) {
-        let Some(entry) = self.table.get(winner) else { return };
-        let generation = entry.id.generation;
+    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, generation: u64) {
         let profile = self.table.get(node_id).and_then(|entry| entry.profile.as_ref());
         let revision = profile.map_or(0, |profile| profile.revision);
         self.direct(addr, &Part::Stale { node_id, generation, revision });
@@ -1025,6 +1056,7 @@ impl Driver {
         let name = self.name_of(id.node_id);
         info!(member = %name, addr = %id.addr, "a member does not answer and is suspected");
         self.env.observe(Observed::Member {
+            node_id: id.node_id,
             name,
             addr: id.addr,
             incarnation: id.generation,
@@ -1299,6 +1331,7 @@ impl Driver {
                 view.members.remove(&id.node_id);
             }
         }
+        self.forget_versions();
         forget.extend(self.old_strays(now, after));
         for id in forget {
             if self.table.get(id.node_id).is_none() {
@@ -1311,6 +1344,12 @@ impl Driver {
     }
 
     /// What foca remembers as dead, and the table does not, and for long enough.
+    /// What is known of addresses that nobody has any more is forgotten: the next datagram says it again.
+    fn forget_versions(&mut self) {
+        let known: BTreeSet<SocketAddr> = self.table.iter().map(|entry| entry.id.addr).collect();
+        self.modern.retain(|addr| known.contains(addr));
+    }
+
     fn old_strays(&mut self, now: Instant, after: Duration) -> Vec<Identity> {
         let mut strays = BTreeMap::new();
         let mut old = Vec::new();
@@ -1400,7 +1439,7 @@ impl Driver {
         }
         self.tell_changes(now);
         for (to, packet) in std::mem::take(&mut self.swim) {
-            let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &packet);
+            let mut builder = self.datagram(to, &packet);
             self.fill(&mut builder);
             self.outbox.push((to, builder.finish()));
         }
@@ -1501,6 +1540,7 @@ impl Driver {
                 let Member { name, addr, generation, .. } = member;
                 info!(member = %name, %addr, generation, ?observed, "a member changed");
                 self.env.observe(Observed::Member {
+                    node_id,
                     name: member.name.clone(),
                     addr: member.addr,
                     incarnation: member.generation,
@@ -1580,9 +1620,18 @@ impl Driver {
         Sender { id: self.id(), revision: self.me.revision }
     }
 
+    /// The newest version that both this node and whoever is at `addr` are known to speak.
+    fn version_for(&self, addr: SocketAddr) -> u8 {
+        if self.modern.contains(&addr) { self.newest } else { wire::OLDEST }
+    }
+
+    fn datagram(&self, to: SocketAddr, swim: &[u8]) -> DatagramBuilder {
+        DatagramBuilder::new(self.version_for(to), self.newest, self.cluster, &self.sender(), swim)
+    }
+
     /// One part in a datagram of its own, to a node that need not be a member.
     fn direct(&mut self, to: SocketAddr, part: &Part) {
-        let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &[]);
+        let mut builder = self.datagram(to, &[]);
         if builder.push(&part.encode()) {
             self.outbox.push((to, builder.finish()));
         } else {
@@ -1640,7 +1689,7 @@ impl Driver {
             return;
         }
         for addr in self.random_live(self.timing.gossip_fanout as usize) {
-            let mut builder = DatagramBuilder::new(self.cluster, &self.sender(), &[]);
+            let mut builder = self.datagram(addr, &[]);
             self.fill(&mut builder);
             if builder.parts() == 0 {
                 // Not even an empty datagram was too full: there is nothing left.
@@ -1696,6 +1745,7 @@ impl Driver {
     fn publish(&mut self) {
         self.counters.slowness = self.slowness;
         self.counters.intent_queue = self.queue.len();
+        self.counters.modern_peers = self.modern.len();
         let status = match self.phase {
             Phase::Member => Status::Alive,
             Phase::Leaving(_) => Status::Leaving,

@@ -45,6 +45,8 @@ pub mod members;
 pub mod pushpull;
 pub mod timing;
 pub mod wire;
+#[cfg(test)]
+mod wire_v1;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -85,6 +87,8 @@ pub struct Options {
     pub timing: Timing,
     /// Label of the cluster: nodes of different labels do not hear each other.
     pub cluster: String,
+    /// The newest version of the protocol that the node speaks, see [`wire`].
+    pub newest: u8,
 }
 
 /// What can go wrong, and what to do then.
@@ -258,6 +262,7 @@ impl Gossip {
             env: env.clone(),
             timing: options.timing,
             cluster: wire::cluster_number(&options.cluster),
+            newest: options.newest.clamp(wire::OLDEST, wire::NEWEST),
             profile,
             socket,
             listener,
@@ -404,6 +409,7 @@ impl Gossip {
             ("suspicions", counters.suspicions),
             ("name_conflicts", counters.name_conflicts),
             ("refused_members", counters.table_full),
+            ("modern_peers", counters.modern_peers as u64),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_string()))

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
 use super::members::TABLE_LIMIT;
-use super::wire::{FrameError, Garbage, Intent, MAX_FRAME, Profile, read_frame, write_frame};
+use super::wire::{FrameError, Garbage, Intent, MAX_FRAME, OLDEST, Profile, read_frame, write_frame};
 use crate::env::{BoxStream, Env};
 
 /// How many exchanges may run at once. When so many run, further ones are refused: the peer tries again at
@@ -69,7 +69,7 @@ impl State {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    fn decode(body: &[u8]) -> Result<State, FrameError> {
+    pub(super) fn decode(body: &[u8]) -> Result<State, FrameError> {
         let state: State = postcard::from_bytes(body).map_err(|_| Garbage::Malformed)?;
         if state.members.len() > TABLE_LIMIT {
             return Err(Garbage::Malformed.into());
@@ -78,21 +78,24 @@ impl State {
     }
 }
 
-/// Exchanges states with the member at `addr`: sends `ours` and returns theirs.
+/// Exchanges states with the member at `addr`: sends `ours` in the version that it is known to speak and returns theirs.
 ///
 /// # Errors
 /// A text for people. The peer may or may not have merged our state.
 pub async fn initiate(
     env: &Env,
     addr: SocketAddr,
+    version: u8,
     cluster: u32,
     ours: Vec<u8>,
     timeout: Duration,
 ) -> Result<State, String> {
     let talk = async {
         let mut stream = env.network().connect(addr).await.map_err(FrameError::Io)?;
-        write_frame(&mut *stream, cluster, &ours).await?;
-        State::decode(&read_frame(&mut *stream, cluster).await?)
+        write_frame(&mut *stream, version, cluster, &ours).await?;
+        // An answer has the version of its question.
+        let (_, body) = read_frame(&mut *stream, version, cluster).await?;
+        State::decode(&body)
     };
     match env.timeout(timeout, talk).await {
         Ok(result) => result.map_err(|error: FrameError| error.to_string()),
@@ -108,6 +111,7 @@ pub async fn initiate(
 pub async fn serve<F>(
     env: &Env,
     mut stream: BoxStream,
+    newest: u8,
     cluster: u32,
     timeout: Duration,
     merge: impl FnOnce(State) -> F,
@@ -116,17 +120,17 @@ where
     F: Future<Output = Option<Vec<u8>>>,
 {
     let talk = async {
-        let theirs = match read_frame(&mut *stream, cluster).await {
-            Ok(body) => State::decode(&body)?,
+        let (version, theirs) = match read_frame(&mut *stream, newest, cluster).await {
+            Ok((version, body)) => (version, State::decode(&body)?),
             Err(error) => {
                 if matches!(error, FrameError::Garbage(Garbage::OtherCluster)) {
-                    write_frame(&mut *stream, cluster, &[]).await?;
+                    write_frame(&mut *stream, OLDEST, cluster, &[]).await?;
                 }
                 return Err(error);
             }
         };
         match merge(theirs).await {
-            Some(ours) => write_frame(&mut *stream, cluster, &ours).await,
+            Some(ours) => write_frame(&mut *stream, version, cluster, &ours).await,
             None => Ok(()),
         }
     };

@@ -64,6 +64,7 @@ fn options(node_id: u64, generation: u64, bind: SocketAddr) -> Options {
         generation,
         timing: quick(),
         cluster: "test".to_owned(),
+        newest: wire::NEWEST,
     }
 }
 
@@ -269,6 +270,67 @@ async fn another_node_may_take_the_address_of_a_dead_one() {
     heir.gossip.join(&[nodes[0].addr()]).await.unwrap();
     until("the heir lives and the dead one has failed", || {
         nodes.iter().all(|n| n.sees("n9") == Some(Status::Alive) && n.sees("n3") == Some(Status::Failed))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_may_take_the_address_that_a_living_one_has_given_up() {
+    let nodes = cluster(2).await;
+    let first = start(options(3, 5_000_000, any_port())).await;
+    first.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is known", || nodes.iter().all(|n| n.sees("n3") == Some(Status::Alive))).await;
+    let (addr, elsewhere) = (first.addr(), any_port());
+    first.gossip.shutdown().await;
+    let moved = start(options(3, 6_000_000, elsewhere)).await;
+    moved.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    let seen_at = |n: &Node, name: &str| {
+        n.gossip.members().into_iter().find(|member| member.name == name).map(|member| member.addr)
+    };
+    until("it has moved", || nodes.iter().all(|n| seen_at(n, "n3") == Some(moved.addr()))).await;
+    // To foca the address is that of a life of a much higher generation.
+    let heir = start(options(9, 1, addr)).await;
+    heir.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("both live", || {
+        let all = nodes.iter().chain([&moved]);
+        all.clone().all(|n| n.sees("n9") == Some(Status::Alive))
+            && nodes.iter().all(|n| n.sees("n3") == Some(Status::Alive))
+            && heir.sees("n3") == Some(Status::Alive)
+    })
+    .await;
+    assert!(heir.gossip.local().generation > 5_000_000, "it was told, and did not count up");
+}
+
+#[tokio::test]
+async fn nodes_of_two_versions_understand_each_other_while_they_are_upgraded_one_by_one() {
+    let old = |id, generation, addr| Options { newest: wire::OLDEST, ..options(id, generation, addr) };
+    let first = start(old(1, 1, any_port())).await;
+    let second = start(options(2, 1, any_port())).await;
+    let third = start(old(3, 1, any_port())).await;
+    for node in [&second, &third] {
+        node.gossip.join(&[first.addr()]).await.unwrap();
+    }
+    let all_see = |nodes: &[&Node]| {
+        let names = ["n1", "n2", "n3"];
+        nodes.iter().all(|n| names.iter().filter(|name| n.sees(name) == Some(Status::Alive)).count() >= 2)
+    };
+    until("all see each other", || all_see(&[&first, &second, &third])).await;
+    let (addr, seeds) = (third.addr(), [first.addr(), second.addr()]);
+    third.gossip.shutdown().await;
+    let third = start(options(3, 2, addr)).await;
+    third.gossip.join(&seeds).await.unwrap();
+    until("the upgraded one is back", || all_see(&[&first, &second, &third])).await;
+    until("the two speak the newer version", || {
+        second.gossip.stats().get("modern_peers").is_some_and(|n| n == "1")
+    })
+    .await;
+    // And back again: what was learned of its address is unlearned.
+    third.gossip.shutdown().await;
+    let third = start(old(3, 3, addr)).await;
+    third.gossip.join(&seeds).await.unwrap();
+    until("the downgraded one is back", || {
+        all_see(&[&first, &second, &third])
+            && second.gossip.stats().get("modern_peers").is_some_and(|n| n == "0")
     })
     .await;
 }

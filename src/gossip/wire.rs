@@ -1,15 +1,19 @@
-//! What goes over the network: datagrams and stream frames.
+//! What goes over the network: datagrams and stream frames, in two versions.
 //!
 //! ```text
 //! datagram  version u8 | crc32 u32 | cluster u32 | length u8 | Sender | length u16 | foca's packet | part*
 //! part      length u16 | Part
-//! frame     version u8 | cluster u32 | length u32 | crc32 u32 | body
+//! frame 1   1 | cluster u32 | length u32 | crc32 u32 | body
+//! frame 2   2 | cluster u32 | length u32 | crc32 u32 | crc32 of the thirteen bytes before u32 | body
 //! ```
 //! Numbers are little endian; `Sender`, `Part` and bodies are postcard. The checksum covers all that follows
-//! it in a datagram, and cluster and body of a frame. `cluster` is a hash of the cluster's label: what
+//! it in a datagram, and cluster and body of a frame. From version 2 on a datagram's covers its version as well, and a frame's head has a
+//! checksum of its own: a damaged length is noticed at once, and not when the bytes that it promises do not come. `cluster` is a hash of the cluster's label: what
 //! another cluster says is refused before anything of it is believed.
 //!
-//! A part of an unknown kind is skipped, so that a later version may add some. Encryption will be version 2.
+//! A part of an unknown kind is skipped, so that a later version may add some. [`Part::Speaks`] is one that version 1 does not
+//! know: it says which version the sender would rather speak. Whoever hears it answers that address so, and goes back to version
+//! 1 with the first datagram that has neither the part nor the version. Encryption will be another version.
 
 use std::io;
 
@@ -34,12 +38,17 @@ pub const MAX_SWIM: usize = 1_024;
 /// The longest name of a node.
 pub const MAX_NAME: usize = 128;
 
-const VERSION: u8 = 1;
+/// The version that every node understands.
+pub const OLDEST: u8 = 1;
+/// The newest version.
+pub const NEWEST: u8 = 2;
 /// Bytes of a datagram before its parts, without foca's packet, at most.
 const MAX_HEAD: usize = 1 + 4 + 4 + 1 + MAX_SENDER + 2;
 /// Two varints of ten bytes, an IPv6 address with port and tag, a flag, and another varint.
 const MAX_SENDER: usize = 10 + 20 + 10 + 1 + 10;
 const FRAME_HEAD: usize = 1 + 4 + 4 + 4;
+/// What [`Part::Speaks`] takes.
+const SPEAKS: usize = 2 + 2;
 
 /// Who sent a datagram, and how recent its profile is: a receiver that knows an older one asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +129,8 @@ pub enum Part {
         /// Whether the receiver is to ask the suspect too, and to tell the sender if it gets no answer.
         jury: bool,
     },
+    /// The newest version that the sender speaks. Only in datagrams of an older one.
+    Speaks(u8),
 }
 
 impl Part {
@@ -152,26 +163,31 @@ pub enum Garbage {
 pub struct DatagramBuilder {
     buffer: Vec<u8>,
     parts: usize,
+    speaks: Option<Bytes>,
 }
 
 impl DatagramBuilder {
-    /// Begins with foca's packet, which may be empty and must be at most [`MAX_SWIM`] bytes.
-    pub fn new(cluster: u32, sender: &Sender, swim: &[u8]) -> DatagramBuilder {
+    /// Begins with foca's packet, which may be empty and must be at most [`MAX_SWIM`] bytes. The datagram will be of
+    /// `version`; the sender speaks `newest`.
+    pub fn new(version: u8, newest: u8, cluster: u32, sender: &Sender, swim: &[u8]) -> DatagramBuilder {
         let sender = postcard::to_stdvec(sender).unwrap_or_default();
         let mut buffer = Vec::with_capacity(MAX_DATAGRAM);
-        buffer.push(VERSION);
+        buffer.push(version);
         buffer.extend_from_slice(&[0; 4]);
         buffer.extend_from_slice(&cluster.to_le_bytes());
         buffer.push(sender.len() as u8);
         buffer.extend_from_slice(&sender);
         buffer.extend_from_slice(&(swim.len() as u16).to_le_bytes());
         buffer.extend_from_slice(swim);
-        DatagramBuilder { buffer, parts: 0 }
+        let speaks = (version < newest).then(|| Part::Speaks(newest).encode());
+        DatagramBuilder { buffer, parts: 0, speaks }
     }
 
     /// Bytes left for parts.
     pub fn room(&self) -> usize {
-        MAX_DATAGRAM.saturating_sub(self.buffer.len())
+        // A part that needs a datagram of its own gets all of it; this node's version is said in another.
+        let kept = if self.speaks.is_some() && self.parts > 0 { SPEAKS } else { 0 };
+        MAX_DATAGRAM.saturating_sub(self.buffer.len() + kept)
     }
 
     /// How many parts it has.
@@ -192,10 +208,22 @@ impl DatagramBuilder {
 
     /// The datagram.
     pub fn finish(mut self) -> Vec<u8> {
-        let crc = crc32fast::hash(&self.buffer[5..]);
+        if let Some(speaks) = self.speaks.take() {
+            self.push(&speaks);
+        }
+        let crc = datagram_crc(self.buffer[0], &self.buffer[5..]);
         self.buffer[1..5].copy_from_slice(&crc.to_le_bytes());
         self.buffer
     }
+}
+
+fn datagram_crc(version: u8, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    if version > OLDEST {
+        hasher.update(&[version]);
+    }
+    hasher.update(rest);
+    hasher.finalize()
 }
 
 /// A received datagram.
@@ -209,23 +237,25 @@ pub struct Datagram<'a> {
     pub parts: Vec<Part>,
     /// How many parts could not be read.
     pub skipped: usize,
+    /// The newest version that the sender is known to speak.
+    pub speaks: u8,
 }
 
-/// Reads a datagram.
+/// Reads a datagram, if it is of a version up to `newest`.
 ///
 /// # Errors
 /// What is wrong with it. Nothing of such a datagram may be used.
-pub fn decode_datagram(bytes: &[u8], cluster: u32) -> Result<Datagram<'_>, Garbage> {
+pub fn decode_datagram(bytes: &[u8], cluster: u32, newest: u8) -> Result<Datagram<'_>, Garbage> {
     let mut rest = bytes;
     if bytes.len() > MAX_DATAGRAM {
         return Err(Garbage::Malformed);
     }
     let version = take(&mut rest, 1).ok_or(Garbage::Damaged)?[0];
     let crc = take_u32(&mut rest).ok_or(Garbage::Damaged)?;
-    if crc32fast::hash(rest) != crc {
+    if datagram_crc(version, rest) != crc {
         return Err(Garbage::Damaged);
     }
-    if version != VERSION {
+    if !(OLDEST..=newest).contains(&version) {
         return Err(Garbage::Version);
     }
     if take_u32(&mut rest).ok_or(Garbage::Malformed)? != cluster {
@@ -236,15 +266,16 @@ pub fn decode_datagram(bytes: &[u8], cluster: u32) -> Result<Datagram<'_>, Garba
     let sender: Sender = postcard::from_bytes(sender).map_err(|_| Garbage::Malformed)?;
     let swim = take_sized(&mut rest).ok_or(Garbage::Malformed)?;
     let mut parts = Vec::new();
-    let mut skipped = 0;
+    let (mut skipped, mut speaks) = (0, version);
     while !rest.is_empty() {
         let part = take_sized(&mut rest).ok_or(Garbage::Malformed)?;
         match postcard::from_bytes::<Part>(part) {
+            Ok(Part::Speaks(version)) => speaks = speaks.max(version),
             Ok(part) => parts.push(part),
             Err(_) => skipped += 1,
         }
     }
-    Ok(Datagram { sender, swim, parts, skipped })
+    Ok(Datagram { sender, swim, parts, skipped, speaks })
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -289,35 +320,57 @@ fn frame_crc(cluster: u32, body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Writes one frame.
+/// Writes one frame of a version.
 ///
 /// # Errors
 /// When the stream breaks, or the body is larger than [`MAX_FRAME`].
-pub async fn write_frame(stream: &mut dyn Stream, cluster: u32, body: &[u8]) -> Result<(), FrameError> {
+pub async fn write_frame(
+    stream: &mut dyn Stream,
+    version: u8,
+    cluster: u32,
+    body: &[u8],
+) -> Result<(), FrameError> {
     if body.len() > MAX_FRAME {
         return Err(FrameError::TooLarge(body.len()));
     }
     let mut head = Vec::with_capacity(FRAME_HEAD);
-    head.push(VERSION);
+    head.push(version);
     head.extend_from_slice(&cluster.to_le_bytes());
     head.extend_from_slice(&(body.len() as u32).to_le_bytes());
     head.extend_from_slice(&frame_crc(cluster, body).to_le_bytes());
+    if version > OLDEST {
+        let crc = crc32fast::hash(&head);
+        head.extend_from_slice(&crc.to_le_bytes());
+    }
     stream.write_all(&head).await?;
     stream.write_all(body).await?;
     stream.flush().await?;
     Ok(())
 }
 
-/// Reads one frame. Memory grows with what really arrives, not with what the head promises.
+/// Reads one frame of a version up to `newest`; gives that version and the body. Memory grows with what really arrives, not
+/// with what the head promises.
 ///
 /// # Errors
 /// When the stream breaks or ends early, or what it holds is not a frame of this cluster.
-pub async fn read_frame(stream: &mut dyn Stream, cluster: u32) -> Result<Vec<u8>, FrameError> {
+pub async fn read_frame(
+    stream: &mut dyn Stream,
+    newest: u8,
+    cluster: u32,
+) -> Result<(u8, Vec<u8>), FrameError> {
     let mut head = [0u8; FRAME_HEAD];
     stream.read_exact(&mut head).await?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    if head[0] != VERSION {
+    let version = head[0];
+    if !(OLDEST..=newest).contains(&version) {
         return Err(Garbage::Version.into());
+    }
+    if version > OLDEST {
+        let mut crc = [0u8; 4];
+        stream.read_exact(&mut crc).await?;
+        if crc32fast::hash(&head) != u32::from_le_bytes(crc) {
+            return Err(Garbage::Damaged.into());
+        }
     }
     if word(1) != cluster {
         return Err(Garbage::OtherCluster.into());
@@ -334,7 +387,7 @@ pub async fn read_frame(stream: &mut dyn Stream, cluster: u32) -> Result<Vec<u8>
     if frame_crc(cluster, &body) != word(9) {
         return Err(Garbage::Damaged.into());
     }
-    Ok(body)
+    Ok((version, body))
 }
 
 #[cfg(test)]
@@ -368,8 +421,8 @@ mod tests {
         ]
     }
 
-    fn encode(sender: &Sender, swim: &[u8], parts: &[Part]) -> (Vec<u8>, Vec<Part>) {
-        let mut builder = DatagramBuilder::new(7, sender, swim);
+    fn encode(version: u8, sender: &Sender, swim: &[u8], parts: &[Part]) -> (Vec<u8>, Vec<Part>) {
+        let mut builder = DatagramBuilder::new(version, NEWEST, 7, sender, swim);
         let fitting = parts.iter().filter(|part| builder.push(&part.encode())).cloned().collect();
         (builder.finish(), fitting)
     }
@@ -381,22 +434,26 @@ mod tests {
             revision in any::<u64>(),
             swim in prop::collection::vec(any::<u8>(), 0..MAX_SWIM),
             parts in prop::collection::vec(part(), 0..12),
+            version in OLDEST..=NEWEST,
         ) {
             let sender = Sender { id, revision };
-            let (bytes, parts) = encode(&sender, &swim, &parts);
+            let (bytes, parts) = encode(version, &sender, &swim, &parts);
             prop_assert!(bytes.len() <= MAX_DATAGRAM);
-            let read = decode_datagram(&bytes, 7).unwrap();
-            prop_assert_eq!(read, Datagram { sender, swim: &swim, parts, skipped: 0 });
-            prop_assert_eq!(decode_datagram(&bytes, 8), Err(Garbage::OtherCluster));
+            let read = decode_datagram(&bytes, 7, NEWEST).unwrap();
+            prop_assert_eq!(read, Datagram { sender, swim: &swim, parts, skipped: 0, speaks: NEWEST });
+            prop_assert_eq!(decode_datagram(&bytes, 8, NEWEST), Err(Garbage::OtherCluster));
+            let old = decode_datagram(&bytes, 7, OLDEST);
+            let understood = if version == OLDEST { old.is_ok() } else { old == Err(Garbage::Version) };
+            prop_assert!(understood);
         }
 
         #[test]
         fn a_changed_bit_is_noticed(id in identity(), swim in prop::collection::vec(any::<u8>(), 0..99),
-                                    bit in any::<prop::sample::Index>()) {
-            let (mut bytes, _) = encode(&Sender { id, revision: 1 }, &swim, &[Part::WhoIs]);
+                                    bit in any::<prop::sample::Index>(), version in OLDEST..=NEWEST) {
+            let (mut bytes, _) = encode(version, &Sender { id, revision: 1 }, &swim, &[Part::WhoIs]);
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(decode_datagram(&bytes, 7).is_err());
+            prop_assert!(decode_datagram(&bytes, 7, NEWEST).is_err());
         }
 
         #[test]
@@ -405,12 +462,12 @@ mod tests {
             seal in any::<bool>(),
         ) {
             if seal && bytes.len() > 9 {
-                bytes[0] = VERSION;
+                bytes[0] = NEWEST;
                 bytes[5..9].copy_from_slice(&7u32.to_le_bytes());
-                let crc = crc32fast::hash(&bytes[5..]);
+                let crc = datagram_crc(NEWEST, &bytes[5..]);
                 bytes[1..5].copy_from_slice(&crc.to_le_bytes());
             }
-            let _ = decode_datagram(&bytes, 7);
+            let _ = decode_datagram(&bytes, 7, NEWEST);
         }
     }
 
@@ -423,34 +480,57 @@ mod tests {
             leaving: true,
         };
         let sender = Sender { id, revision: u64::MAX };
-        let mut builder = DatagramBuilder::new(7, &sender, &[]);
+        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]);
         assert!(builder.push(&Part::Message(vec![1; MAX_MESSAGE].into()).encode()));
         let profile =
             Profile { id, revision: u64::MAX, name: "n".repeat(MAX_NAME), meta: vec![1; META_LIMIT].into() };
-        let mut builder = DatagramBuilder::new(7, &sender, &[]);
+        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]);
         assert!(builder.push(&Part::Profile(profile).encode()));
     }
 
     #[tokio::test]
     async fn a_frame_arrives_or_an_error_says_why_not() {
+        for version in [OLDEST, NEWEST] {
+            let (mut near, mut far) = tokio::io::duplex(1 << 16);
+            write_frame(&mut near, version, 7, b"body").await.unwrap();
+            assert_eq!(read_frame(&mut far, NEWEST, 7).await.unwrap(), (version, b"body".to_vec()));
+            write_frame(&mut near, version, 8, b"body").await.unwrap();
+            let other = read_frame(&mut far, NEWEST, 7).await;
+            assert!(matches!(other, Err(FrameError::Garbage(Garbage::OtherCluster))));
+        }
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
-        write_frame(&mut near, 7, b"body").await.unwrap();
-        assert_eq!(read_frame(&mut far, 7).await.unwrap(), b"body");
-        write_frame(&mut near, 8, b"body").await.unwrap();
-        assert!(matches!(read_frame(&mut far, 7).await, Err(FrameError::Garbage(Garbage::OtherCluster))));
+        write_frame(&mut near, NEWEST, 7, b"body").await.unwrap();
+        let older = read_frame(&mut far, OLDEST, 7).await;
+        assert!(matches!(older, Err(FrameError::Garbage(Garbage::Version))));
 
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
-        let mut head = vec![VERSION];
+        let mut head = vec![OLDEST];
         head.extend_from_slice(&7u32.to_le_bytes());
         head.extend_from_slice(&u32::MAX.to_le_bytes());
         head.extend_from_slice(&0u32.to_le_bytes());
         near.write_all(&head).await.unwrap();
-        assert!(matches!(read_frame(&mut far, 7).await, Err(FrameError::TooLarge(_))));
+        assert!(matches!(read_frame(&mut far, NEWEST, 7).await, Err(FrameError::TooLarge(_))));
 
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
         head[5..9].copy_from_slice(&100u32.to_le_bytes());
         near.write_all(&head).await.unwrap();
         drop(near);
-        assert!(matches!(read_frame(&mut far, 7).await, Err(FrameError::Io(_))));
+        assert!(matches!(read_frame(&mut far, NEWEST, 7).await, Err(FrameError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn in_version_2_a_damaged_head_is_noticed_without_waiting_for_the_body() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        write_frame(&mut near, NEWEST, 7, b"body").await.unwrap();
+        let mut bytes = [0; FRAME_HEAD + 4];
+        far.read_exact(&mut bytes).await.unwrap();
+        for at in 0..bytes.len() {
+            let (mut near, mut far) = tokio::io::duplex(1 << 16);
+            let mut damaged = bytes;
+            damaged[at] ^= 0x20;
+            // The other end stays open: what waited for the body would wait for ever.
+            near.write_all(&damaged).await.unwrap();
+            assert!(read_frame(&mut far, NEWEST, 7).await.is_err(), "byte {at}");
+        }
     }
 }

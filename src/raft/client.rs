@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::rpc::{Answer, Ask, CallError, LeaderError};
 use super::{RaftNode, ServerInfo};
-use crate::env::{AbortOnDrop, Env, Instant};
+use crate::env::{AbortOnDrop, Env, Instant, hazard};
 use crate::mutant;
 use crate::state::{Command, Outcome, Request, RequestId};
 
@@ -351,7 +351,10 @@ async fn read_index(env: &Env, node: &RaftNode, deadline: Instant) -> Result<u64
     let mut why = NO_LEADER.to_owned();
     loop {
         match attempt(env, node, Ask::ReadIndex, deadline, ATTEMPT).await {
-            Ok(Answer::ReadIndex(Ok(index))) => return Ok(index),
+            Ok(Answer::ReadIndex(Ok(index))) => {
+                env.linger(hazard::READ_INDEX_KNOWN).await;
+                return Ok(index);
+            }
             Ok(Answer::ReadIndex(Err(LeaderError::NotLeader { .. }))) | Err(Attempt::NoLeader) => {}
             Ok(Answer::ReadIndex(Err(error))) => why = format!("{NO_LEADER}: {error}"),
             Ok(_) => why = format!("{NO_LEADER}: the leader's answer does not fit"),

@@ -24,12 +24,15 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod frame;
 pub mod log;
 pub mod network;
 pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod wire_v1;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,7 +54,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::RaftConfig;
 use crate::env::observe::RaftRole;
-use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed};
+use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
@@ -148,6 +151,7 @@ struct Inner {
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
     gossip_addr: SocketAddr,
+    newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
     /// One membership change at a time; openraft refuses a second, we let it wait.
@@ -217,6 +221,7 @@ fn observed_membership(index: u64, membership: &openraft::Membership<u64, Peer>)
 struct Me {
     node_id: u64,
     store: Store,
+    newest: u8,
 }
 
 impl Caller for Me {
@@ -225,6 +230,9 @@ impl Caller for Me {
     }
     fn cluster(&self) -> Option<u64> {
         self.store.cluster()
+    }
+    fn newest(&self) -> u8 {
+        self.newest
     }
 }
 
@@ -236,6 +244,8 @@ pub struct Reach {
     pub gossip_addr: SocketAddr,
     /// Where the others are.
     pub addresses: AddressBook,
+    /// The newest version of the protocol that is spoken: see [`frame`].
+    pub newest: u8,
 }
 
 impl RaftNode {
@@ -252,7 +262,7 @@ impl RaftNode {
         blank: State,
         reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let Reach { listener, gossip_addr, addresses } = reach;
+        let Reach { listener, gossip_addr, addresses, newest } = reach;
         let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
@@ -274,7 +284,7 @@ impl RaftNode {
         };
         let openraft_config =
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone() });
+        let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
         let network = Network {
             pool: pool.clone(),
@@ -302,6 +312,7 @@ impl RaftNode {
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
                 gossip_addr,
+                newest,
                 heard_leader: AtomicU64::new(env.now().0),
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
@@ -592,7 +603,7 @@ impl RaftNode {
 
     /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
     ///
-    /// A configured server with the same address but another id is the same machine before its data
+    /// A configured server that was last seen at the same address under another id is the same machine before its data
     /// was lost: it is removed first, or it would count as a dead voter for ever.
     async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
         if !self.is_leader() {
@@ -606,9 +617,13 @@ impl RaftNode {
         if known.is_some_and(|member| member.voter) {
             return Ok(());
         }
+        // Where it is now, and not where it was when it was added: it may have moved since, and another come to its
+        // old address.
+        let lives_at =
+            |member: &Member| self.inner.addresses.get(member.server.node_id).unwrap_or(member.server.addr);
         for ghost in members.iter().filter(|member| {
             member.server.node_id != server.node_id
-                && member.server.addr == server.addr
+                && lives_at(member) == server.addr
                 && member.server.node_id != self.inner.me.node_id
         }) {
             self.inner.env.reachable("a server that lost its disk takes the place of its former self");
@@ -618,7 +633,9 @@ impl RaftNode {
             let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
+        self.inner.env.linger(hazard::LEARNER_ADDED).await;
         self.wait_for_catch_up(server.node_id).await?;
+        self.inner.env.linger(hazard::CAUGHT_UP).await;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
         self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
         Ok(())
@@ -670,6 +687,7 @@ impl RaftNode {
             }
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
             self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
+            self.inner.env.linger(hazard::VOTER_REMOVED).await;
         }
         if self.members().iter().any(|member| member.server.node_id == node_id) {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node_id]));
@@ -894,6 +912,7 @@ impl RaftNode {
             return Answer::Failed(reason);
         }
         let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
             Err(error) => Answer::Failed(error.to_string()),
@@ -968,6 +987,7 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             senders.push(sender);
         }
         env.sometimes(senders.len() > 1, "several proposals go to Raft as one batch");
+        env.linger(hazard::BEFORE_PROPOSE).await;
         let mut results = match core.client_write_many(requests).await {
             // It ends at the first error of Raft as a whole; those behind it hear that as well.
             Ok(results) => results.fuse(),
@@ -1040,6 +1060,9 @@ impl Caller for Server {
     }
     fn cluster(&self) -> Option<u64> {
         self.0.cluster()
+    }
+    fn newest(&self) -> u8 {
+        self.0.inner.newest
     }
 }
 
@@ -1120,7 +1143,8 @@ mod tests {
             addr: listener.local_addr(),
             generation: 0,
         };
-        let reach = Reach { listener, gossip_addr: localhost(), addresses: AddressBook::default() };
+        let addresses = AddressBook::default();
+        let reach = Reach { listener, gossip_addr: localhost(), addresses, newest: frame::NEWEST };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
@@ -1162,6 +1186,30 @@ mod tests {
                 to_a.write(set("k", "last")).await.unwrap();
                 to_a.remove_server(a.me().node_id).await.unwrap();
                 to_b.write(set("k", "without a")).await.unwrap();
+                for node in [a, b, c] {
+                    node.shutdown().await;
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_joins_at_the_old_address_of_a_server_that_moved_does_not_displace_it() {
+        let envs: Vec<Env> = (10..13).map(env_in_memory).collect();
+        envs[0]
+            .scope(async {
+                let (a, to_a) = start(&envs[0], "a").await;
+                let (b, _to_b) = start(&envs[1], "b").await;
+                let (c, to_c) = start(&envs[2], "c").await;
+                a.found(&[a.me().clone()]).await.unwrap();
+                // Where it was when it was added, somebody else is now; gossip knows where it went.
+                a.inner.addresses.set(b.me().node_id, b.me().addr);
+                to_a.add_server(ServerInfo { addr: c.me().addr, ..b.me().clone() }).await.unwrap();
+                to_a.add_server(c.me().clone()).await.unwrap();
+                to_c.read_barrier().await.unwrap();
+                let voters = a.members().into_iter().filter(|member| member.voter);
+                let voters: BTreeSet<u64> = voters.map(|member| member.server.node_id).collect();
+                assert_eq!(voters, [&a, &b, &c].map(|node| node.me().node_id).into());
                 for node in [a, b, c] {
                     node.shutdown().await;
                 }

@@ -1,23 +1,24 @@
 //! How servers talk: framed requests and answers over one stream per peer and lane.
 //!
-//! A frame is a length, then `version, checksum, body`; the body is a postcard-encoded envelope.
-//! Requests carry a number and answers come in any order, so a slow request holds up nobody. Each
+//! A frame ([`frame`](super::frame)) holds a postcard-encoded envelope. Requests carry a number and answers come in any order, so a slow request holds up nobody. Each
 //! envelope names the sender's cluster: a server never takes part in another cluster's Raft.
 //!
 //! A [`Lane`] is a connection of its own, so that a snapshot under way delays no heartbeat.
 //!
 //! A damaged frame ends its connection, and so does a request that went unanswered in silence: the
 //! next one starts on a fresh connection.
+//!
+//! The envelope is the same in all versions of the protocol so far; `frame` tells how the two sides agree on one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Sink, SinkExt, StreamExt};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -26,17 +27,14 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 
+use super::frame::{self, Codec, Frame};
 use super::{SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, BoxStream, Env, Listener};
+use crate::env::{AbortOnDrop, BoxStream, Env, Listener, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request};
 
-/// Version of frames and envelopes.
-const VERSION: u8 = 1;
-/// Largest frame: a full batch of the largest entries fits.
-const MAX_FRAME: usize = 64 << 20;
 /// Requests of one connection worked on at once; past that the connection is not read.
 const MAX_IN_FLIGHT: usize = 512;
 /// Connections served at once; past that new ones are closed.
@@ -46,7 +44,7 @@ const OUTBOX: usize = 256;
 
 /// What travels.
 #[derive(Serialize, Deserialize)]
-struct Envelope<T> {
+pub(super) struct Envelope<T> {
     number: u64,
     from: u64,
     /// Who must answer, if it matters: another server may have taken over an address.
@@ -214,35 +212,26 @@ pub enum Lane {
     Client,
 }
 
-fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
-}
-
 fn invalid(reason: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
 }
 
-fn encode<T: Serialize>(envelope: &Envelope<T>) -> io::Result<Bytes> {
-    let frame = postcard::to_extend(envelope, vec![VERSION, 0, 0, 0, 0]).map_err(invalid)?;
-    let mut frame = frame;
-    let checksum = crc32fast::hash(&frame[5..]);
-    frame[1..5].copy_from_slice(&checksum.to_le_bytes());
-    if frame.len() > MAX_FRAME {
-        return Err(invalid(format!("a message of {} bytes is too large", frame.len())));
-    }
-    Ok(frame.into())
+/// A finished frame. To a request in version 1, an answer may add as a mark which version this server speaks.
+pub(super) fn encode<T: Serialize>(
+    version: u8,
+    envelope: &Envelope<T>,
+    mark: Option<u8>,
+) -> io::Result<Bytes> {
+    let mut frame = postcard::to_extend(envelope, frame::begin(version)).map_err(invalid)?;
+    frame.extend(mark);
+    frame::seal(version, frame)
 }
 
-fn decode<T: DeserializeOwned>(frame: &BytesMut) -> io::Result<Envelope<T>> {
-    let (head, body) = frame.split_first_chunk::<5>().ok_or_else(|| invalid("frame too short"))?;
-    if head[0] != VERSION {
-        return Err(invalid(format!("peer speaks version {}, this server {VERSION}", head[0])));
-    }
-    let checksum = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-    if crc32fast::hash(body) != checksum {
-        return Err(invalid("frame damaged"));
-    }
-    postcard::from_bytes(body).map_err(invalid)
+/// What a frame says, and the mark, if it has one.
+pub(super) fn decode<T: DeserializeOwned>(frame: &Frame) -> io::Result<(Envelope<T>, Option<u8>)> {
+    let (envelope, rest) = postcard::take_from_bytes(&frame.body).map_err(invalid)?;
+    let mark = rest.first().copied().filter(|_| frame.version == frame::OLDEST);
+    Ok((envelope, mark))
 }
 
 /// Who is calling: goes into every envelope.
@@ -251,6 +240,10 @@ pub trait Caller: Send + Sync {
     fn node_id(&self) -> u64;
     /// The cluster it belongs to.
     fn cluster(&self) -> Option<u64>;
+    /// The newest version of the protocol that this server speaks.
+    fn newest(&self) -> u8 {
+        frame::NEWEST
+    }
 }
 
 /// The connections to other servers. Clones share them.
@@ -271,6 +264,8 @@ struct Connection {
     next: AtomicU64,
     /// Counts the frames that came in: silence is when it stands still.
     heard: Arc<AtomicU64>,
+    /// The newest version that both sides are known to speak.
+    version: Arc<AtomicU8>,
     _tasks: [AbortOnDrop; 2],
 }
 
@@ -326,7 +321,8 @@ impl Pool {
             cluster: self.inner.caller.cluster(),
             body: ask,
         };
-        let frame = encode(&envelope).map_err(|error| not_sent(error.to_string()))?;
+        let version = connection.version.load(Ordering::Relaxed);
+        let frame = encode(version, &envelope, None).map_err(|error| not_sent(error.to_string()))?;
 
         let (sender, receiver) = oneshot::channel();
         {
@@ -368,7 +364,7 @@ impl Pool {
             return Ok(connection.clone());
         }
         let stream = self.inner.env.network().connect(addr).await?;
-        let connection = Arc::new(open(&self.inner.env, stream));
+        let connection = Arc::new(open(&self.inner.env, stream, self.inner.caller.newest()));
         // Two calls may have connected at once: the later one's connection is kept, the earlier one's
         // lives as long as its call.
         locked(&self.inner.connections).insert((addr, lane), connection.clone());
@@ -398,11 +394,13 @@ impl Drop for Forget<'_> {
     }
 }
 
-fn open(env: &Env, stream: BoxStream) -> Connection {
+fn open(env: &Env, stream: BoxStream, newest: u8) -> Connection {
     let (reader, writer) = tokio::io::split(stream);
     let (outbox, frames) = mpsc::channel::<Bytes>(OUTBOX);
     let pending = Arc::new(Mutex::new(Pending::default()));
     let heard = Arc::new(AtomicU64::new(0));
+    let version = Arc::new(AtomicU8::new(frame::OLDEST));
+    let codec = Codec { newest };
 
     let close = {
         let (env, pending) = (env.clone(), pending.clone());
@@ -417,17 +415,20 @@ fn open(env: &Env, stream: BoxStream) -> Connection {
     let writing = env.spawn({
         let close = close.clone();
         async move {
-            write_frames(FramedWrite::new(writer, codec()), frames).await;
+            write_frames(FramedWrite::new(writer, codec), frames).await;
             close();
         }
     });
     let reading = env.spawn({
-        let (pending, heard) = (pending.clone(), heard.clone());
+        let (pending, heard, version) = (pending.clone(), heard.clone(), version.clone());
         async move {
-            let mut source = FramedRead::new(reader, codec());
+            let mut source = FramedRead::new(reader, codec);
             while let Some(Ok(frame)) = source.next().await {
                 heard.fetch_add(1, Ordering::Relaxed);
-                let Ok(envelope) = decode::<Answer>(&frame) else { break };
+                let Ok((envelope, mark)) = decode::<Answer>(&frame) else { break };
+                if let Some(mark) = mark {
+                    version.fetch_max(mark.min(newest), Ordering::Relaxed);
+                }
                 if let Some(sender) = locked(&pending).waiting.remove(&envelope.number) {
                     let _ = sender.send(envelope.body);
                 }
@@ -440,6 +441,7 @@ fn open(env: &Env, stream: BoxStream) -> Connection {
         pending,
         next: AtomicU64::new(1),
         heard,
+        version,
         _tasks: [writing.abort_on_drop(), reading.abort_on_drop()],
     }
 }
@@ -498,14 +500,16 @@ pub async fn serve<H: Handler>(env: Env, listener: Box<dyn Listener>, handler: A
 }
 
 async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<H>) -> io::Result<()> {
-    let (sink, mut source) = Framed::new(stream, codec()).split();
+    let newest = handler.newest();
+    let (sink, mut source) = Framed::new(stream, Codec { newest }).split();
     let (outbox, answers) = mpsc::channel::<Bytes>(OUTBOX);
     let _writing = env.spawn(write_frames(sink, answers)).abort_on_drop();
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     while let Some(frame) = source.next().await {
-        let decoded = decode::<Ask>(&frame?);
-        env.sometimes(decoded.is_err(), "a damaged frame ends its connection");
-        let Envelope { number, from, to, cluster, body } = decoded?;
+        let decoded = frame.and_then(|frame| Ok((frame.version, decode::<Ask>(&frame)?)));
+        let damaged = decoded.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
+        env.sometimes(damaged, "a damaged frame ends its connection");
+        let (version, (Envelope { number, from, to, cluster, body }, _)) = decoded?;
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (handler, outbox, told) = (handler.clone(), outbox.clone(), env.clone());
         env.spawn(async move {
@@ -517,7 +521,10 @@ async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<
                 }
                 _ => handler.handle(from, cluster, body).await,
             };
-            match encode(&Envelope { number, from: me, to: Some(from), cluster: mine, body }) {
+            told.linger(hazard::BEFORE_ANSWER).await;
+            let answer = Envelope { number, from: me, to: Some(from), cluster: mine, body };
+            let mark = (version < newest).then_some(newest);
+            match encode(version, &answer, mark) {
                 // The connection may be gone; the asker sees that.
                 Ok(frame) => drop(outbox.send(frame).await),
                 Err(error) => tracing::error!(%error, "an answer could not be encoded"),
@@ -533,30 +540,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_damaged_frame_is_refused() {
-        let frame =
-            encode(&Envelope { number: 1, from: 2, to: None, cluster: Some(3), body: Ask::Status }).unwrap();
-        assert!(decode::<Ask>(&BytesMut::from(&frame[..])).is_ok());
-        for i in 0..frame.len() {
-            let mut bad = BytesMut::from(&frame[..]);
-            bad[i] ^= 0x10;
-            assert!(decode::<Ask>(&bad).is_err(), "flip at {i}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<Ask>(&BytesMut::from(&bytes[..]));
-            // And past the checksum.
-            if bytes.len() > 5 {
-                bytes[0] = VERSION;
-                let checksum = crc32fast::hash(&bytes[5..]);
-                bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
-                let _ = decode::<Ask>(&BytesMut::from(&bytes[..]));
-                let _ = decode::<Answer>(&BytesMut::from(&bytes[..]));
-            }
+        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), version in 1u8..=2) {
+            let frame = Frame { version, body: bytes.into() };
+            let _ = decode::<Ask>(&frame);
+            let _ = decode::<Answer>(&frame);
         }
     }
 }

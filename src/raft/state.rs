@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::env::{Env, Observed};
+use crate::env::{Env, Observed, hazard};
 use crate::mutant;
 use crate::state::{BadSnapshot, Outcome, State};
 
@@ -126,6 +126,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.env.linger(hazard::BEFORE_APPLY).await;
             let index = entry.log_id.index();
             let before = self.shared.read(State::applied);
             // Index 0 is the entry that founds the cluster.
@@ -192,6 +193,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Mutant R46: what a leader sent is kept in memory only.
         if self.store.snapshot_meta().as_ref() != Some(meta) && !mutant::is("R46") {
             self.store.save_snapshot(meta.clone(), data).await?;
+            self.env.linger(hazard::SNAPSHOT_SAVED).await;
         }
         let index = restored.state.applied();
         let before = self.shared.read(State::applied);
@@ -241,6 +243,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         }
         let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
         let snapshot = encoded.map_err(io::Error::other)?;
+        self.env.linger(hazard::SNAPSHOT_TAKEN).await;
         self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
         self.env.observe(Observed::SnapshotBuilt {
             index: last_applied.map_or(0, |log_id| log_id.index()),

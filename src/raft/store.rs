@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Entry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, Env, File, Observed};
+use crate::env::{AbortOnDrop, Env, File, Observed, hazard};
 use crate::mutant;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -383,6 +383,7 @@ impl Store {
         }
         self.ask(|done| Op::Vote { vote, done }).await?;
         self.observe_vote(vote);
+        self.shared.env.linger(hazard::VOTE_DURABLE).await;
         Ok(())
     }
 
@@ -423,6 +424,7 @@ impl Store {
             memory.recent_bytes += weight(&entry);
             memory.recent.insert(index, entry);
         }
+        self.shared.env.linger(hazard::BEFORE_APPEND).await;
         self.queue(Op::Append { records, last, flushed }).await
     }
 
@@ -438,6 +440,7 @@ impl Store {
             memory.durable = memory.durable.min(first_removed.saturating_sub(1));
         }
         self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
+        self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
         self.ask(|done| Op::Truncate { first_removed, done }).await
     }
 

@@ -56,9 +56,17 @@ impl Check for Accuracy {
                 disturbance.active = disturbance.active.saturating_sub(1);
                 disturbance.last_ns = at.ns;
             }
-            Event::Observed(Observed::Member { name, change: MemberChange::Failed, incarnation, .. }) => {
+            Event::Observed(Observed::Member {
+                node_id,
+                name,
+                change: MemberChange::Failed,
+                incarnation,
+                ..
+            }) => {
                 let Some((accused, node)) = view.by_name(name) else { return };
-                if node.up && self.is_calm(accused, at.ns) && self.is_calm(at.node, at.ns) {
+                // Of the same name, but the one that lost its disk: that one is gone indeed.
+                let another = node.raft_id.is_some_and(|own| own != *node_id);
+                if node.up && !another && self.is_calm(accused, at.ns) && self.is_calm(at.node, at.ns) {
                     findings.add(
                         "GA",
                         at,
@@ -92,7 +100,12 @@ mod tests {
     }
 
     fn failed() -> Observed {
+        failed_as(2)
+    }
+
+    fn failed_as(node_id: u64) -> Observed {
         Observed::Member {
+            node_id,
             name: "n1".into(),
             addr: ([10, 0, 0, 2], 1).into(),
             incarnation: 1,
@@ -115,6 +128,11 @@ mod tests {
         bench().on(1, Event::Stopped(Stop::Kill)).says(0, failed()).accepts();
         bench().on(1, Event::FaultBegan).says(0, failed()).accepts();
         bench().on(0, Event::FaultBegan).on(0, Event::FaultEnded).says(0, failed()).accepts();
+    }
+
+    #[test]
+    fn who_had_the_name_before_it_lost_its_disk_is_gone() {
+        bench().says(0, failed_as(77)).accepts();
     }
 
     #[test]

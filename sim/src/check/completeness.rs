@@ -13,10 +13,11 @@ use driftline::env::observe::MemberChange;
 use super::view::View;
 use super::{At, End, Event, Findings};
 
-/// What each node last said about each name.
+/// What each node last said about each name, and under it about each id: a node that lost its disk comes back as somebody
+/// else of the same name, and then the one is dead and the other alive.
 #[derive(Debug, Default)]
 pub struct Completeness {
-    known: BTreeMap<u32, BTreeMap<String, MemberChange>>,
+    known: BTreeMap<u32, BTreeMap<String, BTreeMap<u64, MemberChange>>>,
 }
 
 impl Completeness {
@@ -26,8 +27,9 @@ impl Completeness {
             Event::Started { .. } | Event::Stopped(_) => {
                 self.known.remove(&at.node);
             }
-            Event::Observed(Observed::Member { name, change, .. }) => {
-                self.known.entry(at.node).or_default().insert(name.clone(), *change);
+            Event::Observed(Observed::Member { node_id, name, change, .. }) => {
+                let known = self.known.entry(at.node).or_default();
+                known.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             _ => {}
         }
@@ -44,9 +46,12 @@ impl Completeness {
                     continue;
                 }
                 let name = &named.name;
-                let last = known.get(name);
-                let alive =
-                    last.is_some_and(|change| !matches!(change, MemberChange::Failed | MemberChange::Left));
+                let dead =
+                    |change: &MemberChange| matches!(change, MemberChange::Failed | MemberChange::Left);
+                let ids = known.get(name);
+                let last =
+                    ids.and_then(|ids| ids.values().find(|change| !dead(change)).or(ids.values().last()));
+                let alive = last.is_some_and(|change| !dead(change));
                 if end.live.contains(&other) && !alive {
                     let instead =
                         last.map_or("never heard of it".to_owned(), |last| format!("last: {last:?}"));
@@ -86,7 +91,10 @@ mod tests {
         for (node, name, change) in said {
             let (name, change) = ((*name).to_owned(), *change);
             let addr = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-            tell(*node, Event::Observed(&Observed::Member { name, addr, incarnation: 1, change }));
+            tell(
+                *node,
+                Event::Observed(&Observed::Member { node_id: 1, name, addr, incarnation: 1, change }),
+            );
         }
         let mut findings = Findings::default();
         let end = End { live: live.iter().copied().collect(), ..End::default() };

@@ -17,8 +17,9 @@ use super::{At, Check, Event, Findings};
 /// The check's memory.
 #[derive(Debug, Default)]
 pub struct NoResurrection {
-    /// By observer and name: incarnation and state.
-    known: BTreeMap<u32, BTreeMap<String, (u64, MemberChange)>>,
+    /// By observer and the member's id: incarnation and state. Not by name: who lost its disk comes back as somebody else
+    /// of the same name, and that one's incarnations begin anew.
+    known: BTreeMap<u32, BTreeMap<u64, (u64, MemberChange)>>,
 }
 
 fn is_dead(change: MemberChange) -> bool {
@@ -32,9 +33,9 @@ impl Check for NoResurrection {
                 self.known.remove(&at.node);
             }
             Event::Observed(Observed::Member { change: MemberChange::Suspected, .. }) => {}
-            Event::Observed(Observed::Member { name, incarnation, change, .. }) => {
+            Event::Observed(Observed::Member { node_id, name, incarnation, change, .. }) => {
                 let known = self.known.entry(at.node).or_default();
-                if let Some((before, last)) = known.get(name.as_str()) {
+                if let Some((before, last)) = known.get(node_id) {
                     let problem = if incarnation < before {
                         "went back"
                     } else if is_dead(*last) && !is_dead(*change) && incarnation == before {
@@ -54,7 +55,7 @@ impl Check for NoResurrection {
                         );
                     }
                 }
-                known.insert(name.clone(), (*incarnation, *change));
+                known.insert(*node_id, (*incarnation, *change));
             }
             _ => {}
         }
@@ -72,6 +73,7 @@ mod tests {
             bench.says(
                 0,
                 Observed::Member {
+                    node_id: 1,
                     name: "n1".into(),
                     addr: ([10, 0, 0, 2], 1).into(),
                     incarnation: *incarnation,
@@ -85,6 +87,18 @@ mod tests {
     fn a_member_that_refutes_its_death_is_accepted() {
         bench(&[(1, Joined), (1, Suspected), (2, Updated), (2, Failed), (2, Left), (3, Joined)]).accepts();
         bench(&[(2, Joined), (1, Suspected), (2, Failed), (2, Suspected)]).accepts();
+    }
+
+    #[test]
+    fn somebody_else_of_the_same_name_begins_anew() {
+        let other = Observed::Member {
+            node_id: 2,
+            name: "n1".into(),
+            addr: ([10, 0, 0, 2], 1).into(),
+            incarnation: 1,
+            change: Joined,
+        };
+        bench(&[(4, Joined), (4, Failed)]).says(0, other).accepts();
     }
 
     #[test]
@@ -106,6 +120,7 @@ mod tests {
             .says(
                 0,
                 Observed::Member {
+                    node_id: 1,
                     name: "n1".into(),
                     addr: ([10, 0, 0, 2], 1).into(),
                     incarnation: 3,

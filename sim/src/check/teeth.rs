@@ -66,7 +66,16 @@ fn verdict() -> BTreeSet<String> {
     // GR: back from the dead. GA: dead for no reason. GC: and nobody knows better at the end.
     for change in [MemberChange::Failed, MemberChange::Joined, MemberChange::Failed] {
         let addr = SocketAddr::from(([10, 0, 0, 2], 8301));
-        tell(0, Event::Observed(&Observed::Member { name: "n1".to_owned(), addr, incarnation: 1, change }));
+        tell(
+            0,
+            Event::Observed(&Observed::Member {
+                node_id: 2,
+                name: "n1".to_owned(),
+                addr,
+                incarnation: 1,
+                change,
+            }),
+        );
     }
     // EV: told twice.
     for _ in 0..2 {

@@ -12,6 +12,9 @@ use std::process::ExitCode;
 
 use crate::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
 use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
+use crate::report::RunReport;
+use crate::report::page::{Material, Page};
+use crate::report::story::Story;
 use crate::runner::Stopwatch;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -37,6 +40,12 @@ pub struct CheckArgs {
     /// Mebibytes for the history, and again for what the search remembers.
     #[arg(long, value_name = "MIB", default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     memory_limit: u64,
+    /// Write a page that shows the history and the verdict to FILE: open it in a browser.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Overwrite a file that exists.
+    #[arg(long, requires = "report")]
+    force: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -128,10 +137,48 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         }
         Err(error) => return Err(error.to_string()),
     };
+    if let Some(path) = args.report.as_deref().filter(|path| path.exists() && !args.force) {
+        return Err(format!("{} exists; --force overwrites it", path.display()));
+    }
     let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
     let mut patience = || watch.seconds() < args.time_limit as f64;
     let verdict = linearizable::check_while(&operations, bounds, &mut patience);
-    Ok(judgement(verdict, &operations, watch))
+    let judgement = judgement(verdict, &operations, watch);
+    if let Some(path) = &args.report {
+        draw(&judgement, &operations, args)
+            .save(path, args.force)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(judgement)
+}
+
+/// The history as a page.
+fn draw(judgement: &Judgement, history: &[Operation], args: &CheckArgs) -> Page {
+    let mut report = RunReport { ok: true, ..RunReport::default() };
+    if let Some(broken) = &judgement.broken {
+        report.violate("LIN", broken.words.clone());
+        if let Some(violation) = report.violations.first_mut() {
+            violation.at_ns = broken.at_ns;
+            violation.node = Some(broken.node);
+        }
+    } else if judgement.code != 0 {
+        report.undecided.push(judgement.words.clone());
+    }
+    let model = match args.model {
+        ModelName::Register => "register",
+        ModelName::Kv => "kv",
+    };
+    let again = format!("cargo sim check {} --model {model}", args.history.display());
+    let material = Material {
+        report: &report,
+        history,
+        broken: judgement.broken.as_ref(),
+        scenario: None,
+        mutant: None,
+        again: Some(&again),
+        own_client: None,
+    };
+    Page::of(Story::default(), material)
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {

@@ -5,16 +5,19 @@
 //! file it names cannot be used. Nothing that exists is overwritten without `--force`.
 
 mod check;
+mod diff;
 mod hunt;
 mod merge;
 mod mutants;
 mod one;
+mod pages;
 mod run;
 mod shrink;
 mod speed;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,6 +63,8 @@ enum Verb {
     Speed(speed::SpeedArgs),
     /// Judge a history from anywhere: exit code 0 linearizable, 1 not, 2 cannot read, 3 unknown.
     Check(check::CheckArgs),
+    /// Find where two runs part, given by their traces, cases or seeds: exit code 0 nowhere, 1 somewhere.
+    Diff(diff::DiffArgs),
     /// Run one seed in this process and print its report as a line of JSON.
     #[command(hide = true)]
     One(one::OneArgs),
@@ -123,6 +128,10 @@ impl From<FileError> for Unusable {
     }
 }
 
+fn unwritable(path: &Path, error: &io::Error) -> Unusable {
+    Unusable(format!("cannot write {}: {error}", path.display()))
+}
+
 fn mutant_id(text: &str) -> Result<String, String> {
     let known = || crate::mutants::all().map(|mutant| mutant.id).collect::<Vec<_>>().join(", ");
     crate::mutants::find(text)
@@ -157,6 +166,7 @@ pub fn main() -> ExitCode {
             Some(Verb::Merge(args)) => merge::merge(&args),
             Some(Verb::Mutants(args)) => mutants::mutants(&args),
             Some(Verb::Speed(args)) => speed::speed(&args),
+            Some(Verb::Diff(args)) => diff::run(&args),
             Some(Verb::Check(args)) => return check::run(&args),
             Some(Verb::One(args)) => one::one(&args),
         }

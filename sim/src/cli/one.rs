@@ -30,6 +30,12 @@ pub struct OneArgs {
     /// Report which states of the cluster were reached.
     #[arg(long)]
     coverage: bool,
+    /// Where to write the page that shows the run.
+    #[arg(long, requires = "again")]
+    report: Option<PathBuf>,
+    /// The command that the page names for running it again.
+    #[arg(long)]
+    again: Option<String>,
 }
 
 pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
@@ -45,11 +51,14 @@ pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
 
 #[cfg(madsim)]
 fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
+    use crate::world::PageFile;
+
     let options = crate::world::RunOptions {
         trace: args.trace.clone(),
         mutant: args.shape.mutant.clone(),
         perturb: args.perturb,
         coverage: args.coverage,
+        report: args.report.clone().zip(args.again.clone()).map(|(path, again)| PageFile { path, again }),
     };
     let watch = Stopwatch::start();
     let report = crate::world::run(scenario, &options, std::sync::Arc::new(crate::experiment::Plain));

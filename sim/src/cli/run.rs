@@ -16,7 +16,10 @@ use clap::Args;
 
 use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
-use super::{MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, print, progress_bar, seed_range};
+use super::{
+    MOST_SEEDS, Processes, Shape, Unusable, json_line, limits, pages, print, progress_bar, seed_range,
+    unwritable,
+};
 
 /// Seeds in a sweep if nobody says how many.
 const SWEEP: u64 = 64;
@@ -49,6 +52,9 @@ pub struct RunArgs {
     /// Write the trace of the one seed to FILE.
     #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
     trace: Option<PathBuf>,
+    /// Write a page that shows the run of the one seed to FILE: open it in a browser. A failure gets one in any case.
+    #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
+    report: Option<PathBuf>,
     /// Run each seed twice and compare the traces.
     #[arg(long)]
     check_determinism: bool,
@@ -85,13 +91,17 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let scenario = args.scenario.as_deref().map(SavedCase::load).transpose()?.map(|case| case.scenario);
     let cases = cases(args, scenario.as_ref())?;
     let single = cases.len() == 1 && args.seeds.is_none();
-    if !single && (args.trace.is_some() || args.save_scenario.is_some()) {
-        return Err(Unusable("--trace and --save-scenario want one --seed or --scenario".into()));
+    if !single && (args.trace.is_some() || args.save_scenario.is_some() || args.report.is_some()) {
+        return Err(Unusable("--trace, --report and --save-scenario want one --seed or --scenario".into()));
     }
-    for path in [&args.trace, &args.save_scenario, &args.out, &args.coverage_report].into_iter().flatten() {
+    let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
+    for path in written.into_iter().flatten() {
         if path.exists() && !args.force {
             return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
         }
+    }
+    if let Some(path) = args.report.as_deref().filter(|path| path.exists()) {
+        std::fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
     }
     let out =
         args.out.as_deref().map(|path| std::fs::File::create(path).map_err(|error| unwritable(path, &error)));
@@ -162,31 +172,48 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     for claim in &missing {
         print(&format!("core point never reached: {claim}\n"))?;
     }
-    if shrinks {
-        for (case, report) in &failures {
-            let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
-            let default = if single { (600, 240) } else { SWEEPS_BUDGET };
-            let path = match &args.shrinking.shrunk {
-                Some(path) if single => path.clone(),
-                _ => PathBuf::from(format!("seed-{}.shrunk.json", report.seed)),
-            };
-            if path.exists() && !args.force {
-                eprintln!(
-                    "{} exists, so seed {} is not shrunk; --force overwrites it",
-                    path.display(),
-                    case.seed
-                );
-                continue;
+    if let (Some(path), Some((case, report))) = (&args.report, failures.first()) {
+        let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+        pages::at_least_the_plan(path, case, report, &scenario)?;
+    }
+    if let (Some(path), false) = (&args.report, args.json) {
+        print(&format!("  drawn: {}\n", path.display()))?;
+    }
+    if args.json {
+        return Ok(summary.is_ok() && missing.is_empty());
+    }
+    for (case, report) in &failures {
+        let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
+        if !shrinks {
+            if args.report.is_none() {
+                pages::again(
+                    &runner,
+                    case,
+                    report,
+                    &scenario,
+                    Path::new(&format!("seed-{}.html", case.seed)),
+                )?;
             }
-            let budget = args.shrinking.budget(default);
-            make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
+            continue;
         }
+        let default = if single { (600, 240) } else { SWEEPS_BUDGET };
+        let path = match &args.shrinking.shrunk {
+            Some(path) if single => path.clone(),
+            _ => PathBuf::from(format!("seed-{}.shrunk.json", report.seed)),
+        };
+        if path.exists() && !args.force {
+            eprintln!(
+                "{} exists, so seed {} is not shrunk; --force overwrites it",
+                path.display(),
+                case.seed
+            );
+            pages::again(&runner, case, report, &scenario, Path::new(&format!("seed-{}.html", case.seed)))?;
+            continue;
+        }
+        let budget = args.shrinking.budget(default);
+        make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
     }
     Ok(summary.is_ok() && missing.is_empty())
-}
-
-fn unwritable(path: &Path, error: &io::Error) -> Unusable {
-    Unusable(format!("cannot write {}: {error}", path.display()))
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {
@@ -214,6 +241,7 @@ fn cases(args: &RunArgs, scenario: Option<&Scenario>) -> Result<Vec<Case>, Unusa
         mutant: args.shape.mutant.clone(),
         scenario: args.scenario.clone(),
         trace: args.trace.clone(),
+        report: args.report.clone(),
         perturb: args.perturb,
         ..Case::default()
     };

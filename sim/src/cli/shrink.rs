@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::report::RunReport;
+use crate::report::page::free_name;
 use crate::runner::{Case, Runner};
 use crate::saved::{Expects, SavedCase};
 use crate::scenario::Scenario;
@@ -10,7 +11,7 @@ use crate::shrink::processes::{self, Budget};
 use crate::shrink::{Signature, Size};
 use clap::Args;
 
-use super::{Processes, Shape, Unusable, limits, print, progress_bar};
+use super::{Processes, Shape, Unusable, limits, pages, print, progress_bar};
 
 /// How far shrinking may go.
 #[derive(Clone, Debug, Default, Args)]
@@ -127,10 +128,14 @@ pub fn make_small(
         mutant: case.mutant.clone(),
         ..Case::default()
     };
+    let page = free_name(path);
+    let again = Case { report: Some(page.clone()), ..again };
     let report = runner.run(&again);
+    pages::at_least_the_plan(&page, &again, &report, &saved.scenario)?;
     let told = format!(
-        "{}\n    before: {}\n    after:  {}\n    in {} runs; fails with {signature}",
+        "{}\n    drawn:  {}\n    before: {}\n    after:  {}\n    in {} runs; fails with {signature}",
         path.display(),
+        page.display(),
         Size::of(scenario),
         Size::of(&saved.scenario),
         small.runs,

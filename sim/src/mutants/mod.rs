@@ -48,10 +48,14 @@ pub const LOST_REPLIES: &[&str] = &[
     "clock",
     "clog",
     "corrupt",
+    "crash-loop",
+    "crash-point",
     "delay",
     "fsync-fail",
+    "hazard",
     "kill",
     "lag",
+    "lose-disk",
     "loss",
     "membership",
     "move",
@@ -59,13 +63,28 @@ pub const LOST_REPLIES: &[&str] = &[
     "power-loss",
     "refusal",
     "reorder",
+    "restart-storm",
+    "slow",
     "stall",
     "transfer",
+    "upgrade",
     "vanish",
 ];
 
 /// Everything that starts a process anew.
-pub const RESTARTS: &[&str] = &["fsync-fail", "kill", "membership", "move", "power-loss", "vanish"];
+pub const RESTARTS: &[&str] = &[
+    "crash-loop",
+    "crash-point",
+    "fsync-fail",
+    "kill",
+    "lose-disk",
+    "membership",
+    "move",
+    "power-loss",
+    "restart-storm",
+    "upgrade",
+    "vanish",
+];
 
 /// Everything that can make a live node look dead for a moment.
 pub const SILENCE: &[&str] = &[
@@ -74,10 +93,13 @@ pub const SILENCE: &[&str] = &[
     "clock",
     "clog",
     "corrupt",
+    "crash-loop",
+    "crash-point",
     "delay",
     "fsync-fail",
     "kill",
     "lag",
+    "lose-disk",
     "loss",
     "membership",
     "move",
@@ -85,7 +107,10 @@ pub const SILENCE: &[&str] = &[
     "power-loss",
     "refusal",
     "reorder",
+    "restart-storm",
+    "slow",
     "stall",
+    "upgrade",
     "vanish",
 ];
 

@@ -344,6 +344,7 @@ mod tests {
     #[test]
     fn the_dead_come_back_with_a_higher_incarnation() {
         let says = |incarnation, change| Observed::Member {
+            node_id: 1,
             name: "n1".into(),
             addr: ([10, 0, 0, 2], 1).into(),
             incarnation,

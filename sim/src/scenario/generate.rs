@@ -6,6 +6,7 @@
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::process;
 use super::*;
 
 /// Draws with every order of magnitude between the two equally likely.
@@ -23,7 +24,8 @@ impl Scenario {
         let drawn_seconds = rng.random_range(20..=60);
         let nodes = limits.nodes.unwrap_or(drawn_nodes).max(1);
         let duration_ms = limits.duration_s.unwrap_or(drawn_seconds).max(1) * 1_000;
-        let settings = settings(&mut stream(seed, "settings"));
+        let mut settings = settings(&mut stream(seed, "settings"));
+        settings.knobs = knobs(&mut stream(seed, "knobs"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
         let share = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
@@ -36,6 +38,11 @@ impl Scenario {
             let rng = &mut stream(seed, &format!("fault {kind}"));
             if kind == "clock" {
                 clocks.iter_mut().for_each(|clock| *clock = initial_clock(rng));
+            }
+            if kind == "upgrade" {
+                settings.protocol = 1;
+                faults.extend(process::upgrades(rng, nodes, duration_ms));
+                continue;
             }
             // Between one every three and one every twenty seconds.
             let every_ms = rng.random_range(3_000..=20_000);
@@ -82,7 +89,24 @@ fn settings(rng: &mut StdRng) -> Settings {
             tail_per_mille: rng.random_range(0..=10),
         },
         disks: DiskSettings { sync_min_us, sync_max_us: sync_min_us * rng.random_range(2..=8) },
+        protocol: NEWEST_PROTOCOL,
+        knobs: Knobs::default(),
     }
+}
+
+/// Half the seeds have the usual ones.
+fn knobs(rng: &mut StdRng) -> Knobs {
+    let drawn = Knobs {
+        indirect_probes: rng.random_range(1..=5),
+        suspicion_mult: rng.random_range(2..=6),
+        gossip_fanout: rng.random_range(1..=6),
+        retransmit_mult: rng.random_range(1..=8),
+        push_pull_periods: log_uniform(rng, 4, 40),
+        reconnect_periods: log_uniform(rng, 2, 20),
+        stream_timeout_ms: log_uniform(rng, 1_000, 10_000),
+        retry_interval_ms: log_uniform(rng, 500, 5_000),
+    };
+    if rng.random_bool(0.5) { Knobs::default() } else { drawn }
 }
 
 /// Nearly right, a tenth off, or as wrong as a clock can be.
@@ -111,12 +135,41 @@ fn initial_clock(rng: &mut StdRng) -> ClockSetting {
     }
 }
 
-fn some_nodes(rng: &mut StdRng, nodes: u32) -> Vec<u32> {
+pub(super) fn some_nodes(rng: &mut StdRng, nodes: u32) -> Vec<u32> {
     let mut chosen: Vec<u32> = (0..nodes).filter(|_| rng.random_bool(0.5)).collect();
     if chosen.is_empty() || chosen.len() == nodes as usize {
         chosen = vec![rng.random_range(0..nodes)];
     }
     chosen
+}
+
+fn clock_change(rng: &mut StdRng) -> ClockChange {
+    match rng.random_range(0..15) {
+        0..4 => ClockChange::Rate(rate(rng)),
+        4..5 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
+        5..10 => ClockChange::Step(wall_step(rng)),
+        10 => ClockChange::RateSine {
+            swing_ppm: log_uniform(rng, 500, 400_000),
+            period_ms: log_uniform(rng, 200, 20_000),
+        },
+        11 => ClockChange::RateWalk {
+            step_ppm: log_uniform(rng, 100, 40_000),
+            every_ms: log_uniform(rng, 50, 2_000),
+        },
+        12 => ClockChange::WallSine {
+            swing_ms: log_uniform(rng, 1, 10_000),
+            period_ms: log_uniform(rng, 200, 20_000),
+        },
+        13 => ClockChange::WallWalk {
+            step_ms: log_uniform(rng, 1, 1_000),
+            every_ms: log_uniform(rng, 10, 2_000),
+        },
+        // Jepsen's ranges.
+        _ => ClockChange::Strobe {
+            delta_ms: log_uniform(rng, 4, 262_000),
+            period_ms: log_uniform(rng, 1, 1_000),
+        },
+    }
 }
 
 /// Each node on one of up to four islands.
@@ -170,7 +223,12 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
             (log_uniform(rng, 1_000, 20_000), FaultKind::Duplicate { percent: rng.random_range(5..=50) })
         }
         "stall" => {
-            let longest = if rng.random_bool(0.2) { 20_000 } else { 10 * election };
+            // Most are of the order of an election, some of a suspicion, a few outlast everything but the storm.
+            let longest = match rng.random_range(0..20) {
+                0 => 120_000,
+                1..4 => 20_000,
+                _ => 10 * election,
+            };
             (log_uniform(rng, 10, longest), FaultKind::Stall { target: target(rng, nodes) })
         }
         "kill" => (log_uniform(rng, 50, 8_000), FaultKind::Kill { target: target(rng, nodes) }),
@@ -180,11 +238,7 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
             (log_uniform(rng, 100, 8_000), FaultKind::PowerLoss { nodes })
         }
         "clock" => {
-            let change = match rng.random_range(0..10) {
-                0..4 => ClockChange::Rate(rate(rng)),
-                4..5 => ClockChange::Jump(log_uniform(rng, 10, 10_000)),
-                _ => ClockChange::Step(wall_step(rng)),
-            };
+            let change = clock_change(rng);
             // A wrong clock does most harm where it is believed.
             let target = if rng.random_bool(0.5) { Target::Leader } else { target(rng, nodes) };
             (log_uniform(rng, 1_000, 20_000), FaultKind::Clock { target, change })
@@ -206,7 +260,7 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
         "transfer" => (0, FaultKind::Transfer),
         "vanish" => (log_uniform(rng, 100, 8_000), FaultKind::Vanish { target: target(rng, nodes) }),
         "move" => (log_uniform(rng, 50, 8_000), FaultKind::Move { target: target(rng, nodes) }),
-        _ => return links::draw(rng, kind, nodes, settings),
+        _ => return process::draw(rng, kind, nodes).or_else(|| links::draw(rng, kind, nodes, settings)),
     };
     Some(fault)
 }

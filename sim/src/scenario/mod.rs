@@ -16,10 +16,12 @@
 pub mod generate;
 pub mod links;
 mod named;
+mod process;
 pub mod validate;
 
 use std::collections::BTreeSet;
 
+use driftline::config::NEWEST_PROTOCOL;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -27,8 +29,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use links::{Links, Spread, Traffic};
 
-/// The version of the format. Another one is refused, because it would mean something else.
-pub const VERSION: u32 = 1;
+/// The version of the format. A newer one is refused, because it would mean something else.
+pub const VERSION: u32 = 2;
+
+/// The oldest version that is still read: all that it can say means the same in the newest.
+pub const OLDEST: u32 = 1;
 
 /// The kinds of faults by the names that `--without` and reports use.
 pub const KINDS: &[&str] = &[
@@ -52,6 +57,13 @@ pub const KINDS: &[&str] = &[
     "corrupt",
     "vanish",
     "move",
+    "slow",
+    "restart-storm",
+    "crash-loop",
+    "crash-point",
+    "hazard",
+    "lose-disk",
+    "upgrade",
 ];
 
 /// One run.
@@ -104,6 +116,53 @@ pub struct Settings {
     pub links: LinkSettings,
     /// The disks.
     pub disks: DiskSettings,
+    /// Which version of the protocols the nodes speak at the beginning.
+    #[serde(default = "newest")]
+    pub protocol: u8,
+    /// The rest of the node's knobs.
+    #[serde(default)]
+    pub knobs: Knobs,
+}
+
+fn newest() -> u8 {
+    NEWEST_PROTOCOL
+}
+
+/// Knobs of the node that matter less often. Times in probe periods where the node's follow from that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Knobs {
+    /// How many members are asked to probe a silent one.
+    pub indirect_probes: u32,
+    /// How long a suspicion lasts.
+    pub suspicion_mult: u32,
+    /// How many members are told a piece of news at once.
+    pub gossip_fanout: u32,
+    /// How often a piece of news is told.
+    pub retransmit_mult: u32,
+    /// Probe periods between two full exchanges of gossip.
+    pub push_pull_periods: u64,
+    /// Probe periods between two knocks on failed members.
+    pub reconnect_periods: u64,
+    /// How long a full exchange may take.
+    pub stream_timeout_ms: u64,
+    /// How often a node that is alone tries to join.
+    pub retry_interval_ms: u64,
+}
+
+impl Default for Knobs {
+    fn default() -> Knobs {
+        Knobs {
+            indirect_probes: 3,
+            suspicion_mult: 3,
+            gossip_fanout: 3,
+            retransmit_mult: 4,
+            push_pull_periods: 10,
+            reconnect_periods: 5,
+            stream_timeout_ms: 5_000,
+            retry_interval_ms: 2_000,
+        }
+    }
 }
 
 /// How the cluster begins.
@@ -294,6 +353,57 @@ pub enum FaultKind {
         /// Which.
         target: Target,
     },
+    /// A node's processor is slow: every step of every task takes so long, one after the other.
+    Slow {
+        /// Which node.
+        target: Target,
+        /// How long a step takes.
+        step_us: u64,
+    },
+    /// Processes are killed and started again at once, one after the other, again and again. With a long pause it is a
+    /// rolling restart.
+    RestartStorm {
+        /// Which, in this order.
+        nodes: Vec<u32>,
+        /// How long after one it is the next one's turn.
+        every_ms: u64,
+    },
+    /// A node's process dies soon after each start.
+    CrashLoop {
+        /// Which.
+        target: Target,
+        /// How long after its start.
+        up_ms: u64,
+    },
+    /// The first node that passes a named place of its code dies there, once.
+    CrashPoint {
+        /// The place, one of `driftline::env::hazard::POINTS`.
+        point: String,
+        /// Whether its host loses power; otherwise only the process dies.
+        power: bool,
+    },
+    /// Nodes pause at a named place of their code, so that what usually comes later comes first.
+    Hazard {
+        /// The place, one of `driftline::env::hazard::POINTS`.
+        point: String,
+        /// How many in a thousand times.
+        per_mille: u32,
+        /// How long at most.
+        max_ms: u64,
+    },
+    /// A node's host dies with its disk. It comes back empty, as somebody new. It does not happen while the cluster could
+    /// not get over it: while another such node, or one that is leaving, has not been replaced.
+    LoseDisk {
+        /// Which.
+        node: u32,
+    },
+    /// A node's process is replaced by one that speaks another version of the protocols, newer or older.
+    Upgrade {
+        /// Which.
+        node: u32,
+        /// The newest version that it speaks from then on.
+        protocol: u8,
+    },
     /// One of the experiment's own.
     Own {
         /// What the experiment makes of it.
@@ -352,6 +462,41 @@ pub enum ClockChange {
     Jump(u64),
     /// The wall clock jumps by so many milliseconds.
     Step(i64),
+    /// The rate of both clocks swings evenly about the right one.
+    RateSine {
+        /// How far it swings, in millionths.
+        swing_ppm: u64,
+        /// How long a swing takes, to and fro.
+        period_ms: u64,
+    },
+    /// The rate of both clocks wanders: a step up or down at a time, never farther than ten steps.
+    RateWalk {
+        /// How long a step is, in millionths.
+        step_ppm: u64,
+        /// How long it is until the next.
+        every_ms: u64,
+    },
+    /// The wall clock swings evenly about the time it would show.
+    WallSine {
+        /// How far it swings.
+        swing_ms: u64,
+        /// How long a swing takes, to and fro.
+        period_ms: u64,
+    },
+    /// The wall clock wanders: a step ahead or back at a time.
+    WallWalk {
+        /// How long a step is.
+        step_ms: u64,
+        /// How long it is until the next.
+        every_ms: u64,
+    },
+    /// The wall clock jumps to and fro between two times (Jepsen's strobe).
+    Strobe {
+        /// How far they are apart.
+        delta_ms: u64,
+        /// How long it shows each.
+        period_ms: u64,
+    },
 }
 
 /// How the set of nodes changes.
@@ -433,6 +578,8 @@ impl Default for Settings {
             probe_period_ms: 500,
             links: LinkSettings::default(),
             disks: DiskSettings::default(),
+            protocol: NEWEST_PROTOCOL,
+            knobs: Knobs::default(),
         }
     }
 }
@@ -473,6 +620,13 @@ impl FaultKind {
             FaultKind::Corrupt { .. } => "corrupt",
             FaultKind::Vanish { .. } => "vanish",
             FaultKind::Move { .. } => "move",
+            FaultKind::Slow { .. } => "slow",
+            FaultKind::RestartStorm { .. } => "restart-storm",
+            FaultKind::CrashLoop { .. } => "crash-loop",
+            FaultKind::CrashPoint { .. } => "crash-point",
+            FaultKind::Hazard { .. } => "hazard",
+            FaultKind::LoseDisk { .. } => "lose-disk",
+            FaultKind::Upgrade { .. } => "upgrade",
             FaultKind::Own { .. } => "own",
         }
     }
@@ -527,6 +681,10 @@ mod tests {
                 let mut fewer = Scenario::generate(seed, &Limits { without, ..Limits::default() });
                 let mut expected = all.clone();
                 expected.faults.retain(|fault| fault.kind.name() != kind);
+                if kind == "upgrade" {
+                    assert_eq!(fewer.settings.protocol, NEWEST_PROTOCOL);
+                    fewer.settings.protocol = expected.settings.protocol;
+                }
                 if kind == "clock" {
                     assert!(fewer.clocks.iter().all(|clock| *clock == ClockSetting::default()));
                     fewer.clocks = expected.clocks.clone();
@@ -550,6 +708,15 @@ mod tests {
             }
         }
         assert_eq!(seen, KINDS.iter().copied().collect());
+    }
+
+    #[test]
+    fn the_manual_tells_of_every_kind() {
+        let manual = include_str!("../../README.md");
+        let faults = manual.split("## The faults").nth(1).unwrap().split("\n## ").next().unwrap();
+        for kind in KINDS {
+            assert!(faults.contains(&format!("`{kind}`")), "sim/README.md does not tell of {kind}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ impl FaultKind {
             | FaultKind::Clock { target, .. }
             | FaultKind::Vanish { target }
             | FaultKind::Move { target }
+            | FaultKind::Slow { target, .. }
+            | FaultKind::CrashLoop { target, .. }
             | FaultKind::FsyncFail { target, .. } => target.named().into_iter().collect(),
             FaultKind::Lag { links, .. }
             | FaultKind::Bandwidth { links, .. }
@@ -35,7 +37,8 @@ impl FaultKind {
             | FaultKind::BlackHole { links, .. }
             | FaultKind::Refusal { links }
             | FaultKind::Corrupt { links, .. } => links.named(),
-            FaultKind::PowerLoss { nodes } => nodes.iter_mut().collect(),
+            FaultKind::PowerLoss { nodes } | FaultKind::RestartStorm { nodes, .. } => nodes.iter_mut().collect(),
+            FaultKind::LoseDisk { node } | FaultKind::Upgrade { node, .. } => vec![node],
             FaultKind::Membership { change: MembershipChange::Leave(node) } => vec![node],
             FaultKind::Membership { change: MembershipChange::Add }
             | FaultKind::Loss { .. }
@@ -43,6 +46,8 @@ impl FaultKind {
             | FaultKind::Reorder { .. }
             | FaultKind::Duplicate { .. }
             | FaultKind::Transfer
+            | FaultKind::CrashPoint { .. }
+            | FaultKind::Hazard { .. }
             // What an experiment's own fault names is the experiment's business.
             | FaultKind::Own { .. } => Vec::new(),
         }

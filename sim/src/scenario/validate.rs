@@ -14,7 +14,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{ClockChange, FaultKind, MembershipChange, PlannedAction, Scenario, VERSION};
+use driftline::config::NEWEST_PROTOCOL;
+use driftline::env::hazard::POINTS;
+
+use super::{ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, VERSION};
 
 /// More nodes than anything is known of.
 pub const MOST_NODES: u32 = 64;
@@ -28,6 +31,8 @@ const MOST_OPERATIONS: usize = 1_000_000;
 const MOST_CLIENTS: u32 = 999;
 /// Clocks run between a thousandth of true time and a hundred times it.
 const RATES_PPM: std::ops::RangeInclusive<u64> = 1_000..=100_000_000;
+/// A clock whose rate changes by itself never stands still.
+const MOST_SWING_PPM: u64 = 900_000;
 /// How far a clock may be off: thirty years.
 const FARTHEST_MS: u64 = 946_080_000_000;
 
@@ -51,8 +56,8 @@ impl Scenario {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn validate(&self) -> Result<(), Invalid> {
-        if self.version != VERSION {
-            return wrong("version", format!("{}, but this build reads {VERSION}", self.version));
+        if !(OLDEST..=VERSION).contains(&self.version) {
+            return wrong("version", format!("{}, but this build reads {OLDEST} to {VERSION}", self.version));
         }
         if !(1..=MOST_NODES).contains(&self.nodes) {
             return wrong("nodes", format!("{}, want 1 to {MOST_NODES}", self.nodes));
@@ -116,6 +121,26 @@ impl Scenario {
                 ),
             );
         }
+        if !(1..=NEWEST_PROTOCOL).contains(&settings.protocol) {
+            return wrong("settings.protocol", off_protocol(settings.protocol));
+        }
+        let knobs = &settings.knobs;
+        let knobs = [
+            ("indirect_probes", u64::from(knobs.indirect_probes), 1..=32),
+            ("suspicion_mult", u64::from(knobs.suspicion_mult), 1..=100),
+            ("gossip_fanout", u64::from(knobs.gossip_fanout), 1..=32),
+            ("retransmit_mult", u64::from(knobs.retransmit_mult), 1..=32),
+            ("push_pull_periods", knobs.push_pull_periods, 1..=1_000),
+            ("reconnect_periods", knobs.reconnect_periods, 1..=1_000),
+            ("stream_timeout_ms", knobs.stream_timeout_ms, 10..=600_000),
+            ("retry_interval_ms", knobs.retry_interval_ms, 1..=600_000),
+        ];
+        if let Some((field, value, legal)) =
+            knobs.into_iter().find(|(_, value, legal)| !legal.contains(value))
+        {
+            let problem = format!("{value}, want {} to {}", legal.start(), legal.end());
+            return wrong(format!("settings.knobs.{field}"), problem);
+        }
         walk("settings", &as_json(settings), LONGEST_MS)
     }
 
@@ -162,8 +187,36 @@ impl Scenario {
                             format!("{ms} is more than thirty years"),
                         );
                     }
+                    ClockChange::RateSine { swing_ppm, .. }
+                    | ClockChange::RateWalk { step_ppm: swing_ppm, .. }
+                        if *swing_ppm > MOST_SWING_PPM =>
+                    {
+                        let problem = format!("{swing_ppm}, want at most {MOST_SWING_PPM}");
+                        return wrong(place("kind.clock.change"), problem);
+                    }
+                    ClockChange::RateSine { period_ms: 0, .. }
+                    | ClockChange::RateWalk { every_ms: 0, .. }
+                    | ClockChange::WallSine { period_ms: 0, .. }
+                    | ClockChange::WallWalk { every_ms: 0, .. }
+                    | ClockChange::Strobe { period_ms: 0, .. } => {
+                        return wrong(place("kind.clock.change"), "0, want at least 1");
+                    }
                     _ => {}
                 }
+            }
+            match &fault.kind {
+                FaultKind::CrashPoint { point, .. } | FaultKind::Hazard { point, .. }
+                    if !POINTS.contains(&point.as_str()) =>
+                {
+                    return wrong(place("kind"), format!("the code has no place named {point:?}"));
+                }
+                FaultKind::RestartStorm { every_ms: 0, .. } => {
+                    return wrong(place("kind.restart-storm.every_ms"), "0, want at least 1");
+                }
+                FaultKind::Upgrade { protocol, .. } if !(1..=NEWEST_PROTOCOL).contains(protocol) => {
+                    return wrong(place("kind.upgrade.protocol"), off_protocol(*protocol));
+                }
+                _ => {}
             }
             if let FaultKind::Bandwidth { bytes_per_s: 0, .. } = &fault.kind {
                 return wrong(place("kind.bandwidth.bytes_per_s"), "0, want at least 1");
@@ -203,6 +256,10 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+fn off_protocol(protocol: u8) -> String {
+    format!("{protocol}, want 1 to {NEWEST_PROTOCOL}")
 }
 
 fn off_rate(rate: u64) -> String {
@@ -282,7 +339,10 @@ mod tests {
 
     #[test]
     fn impossible_plans_are_refused_by_place() {
-        refused(|s| s.version = 7, "version", "this build reads 1");
+        refused(|s| s.version = 7, "version", "this build reads 1 to 2");
+        refused(|s| s.version = 0, "version", "this build reads 1 to 2");
+        refused(|s| s.settings.protocol = 3, "settings.protocol", "want 1 to 2");
+        refused(|s| s.settings.knobs.gossip_fanout = 0, "settings.knobs.gossip_fanout", "want 1 to 32");
         refused(|s| s.nodes = 0, "nodes", "want 1 to 64");
         refused(|s| s.nodes = 4_000_000_000, "nodes", "want 1 to 64");
         refused(|s| s.duration_ms = 0, "duration_ms", "want 1 to");
@@ -328,6 +388,24 @@ mod tests {
         refused(kind(FaultKind::Partition { shape }), "faults[0].kind", "no node 70000");
         let bandwidth = FaultKind::Bandwidth { links: crate::scenario::Links::All, bytes_per_s: 0 };
         refused(kind(bandwidth), "faults[0].kind.bandwidth.bytes_per_s", "at least 1");
+        let point = "nowhere".to_owned();
+        refused(kind(FaultKind::CrashPoint { point, power: true }), "faults[0].kind", "no place named");
+        let storm = FaultKind::RestartStorm { nodes: vec![0], every_ms: 0 };
+        refused(kind(storm), "faults[0].kind.restart-storm.every_ms", "at least 1");
+        let upgrade = FaultKind::Upgrade { node: 0, protocol: 9 };
+        refused(kind(upgrade), "faults[0].kind.upgrade.protocol", "want 1 to 2");
+        let change = ClockChange::Strobe { delta_ms: 5, period_ms: 0 };
+        refused(
+            kind(FaultKind::Clock { target: Target::Leader, change }),
+            "faults[0].kind.clock.change",
+            "at least 1",
+        );
+        let change = ClockChange::RateSine { swing_ppm: 1_000_000, period_ms: 5 };
+        refused(
+            kind(FaultKind::Clock { target: Target::Leader, change }),
+            "faults[0].kind.clock.change",
+            "at most",
+        );
         let change = ClockChange::Rate(0);
         refused(
             kind(FaultKind::Clock { target: Target::Leader, change }),

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, MILD_RATES, RESTART_AFTER, World, node_name};
+use super::{LEAVES_WITHIN, LOOK_EVERY, MILD_LOSS_PERCENT, RESTART_AFTER, World, node_name};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
-use crate::scenario::{ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, Shape};
+use crate::record::Happening;
+use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape};
 use crate::trace::WORLD;
 
 impl World {
@@ -34,47 +35,70 @@ impl World {
     pub(super) fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
-        *self.state().happened.entry(kind.to_owned()).or_default() += 1;
+        self.universe.pump.tell(WORLD, Happening::FaultBegan { fault, what });
+        let mut state = self.state();
+        *state.happened.entry(kind.to_owned()).or_default() += 1;
+        *state.under_way.entry((fault.at_ms, kind)).or_default() += 1;
     }
 
+    /// Tells the trace that a fault is over, if it ever began.
+    fn ends(&self, fault: &Fault) {
+        let key = (fault.at_ms, fault.kind.name());
+        let began = {
+            let mut state = self.state();
+            let began = state.under_way.get_mut(&key).filter(|under_way| **under_way > 0);
+            began.map(|under_way| *under_way -= 1).is_some()
+        };
+        if began {
+            let text = format!("{} planned for {} ms", key.1, key.0);
+            self.universe.pump.note(WORLD, "fault-over", text);
+        }
+    }
+
+    /// A fault takes its course. The heal ends those that the storm's end cuts short.
     pub(super) async fn happen(self: Arc<World>, fault: Fault) {
         let _in_force = InForce::begin(&self, fault.kind.name());
+        self.clone().strike(&fault).await;
+        self.ends(&fault);
+    }
+
+    async fn strike(self: Arc<World>, fault: &Fault) {
         let duration = Duration::from_millis(fault.for_ms);
         match &fault.kind {
             FaultKind::Partition { shape } => {
                 let rules = self.partition(shape);
-                self.begins(&fault, &format!("{shape:?}"));
+                self.begins(fault, &format!("{shape:?}"));
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
             }
             FaultKind::Loss { percent } => {
-                self.begins(&fault, &format!("{percent} %"));
+                self.begins(fault, &format!("{percent} %"));
                 let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
                 self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
             }
             FaultKind::Delay { min_ms, max_ms } => {
-                self.begins(&fault, &format!("{min_ms} to {max_ms} ms"));
+                self.begins(fault, &format!("{min_ms} to {max_ms} ms"));
                 let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
                 self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
             }
             FaultKind::Reorder { percent, max_ms } => {
-                self.begins(&fault, &format!("{percent} % by up to {max_ms} ms"));
+                self.begins(fault, &format!("{percent} % by up to {max_ms} ms"));
                 let probability = f64::from(*percent).min(100.0) / 100.0;
                 let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
                 self.links(vec![everywhere(effect)], self.is_slow(*max_ms), duration).await;
             }
             FaultKind::Duplicate { percent } => {
-                self.begins(&fault, &format!("{percent} %"));
+                self.begins(fault, &format!("{percent} %"));
                 let effect = Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0);
                 self.links(vec![everywhere(effect)], false, duration).await;
             }
-            FaultKind::Stall { target } => self.stall(&fault, self.target(*target), duration).await,
+            FaultKind::Stall { target } => self.stall(fault, self.target(*target), duration).await,
             FaultKind::Kill { target } => {
-                self.crash(&fault, &[self.target(*target)], Stop::Kill, duration).await;
+                self.crash(fault, &[self.target(*target)], Stop::Kill, duration).await;
             }
-            FaultKind::PowerLoss { nodes } => self.crash(&fault, nodes, Stop::PowerLoss, duration).await,
+            FaultKind::PowerLoss { nodes } => self.crash(fault, nodes, Stop::PowerLoss, duration).await,
             FaultKind::Vanish { target } => {
-                self.crash(&fault, &[self.target(*target)], Stop::Vanish, duration).await;
+                self.crash(fault, &[self.target(*target)], Stop::Vanish, duration).await;
             }
             FaultKind::Move { target } => {
                 let node = self.target(*target);
@@ -83,7 +107,7 @@ impl World {
                     // Near the first ones, so that it is likely to get what another has given up.
                     let first = if before < self.scenario.nodes { before + 1 } else { 0 };
                     self.give_address(node, first);
-                    self.crash(&fault, &[node], Stop::Kill, duration).await;
+                    self.crash(fault, &[node], Stop::Kill, duration).await;
                 }
             }
             FaultKind::Lag { .. }
@@ -91,23 +115,30 @@ impl World {
             | FaultKind::Clog { .. }
             | FaultKind::BlackHole { .. }
             | FaultKind::Refusal { .. }
-            | FaultKind::Corrupt { .. } => self.trouble(&fault, duration).await,
+            | FaultKind::Corrupt { .. } => self.trouble(fault, duration).await,
             FaultKind::Clock { target, change } => {
-                self.bend_clock(&fault, self.target(*target), *change, duration).await;
+                self.bend_clock(fault, self.target(*target), *change, duration).await;
             }
             FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
-                self.fail_syncs(&fault, self.target(*target), *syncs, *crash_after_ms).await;
+                self.fail_syncs(fault, self.target(*target), *syncs, *crash_after_ms).await;
             }
-            FaultKind::Membership { change } => self.change_members(&fault, *change, duration).await,
+            FaultKind::Slow { .. }
+            | FaultKind::RestartStorm { .. }
+            | FaultKind::CrashLoop { .. }
+            | FaultKind::CrashPoint { .. }
+            | FaultKind::Hazard { .. }
+            | FaultKind::LoseDisk { .. }
+            | FaultKind::Upgrade { .. } => self.harass(fault, duration).await,
+            FaultKind::Membership { change } => self.change_members(fault, *change, duration).await,
             FaultKind::Own { detail } => {
-                self.begins(&fault, &detail.to_string());
+                self.begins(fault, &detail.to_string());
                 self.disturb(true, true);
                 self.experiment.strike(&Grip(self.clone()), detail, duration).await;
                 self.disturb(true, false);
             }
             FaultKind::Transfer => {
                 if let Some(leader) = self.leader() {
-                    self.begins(&fault, &format!("from n{leader}"));
+                    self.begins(fault, &format!("from n{leader}"));
                     self.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
                 }
             }
@@ -150,7 +181,13 @@ impl World {
         self.disturb(harsh, false);
     }
 
-    async fn crash(self: &Arc<World>, fault: &Fault, nodes: &[u32], stop: Stop, duration: Duration) {
+    pub(super) async fn crash(
+        self: &Arc<World>,
+        fault: &Fault,
+        nodes: &[u32],
+        stop: Stop,
+        duration: Duration,
+    ) {
         let until = self.now().saturating_add(duration.as_nanos() as u64);
         let mut down = Vec::new();
         for node in nodes {
@@ -196,28 +233,6 @@ impl World {
         self.boot_if_due(node);
     }
 
-    async fn bend_clock(&self, fault: &Fault, node: u32, change: ClockChange, duration: Duration) {
-        let pump = &self.universe.pump;
-        self.begins(fault, &format!("{change:?} on n{node}"));
-        match change {
-            ClockChange::Rate(rate) => {
-                let harsh = !MILD_RATES.contains(&rate);
-                self.disturb(harsh, true);
-                pump.set_rate(node, rate);
-                self.universe.sleep(duration).await;
-                let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
-                pump.set_rate(node, usual.rate_ppm);
-                self.disturb(harsh, false);
-            }
-            ClockChange::Jump(ms) => {
-                self.disturb(true, true);
-                pump.jump(node, Duration::from_millis(ms));
-                self.disturb(true, false);
-            }
-            ClockChange::Step(ms) => pump.step_wall(node, ms.saturating_mul(1_000_000)),
-        }
-    }
-
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
         match change {
             MembershipChange::Add => {
@@ -228,7 +243,9 @@ impl World {
             }
             MembershipChange::Leave(node) => {
                 let until = self.now().saturating_add(duration.as_nanos() as u64);
-                if !self.machine(node).is_some_and(|machine| machine.is_running()) {
+                // Who leaves before a lost server is replaced may take the majority along that could replace it: an operator's
+                // mistake, and not a fault.
+                if !self.machine(node).is_some_and(|machine| machine.is_running()) || !self.is_whole() {
                     return;
                 }
                 self.begins(fault, &format!("n{node} leaves"));

@@ -13,8 +13,10 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod clocks;
 mod faults;
 mod links;
+mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -34,13 +36,17 @@ use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use crate::check::linearizable::Broken;
 use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
 use crate::fault::{Effect, Hosts, Rule};
-use crate::history::{Action, Outcome, Response};
+use crate::history::{Action, Operation, Outcome, Response};
+use crate::record::Happening;
 use crate::report::RunReport;
+use crate::report::page::{Material, Page};
+use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
 use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Founding, PlannedOp, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
@@ -94,6 +100,17 @@ pub struct RunOptions {
     pub perturb: u64,
     /// Report which states of the cluster were reached.
     pub coverage: bool,
+    /// Write a page that shows the run to this file.
+    pub report: Option<PageFile>,
+}
+
+/// Where the page of a run goes, and what it says of how it came about.
+#[derive(Clone, Debug)]
+pub struct PageFile {
+    /// The file. One that exists is left as it is, and the run is reported as failed.
+    pub path: PathBuf,
+    /// The command that shows the run again.
+    pub again: String,
 }
 
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
@@ -109,14 +126,36 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
         Err(error) => return RunReport::crashed(scenario.seed, format!("cannot write the trace: {error}")),
     };
     let trace = Arc::new(Trace::new(file));
+    let scribe = options.report.as_ref().map(|_| {
+        let ports = [(RPC_PORT, "raft"), (GOSSIP_PORT, "gossip"), (HTTP_PORT, "http")];
+        let scribe = Arc::new(Mutex::new(Scribe::new(FIRST_CLIENT, &ports)));
+        trace.listen(scribe.clone());
+        scribe
+    });
     let schedule = stream(scenario.seed, "schedule").next_u64();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
-    runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
+    let (history, broken) =
+        runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
     if let Err(error) = trace.finish() {
         report.violate("CRASH", format!("the trace file is incomplete: {error}"));
     }
     report.trace_hash = format!("{:016x}", trace.hash());
     report.trace_events = trace.count();
+    if let (Some(file), Some(scribe)) = (&options.report, scribe) {
+        let material = Material {
+            report: &report,
+            history: &history,
+            broken: broken.as_deref(),
+            scenario: Some(scenario),
+            mutant: options.mutant.as_deref(),
+            again: Some(&file.again),
+            own_client: Some(WORLDS_CLIENT),
+        };
+        let story = scribe.lock().unwrap_or_else(PoisonError::into_inner).story();
+        if let Err(error) = Page::of(story, material).save(&file.path, false) {
+            report.violate("CRASH", format!("cannot write the page {}: {error}", file.path.display()));
+        }
+    }
     report.wall_seconds = stopwatch.seconds();
     report
 }
@@ -127,7 +166,7 @@ async fn whole(
     experiment: Arc<dyn Experiment>,
     trace: Arc<Trace>,
     report: &mut RunReport,
-) {
+) -> (Vec<Operation>, Option<Box<Broken>>) {
     report.violations.extend(check::teeth::missing());
     let watch = Arc::new(Watch::new(&scenario));
     watch.checks().add(experiment.invariants());
@@ -201,6 +240,7 @@ async fn whole(
             Outcome::Unknown(_) => report.ops_unknown += 1,
         }
     }
+    (end.history, verdict.broken)
 }
 
 fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
@@ -211,6 +251,10 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    /// The Raft id of each node, as it last said; of none that has lost its disk since.
+    raft_ids: Mutex<BTreeMap<u32, u64>>,
+    /// The newest configuration that any node has taken up: its index and the sets of voters.
+    configured: Mutex<(u64, Vec<Vec<u64>>)>,
 }
 
 /// What one node has said in its present life.
@@ -220,14 +264,20 @@ struct Seen {
     leads: Option<u64>,
     /// The last index it applied, and the digest of its state then.
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
-        Watch { checks: Mutex::new(Checks::new(&settings)), seen: Mutex::default() }
+        Watch {
+            checks: Mutex::new(Checks::new(&settings)),
+            seen: Mutex::default(),
+            raft_ids: Mutex::default(),
+            configured: Mutex::default(),
+        }
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -236,6 +286,10 @@ impl Watch {
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<u32, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raft_ids(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.raft_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
@@ -254,8 +308,17 @@ impl Witness for Watch {
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
             }
-            Observed::Member { name, change, .. } => {
-                seen.members.insert(name.clone(), *change);
+            Observed::Recovered { raft_id, .. } => {
+                self.raft_ids().insert(host, *raft_id);
+            }
+            Observed::Membership { index, voters, .. } => {
+                let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+                if *index >= configured.0 {
+                    *configured = (*index, voters.clone());
+                }
+            }
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
             _ => {}
         }
@@ -288,12 +351,18 @@ struct State {
     harsh: u32,
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
+    /// How many faults are under way, by when they were to begin and their kind.
+    under_way: BTreeMap<(u64, &'static str), u32>,
     crashes: Vec<Violation>,
     /// The storm is over: what its faults still had to do is done by the heal.
     healed: bool,
     why_down: BTreeMap<u32, String>,
     /// The numbers of the nodes' addresses.
     addresses: BTreeMap<u32, u32>,
+    /// Nodes that lost their disks.
+    lost: BTreeSet<u32>,
+    /// The newest version of the protocols that each node speaks, if not the one of the beginning.
+    protocols: BTreeMap<u32, u8>,
 }
 
 struct World {
@@ -365,8 +434,15 @@ impl World {
         let ip = self.ip(node);
         let probe = settings.probe_period_ms.max(50);
         let first = self.scenario.nodes;
+        let (protocol, lost) = {
+            let state = self.state();
+            let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
+            (protocol, state.lost.contains(&node))
+        };
         let bootstrap = match settings.founding {
             _ if node >= first => Bootstrap::Wait,
+            // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
+            Founding::First if lost => Bootstrap::Wait,
             Founding::First if node == 0 => Bootstrap::Alone,
             Founding::First => Bootstrap::Wait,
             Founding::Together => Bootstrap::Expect(first),
@@ -382,7 +458,8 @@ impl World {
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
                 .collect(),
-            retry_interval_ms: 2_000,
+            retry_interval_ms: settings.knobs.retry_interval_ms,
+            protocol,
             raft: RaftConfig {
                 heartbeat_ms: settings.heartbeat_ms,
                 election_timeout_min_ms: settings.election_timeout_min_ms,
@@ -396,9 +473,13 @@ impl World {
                 probe_period_ms: probe,
                 probe_timeout_ms: probe / 2,
                 gossip_interval_ms: probe / 5,
-                push_pull_interval_ms: probe * 10,
-                reconnect_interval_ms: probe * 5,
-                stream_timeout_ms: 5_000,
+                indirect_probes: settings.knobs.indirect_probes,
+                suspicion_mult: settings.knobs.suspicion_mult,
+                gossip_fanout: settings.knobs.gossip_fanout,
+                retransmit_mult: settings.knobs.retransmit_mult,
+                push_pull_interval_ms: probe * settings.knobs.push_pull_periods,
+                reconnect_interval_ms: probe * settings.knobs.reconnect_periods,
+                stream_timeout_ms: settings.knobs.stream_timeout_ms,
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
@@ -561,6 +642,7 @@ impl World {
     async fn storm(self: &Arc<World>) {
         let storm_ns = self.now();
         self.universe.pump.note(WORLD, "storm", "begins");
+        self.universe.pump.tell(WORLD, Happening::Storm);
         let mut plans: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for op in &self.scenario.operations {
             plans.entry(op.client).or_default().push(op.clone());
@@ -581,7 +663,8 @@ impl World {
             let departure = matches!(fault.kind, FaultKind::Membership { .. });
             let task = madsim::task::spawn(async move {
                 world.universe.sleep_until(storm_ns + fault.at_ms * 1_000_000).await;
-                world.happen(fault).await;
+                world.clone().happen(fault.clone()).await;
+                world.universe.pump.tell(WORLD, Happening::FaultEnded { fault: &fault });
             });
             faults.push((departure, task));
         }
@@ -606,6 +689,7 @@ impl World {
     /// Makes everything right again.
     async fn heal(self: &Arc<World>) {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
+        self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
         // Mutant T04: one of the links stays cut.
         if mutant::is("T04") {
@@ -613,10 +697,13 @@ impl World {
             let effect = Effect::Block;
             self.universe.net.add_rule(Rule { from: Hosts::Only(from), to: Hosts::Only(to), effect });
         }
+        self.universe.hazards().clear();
+        self.universe.pump.straighten_walls();
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.fail_syncs(0);
+            machine.processor.set_cost(0);
             machine.resume();
             self.boot_if_due(node);
         }
@@ -696,10 +783,12 @@ impl World {
         }
         for node in machines.keys() {
             for other in machines.keys().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let alive =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }

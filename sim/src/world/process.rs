@@ -1,0 +1,147 @@
+//! Faults of processes, processors and whole hosts.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{RESTART_AFTER, World, node_name};
+use crate::check::{self, Stop};
+use crate::hazard::Effect;
+use crate::scenario::{Fault, FaultKind};
+use crate::trace::WORLD;
+
+impl World {
+    /// A fault of this family.
+    pub(super) async fn harass(self: &Arc<World>, fault: &Fault, duration: Duration) {
+        match &fault.kind {
+            FaultKind::Slow { target, step_us } => {
+                let node = self.target(*target);
+                let Some(machine) = self.machine(node) else { return };
+                self.begins(fault, &format!("n{node}, {step_us} us a step"));
+                machine.processor.set_cost(step_us.saturating_mul(1_000));
+                self.disturb(true, true);
+                self.universe.sleep(duration).await;
+                machine.processor.set_cost(0);
+                self.disturb(true, false);
+            }
+            FaultKind::RestartStorm { nodes, every_ms } => {
+                let names: Vec<_> = nodes.iter().map(|node| node_name(*node)).collect();
+                self.begins(fault, &format!("{} every {every_ms} ms", names.join(" ")));
+                self.restart_in_turn(nodes, Duration::from_millis(*every_ms), duration).await;
+            }
+            FaultKind::CrashLoop { target, up_ms } => {
+                let node = self.target(*target);
+                self.begins(fault, &format!("{} after {up_ms} ms", node_name(node)));
+                self.crash_again_and_again(node, Duration::from_millis(*up_ms), duration).await;
+            }
+            FaultKind::CrashPoint { point, power } => {
+                let stop = if *power { Stop::PowerLoss } else { Stop::Kill };
+                self.crash_at(fault, point, stop, duration).await;
+            }
+            FaultKind::Hazard { point, per_mille, max_ms } => {
+                self.begins(fault, &format!("{per_mille} in 1000 times up to {max_ms} ms at {point:?}"));
+                let effect = Effect::Pause { per_mille: *per_mille, max_us: max_ms.saturating_mul(1_000) };
+                let number = self.universe.hazards().add(point, effect);
+                self.universe.sleep(duration).await;
+                self.universe.hazards().remove(number);
+            }
+            FaultKind::LoseDisk { node } => self.lose_disk(fault, *node, duration).await,
+            FaultKind::Upgrade { node, protocol } => {
+                if self.machine(*node).is_some_and(|machine| machine.is_running()) {
+                    self.state().protocols.insert(*node, *protocol);
+                    let text = format!("{} will speak version {protocol}", node_name(*node));
+                    self.universe.pump.note(WORLD, "upgrade", text);
+                    self.crash(fault, &[*node], Stop::Kill, duration).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn restart_in_turn(self: &Arc<World>, nodes: &[u32], every: Duration, duration: Duration) {
+        let until = self.now().saturating_add(duration.as_nanos() as u64);
+        for node in nodes.iter().cycle() {
+            if self.take_down(*node, Stop::Kill) {
+                self.boot_if_due(*node);
+            }
+            let next = self.now().saturating_add(every.as_nanos() as u64);
+            if next >= until {
+                break;
+            }
+            self.universe.sleep_until(next).await;
+        }
+    }
+
+    async fn crash_again_and_again(self: &Arc<World>, node: u32, up: Duration, duration: Duration) {
+        let until = self.now().saturating_add(duration.as_nanos() as u64);
+        while self.now() < until {
+            self.universe.sleep(up).await;
+            self.take_down(node, Stop::Kill);
+            self.universe.sleep(RESTART_AFTER).await;
+            self.boot_if_due(node);
+        }
+    }
+
+    /// The first node that passes `point` crashes there.
+    async fn crash_at(self: &Arc<World>, fault: &Fault, point: &str, stop: Stop, duration: Duration) {
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let number = self.universe.hazards().add(point, Effect::Strike(told));
+        let struck = tokio::select! {
+            biased;
+            struck = heard.recv() => struck,
+            () = self.universe.sleep(duration) => None,
+        };
+        self.universe.hazards().remove(number);
+        let Some(node) = struck else { return };
+        self.begins(fault, &format!("{} at {point:?}", node_name(node)));
+        self.take_down(node, stop);
+        self.universe.sleep(RESTART_AFTER).await;
+        self.boot_if_due(node);
+    }
+
+    async fn lose_disk(self: &Arc<World>, fault: &Fault, node: u32, duration: Duration) {
+        let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
+        if !self.can_spare(node) {
+            return;
+        }
+        // Its Raft id will not be heard of again, and may be taken out of the configuration.
+        self.watch.tell(self.now(), node, check::Event::Leaves);
+        let until = self.now().saturating_add(duration.as_nanos() as u64);
+        {
+            let mut state = self.state();
+            let held = state.down_until.entry(node).or_default();
+            *held = (*held).max(until);
+            state.lost.insert(node);
+        }
+        self.begins(fault, &node_name(node));
+        self.take_down(node, Stop::PowerLoss);
+        self.watch.raft_ids().remove(&node);
+        machine.disk.replace();
+        self.universe.sleep_until(until).await;
+        self.boot_if_due(node);
+    }
+
+    fn configured(&self) -> Vec<Vec<u64>> {
+        self.watch.configured.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Whether every voter is a node that still has its disk.
+    pub(super) fn is_whole(&self) -> bool {
+        let ids: BTreeSet<u64> = self.watch.raft_ids().values().copied().collect();
+        self.configured().iter().flatten().all(|voter| ids.contains(voter))
+    }
+
+    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, and the
+    /// others are a majority.
+    fn can_spare(&self, node: u32) -> bool {
+        let configured = self.configured();
+        let [voters] = configured.as_slice() else { return false };
+        let own = self.watch.raft_ids().get(&node).copied();
+        voters.len() >= 3
+            && own.is_some_and(|own| voters.contains(&own))
+            && self.state().leaving.is_empty()
+            && self.is_whole()
+    }
+}
