@@ -11,7 +11,7 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload` | the clients |
+//! | `workload`, `lockers` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -47,6 +47,8 @@ pub mod fault;
 pub mod hazard;
 pub mod history;
 pub mod hunt;
+#[cfg(madsim)]
+pub mod lockers;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;

@@ -5,6 +5,8 @@
 //! answer is an outcome, a refusal says that nothing happened, and anything else leaves the outcome
 //! unknown. A client never retries: that would be another request.
 //!
+//! Clients that lock are told of in [`crate::lockers`].
+//!
 //! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
 //! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
 //! [`Look`]s.
@@ -22,10 +24,12 @@ use driftline::http::client::{self, CallError};
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
+use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
+use crate::lockers::Locker;
 use crate::scenario::{PlannedAction, PlannedOp};
 
 /// The number of the first client's host.
@@ -48,6 +52,7 @@ pub struct Clients {
     looks: Mutex<Vec<Look>>,
     /// All keys that the clients' plans name.
     keys: Mutex<BTreeSet<String>>,
+    locks: Mutex<Vec<Step>>,
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
@@ -63,6 +68,7 @@ impl Clients {
             history: Mutex::default(),
             looks: Mutex::default(),
             keys: Mutex::default(),
+            locks: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -77,6 +83,38 @@ impl Clients {
     /// No client begins another request.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no client begins another request.
+    pub fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// True time.
+    pub fn now(&self) -> u64 {
+        self.pump.now()
+    }
+
+    /// The node after this one, and after the last the first.
+    pub fn node_after(&self, node: u32) -> u32 {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = addresses.range(node.saturating_add(1)..).next().or(addresses.first_key_value());
+        next.map_or(node, |(next, _)| *next)
+    }
+
+    /// Writes down what a client that locks knows.
+    pub fn note_lock(&self, client: u32, step: Step) {
+        self.pump.note(
+            FIRST_CLIENT + client,
+            "lock",
+            format!("{} {}: {:?}", step.key, step.session, step.what),
+        );
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// What clients that lock know.
+    pub fn locks(&self) -> Vec<Step> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many clients still have something to do.
@@ -309,6 +347,9 @@ impl Clients {
                     self.side(&env, (client, node), Method::PUT, &path).await;
                 }
                 PlannedAction::Own(operation) => experiment.perform(&caller, node, &operation).await,
+                PlannedAction::Lock(plan) => {
+                    Locker { clients: &self, env: &env, client, node, key }.run(&plan).await;
+                }
                 PlannedAction::Put(value) => {
                     self.ask(&env, client, node, key, Action::Put { value }, 0).await;
                 }

@@ -37,6 +37,13 @@ fn a_bad_command_line_is_refused_with_its_reason() {
     is_refused(&["run", "--seeds", "1..=x"], "\"x\": invalid digit");
     is_refused(&["run", "--seeds", "1..=9", "--shard", "4/3"], "there is no shard 4 of 3");
     is_refused(&["run", "--shard", "1/3"], "--seeds");
+    is_refused(&["hunt", "--for", "10 parsecs"], "such as 10m");
+    is_refused(&["hunt", "--for", "0s"], "want 1 second to 30 days");
+    is_refused(&["hunt", "--shard", "3/2"], "there is no shard 3 of 2");
+    is_refused(&["hunt", "--measured", "x"], "--versus-blind");
+    is_refused(&["merge"], "PART");
+    is_refused(&["merge", "/no/such/part"], "/no/such/part: No such file");
+    is_refused(&["run", "--seed", "1", "--require-core"], "cannot be used with");
     is_refused(&["shrink"], "CASE");
     is_refused(&["one"], "--seed");
 }
@@ -92,9 +99,27 @@ fn what_exists_is_not_overwritten() {
 }
 
 #[test]
+#[cfg(madsim)]
+fn a_hunt_goes_on_where_it_was_and_refuses_what_is_no_hunt() {
+    let folder = tempfile::tempdir().unwrap();
+    let hunt = |name: &str, runs: &str| {
+        let corpus = folder.path().join(name);
+        sim(&["hunt", "--runs", runs, "--seed", "3", "--no-shrink", "--corpus", corpus.to_str().unwrap()])
+    };
+    let kept = |name: &str| std::fs::read_to_string(folder.path().join(name).join("hunt.json")).unwrap();
+    assert!(hunt("once", "16").status.success());
+    assert!(hunt("twice", "8").status.success() && hunt("twice", "8").status.success());
+    assert!(kept("once") == kept("twice"), "a hunt that was interrupted is not what it would have been");
+    std::fs::write(folder.path().join("twice/hunt.json"), "{").unwrap();
+    let refused = hunt("twice", "8");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("hunt.json: EOF"));
+}
+
+#[test]
 #[cfg(not(madsim))]
 fn a_build_without_the_simulator_says_how_to_get_one() {
-    for arguments in [&["run", "--seed", "1"][..], &["one", "--seed", "1"], &["mutants"], &[]] {
+    for arguments in [&["run", "--seed", "1"][..], &["one", "--seed", "1"], &["mutants"], &["hunt"], &[]] {
         is_refused(arguments, "cargo sim");
     }
 }

@@ -388,6 +388,11 @@ impl RaftNode {
         self.inner.core.metrics().borrow_watched().clone()
     }
 
+    /// The term, as far as this server knows. All metrics at once would have to be copied.
+    fn term(&self) -> u64 {
+        self.inner.core.metrics().borrow_watched().current_term
+    }
+
     /// Whether this server believes that it leads.
     pub fn is_leader(&self) -> bool {
         let metrics = self.inner.core.metrics();
@@ -537,7 +542,7 @@ impl RaftNode {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
         // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
-        let asked = (self.metrics().current_term, self.inner.env.wall());
+        let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
             && let Some(index) = self.leased_index(asked)
@@ -549,8 +554,9 @@ impl RaftNode {
             Ok(_) if mutant::is("R28") => Ok(self.inner.state.read(|state| state.applied())),
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
-                let (before, now) = (asked.0, self.metrics().current_term);
-                self.inner.env.sometimes(now > before, "a read is confirmed while the term changes");
+                self.inner
+                    .env
+                    .sometimes_if(|| self.term() > asked.0, "a read is confirmed while the term changes");
                 self.renew_lease(asked, index);
                 Ok(index)
             }

@@ -24,6 +24,7 @@ pub mod gossip_traffic;
 pub mod index_order;
 pub mod leader_completeness;
 pub mod linearizable;
+pub mod locks;
 pub mod log_matching;
 pub mod looks;
 pub mod monotonic;
@@ -141,6 +142,12 @@ pub const TABLE: &[Property] = &[
         "check/monotonic.rs",
     ),
     property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
+    property(
+        "LOCK",
+        "a lock has one holder, who keeps it while it renews in time, and the lock-delay is kept",
+        "Consul's sessions; Burrows 2006, 2.4",
+        "check/locks.rs",
+    ),
     property("SESS", "a write is applied at most once", "Raft thesis 6.3", "check/sessions.rs"),
     property(
         "GC",
@@ -338,6 +345,10 @@ pub struct End {
     pub looks: Vec<looks::Look>,
     /// For each live node its whole store: key to value and modify index.
     pub stores: BTreeMap<u32, BTreeMap<String, (String, u64)>>,
+    /// What clients that lock know.
+    pub locks: Vec<locks::Step>,
+    /// What bears on locks.
+    pub circumstances: locks::Circumstances,
 }
 
 /// All that the checks have to say about a run.
@@ -445,6 +456,7 @@ impl Checks {
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
+        locks::check(&end.locks, &end.circumstances, findings);
         durability::check(end, &self.view, findings);
         self.completeness.check(end, &self.view, findings);
         stale_reads::check(&end.looks, &self.lives, &end.history, findings);

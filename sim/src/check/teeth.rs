@@ -106,6 +106,7 @@ fn verdict() -> BTreeSet<String> {
         history: history(),
         looks: looks.map(look).into(),
         stores: BTreeMap::from([(0, BTreeMap::new()), (1, BTreeMap::new())]),
+        ..End::default()
     };
     checks.finish(&end).violations.into_iter().map(|violation| violation.check).collect()
 }

@@ -4,7 +4,7 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`results`] keeps what it found, and [`table`] writes it down.
 //!
 //! Raft and SWIM themselves are dependencies. A bug inside them is planted where this code meets them, as an
@@ -16,6 +16,7 @@ pub mod http;
 pub mod raft;
 pub mod results;
 pub mod score;
+pub mod session;
 pub mod storage;
 pub mod table;
 pub mod testbed;
@@ -126,6 +127,7 @@ pub const AREAS: &[(&str, &str, &[Mutant])] = &[
     ("Storage", "What is durable, and what is believed of it", storage::TABLE),
     ("Gossip", "Who is there, and what reaches whom", gossip::TABLE),
     ("HTTP", "What a client is told", http::TABLE),
+    ("Sessions", "Locks, and the clients that hold them", session::TABLE),
     ("Testbed", "A simulator or a check that is wrong", testbed::TABLE),
 ];
 

@@ -59,6 +59,7 @@ impl Scenario {
         faults.sort_by_key(|fault| fault.at_ms);
         let mut operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
         operations.extend(side_operations(&mut stream(seed, "side operations"), nodes, duration_ms));
+        operations.extend(locks(&mut stream(seed, "locks"), nodes, duration_ms));
         operations.sort_by_key(|op| op.at_ms);
         Scenario { version: VERSION, seed, nodes, duration_ms, settings, clocks, faults, operations }
     }
@@ -309,6 +310,38 @@ fn side_operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<Planne
         let client = FIRST_SIDE_CLIENT + rng.random_range(0..2);
         planned.push(PlannedOp { at_ms, client, node: rng.random_range(0..nodes), key, action });
         at_ms += rng.random_range(1..=500);
+    }
+    planned
+}
+
+/// The number of the first client that locks.
+const FIRST_LOCKER: u32 = 100;
+
+/// Clients that do nothing but lock, one lock after the other; more of them than there are locks.
+fn locks(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
+    let mut planned = Vec::new();
+    let lockers = rng.random_range(2..=4);
+    let keys = rng.random_range(1..lockers);
+    for locker in 0..lockers {
+        let mut at_ms = rng.random_range(0..3_000);
+        while at_ms < duration_ms {
+            let plan = LockPlan {
+                ttl_ms: rng.random_range(1_000..=4_000),
+                delay_ms: if rng.random_bool(0.3) { 0 } else { rng.random_range(500..=6_000) },
+                delete: rng.random_bool(0.3),
+                patience_ms: rng.random_range(2_000..=12_000),
+                hold_ms: log_uniform(rng, 300, 16_000),
+                end: [LockEnd::Release, LockEnd::Destroy, LockEnd::Vanish][rng.random_range(0..3)],
+            };
+            planned.push(PlannedOp {
+                at_ms,
+                client: FIRST_LOCKER + locker,
+                node: rng.random_range(0..nodes),
+                key: format!("lock-{}", rng.random_range(0..keys)),
+                action: PlannedAction::Lock(plan),
+            });
+            at_ms += plan.hold_ms + rng.random_range(100..=2_000);
+        }
     }
     planned
 }

@@ -530,7 +530,11 @@ impl PlannedOp {
     pub fn single_key(&self) -> Option<String> {
         let many = matches!(
             self.action,
-            PlannedAction::List | PlannedAction::DeleteTree | PlannedAction::Fire(_) | PlannedAction::Own(_)
+            PlannedAction::List
+                | PlannedAction::DeleteTree
+                | PlannedAction::Fire(_)
+                | PlannedAction::Lock(_)
+                | PlannedAction::Own(_)
         );
         (!many).then(|| self.key.clone())
     }
@@ -560,6 +564,55 @@ pub enum PlannedAction {
     Fire(String),
     /// One of the experiment's own; the key is of no importance then.
     Own(serde_json::Value),
+    /// Makes a session, locks the key with it, holds the lock for a while and lets it go.
+    Lock(LockPlan),
+}
+
+/// How a client locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockPlan {
+    /// The session's time to live; it is renewed three times as often.
+    pub ttl_ms: u64,
+    /// Its lock-delay.
+    pub delay_ms: u64,
+    /// Whether the key is deleted with the session, rather than released.
+    pub delete: bool,
+    /// For how long it tries to get the lock.
+    pub patience_ms: u64,
+    /// For how long it holds it.
+    pub hold_ms: u64,
+    /// How it ends.
+    pub end: LockEnd,
+}
+
+/// How a client lets go of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockEnd {
+    /// It gives the lock back, and leaves the session to expire.
+    Release,
+    /// It ends the session.
+    Destroy,
+    /// It is not heard of any more.
+    Vanish,
+}
+
+impl Scenario {
+    /// How fast the fastest clock of the run is at any time, in millionths of true time.
+    pub fn fastest_ppm(&self) -> u64 {
+        let initial = self.clocks.iter().map(|clock| clock.rate_ppm);
+        let changes = self.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::Clock { change, .. } => match change {
+                ClockChange::Rate(rate) => Some(rate),
+                ClockChange::RateSine { swing_ppm, .. } => Some(1_000_000 + swing_ppm),
+                ClockChange::RateWalk { step_ppm, .. } => Some(1_000_000 + 10 * step_ppm),
+                _ => None,
+            },
+            _ => None,
+        });
+        initial.chain(changes).fold(1_000_000, u64::max)
+    }
 }
 
 impl Default for Settings {

@@ -31,6 +31,10 @@ const MOST_OPERATIONS: usize = 1_000_000;
 const MOST_CLIENTS: u32 = 999;
 /// Clocks run between a thousandth of true time and a hundred times it.
 const RATES_PPM: std::ops::RangeInclusive<u64> = 1_000..=100_000_000;
+/// The shortest time to live of a session: what the nodes of a run are configured to accept.
+pub const LEAST_TTL_MS: u64 = 100;
+/// The longest lock-delay that a node keeps.
+const MOST_DELAY_MS: u64 = 60_000;
 /// A clock whose rate changes by itself never stands still.
 const MOST_SWING_PPM: u64 = 900_000;
 /// How far a clock may be off: thirty years.
@@ -244,6 +248,19 @@ impl Scenario {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
             if op.key.is_empty() || op.key.len() > 512 || !op.key.chars().all(plain) {
                 return wrong(place("key"), format!("{:?}, want up to 512 letters, digits or -_./", op.key));
+            }
+            if let PlannedAction::Lock(plan) = &op.action {
+                for (field, ms, least, most) in [
+                    ("ttl_ms", plan.ttl_ms, LEAST_TTL_MS, LONGEST_MS),
+                    ("delay_ms", plan.delay_ms, 0, MOST_DELAY_MS),
+                    ("patience_ms", plan.patience_ms, 0, LONGEST_MS),
+                    ("hold_ms", plan.hold_ms, 0, LONGEST_MS),
+                ] {
+                    if !(least..=most).contains(&ms) {
+                        let place = place(&format!("action.lock.{field}"));
+                        return wrong(place, format!("{ms}, want {least} to {most}"));
+                    }
+                }
             }
             if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action
                 && !values.insert(value)

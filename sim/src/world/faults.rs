@@ -255,6 +255,7 @@ impl World {
                     let held = state.down_until.entry(node).or_default();
                     *held = (*held).max(until);
                     state.leaving.insert(node);
+                    state.left_ns.push((node, self.now()));
                 }
                 let left = self.command(node, Method::PUT, "/v1/agent/leave").await;
                 self.universe.sleep_until(until).await;

@@ -37,6 +37,7 @@ use rand::Rng;
 use tokio::sync::mpsc;
 
 use crate::check::linearizable::Broken;
+use crate::check::locks::Circumstances;
 use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::executor::{Machine, Universe, Witness};
@@ -347,6 +348,8 @@ struct State {
     failed_syncs: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     /// How many faults of each kind took place.
@@ -483,6 +486,10 @@ impl World {
                 leave_propagate_ms: probe,
                 refute_delay_ms: probe,
                 ..Timing::default()
+            },
+            limits: driftline::config::Limits {
+                session_ttl_min_ms: crate::scenario::validate::LEAST_TTL_MS,
+                ..Default::default()
             },
             ..Config::default()
         }
@@ -843,7 +850,9 @@ impl World {
             }
         }
         let (history, looks) = (self.clients.history(), self.clients.looks());
-        End { at_ns: self.now(), live, history, looks, stores }
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End { at_ns: self.now(), live, history, looks, stores, locks: self.clients.locks(), circumstances }
     }
 
     fn crashes(&self) -> Vec<Violation> {
