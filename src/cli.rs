@@ -5,12 +5,16 @@
 
 mod agent;
 mod ask;
+mod host;
+mod operate;
+mod process;
+mod recover;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -48,6 +52,61 @@ enum Command {
     Leave(ask::Leave),
     /// Makes a failed member one that has left
     ForceLeave(ask::ForceLeave),
+    /// Shows who leads and who is there
+    Status(operate::Status),
+    /// Says in words why there is no leader, or that all is well, and what to do
+    Doctor(operate::Doctor),
+    /// Makes the agent read its configuration again
+    Reload(operate::Reload),
+    /// Shows the agent's log lines as they come
+    Monitor(operate::Monitor),
+    /// Looks after the servers of the Raft configuration
+    #[command(subcommand)]
+    Operator(operate::Operator),
+    /// Collects all that helps to find a fault into one file
+    Debug(operate::Debug),
+    /// Checks configuration files without starting anything
+    Validate(Validate),
+    /// Makes a cluster of what the surviving disks hold, after a quorum was lost for good
+    Recover(recover::Recover),
+    /// Prints what makes a shell complete these commands
+    Completions(Completions),
+}
+
+#[derive(Args, Debug)]
+struct Validate {
+    /// Files and directories, laid over one another in this order
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<std::path::PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Completions {
+    /// The shell
+    shell: clap_complete::Shell,
+}
+
+/// How a command prints what it was told.
+#[derive(Args, Clone, Copy, Debug)]
+struct Format {
+    /// For people, or the API's JSON
+    #[arg(long, value_enum, default_value_t = Form::Text, value_name = "FORM")]
+    format: Form,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+impl Format {
+    fn is_json(self) -> bool {
+        self.json || self.format == Form::Json
+    }
 }
 
 /// Where the agent is that a command asks.
@@ -91,6 +150,13 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
+        Command::Validate(args) => agent::validate(&args.paths),
+        Command::Recover(args) => recover::run(&args),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "driftline", &mut script);
+            Ok(script)
+        }
         other => ask::run(other),
     };
     match done {
@@ -130,7 +196,6 @@ fn resolve(text: &str, default_port: u16) -> Result<SocketAddr, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

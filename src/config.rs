@@ -3,7 +3,10 @@
 //! [`Config`] is complete and checked: `cli` makes one from the command line and a file, the testbed
 //! makes one from a scenario. Nothing below reads a file or an environment variable.
 
+pub mod consul;
+pub mod duration;
 pub mod file;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +21,8 @@ use crate::gossip::Timing;
 pub struct Config {
     /// Name of the node, unique in the cluster.
     pub node_name: String,
+    /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
+    pub server: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -82,6 +87,22 @@ pub struct RaftConfig {
     pub snapshot_chunk_bytes: u64,
     /// How long a client's request may take.
     pub request_timeout_ms: u64,
+    /// Bytes of a segment of the log: 4096 to 1 GiB. Larger ones are begun less often; disk space is taken
+    /// in pieces of this size.
+    pub segment_bytes: u64,
+    /// What to do when the data is found damaged.
+    pub on_damage: OnDamage,
+}
+
+/// What to do when a server's data is found damaged at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDamage {
+    /// Stop with an error, and leave everything as it is.
+    Stop,
+    /// Move the data out of the way and join again as a new server that has nothing. It founds no cluster, so
+    /// this is safe wherever other servers have the data; a server that is alone waits for others then.
+    Rejoin,
 }
 
 /// What a client may ask for.
@@ -111,6 +132,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node_name: "node".to_owned(),
+            server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             rpc_addr: any(8300),
@@ -140,6 +162,8 @@ impl Default for RaftConfig {
             trailing_entries: 10_240,
             snapshot_chunk_bytes: 1 << 20,
             request_timeout_ms: 7_000,
+            segment_bytes: 8 << 20,
+            on_damage: OnDamage::Stop,
         }
     }
 }
@@ -212,6 +236,15 @@ impl Config {
         }
         if raft.request_timeout_ms == 0 {
             return invalid("raft.request_timeout_ms", "must be at least 1".to_owned());
+        }
+        if !(4096..=1 << 30).contains(&raft.segment_bytes) {
+            return invalid("raft.segment_bytes", "must be 4096 to 1073741824".to_owned());
+        }
+        if self.bootstrap != Bootstrap::Wait && !self.server {
+            return invalid(
+                "bootstrap",
+                "only a server can found a cluster: make it one with server".to_owned(),
+            );
         }
         if !(1..=NEWEST_PROTOCOL).contains(&self.protocol) {
             return invalid("protocol", format!("{} is not within 1..={NEWEST_PROTOCOL}", self.protocol));

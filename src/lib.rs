@@ -6,7 +6,7 @@
 //!              ├─ history              what clients asked and were told, for `bench` and the testbed
 //!              └─ node                 one node with its API: the entry of production and simulation
 //!                  ├─ http             routes and wire types; turns requests into agent calls
-//!                  └─ agent            raft and gossip under one roof; founding, joining, leaving
+//!                  └─ agent            a server (raft and gossip under one roof) or a client (gossip, asks servers)
 //!                      ├─ raft         replicated log on openraft: store, peer rpc, client
 //!                      │   └─ state    the state machine: pure, total, clockless
 //!                      └─ gossip       membership and events on foca

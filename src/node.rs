@@ -17,8 +17,8 @@ use crate::env::{Env, JoinHandle};
 pub struct Listening {
     /// The HTTP API.
     pub http: SocketAddr,
-    /// Other servers.
-    pub rpc: SocketAddr,
+    /// Other servers; a client has no such place.
+    pub rpc: Option<SocketAddr>,
     /// Gossip, UDP and TCP.
     pub gossip: SocketAddr,
 }
@@ -40,20 +40,28 @@ pub struct Node {
     close: oneshot::Sender<()>,
 }
 
-/// Starts a node, tells where it listens, and runs it until it stops by itself or until `leave`
-/// completes and it has left.
+/// How a node that runs well is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It leaves its cluster first.
+    Leave,
+    /// It stops, and is missed: the others see it fail.
+    Stop,
+}
+
+/// Starts a node, tells where it listens, and runs it until it stops by itself or until `end` completes.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn run(
     env: Env,
     config: Config,
-    leave: impl Future<Output = ()>,
+    end: impl Future<Output = Ending>,
     started: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let node = Node::start(env, config, Extension::default()).await?;
     started(&node.listening);
-    node.run(leave).await
+    node.run(end).await
 }
 
 impl Node {
@@ -70,7 +78,7 @@ impl Node {
         let Extension { program, routes } = extension;
         let agent = env.scope(Agent::start(env.clone(), config, program, http.port())).await?;
         let routes = routes.map_or_else(Router::new, |routes| routes(agent.clone()));
-        let listening = Listening { http, rpc: agent.raft().me().addr, gossip: agent.local_member().addr };
+        let listening = Listening { http, rpc: agent.rpc_addr(), gossip: agent.local_member().addr };
         let (close, closed) = oneshot::channel();
         // A dropped sender closes the API too.
         let serving = env
@@ -88,17 +96,21 @@ impl Node {
         self.listening
     }
 
-    /// Runs until the node stops by itself, or until `leave` completes and it has left. Requests that
-    /// are being answered then are finished first.
+    /// Runs until the node stops by itself, or until `end` completes and it has left or stopped. Requests
+    /// that are being answered then are finished first.
     ///
     /// # Errors
     /// [`Error::Stopped`] when it can no longer run.
-    pub async fn run(self, leave: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn run(self, end: impl Future<Output = Ending>) -> Result<(), Error> {
         let env = self.agent.env().clone();
-        let outcome = match select(pin!(self.agent.wait()), pin!(leave)).await {
+        let outcome = match select(pin!(self.agent.wait()), pin!(end)).await {
             Either::Left((stopped, _)) => stopped,
-            Either::Right(((), _)) => {
+            Either::Right((Ending::Leave, _)) => {
                 env.scope(self.agent.leave()).await;
+                Ok(())
+            }
+            Either::Right((Ending::Stop, _)) => {
+                env.scope(self.agent.shutdown()).await;
                 Ok(())
             }
         };

@@ -49,10 +49,10 @@ impl Cluster {
         let server = &mut self.servers[i];
         let (config, data) = (text_of(&server.home.path("config.toml")), text_of(&server.home.data()));
         let ports = match server.at {
-            Some(at) => [at.http, at.rpc, at.gossip].map(|addr| addr.port().to_string()),
+            Some(at) => [at.http, at.rpc(), at.gossip].map(|addr| addr.port().to_string()),
             None => ["0", "0", "0"].map(str::to_owned),
         };
-        let mut args = vec!["--config", &config, "--data-dir", &data, "--bootstrap-expect", "3"];
+        let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap-expect", "3"];
         for (flag, port) in ["--http-port", "--rpc-port", "--gossip-port"].iter().zip(&ports) {
             args.extend([flag, port.as_str()]);
         }
@@ -84,7 +84,8 @@ impl Cluster {
     fn settle(&self) {
         eventually("a leader known to all", || {
             let leaders: Vec<String> = self.ups().filter_map(|i| self.http(i).leader()).collect();
-            let alive = self.ups().any(|i| Some(self.node(i).at.rpc.to_string()) == leaders.first().cloned());
+            let alive =
+                self.ups().any(|i| Some(self.node(i).at.rpc().to_string()) == leaders.first().cloned());
             let agree =
                 leaders.len() == self.ups().count() && leaders.iter().all(|leader| *leader == leaders[0]);
             let voters = self.ups().all(|i| self.http(i).voters() == 3);
@@ -95,7 +96,7 @@ impl Cluster {
     fn leader(&self) -> usize {
         eventually("a leader that is up", || {
             let leader = self.ups().find_map(|i| self.http(i).leader())?;
-            self.ups().find(|i| self.node(*i).at.rpc.to_string() == leader)
+            self.ups().find(|i| self.node(*i).at.rpc().to_string() == leader)
         })
     }
 
@@ -285,7 +286,7 @@ fn leadership_moves_to_the_server_that_is_named() {
     let path = format!("/v1/operator/raft/transfer-leader?id={}", NAMES[heir]);
     let answer = cluster.http(heir).call(Method::POST, &path, "").expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "{\"Success\":true}"));
-    let heir_addr = cluster.node(heir).at.rpc.to_string();
+    let heir_addr = cluster.node(heir).at.rpc().to_string();
     for i in 0..3 {
         eventually("the heir leads", || {
             (cluster.http(i).leader().as_deref() == Some(&heir_addr)).then_some(())
@@ -302,7 +303,7 @@ fn leadership_moves_to_the_server_that_is_named() {
 fn a_dead_server_can_be_taken_out_of_the_configuration() {
     let mut cluster = Cluster::start("");
     let dead = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
-    let address = cluster.node(dead).at.rpc;
+    let address = cluster.node(dead).at.rpc();
     cluster.kill(dead);
     let rest: Vec<usize> = cluster.ups().collect();
     for i in &rest {
@@ -369,7 +370,7 @@ fn without_a_majority_nothing_is_acknowledged() {
 
 #[test]
 fn a_second_signal_ends_a_server_that_cannot_leave() {
-    let mut cluster = Cluster::start("");
+    let mut cluster = Cluster::start("leave_on_terminate = true\n");
     cluster.kill(1);
     cluster.kill(2);
     let mut node = cluster.servers[0].node.take().expect("up");

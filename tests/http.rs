@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Home, Http, Node, PATIENCE, eventually};
+use common::{Home, Http, Node, PATIENCE, contract, eventually};
 use driftline::http::client::Response;
 use hyper::Method;
 use serde_json::Value;
@@ -23,108 +23,10 @@ fn start(name: &str, more: &[&str]) -> Node {
     node
 }
 
-/// Replaces what differs from run to run: indexes by `#1`, `#2`, … in the order of their first
-/// appearance, event ids, and ports.
-struct Mask {
-    indexes: Vec<String>,
-    ports: Vec<(String, &'static str)>,
-}
-
-impl Mask {
-    fn index(&mut self, index: &str) -> String {
-        let known = self.indexes.iter().position(|known| known == index);
-        let place = known.unwrap_or_else(|| {
-            self.indexes.push(index.to_owned());
-            self.indexes.len() - 1
-        });
-        format!("#{}", place + 1)
-    }
-
-    fn body(&mut self, body: &str) -> String {
-        let mut masked = body.to_owned();
-        for (port, name) in &self.ports {
-            masked = masked.replace(port, name);
-        }
-        let mut parts = masked.split("{\"ID\":\"");
-        let mut joined = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            // Ids of events are as long as UUIDs are.
-            joined += &format!("{{\"ID\":\"<uuid>{}", &part[36..]);
-        }
-        masked = joined;
-        let fields = ["\"CreateIndex\":", "\"ModifyIndex\":", "\"LTime\":", "\"LastIndex\":", ",\"Index\":"];
-        for field in fields {
-            let mut parts = masked.split(field);
-            let mut joined = parts.next().unwrap_or_default().to_owned();
-            for part in parts {
-                let digits = part.trim_start();
-                let len = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-                let value = match field {
-                    "\"LTime\":" if &digits[..len] == "0" => "0".to_owned(),
-                    "\"LTime\":" => "<time>".to_owned(),
-                    // Where the log stands is nobody's promise.
-                    "\"LastIndex\":" | ",\"Index\":" => "<log index>".to_owned(),
-                    _ => self.index(&digits[..len]),
-                };
-                joined += &format!("{field}{value}{}", &digits[len..]);
-            }
-            masked = joined;
-        }
-        masked
-    }
-
-    fn answer(&mut self, response: &Response) -> String {
-        let mut line = response.status.to_string();
-        let shown = [
-            ("content-type", ""),
-            ("allow", "allow="),
-            ("x-content-type-options", ""),
-            ("content-security-policy", ""),
-            ("x-consul-knownleader", "leader="),
-            ("x-consul-effective-consistency", ""),
-            ("x-driftline-outcome", "outcome="),
-        ];
-        for (header, label) in shown {
-            if let Some(value) = response.header(header) {
-                line += &format!(" {label}{value}");
-            }
-        }
-        if let Some(index) = response.header("x-consul-index") {
-            line += &format!(" index={}", self.index(index));
-        }
-        let body = match response.body.len() {
-            0..4096 => self.body(&response.text()),
-            len => format!("({len} bytes)"),
-        };
-        if body.is_empty() { line } else { format!("{line}\n{}", body.trim_end()) }
-    }
-}
-
 #[test]
 fn the_script_gets_its_golden_answers() {
     let node = start("a", &[]);
-    let ports = [(node.at.rpc, ":<rpc>"), (node.at.http, ":<http>"), (node.at.gossip, ":<gossip>")]
-        .map(|(addr, name)| (format!(":{}", addr.port()), name));
-    let mut mask = Mask { indexes: Vec::new(), ports: ports.to_vec() };
-    let mut transcript = String::new();
-    for line in include_str!("../fixtures/scripts/http.script").lines() {
-        if line.is_empty() || line.starts_with('#') {
-            if line.starts_with("# --") {
-                transcript += &format!("{line}\n\n");
-            }
-            continue;
-        }
-        let (request, body) = line.split_once(" <- ").unwrap_or((line, ""));
-        let (method, path) = request.split_once(' ').expect("a method and a path");
-        let bytes = match body.strip_prefix("bytes:") {
-            Some(count) => vec![b'x'; count.parse().expect("a number")],
-            None => body.as_bytes().to_vec(),
-        };
-        let method: Method = method.parse().expect("a method");
-        let response = node.http().call(method, path, bytes).expect("an answer");
-        transcript += &format!("> {line}\n{}\n\n", mask.answer(&response));
-    }
-    insta::assert_snapshot!(transcript);
+    insta::assert_snapshot!(contract::transcript(&node, &[node.at.rpc()]));
 }
 
 #[test]
@@ -161,7 +63,7 @@ fn an_agent_describes_itself() {
 #[test]
 fn a_server_with_another_clusters_data_is_not_joined() {
     let (a, b) = (start("a", &[]), start("b", &[]));
-    let answer = a.http().get(&format!("/join?peerAddress={}", b.at.rpc));
+    let answer = a.http().get(&format!("/join?peerAddress={}", b.at.rpc()));
     assert_eq!((answer.status, answer.header("x-driftline-outcome")), (409, Some("refused")));
     for node in [&a, &b] {
         let this = node.http().json("/v1/agent/self").unwrap();

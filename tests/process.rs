@@ -43,7 +43,7 @@ fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 fn a_second_agent_on_the_same_directory_is_refused() {
     let home = Home::new();
     let data = text_of(&home.data());
-    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", &data]].concat();
+    let args = [&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", &data]].concat();
     let first = Node::start("first", &args);
     eventually("a leader", || first.http().leader());
     assert!(first.http().set("k", "v"));
@@ -64,7 +64,7 @@ fn a_busy_port_is_named() {
         let mut args: Vec<&str> = ANY_PORTS.to_vec();
         let place = args.iter().position(|arg| *arg == flag).unwrap();
         args[place + 1] = &port;
-        let said = refused(&[&args[..], &["--bootstrap", "--data-dir", &data]].concat());
+        let said = refused(&[&args[..], &["--server", "--bootstrap", "--data-dir", &data]].concat());
         assert!(said.contains(&addr.to_string()), "{flag}: {said}");
     }
 }
@@ -98,7 +98,7 @@ fn an_agent_that_is_told_its_own_address_only_has_nobody_to_join() {
 fn a_damaged_directory_is_refused_and_left_alone() {
     let home = Home::new();
     let data = home.data();
-    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", data.to_str().unwrap()]].concat();
+    let args = [&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", data.to_str().unwrap()]].concat();
     let mut node = Node::start("a", &args);
     eventually("a leader", || node.http().leader());
     assert!(node.http().set("k", "v"));
@@ -119,7 +119,7 @@ fn a_damaged_directory_is_refused_and_left_alone() {
 fn a_directory_that_is_no_directory_is_named() {
     let home = Home::new();
     let file = home.file("data", "not a directory");
-    let said = refused(&[&ANY_PORTS[..], &["--bootstrap", "--data-dir", &file]].concat());
+    let said = refused(&[&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", &file]].concat());
     assert!(said.contains(&file), "{said}");
 }
 
@@ -127,7 +127,7 @@ fn a_directory_that_is_no_directory_is_named() {
 fn what_was_written_survives_kill_and_restart() {
     let home = Home::new();
     let data = text_of(&home.data());
-    let args = [&ANY_PORTS[..], &["--bootstrap", "--data-dir", &data]].concat();
+    let args = [&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", &data]].concat();
     for round in 0..3 {
         let mut node = Node::start("a", &args);
         eventually("a leader", || node.http().leader());

@@ -8,7 +8,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use driftline::env::real;
 use driftline::raft::log::Log;
-use driftline::raft::{Store, TypeConfig};
+use driftline::raft::{Store, StoreOptions, TypeConfig};
 use driftline::state::{Command, KvCommand, Request, RequestId, State};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
@@ -54,7 +54,7 @@ fn append(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let env = real::env(directory.path()).expect("an environment");
     let _entered = runtime.enter();
-    let store = runtime.block_on(env.scope(Store::open(&env))).expect("a new store");
+    let store = runtime.block_on(env.scope(Store::open(&env, StoreOptions::default()))).expect("a new store");
     let mut log = Log::new(store);
     let mut next = 1;
     let mut group = c.benchmark_group("log");

@@ -48,6 +48,12 @@ pub struct RunReport {
     pub ops_failed: u64,
     /// Faults that took place, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// Whether more could break than can be repaired, so that only safety was judged: see `check::beyond`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub beyond: bool,
+    /// What was violated and does not count for that reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excused: Vec<String>,
     /// What was violated.
     pub violations: Vec<Violation>,
     /// What the checks could not decide within their bounds.
@@ -103,6 +109,12 @@ impl RunReport {
         }
         for undecided in &self.undecided {
             let _ = writeln!(text, "  undecided: {undecided}");
+        }
+        if self.beyond {
+            let _ = writeln!(text, "  more could break than can be repaired: only safety was judged");
+        }
+        for excused in &self.excused {
+            let _ = writeln!(text, "  excused: {excused}");
         }
         let _ = writeln!(
             text,
@@ -236,6 +248,8 @@ mod tests {
             ops_unknown: 12,
             ops_failed: 30,
             faults: [("kill".to_owned(), 2), ("partition".to_owned(), 5)].into(),
+            beyond: false,
+            excused: vec![],
             violations: Vec::new(),
             undecided: Vec::new(),
             points: BTreeMap::new(),

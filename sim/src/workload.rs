@@ -38,6 +38,9 @@ pub const FIRST_CLIENT: u32 = 1_000;
 /// The port of every node's HTTP API.
 pub const HTTP_PORT: u16 = 8500;
 
+/// What values are made longer with.
+const PADDING: char = '.';
+
 /// Where a client's host is.
 pub fn client_ip(client: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 1, (client >> 8) as u8, client as u8))
@@ -47,6 +50,8 @@ pub fn client_ip(client: u32) -> IpAddr {
 pub struct Clients {
     pump: Arc<Pump>,
     timeout: Duration,
+    /// Every value is made so long, with dots behind it, and read without them: the history knows nothing of it.
+    padding: usize,
     addresses: Mutex<BTreeMap<u32, IpAddr>>,
     history: Mutex<Vec<Operation>>,
     looks: Mutex<Vec<Look>>,
@@ -59,11 +64,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Clients that wait `timeout` for each answer.
-    pub fn new(pump: Arc<Pump>, timeout: Duration) -> Arc<Clients> {
+    /// Clients that wait `timeout` for each answer, and write values of at least `padding` bytes.
+    pub fn new(pump: Arc<Pump>, timeout: Duration, padding: usize) -> Arc<Clients> {
         Arc::new(Clients {
             pump,
             timeout,
+            padding,
             addresses: Mutex::default(),
             history: Mutex::default(),
             looks: Mutex::default(),
@@ -173,13 +179,21 @@ impl Clients {
     ) -> Outcome {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let host = FIRST_CLIENT + client;
-        let Some((method, path, body)) = request(key, &action, index) else {
+        let Some((method, path, mut body)) = request(key, &action, index) else {
             return Outcome::Failed("the API has no such request".to_owned());
         };
+        if body.len() < self.padding && action.writes().is_some() {
+            let mut padded = body.to_vec();
+            padded.resize(self.padding, PADDING as u8);
+            body = padded.into();
+        }
         let invoked_ns = self.pump.now();
         self.pump.note(host, "invoke", format!("{id} at n{node}: {key} {action:?}"));
         let answer = self.call(env, node, method, &path, body).await;
-        let outcome = outcome(&action, &answer);
+        let mut outcome = outcome(&action, &answer);
+        if let Outcome::Ok(Response::Value(Some(seen))) = &mut outcome {
+            self.unpad(&mut seen.value);
+        }
         self.pump.note(host, "return", format!("{id}: {outcome:?}"));
         self.record(id, (client, node), key, action, invoked_ns, outcome.clone());
         outcome
@@ -234,7 +248,9 @@ impl Clients {
             _ => return,
         };
         for key in self.keys_under(prefix) {
-            let outcome = Outcome::Ok(Response::Value(listed.remove(&key)));
+            let mut found = listed.remove(&key);
+            found.iter_mut().for_each(|found| self.unpad(&mut found.value));
+            let outcome = Outcome::Ok(Response::Value(found));
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             self.record(id, who, &key, Action::Get, invoked_ns, outcome);
         }
@@ -271,9 +287,11 @@ impl Clients {
         let invoked_ns = self.pump.now();
         let response = self.side(env, (client, node), Method::GET, &path).await?;
         let index = response.header("x-consul-index")?.parse().ok()?;
-        let outcome = outcome(&Action::Get, &Ok(response));
-        if !matches!(outcome, Outcome::Ok(_)) {
-            return None;
+        let mut outcome = outcome(&Action::Get, &Ok(response));
+        match &mut outcome {
+            Outcome::Ok(Response::Value(Some(seen))) => self.unpad(&mut seen.value),
+            Outcome::Ok(_) => {}
+            Outcome::Failed(_) | Outcome::Unknown(_) => return None,
         }
         if kind != LookKind::Stale {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -293,6 +311,12 @@ impl Clients {
         self.look(env, who, key, LookKind::Watch { since, wait_ms }).await;
     }
 
+    fn unpad(&self, value: &mut String) {
+        if self.padding > 0 {
+            value.truncate(value.trim_end_matches(PADDING).len());
+        }
+    }
+
     /// Everything a node's store holds, by its own account: key, value, modify index.
     ///
     /// # Errors
@@ -306,7 +330,11 @@ impl Clients {
                 let entries: Vec<Entry> =
                     serde_json::from_slice(&response.body).map_err(|error| error.to_string())?;
                 let entries = entries.into_iter().filter_map(Entry::versioned);
-                Ok(entries.map(|(key, at)| (key, (at.value, at.modify_index))).collect())
+                let unpadded = |(key, mut at): (String, Versioned)| {
+                    self.unpad(&mut at.value);
+                    (key, (at.value, at.modify_index))
+                };
+                Ok(entries.map(unpadded).collect())
             }
             status => Err(format!("{status} {}", response.text())),
         }

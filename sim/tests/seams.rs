@@ -1,6 +1,9 @@
 //! The promises of the simulated seams, each as a story.
 #![cfg(madsim)]
 
+#[path = "../../tests/common/disk.rs"]
+mod disk_body;
+
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -596,6 +599,173 @@ fn read(disk: &dyn driftline::env::Disk, len: usize) -> Vec<u8> {
     let mut buffer = vec![0; len];
     disk.open("log").unwrap().read_at(0, &mut buffer).unwrap();
     buffer
+}
+
+#[test]
+fn a_simulated_disk_does_what_a_disk_has_to() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, disk_body::conforms).await;
+    });
+}
+
+#[test]
+fn errors_of_reads_and_writes_come_as_often_as_asked_and_change_nothing() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().write_at(0, &[1; 2048]).unwrap()).await;
+        host.disk.set_wrong(|wrong| (wrong.failing_reads, wrong.failing_writes) = (1, 1));
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            assert!(file.read_at(0, &mut [0; 8]).is_err());
+            assert!(file.write_at(0, &[2; 8]).is_err());
+            assert_eq!(read(disk, 2048), [1; 2048]);
+        })
+        .await;
+        host.disk.set_wrong(|wrong| wrong.short_reads = 1);
+        on_disk(&universe, &host, |disk| {
+            let short = disk.open("log").unwrap().read_at(0, &mut [0; 8]).unwrap_err();
+            assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(read(disk, 2048), [1; 2048]);
+        })
+        .await;
+        assert_eq!((host.disk.counters().errors, host.disk.counters().damages), (3, 0));
+    });
+}
+
+#[test]
+fn a_full_disk_lets_files_be_written_over_but_not_grow() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().preallocate(4_096).unwrap()).await;
+        host.disk.set_wrong(|wrong| wrong.capacity = Some(5_000));
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            file.write_at(0, &[1; 4_096]).unwrap();
+            for refused in [file.write_at(4_096, &[1; 1_000]), file.preallocate(6_000), file.set_len(6_000)] {
+                assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            }
+            assert_eq!(file.len().unwrap(), 4_096);
+            disk.open("other").unwrap().write_at(0, &[1; 900]).unwrap();
+            disk.remove("other").unwrap();
+            file.write_at(4_096, &[1; 900]).unwrap();
+        })
+        .await;
+        host.disk.heal();
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().preallocate(6_000).unwrap()).await;
+    });
+}
+
+#[test]
+fn what_goes_astray_lands_in_the_same_file_on_a_sector() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().preallocate(64 * 512).unwrap()).await;
+        host.disk.set_wrong(|wrong| wrong.misdirected_writes = 1);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().write_at(0, &[7; 512]).unwrap()).await;
+        let landed = Arc::new(Mutex::new(0));
+        let landed2 = landed.clone();
+        on_disk(&universe, &host, move |disk| {
+            let all = read(disk, 64 * 512);
+            assert_eq!(all.iter().filter(|byte| **byte == 7).count(), 512);
+            *landed2.lock().unwrap() = all.iter().position(|byte| *byte == 7).unwrap();
+        })
+        .await;
+        let at = *landed.lock().unwrap();
+        assert!(at > 0 && at.is_multiple_of(512), "{at}");
+        host.disk.set_wrong(|wrong| wrong.misdirected_reads = 1);
+        on_disk(&universe, &host, move |disk| {
+            let mut sector = [0; 512];
+            let file = disk.open("log").unwrap();
+            file.read_at(at as u64, &mut sector).unwrap();
+            assert_ne!(sector, [7; 512], "it came from elsewhere");
+            file.read_at(at as u64, &mut sector).unwrap();
+            assert_eq!(sector, [7; 512]);
+        })
+        .await;
+        assert_eq!(host.disk.counters().damages, 2);
+    });
+}
+
+#[test]
+fn rot_changes_what_was_synced_and_a_replaced_disk_is_empty() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            file.write_at(0, &[1; 8_192]).unwrap();
+            file.sync().unwrap();
+            disk.sync_dir().unwrap();
+        })
+        .await;
+        host.power_loss();
+        host.disk.rot(3, false);
+        assert_eq!(host.disk.counters().damages, 3);
+        on_disk(&universe, &host, |disk| {
+            let rotten = read(disk, 8_192).chunks(512).filter(|sector| **sector != [1; 512]).count();
+            assert!((1..=3).contains(&rotten), "{rotten} sectors");
+        })
+        .await;
+        host.power_loss();
+        host.disk.replace();
+        on_disk(&universe, &host, |disk| assert!(disk.list().unwrap().is_empty())).await;
+    });
+}
+
+#[test]
+fn a_sync_that_lies_is_found_out_by_a_power_loss() {
+    let lost = (0..20).filter(|seed| {
+        let result = Arc::new(Mutex::new(false));
+        let result2 = result.clone();
+        story(*seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, |disk| {
+                disk.open("log").unwrap().preallocate(512).unwrap();
+                disk.open("log").unwrap().sync().unwrap();
+                disk.sync_dir().unwrap();
+            })
+            .await;
+            host.disk.set_wrong(|wrong| wrong.lies = true);
+            on_disk(&universe, &host, |disk| {
+                let file = disk.open("log").unwrap();
+                file.write_at(0, &[1; 512]).unwrap();
+                file.sync().unwrap();
+            })
+            .await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| *result2.lock().unwrap() = read(disk, 512)[0] == 0).await;
+            assert_eq!(host.disk.counters().lies, 1);
+        });
+        *result.lock().unwrap()
+    });
+    let lost = lost.count();
+    assert!((1..20).contains(&lost), "{lost} of 20 lies were found out");
+}
+
+#[test]
+fn a_slow_disk_takes_longer_and_a_stalled_one_waits() {
+    story(1, |universe| async move {
+        let (log, host) = (Log::default(), machine(&universe, 0));
+        let write = |log: &Log| {
+            let log = log.clone();
+            move |env: Env| async move {
+                let (begun, disk) = (env.now(), env.disk());
+                env.blocking(move || disk.open("log").unwrap().write_at(0, &[1; 8]).unwrap()).await.unwrap();
+                log.add(format!("{} ms", env.now().since(begun).as_millis()));
+            }
+        };
+        boot(&host, write(&log));
+        universe.sleep(Duration::from_secs(1)).await;
+        host.disk.set_wrong(|wrong| wrong.slowness = 1_000);
+        boot(&host, write(&log));
+        universe.sleep(Duration::from_secs(1)).await;
+        host.disk.heal();
+        let until = universe.pump.now() + 700 * MS;
+        host.disk.set_wrong(|wrong| wrong.stalled_until = until);
+        boot(&host, write(&log));
+        universe.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.take(), ["0 ms", "40 ms", "700 ms"]);
+    });
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::reconcile::Seen;
 pub fn founders(seen: &[(Seen, Meta)], expect: u32) -> Option<Vec<ServerInfo>> {
     let mut waiting: Vec<ServerInfo> = seen
         .iter()
-        .filter(|(seen, meta)| seen.status == Status::Alive && meta.expect == expect)
+        .filter(|(seen, meta)| seen.status == Status::Alive && meta.expect() == expect)
         .map(|(seen, _)| seen.server.clone())
         .collect();
     waiting.sort_by_key(|server| server.node_id);
@@ -67,6 +67,7 @@ pub async fn found_together(
 
 #[cfg(test)]
 mod tests {
+    use super::super::meta::Role;
     use super::*;
     use std::net::SocketAddr;
 
@@ -74,9 +75,8 @@ mod tests {
         let addr = SocketAddr::from(([10, 0, 0, node_id as u8], 8300));
         let server = ServerInfo { node_id, name: format!("n{node_id}"), addr, generation: 0 };
         let meta = Meta {
-            rpc_addr: addr,
+            role: Role::Server { rpc_addr: addr, expect },
             http_port: 0,
-            expect,
             datacenter: String::new(),
             version: String::new(),
             tags: Default::default(),

@@ -6,7 +6,8 @@
 //! Gossip may add a server and may confirm a *graceful* departure. It never removes a server for
 //! being silent: a partition makes half of the servers silent, and removing those would let the other
 //! half shrink the quorum under the data. Silent servers stay voters until they return, leave, or an
-//! operator removes them.
+//! operator removes them, or until another server is there under their name: then their data is gone, and
+//! with it their vote.
 
 use crate::gossip::Status;
 use crate::mutant;
@@ -49,6 +50,20 @@ pub fn plan(seen: &[Seen], configuration: &[RaftMember], me: u64) -> Option<Step
     });
     if let Some(leaver) = leaver {
         return Some(Step::Remove { node_id: leaver.server.node_id });
+    }
+    // A server that lost its data is back under a new id, and perhaps at a new address.
+    let alive = |id: u64| seen.iter().any(|seen| seen.server.node_id == id && seen.status == Status::Alive);
+    let replaced = configuration.iter().find(|member| {
+        let server = &member.server;
+        let successor = |seen: &Seen| {
+            seen.status == Status::Alive
+                && seen.server.name == server.name
+                && seen.server.node_id != server.node_id
+        };
+        server.node_id != me && !alive(server.node_id) && seen.iter().any(successor)
+    });
+    if let Some(replaced) = replaced {
+        return Some(Step::Remove { node_id: replaced.server.node_id });
     }
     let newcomer = seen.iter().find(|seen| {
         seen.status == Status::Alive && !configured(seen.server.node_id).is_some_and(|member| member.voter)
@@ -95,6 +110,19 @@ mod tests {
         let mut old = seen(3, Status::Left);
         old.server.generation = 4;
         assert_eq!(plan(&[old], &[member(1, true), member(3, true)], 1), None);
+    }
+
+    #[test]
+    fn who_is_back_under_its_name_as_somebody_new_replaces_who_it_was() {
+        let configuration = [member(1, true), member(2, true), member(3, true)];
+        let mut back = seen(9, Status::Alive);
+        back.server.name = "n3".to_owned();
+        let seen = |old: Status| [seen(1, Status::Alive), seen(2, Status::Alive), seen(3, old), back.clone()];
+        let removed = Some(Step::Remove { node_id: 3 });
+        assert_eq!(plan(&seen(Status::Failed), &configuration, 1), removed);
+        // Two that live under one name are an operator's mistake, and neither expels the other.
+        assert_eq!(plan(&seen(Status::Alive), &configuration, 1), Some(Step::Add(back.server.clone())));
+        assert_eq!(plan(&seen(Status::Failed), &configuration, 3), Some(Step::Add(back.server.clone())));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::Agent;
+use super::Server;
 use crate::mutant;
 use crate::state::{Command, SessionCommand, State};
 
@@ -136,7 +136,7 @@ fn commands(over: Vec<Counted>) -> Vec<Command> {
     commands.into_iter().map(Command::Session).collect()
 }
 
-impl Agent {
+impl Server {
     /// Counts for as long as this server leads, and begins anew whenever it leads again.
     pub(super) async fn count_sessions(self) {
         let env = self.env();

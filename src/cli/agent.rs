@@ -1,35 +1,27 @@
-//! `driftline agent`: files and flags become a [`Config`], and the config a running node.
+//! `driftline agent`: what flags and files come to. A flag wins over a file, a file over a default.
 //!
-//! A flag wins over a file, a file over a default. Once the node runs, one line on standard output says
-//! where it listens, with the real ports; logs go to standard error. The first SIGINT or SIGTERM makes
-//! it leave its cluster gracefully, a second one ends it at once.
+//! [`super::process`] runs it.
 
-use std::future::Future;
-use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
-use driftline::env::{Env, real};
-use driftline::{http, node, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use driftline::{http, telemetry};
 
-use super::{Problem, complain, resolve};
-
-/// How long jobs that still block may hold up the end of the process.
-const LAST_JOBS: Duration = Duration::from_secs(2);
+use super::{Problem, process, resolve};
 
 /// The flags of `driftline agent`.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct AgentArgs {
-    /// Configuration file, .toml or .json; may be repeated, later files win
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file, .toml or .json, or a directory of such; may be repeated, later files win
+    #[arg(long, value_name = "PATH", aliases = ["config-file", "config-dir"])]
     config: Vec<PathBuf>,
-    /// Development mode: a cluster of one, all in memory, gone when the agent stops
+    /// Be a server: keep the state, with the other servers. Without this the agent is a client, which asks servers
+    #[arg(long)]
+    server: bool,
+    /// Development mode: one server, all in memory, gone when the agent stops
     #[arg(long, conflicts_with = "data_dir")]
     dev: bool,
     /// Directory for the agent's files; required unless --dev
@@ -80,84 +72,79 @@ pub struct AgentArgs {
     /// Log JSON lines
     #[arg(long)]
     log_json: bool,
+    /// File that holds the process id while the agent runs
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
 }
 
 /// Everything `driftline agent` was told.
-#[derive(Debug, PartialEq)]
-struct Plan {
-    config: Config,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub config: Config,
+    /// On which signals the agent leaves before it ends.
+    pub leaves: Leaves,
     /// `None` keeps everything in memory.
-    data_dir: Option<PathBuf>,
-    log_level: String,
-    log_json: bool,
+    pub data_dir: Option<PathBuf>,
+    pub log_level: String,
+    pub log_json: bool,
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Whether the agent leaves its cluster before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaves {
+    pub on_interrupt: bool,
+    pub on_terminate: bool,
 }
 
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs) -> Result<(), Problem> {
-    let sources = args.config.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    let plan = plan(args, &sources, host_name())?;
-    telemetry::start(&plan.log_level, plan.log_json).map_err(Problem::usage)?;
-
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::failed(format!("cannot start the runtime: {error}")))?;
-    let ended = runtime.block_on(async {
-        // The clock and the sockets of the real world need the runtime to be there already.
-        let env = match &plan.data_dir {
-            Some(directory) => {
-                real::env(directory).map_err(|error| Problem::failed(format!("data directory: {error}")))?
-            }
-            None => real::ephemeral_env()
-                .map_err(|error| Problem::failed(format!("cannot start in memory: {error}")))?,
-        };
-        let shutdown = signals(&env)?;
-        let place = plan.data_dir.as_deref().map_or("in memory".to_owned(), |dir| dir.display().to_string());
-        let announce = announce(plan.config.node_name.clone(), place);
-        node::run(env, plan.config, shutdown, announce)
-            .await
-            .map_err(|error| Problem::failed(error.to_string()))
-    });
-    runtime.shutdown_timeout(LAST_JOBS);
-    ended
+    let plan = planned(&args)?;
+    process::run(args, plan)
 }
 
-/// One line that says where the node listens.
-fn announce(node: String, place: String) -> impl FnOnce(&node::Listening) + Send {
-    move |listening| {
-        let node::Listening { http, rpc, gossip } = listening;
-        let mut out = io::stdout();
-        // Nobody may be reading; the node runs all the same.
-        let _ =
-            writeln!(out, "driftline: {node} is up: HTTP {http}, RPC {rpc}, gossip {gossip}, data {place}");
-        let _ = out.flush();
+/// What files and flags come to, read now.
+pub fn planned(args: &AgentArgs) -> Result<Plan, Problem> {
+    plan(args.clone(), &sources(&args.config)?, host_name())
+}
+
+/// The files of these paths, in the order in which they are laid over one another. Of a directory, those whose
+/// names end as configuration files do, in the order of their names.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problem> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            sources.push(read(path)?);
+            continue;
+        }
+        let failed = |error| Problem::failed(format!("cannot read {}: {error}", path.display()));
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let file = entry.map_err(failed)?.path();
+            let ending = file.extension().and_then(|ending| ending.to_str());
+            if matches!(ending, Some("toml" | "json")) && file.is_file() {
+                files.push(file);
+            }
+        }
+        files.sort();
+        for file in files {
+            sources.push(read(&file)?);
+        }
     }
+    Ok(sources)
 }
 
-/// Completes at the first SIGINT or SIGTERM. The second ends the process.
-fn signals(env: &Env) -> Result<impl Future<Output = ()> + Send + use<>, Problem> {
-    let listen =
-        |kind| signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let (first, told) = oneshot::channel();
-    drop(env.spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        next().await;
-        let _ = first.send(());
-        next().await;
-        complain("stopped at once by a second signal");
-        std::process::exit(1);
-    }));
-    Ok(async move {
-        // An error says that the task is gone, and the runtime with it.
-        let _ = told.await;
-    })
+/// Checks configuration files. Flags that the agent would be given besides are not known here.
+pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
+    let sources = sources(paths)?;
+    let find = |text: &str, port| resolve(text, port).map_err(|problem| problem.text);
+    let merged = file::merge(&Config::default(), &sources, &find);
+    let file::Merged { config, process } = merged.map_err(|error| Problem::failed(error.to_string()))?;
+    config.check().map_err(|error| Problem::failed(error.to_string()))?;
+    telemetry::filter(process.log_level.as_deref().unwrap_or(telemetry::DEFAULT_LEVEL))
+        .map_err(Problem::failed)?;
+    let files: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    Ok(format!("Configuration is valid: {}\n", files.join(", ")).into_bytes())
 }
 
 fn read(path: &Path) -> Result<Source, Problem> {
@@ -180,7 +167,8 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         base.node_name = name;
     }
     let file::Merged { mut config, process } =
-        file::merge(&base, sources).map_err(|error| Problem::failed(error.to_string()))?;
+        file::merge(&base, sources, &|text, port| resolve(text, port).map_err(|problem| problem.text))
+            .map_err(|error| Problem::failed(error.to_string()))?;
 
     if let Some(name) = args.node {
         config.node_name = name;
@@ -219,6 +207,10 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             })?;
     }
     config.retry_max = args.retry_max.unwrap_or(config.retry_max);
+    config.server |= args.server || args.dev;
+    if !config.server && (args.bootstrap || args.bootstrap_expect.is_some()) {
+        return Err(Problem::usage("only a server can found a cluster: add --server"));
+    }
     if args.bootstrap {
         config.bootstrap = Bootstrap::Alone;
     } else if let Some(servers) = args.bootstrap_expect {
@@ -230,11 +222,11 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(
-            "an agent needs a directory for its files: give --data-dir DIR, or --dev to keep nothing",
+            "an agent needs a directory for its files: give --data-dir DIR, or --dev for a server that keeps nothing",
         ));
     }
     for (what, addr) in [("rpc_addr", config.rpc_addr), ("gossip_addr", config.gossip_addr)] {
-        if addr.ip().is_unspecified() && config.advertise.is_none() {
+        if (config.server || what != "rpc_addr") && addr.ip().is_unspecified() && config.advertise.is_none() {
             return Err(Problem::failed(format!(
                 "{what} is {addr}, every address of this host, which tells other members none; \
                  say with --advertise IP at which of them they reach it"
@@ -245,14 +237,20 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         return Err(Problem::failed("--advertise must be an address that other members can reach"));
     }
     config.check().map_err(|error| Problem::failed(error.to_string()))?;
+    let leaves = Leaves {
+        on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
+        on_terminate: process.leave_on_terminate.unwrap_or(!config.server),
+    };
     Ok(Plan {
         config,
+        leaves,
         data_dir,
         log_level: args
             .log_level
             .or(process.log_level)
             .unwrap_or_else(|| telemetry::DEFAULT_LEVEL.to_owned()),
         log_json: args.log_json || process.log_json.unwrap_or(false),
+        pid_file: args.pid_file.or(process.pid_file),
     })
 }
 
@@ -286,6 +284,25 @@ mod tests {
         assert_eq!((plan.config.bootstrap, plan.data_dir), (Bootstrap::Alone, None));
         assert_eq!(planned("--dev --join 127.0.0.1", "").unwrap().config.bootstrap, Bootstrap::Wait);
         assert_eq!(planned("--dev --bootstrap-expect 3", "").unwrap().config.bootstrap, Bootstrap::Expect(3));
+    }
+
+    #[test]
+    fn an_agent_is_a_client_unless_it_is_told_to_be_a_server() {
+        let client = planned("--data-dir /x", "").unwrap();
+        assert!(!client.config.server);
+        assert_eq!(client.leaves, Leaves { on_interrupt: true, on_terminate: true });
+        let server = planned("--data-dir /x --server", "").unwrap();
+        assert!(server.config.server);
+        assert_eq!(server.leaves, Leaves { on_interrupt: false, on_terminate: false });
+        assert!(planned("--data-dir /x", "server = true").unwrap().config.server);
+        assert!(planned("--dev", "").unwrap().config.server);
+        let said = planned("--data-dir /x --server", "leave_on_terminate = true").unwrap();
+        assert!(said.leaves.on_terminate && !said.leaves.on_interrupt);
+        for founding in ["--bootstrap", "--bootstrap-expect 3"] {
+            let problem = planned(&format!("--data-dir /x {founding}"), "").unwrap_err();
+            assert!(problem.code == 2 && problem.text.contains("--server"), "{}", problem.text);
+        }
+        assert_eq!(planned("--data-dir /x", "bootstrap = 'alone'").unwrap_err().code, 1);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Problem, resolve};
+use super::{Api, Command, Format, Problem, operate, resolve};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-const HTTP_PORT: u16 = 8500;
+/// The port of an API that is named without one.
+pub const API_PORT: u16 = 8500;
 
 /// What a path escapes. Slashes stay, as they are part of keys.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
@@ -55,9 +56,8 @@ pub struct KvGet {
     /// Print values in base64
     #[arg(long)]
     base64: bool,
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
@@ -108,18 +108,16 @@ pub struct KvList {
     /// Let any server answer from what it has, which may be old
     #[arg(long)]
     stale: bool,
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct Members {
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
@@ -148,9 +146,8 @@ pub struct EventFire {
     /// Only if that service has a tag that matches
     #[arg(long, requires = "service")]
     tag: Option<String>,
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
@@ -160,18 +157,16 @@ pub struct EventList {
     /// Only events of this name
     #[arg(long)]
     name: Option<String>,
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct Info {
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     api: Api,
 }
@@ -212,8 +207,10 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
         let env = real::ephemeral_env()
             .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
         match command {
-            // Runs elsewhere, for as long as it likes.
-            Command::Agent(_) => Ok(Vec::new()),
+            // These do not ask an agent.
+            Command::Agent(_) | Command::Validate(_) | Command::Recover(_) | Command::Completions(_) => {
+                Ok(Vec::new())
+            }
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
             Command::Kv(Kv::Delete(args)) => kv_delete(&env, args).await,
@@ -225,16 +222,22 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Join(args) => join(&env, args).await,
             Command::Leave(args) => leave(&env, args).await,
             Command::ForceLeave(args) => force_leave(&env, args).await,
+            Command::Status(args) => operate::status(&env, args).await,
+            Command::Doctor(args) => operate::doctor(&env, args).await,
+            Command::Reload(args) => operate::reload(&env, args).await,
+            Command::Monitor(args) => operate::monitor(&env, args).await,
+            Command::Operator(command) => operate::operator(&env, command).await,
+            Command::Debug(args) => operate::debug(&env, args).await,
         }
     })
 }
 
-fn path(escaped: &str) -> String {
+pub fn path(escaped: &str) -> String {
     utf8_percent_encode(escaped, PATH).to_string()
 }
 
 /// A query string from the parameters that are there.
-fn query<const N: usize>(parameters: [(&str, Option<String>); N]) -> String {
+pub fn query<const N: usize>(parameters: [(&str, Option<String>); N]) -> String {
     let given: Vec<String> = parameters
         .into_iter()
         .filter_map(|(name, value)| {
@@ -249,7 +252,7 @@ fn switch(on: bool) -> Option<String> {
 }
 
 /// One request. Every answer but a 200 is a problem, except a 404 for whoever expects one.
-async fn ask(
+pub async fn ask(
     env: &Env,
     api: &Api,
     method: Method,
@@ -258,7 +261,7 @@ async fn ask(
     may_be_missing: bool,
 ) -> Result<Response, Problem> {
     let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
-    let addr = resolve(text, HTTP_PORT)?;
+    let addr = resolve(text, API_PORT)?;
     let reads = method == Method::GET;
     let response = match client::call(env, addr, method, path, body.into(), TIMEOUT).await {
         Ok(response) => response,
@@ -284,27 +287,27 @@ async fn ask(
     }
 }
 
-fn parse(response: &Response) -> Result<Value, Problem> {
+pub fn parse(response: &Response) -> Result<Value, Problem> {
     serde_json::from_slice(&response.body)
         .map_err(|error| Problem::failed(format!("the agent's answer is not JSON ({error})")))
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
+pub fn pretty(value: &Value) -> Vec<u8> {
     // A `Value` always has a text.
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
     text
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-fn items(value: &Value) -> &[Value] {
+pub fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+pub fn lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
     lines.into_iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
 }
 
@@ -338,8 +341,8 @@ fn value_of(entry: &Value, base64: bool) -> Result<Vec<u8>, Problem> {
 
 async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     if args.keys {
-        let KvGet { key: prefix, stale, json, api, .. } = args;
-        return kv_list(env, KvList { prefix, separator: None, stale, json, api }).await;
+        let KvGet { key: prefix, stale, format, api, .. } = args;
+        return kv_list(env, KvList { prefix, separator: None, stale, format, api }).await;
     }
     if args.key.is_empty() && !args.recurse {
         return Err(Problem::usage("kv get needs a key, or --recurse for all of them"));
@@ -352,7 +355,7 @@ async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
         return Err(Problem::failed(format!("{what} {:?}", args.key)));
     }
     let entries = parse(&response)?;
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&entries));
     }
     let mut output = Vec::new();
@@ -373,7 +376,7 @@ async fn kv_list(env: &Env, args: KvList) -> Result<Vec<u8>, Problem> {
     let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
     // No keys are an empty list, not a failure.
     let keys = if response.status == 404 { Value::Array(Vec::new()) } else { parse(&response)? };
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&keys));
     }
     Ok(lines(items(&keys).iter().filter_map(Value::as_str)))
@@ -419,7 +422,7 @@ async fn kv_delete(env: &Env, args: KvDelete) -> Result<Vec<u8>, Problem> {
 }
 
 /// Rows as columns of equal width, the last one ragged.
-fn table(rows: &[Vec<String>]) -> Vec<u8> {
+pub fn table(rows: &[Vec<String>]) -> Vec<u8> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -439,7 +442,7 @@ fn table(rows: &[Vec<String>]) -> Vec<u8> {
     lines(rows.iter().map(String::as_str))
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
@@ -456,7 +459,7 @@ fn status_name(status: &Value) -> &'static str {
 async fn members(env: &Env, args: Members) -> Result<Vec<u8>, Problem> {
     let response = ask(env, &args.api, Method::GET, "/v1/agent/members", Bytes::new(), false).await?;
     let members = parse(&response)?;
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&members));
     }
     let mut rows = vec![row(["Node", "Address", "Status", "Tags"])];
@@ -485,7 +488,7 @@ async fn event_fire(env: &Env, args: EventFire) -> Result<Vec<u8>, Problem> {
     let path = format!("/v1/event/fire/{}{query}", path(&args.name));
     let response = ask(env, &args.api, Method::PUT, &path, payload, false).await?;
     let event = parse(&response)?;
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&event));
     }
     Ok(lines([format!("Event ID: {}", text(&event, "ID")).as_str()]))
@@ -495,7 +498,7 @@ async fn event_list(env: &Env, args: EventList) -> Result<Vec<u8>, Problem> {
     let path = format!("/v1/event/list{}", query([("name", args.name)]));
     let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), false).await?;
     let events = parse(&response)?;
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&events));
     }
     let mut rows = vec![row(["LTime", "ID", "Name", "Payload"])];
@@ -510,7 +513,7 @@ async fn event_list(env: &Env, args: EventList) -> Result<Vec<u8>, Problem> {
 async fn info(env: &Env, args: Info) -> Result<Vec<u8>, Problem> {
     let response = ask(env, &args.api, Method::GET, "/v1/agent/self", Bytes::new(), false).await?;
     let stats = parse(&response)?["Stats"].take();
-    if args.json {
+    if args.format.is_json() {
         return Ok(pretty(&stats));
     }
     let mut output = Vec::new();

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Config;
+use super::consul::{Resolve, canonical};
 
 /// A configuration file that was read but not yet understood.
 #[derive(Clone, Debug)]
@@ -41,9 +42,17 @@ pub struct Process {
     pub log_level: Option<String>,
     /// Whether logs are JSON lines.
     pub log_json: Option<bool>,
+    /// A file that holds the process id while the agent runs.
+    pub pid_file: Option<PathBuf>,
+    /// Whether SIGTERM makes the agent leave its cluster. By default a client does and a server does not.
+    pub leave_on_terminate: Option<bool>,
+    /// Whether SIGINT ends the agent without its leaving the cluster. By default a server does and a client does not.
+    pub skip_leave_on_interrupt: Option<bool>,
 }
 
-const PROCESS_KEYS: [&str; 3] = ["data_dir", "log_level", "log_json"];
+/// The keys of [`Process`].
+pub const PROCESS_KEYS: [&str; 6] =
+    ["data_dir", "log_level", "log_json", "pid_file", "leave_on_terminate", "skip_leave_on_interrupt"];
 
 /// Why a file cannot be used. Nothing has been started; correct the file and try again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,11 +93,12 @@ pub enum FileError {
     },
 }
 
-/// Lays the files over `base`, the last one on top.
+/// Lays the files over `base`, the last one on top. Consul's names are taken for ours where they mean the same;
+/// `resolve` finds the addresses of those to join.
 ///
 /// # Errors
 /// The first mistake in the first file that has one.
-pub fn merge(base: &Config, files: &[Source]) -> Result<Merged, FileError> {
+pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Merged, FileError> {
     let internal = |reason: serde_json::Error| FileError::Value {
         file: "defaults".to_owned(),
         key: "configuration".to_owned(),
@@ -98,7 +108,9 @@ pub fn merge(base: &Config, files: &[Source]) -> Result<Merged, FileError> {
     let mut config = base.clone();
     let mut process = Map::new();
     for source in files {
-        let mut table = parse(source)?;
+        let table = canonical(parse(source)?, &config, resolve);
+        let mut table =
+            table.map_err(|(key, reason)| FileError::Value { file: source.name.clone(), key, reason })?;
         for key in PROCESS_KEYS {
             if let Some(value) = table.remove(key) {
                 let alone = Map::from_iter([(key.to_owned(), value.clone())]);
@@ -251,6 +263,79 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn merge(base: &Config, files: &[Source]) -> Result<Merged, FileError> {
+        super::merge(base, files, &|text, _| text.parse().map_err(|_| format!("{text:?} does not resolve")))
+    }
+
+    /// The tables of the document: key and default, or Consul's key and ours.
+    fn documented(heading: &str) -> Vec<(String, String)> {
+        let text = include_str!("../../docs/configuration.md");
+        let part = text.split("\n## ").find_map(|part| part.strip_prefix(heading)).expect("the heading");
+        let rows = part.lines().filter(|line| line.starts_with("| `"));
+        let cells = rows.map(|row| row.split('|').map(str::trim).skip(1).collect::<Vec<_>>());
+        let bare = |cell: &str| cell.split('`').nth(1).unwrap_or_default().to_owned();
+        cells.map(|cells| (bare(cells[0]), cells[1].trim_matches('`').to_owned())).collect()
+    }
+
+    fn leaves(path: &str, value: &Value, found: &mut Vec<(String, Value)>) {
+        match own_keys(value) {
+            Some(keys) => keys.iter().for_each(|(key, value)| leaves(&format!("{path}{key}."), value, found)),
+            None => found.push((path.trim_end_matches('.').to_owned(), value.clone())),
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented_with_its_default() {
+        let mut expected = Vec::new();
+        leaves("", &serde_json::to_value(Config::default()).unwrap(), &mut expected);
+        let documented = documented("Keys");
+        for (key, default) in &expected {
+            let found = documented.iter().find(|(documented, _)| documented == key);
+            let (_, told) = found.unwrap_or_else(|| panic!("{key} is not in docs/configuration.md"));
+            // A node is named by its host.
+            if key != "node_name" {
+                assert_eq!(serde_json::from_str::<Value>(told).ok().as_ref(), Some(default), "{key}");
+            }
+        }
+        for key in PROCESS_KEYS {
+            assert!(documented.iter().any(|(documented, _)| documented == key), "{key} is not documented");
+        }
+        assert_eq!(documented.len(), expected.len() + PROCESS_KEYS.len(), "a documented key does not exist");
+        let text = include_str!("../../docs/configuration.md");
+        let process = ["log_level"];
+        for (key, _) in &documented {
+            let row = text.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap();
+            let told = row.split('|').nth(3).map(str::trim) == Some("reload");
+            let takes = super::super::reload::is_reloadable(key) || process.contains(&key.as_str());
+            assert_eq!(told, takes, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_name_of_consuls_is_documented() {
+        let documented = documented("Consul's names");
+        let known = super::super::consul::ALIASES;
+        assert_eq!(documented.len(), known.len());
+        for alias in known {
+            let found = documented.iter().find(|(consul, _)| consul == alias.consul);
+            assert!(found.is_some_and(|(_, here)| here.contains(alias.ours)), "{}", alias.consul);
+        }
+    }
+
+    #[test]
+    fn consuls_names_do_as_ours_do() {
+        let files = [
+            source("a.json", r#"{"server":true,"bootstrap_expect":3,"bind_addr":"10.0.0.1"}"#),
+            source("b.toml", "retry_interval = '5s'\n[ports]\nhttp = 80"),
+        ];
+        let Merged { config, .. } = merge(&Config::default(), &files).unwrap();
+        assert_eq!(config.bootstrap, Bootstrap::Expect(3));
+        assert_eq!(config.rpc_addr.to_string(), "10.0.0.1:8300");
+        assert_eq!((config.http_addr.port(), config.retry_interval_ms), (80, 5_000));
+        assert!(error("c.toml", "retry_interval = 5").starts_with("c.toml: retry_interval: "));
+        assert!(error("c.toml", "[ports]\ndns = 53").contains("unknown key `ports`"));
     }
 
     fn source(name: &str, text: &str) -> Source {

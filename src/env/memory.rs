@@ -46,6 +46,21 @@ impl Disk for MemoryDisk {
         Ok(locked(&self.files).contains_key(name))
     }
 
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(locked(&self.files).keys().cloned().collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut files = locked(&self.files);
+        let file = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        locked(&self.files).remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         Ok(())
     }
@@ -88,6 +103,15 @@ impl File for MemoryFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         locked(&self.0).resize(position(len)?, 0);
+        Ok(())
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        let mut bytes = locked(&self.0);
+        let len = position(len)?;
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
         Ok(())
     }
 

@@ -152,7 +152,12 @@ pub trait Datagrams: Send + Sync {
 /// A node's directory. All calls block: make them inside [`Env::blocking`].
 ///
 /// What survives a power loss: the bytes of a file that a [`File::sync`] covered, and the names that
-/// a [`Disk::sync_dir`] covered. Everything else may be there, gone, or half there.
+/// a [`Disk::sync_dir`] covered. Everything else may be there, gone, or half there: of the bytes that
+/// were written since, any subset of the 512-byte sectors (each of them whole); of the creations, renames
+/// and removals, any subset. When only the process dies, everything it did is still there.
+///
+/// `StorageFull` from any call means that there is no space left and that what was there is unharmed: it can be tried again.
+/// Any other error may be the first sign of a dying disk.
 pub trait Disk: Send + Sync {
     /// Takes the directory for this process until the guard is dropped.
     ///
@@ -166,7 +171,23 @@ pub trait Disk: Send + Sync {
     /// Whether a file of this name exists.
     fn exists(&self, name: &str) -> io::Result<bool>;
 
-    /// Makes creations in the directory durable.
+    /// The names of all files, in ascending order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Gives a file another name; a file that had it is gone. Nobody ever finds neither of the two under
+    /// that name, not even after a power loss.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no `from`.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. Whoever has it open keeps it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is absent.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals durable.
     fn sync_dir(&self) -> io::Result<()>;
 
     /// How errors name the directory.
@@ -186,6 +207,12 @@ pub trait File: Send + Sync + fmt::Debug {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Extends with zeros to `len` bytes whose space is taken: writing over them needs no more of it, and
+    /// a sync of that has only bytes to write. Not durable before a sync.
+    ///
+    /// # Errors
+    /// `StorageFull` when there is not so much space; the file may have become longer.
+    fn preallocate(&self, len: u64) -> io::Result<()>;
     /// Makes all that was written durable.
     ///
     /// An error is final: the kernel may have dropped the pages it could not write, so a later sync

@@ -169,6 +169,11 @@ pub enum Observed {
         /// What there is to say.
         detail: String,
     },
+    /// What the node finds in its directory is not what it wrote there.
+    Damaged {
+        /// What does not fit.
+        reason: String,
+    },
     /// The node stops because of an error that only it has.
     Fatal {
         /// The error's text.

@@ -41,6 +41,11 @@ pub fn env_in_memory(seed: u64) -> Env {
     assemble(Arc::new(MemoryDisk::default()), seed)
 }
 
+/// The production world on a disk of the caller's and with a given seed: for tests.
+pub fn env_on(disk: Arc<dyn Disk>, seed: u64) -> Env {
+    assemble(disk, seed)
+}
+
 fn assemble(disk: Arc<dyn Disk>, seed: u64) -> Env {
     Env::new(
         Arc::new(RealClock { start: std::time::Instant::now() }),
@@ -170,6 +175,11 @@ impl Datagrams for RealDatagrams {
     }
 }
 
+/// The file that stands for the whole directory when it is locked.
+const LOCK: &str = "LOCK";
+/// Zeros written at once to take space.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
 struct RealDisk {
     directory: PathBuf,
 }
@@ -194,7 +204,7 @@ impl Disk for RealDisk {
             .truncate(false)
             .read(true)
             .write(true)
-            .open(self.path("LOCK"))?;
+            .open(self.path(LOCK))?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(file)),
             Err(fs::TryLockError::WouldBlock) => {
@@ -216,6 +226,29 @@ impl Disk for RealDisk {
 
     fn exists(&self, name: &str) -> io::Result<bool> {
         self.path(name).try_exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+                && name != LOCK
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -245,6 +278,18 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        // Written, not only reserved: a first write to reserved space is a change of the file's map,
+        // which every sync would have to write as well.
+        let mut at = self.len()?;
+        while at < len {
+            let piece = usize::try_from(len - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+            self.0.write_all_at(&ZEROS[..piece], at)?;
+            at += piece as u64;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -7,15 +7,13 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use crate::agent::Agent;
+use crate::agent::delegate::DEFAULT_SEGMENT;
+use crate::agent::{self, member_tags, version};
 use crate::config::Config;
 use crate::gossip::{self, Status};
 
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
-
-/// The version of Consul's API that clients should expect, with our own behind it.
-const VERSION: &str = concat!("1.20.0+driftline.", env!("CARGO_PKG_VERSION"));
 
 /// A member as clients know it.
 #[derive(Serialize)]
@@ -40,7 +38,7 @@ impl Member {
             name: member.name.clone(),
             addr: member.addr.ip().to_string(),
             port: member.addr.port(),
-            tags: Agent::member_tags(member),
+            tags: member_tags(member),
             status: match member.status {
                 Status::Alive => 1,
                 Status::Leaving => 2,
@@ -86,7 +84,7 @@ struct SelfConfig<'a> {
     build_date: &'a str,
 }
 
-/// A network coordinate. Agents do not measure round trips yet, so each stands where all of them start.
+/// A network coordinate.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Coordinate {
@@ -96,11 +94,19 @@ struct Coordinate {
     height: f64,
 }
 
+impl From<agent::Coordinate> for Coordinate {
+    fn from(at: agent::Coordinate) -> Coordinate {
+        let agent::Coordinate { vec, error, adjustment, height } = at;
+        Coordinate { vec, error, adjustment, height }
+    }
+}
+
 /// This agent: configuration, statistics, and how its members see it.
 pub async fn this(api: Arc<Api>, call: Call) -> Reply {
     let agent = &api.agent;
     let config = agent.config();
     let member = Member::new(&agent.local_member());
+    let coord = agent.delegate().lan_coordinate().remove(DEFAULT_SEGMENT).unwrap_or_default();
     let node_id = member.tags.get("id").cloned().unwrap_or_else(|| format!("{:016x}", agent.node_id()));
     let reply = SelfReply {
         config: SelfConfig {
@@ -109,12 +115,12 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
             node_name: &config.node_name,
             node_id,
             revision: "",
-            server: true,
-            version: VERSION,
-            build_date: "1970-01-01T00:00:01Z",
+            server: config.server,
+            version: version::BOTH,
+            build_date: version::BUILD_DATE,
         },
-        debug_config: config,
-        coord: Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 1e-5 },
+        debug_config: &config,
+        coord: coord.into(),
         member,
         stats: agent.stats(),
         meta: &config.tags,
@@ -125,10 +131,15 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
 
 /// Everyone this agent knows of, the failed and the gone included.
 pub async fn members(api: Arc<Api>, call: Call) -> Reply {
-    if let Some(segment) = call.params.text("segment").filter(|segment| *segment != "_all") {
-        return Err(Failure::internal(format!("unknown segment {segment:?}: there is only the default one")));
-    }
-    let mut members: Vec<Member> = api.agent.members().iter().map(Member::new).collect();
+    let delegate = api.agent.delegate();
+    let members = match call.params.get("segment") {
+        Some("_all") => delegate.lan_members_all_segments(),
+        segment => {
+            let members = delegate.lan_segment_members(segment.unwrap_or(DEFAULT_SEGMENT));
+            members.map_err(|error| Failure::internal(error.to_string()))?
+        }
+    };
+    let mut members: Vec<Member> = members.iter().map(Member::new).collect();
     if call.params.switch("wan") {
         // There is one datacenter: its members are all that the wide area has.
         for member in &mut members {
@@ -174,6 +185,42 @@ pub async fn force_leave(api: Arc<Api>, call: Call) -> Reply {
     let node = call.tail("/v1/agent/force-leave/")?;
     api.agent.force_leave(&node, call.params.switch("prune")).await.map_err(Failure::internal)?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+/// Reads the configuration again; says what is in force now and what waits for a restart.
+pub async fn reload(api: Arc<Api>, call: Call) -> Reply {
+    let agent = api.agent.clone();
+    // In a task of its own: a client that hangs up must not leave it half done.
+    let reloaded = agent.env().clone().spawn(async move { agent.reload().await });
+    let reloaded = reloaded.await.map_err(|error| Failure::internal(format!("reloading failed: {error}")))?;
+    reply::json(&reloaded.map_err(Failure::internal)?, call.params.pretty())
+}
+
+/// What machine this agent runs on.
+pub async fn host(api: Arc<Api>, call: Call) -> Reply {
+    let begun = api.agent.env().now();
+    let mut host = api.agent.describe_host().await.map_err(Failure::internal)?;
+    let took = api.agent.env().now().since(begun);
+    host["CollectionTime"] = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).into();
+    reply::json(&host, call.params.pretty())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    #[serde(rename = "SHA")]
+    sha: &'static str,
+    build_date: &'static str,
+    human_version: &'static str,
+    #[serde(rename = "FIPS")]
+    fips: &'static str,
+}
+
+/// Which version this is.
+pub async fn version(_: Arc<Api>, call: Call) -> Reply {
+    let version =
+        Version { sha: "", build_date: version::BUILD_DATE, human_version: version::BOTH, fips: "" };
+    reply::json(&version, call.params.pretty())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use crate::env::Env;
+use crate::env::{AbortOnDrop, Env};
 
 /// An answer longer than this is given up on.
 const MAX_BODY: usize = 1 << 30;
@@ -111,6 +111,57 @@ pub async fn call(
         }
     };
     env.timeout(deadline.since(env.now()), exchange)
+        .await
+        .unwrap_or_else(|_| Err(CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))))
+}
+
+/// An answer whose body comes bit by bit.
+pub struct Streaming {
+    /// The HTTP status.
+    pub status: u16,
+    body: hyper::body::Incoming,
+    _connection: AbortOnDrop,
+}
+
+impl Streaming {
+    /// The next bytes of the body; nothing when it has ended, or broken off.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(bytes) = frame.into_data() {
+                return Some(bytes);
+            }
+        }
+    }
+}
+
+/// Begins to read an answer that may never end. Its head must come within `timeout`.
+///
+/// # Errors
+/// See [`CallError`].
+pub async fn open(
+    env: &Env,
+    addr: SocketAddr,
+    path_and_query: &str,
+    timeout: Duration,
+) -> Result<Streaming, CallError> {
+    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
+    let request = Request::builder()
+        .uri(path_and_query)
+        .header(header::HOST, addr.to_string())
+        .body(Full::new(Bytes::new()))
+        .map_err(|error| not_sent(&error))?;
+    let begin = async {
+        let stream = env.network().connect(addr).await.map_err(|error| not_sent(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))?;
+        let connection = env.spawn(async move { drop(connection.await) }).abort_on_drop();
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| CallError::Unknown(describe(&error)))?;
+        let status = response.status().as_u16();
+        Ok(Streaming { status, body: response.into_body(), _connection: connection })
+    };
+    env.timeout(timeout, begin)
         .await
         .unwrap_or_else(|_| Err(CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))))
 }

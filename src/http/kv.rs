@@ -68,7 +68,7 @@ pub async fn key(api: Arc<Api>, call: Call) -> Reply {
 
 /// Refuses a key that is longer than the limit.
 pub fn check_key(api: &Api, key: &str) -> Result<(), Failure> {
-    let limit = api.limits.key_bytes;
+    let limit = api.limits().key_bytes;
     if key.len() > limit {
         let text = format!("Key is too long ({} bytes), the limit is {limit} bytes", key.len());
         return Err(Failure::bad_request(text));

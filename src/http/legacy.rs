@@ -25,7 +25,7 @@ fn key(api: &Api, params: &Params) -> Result<String, Failure> {
 pub async fn set(api: Arc<Api>, call: Call) -> Reply {
     let key = key(&api, &call.params)?;
     let value = call.params.get("value").ok_or_else(|| Failure::bad_request("Missing parameter: value"))?;
-    let limit = api.limits.value_bytes;
+    let limit = api.limits().value_bytes;
     if value.len() > limit {
         let text = format!("Value is too large ({} bytes), the limit is {limit} bytes", value.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text));

@@ -5,7 +5,7 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `session`, `txn`, `event`, `status`, `agent`, `operator`: one file for each family of paths.
+//! * `kv`, `session`, `txn`, `event`, `status`, `agent`, `operator`, `telemetry`: one file for each family of paths.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
@@ -31,6 +31,7 @@ mod reply;
 mod session;
 mod status;
 mod stream;
+mod telemetry;
 mod txn;
 
 use std::future::Future;
@@ -60,7 +61,7 @@ use crate::agent::Agent;
 use crate::config::Limits;
 use crate::env::{BoxStream, Env, Listener, Rng};
 
-pub use params::parse_duration;
+pub use crate::config::duration::parse_duration;
 
 use params::Params;
 use reply::{Failure, Reply};
@@ -92,12 +93,11 @@ pub async fn serve_until(
     stop: impl Future<Output = ()>,
 ) {
     let env = agent.env().clone();
-    let limits = agent.config().limits.clone();
-    let most = limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
+    let most = agent.config().limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
     let slots = Arc::new(Semaphore::new(most));
     // Nothing is ever sent: that the sender is gone is the message.
     let (open, stopped) = watch::channel(());
-    let service = TowerToHyperService::new(router(Arc::new(Api::new(agent))).merge(routes));
+    let service = TowerToHyperService::new(router(Arc::new(Api::new(agent.clone()))).merge(routes));
 
     let mut stop = pin!(stop);
     loop {
@@ -109,7 +109,7 @@ pub async fn serve_until(
         match accepted {
             Ok((stream, _)) => match slots.clone().try_acquire_owned() {
                 Ok(slot) => {
-                    let patience = Duration::from_millis(limits.http_read_timeout_ms);
+                    let patience = Duration::from_millis(agent.config().limits.http_read_timeout_ms);
                     let serving = connection(env.clone(), stream, service.clone(), patience, stopped.clone());
                     drop(env.spawn(async move {
                         serving.await;
@@ -189,7 +189,6 @@ fn turn_away(mut stream: BoxStream) {
 /// What handlers share.
 struct Api {
     agent: Agent,
-    limits: Limits,
     rng: Mutex<Rng>,
     session_ids: Mutex<Rng>,
     body_room: Arc<Semaphore>,
@@ -197,11 +196,15 @@ struct Api {
 
 impl Api {
     fn new(agent: Agent) -> Api {
-        let limits = agent.config().limits.clone();
         let rng = Mutex::new(agent.env().rng("http"));
         let session_ids = Mutex::new(agent.env().rng("session ids"));
         let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
-        Api { agent, limits, rng, session_ids, body_room }
+        Api { agent, rng, session_ids, body_room }
+    }
+
+    /// What a client may ask for, as configured now.
+    fn limits(&self) -> Limits {
+        self.agent.config().limits.clone()
     }
 
     /// A number in `0.0..1.0` to spread the ends of blocking queries with.
@@ -211,7 +214,8 @@ impl Api {
 
     /// The whole body, checked against the limit before and while it is read.
     async fn read_body(&self, body: Body) -> Result<Upload, Failure> {
-        let limit = self.limits.value_bytes as u64;
+        let limits = self.limits();
+        let limit = limits.value_bytes as u64;
         let too_large = |size: &str| {
             Failure::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -239,7 +243,7 @@ impl Api {
                     self.body_room.clone().acquire_many_owned(kib).await.ok()
                 }
             };
-            let bytes = Limited::new(body, self.limits.value_bytes).collect().await;
+            let bytes = Limited::new(body, limits.value_bytes).collect().await;
             (bytes, room)
         };
         let mut read = pin!(read);
@@ -247,7 +251,7 @@ impl Api {
         let read = match read.as_mut().now_or_never() {
             Some(read) => read,
             None => {
-                let patience = Duration::from_millis(self.limits.http_read_timeout_ms);
+                let patience = Duration::from_millis(limits.http_read_timeout_ms);
                 self.agent.env().timeout(patience, read).await.map_err(|_| {
                     let text =
                         format!("The request's body did not arrive within {} ms", patience.as_millis());
@@ -319,11 +323,17 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/event/list", route(&["GET"], event::list))
         .route("/v1/status/leader", route(&["GET"], status::leader))
         .route("/v1/status/peers", route(&["GET"], status::peers))
+        .route("/v1/status/why", route(&["GET"], status::why))
         .route("/v1/agent/self", route(&["GET"], agent::this))
         .route("/v1/agent/members", route(&["GET"], agent::members))
         .route("/v1/agent/join/{*addr}", route(&["PUT"], agent::join))
         .route("/v1/agent/leave", route(&["PUT"], agent::leave))
         .route("/v1/agent/force-leave/{*node}", route(&["PUT"], agent::force_leave))
+        .route("/v1/agent/reload", route(&["PUT"], agent::reload))
+        .route("/v1/agent/host", route(&["GET"], agent::host))
+        .route("/v1/agent/version", route(&["GET"], agent::version))
+        .route("/v1/agent/metrics", route(&["GET"], telemetry::metrics))
+        .route("/v1/agent/monitor", route(&["GET"], telemetry::monitor))
         .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
         .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
         .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))
@@ -348,9 +358,29 @@ where
             let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
             return Ok((StatusCode::OK, allow).into_response());
         }
-        let call = admit(&api, methods, request)?;
-        handler(api, call).await
+        let (begun, path) = (api.agent.env().now(), family(request.uri().path()).to_owned());
+        // A client may call its method what it likes; labels must be few.
+        let known = ["GET", "PUT", "POST", "DELETE", "HEAD", "PATCH"];
+        let method = known.into_iter().find(|known| *known == request.method().as_str()).unwrap_or("other");
+        let reply = match admit(&api, methods, request) {
+            Ok(call) => handler(api.clone(), call).await,
+            Err(failure) => Err(failure),
+        };
+        let status = reply.as_ref().map_or_else(|failure| failure.status, |response| response.status());
+        let took = api.agent.env().now().since(begun);
+        let labels =
+            vec![("method", method.to_owned()), ("path", path), ("status", status.as_u16().to_string())];
+        api.agent.metrics().time("consul.api.http", labels, took);
+        reply
     })
+}
+
+/// The part of a route's path that does not depend on what is asked for: at most three words, two where the third
+/// is a key.
+fn family(path: &str) -> &str {
+    let words = if path.starts_with("/v1/kv") { 2 } else { 3 };
+    let end = path.match_indices('/').nth(words).map_or(path.len(), |(at, _)| at);
+    &path[..end]
 }
 
 /// Checks what every route checks.

@@ -13,9 +13,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use crate::agent::{Configured, uuid_of};
-use crate::state::Indexed;
-use crate::state::query::Applied;
+use crate::agent::{Cluster, Configured, uuid_of};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -48,20 +46,14 @@ struct Transferred {
     success: bool,
 }
 
-/// Waits until this server knows every change of the configuration that was finished before the call,
-/// unless the call asks for `stale`.
-async fn catch_up(api: &Api, params: &Params) -> Result<(), Failure> {
-    let mut options = params.query_options(|| 0.0)?;
-    // The configuration cannot be waited for.
-    options.min_index = 0;
-    api.agent.query(options, &Applied).await?;
-    Ok(())
+/// The configuration, with every change that was finished before the call unless it asks for `stale`.
+async fn current(api: &Api, params: &Params) -> Result<Cluster, Failure> {
+    Ok(api.agent.cluster(params.query_options(|| 0.0)?.consistency).await?)
 }
 
 /// The servers of the configuration in force.
 pub async fn configuration(api: Arc<Api>, call: Call) -> Reply {
-    catch_up(&api, &call.params).await?;
-    let Indexed { index, value: servers } = api.agent.configuration();
+    let Cluster { servers, index, .. } = current(&api, &call.params).await?;
     let servers = servers.into_iter().map(|server| Server {
         id: uuid_of(server.node_id),
         node: server.name,
@@ -103,8 +95,8 @@ pub async fn transfer_leader(api: Arc<Api>, call: Call) -> Reply {
     let heir = match call.params.text("id") {
         None => None,
         Some(name) => {
-            catch_up(&api, &call.params).await?;
-            Some(by_id(&api.agent.configuration().value, name)?)
+            let servers = current(&api, &call.params).await?.servers;
+            Some(by_id(&servers, name)?)
         }
     };
     api.agent.transfer_leadership(heir).await?;
@@ -124,8 +116,7 @@ pub async fn remove_peer(api: Arc<Api>, call: Call) -> Reply {
     if !refusal.is_empty() {
         return Err(Failure::bad_request(refusal));
     }
-    catch_up(&api, &call.params).await?;
-    let servers = api.agent.configuration().value;
+    let servers = current(&api, &call.params).await?.servers;
     let node_id = match id {
         Some(id) => by_id(&servers, id)?,
         None => by_address(&servers, address.unwrap_or_default())?,

@@ -9,12 +9,13 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::config::duration::parse_duration;
 use crate::gossip::Status;
 use crate::state::query::{SessionInfo, SessionList, SessionsOfNode};
 use crate::state::session::{Behavior, NewSession, ServiceCheck, SessionCommand};
 use crate::state::{Command, Outcome, Question, Refusal, Returned, Session};
 
-use super::params::{Params, parse_duration, show_duration};
+use super::params::{Params, show_duration};
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 
@@ -150,7 +151,7 @@ fn time_to_live(api: &Api, ttl: &str) -> Result<u64, Failure> {
         let why = format!("time: invalid duration {ttl:?}");
         return Err(Failure::refused(format!("Session TTL '{ttl}' invalid: {why}")));
     };
-    let shortest = Duration::from_millis(api.limits.session_ttl_min_ms);
+    let shortest = Duration::from_millis(api.limits().session_ttl_min_ms);
     let fits = u64::try_from(nanos)
         .ok()
         .filter(|nanos| *nanos == 0 || (shortest..=MAX_TTL).contains(&Duration::from_nanos(*nanos)));

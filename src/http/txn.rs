@@ -89,7 +89,7 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
     };
     kv::check_key(api, &wanted.key)?;
     let value = BASE64.decode(wanted.value.unwrap_or_default()).map_err(parse_failed)?;
-    let limit = api.limits.value_bytes;
+    let limit = api.limits().value_bytes;
     if value.len() > limit {
         let text = format!("Value for key {:?} is too large ({} > {limit} bytes)", wanted.key, value.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text));

@@ -6,19 +6,18 @@
 //!
 //! Reads that wait at the same time share one read-index round (Raft dissertation, section 6.4).
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 
+use super::requests::Requests;
 use super::rpc::{Answer, Ask, CallError, LeaderError};
 use super::{RaftNode, ServerInfo};
 use crate::env::{AbortOnDrop, Env, Instant, hazard};
 use crate::mutant;
-use crate::state::{Command, Outcome, Request, RequestId};
+use crate::state::{Command, Outcome, Request};
 
 /// Pause between two attempts when nothing else wakes us.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
@@ -57,18 +56,10 @@ pub struct Client {
 struct Inner {
     env: Env,
     node: RaftNode,
-    origin: u64,
-    numbers: Mutex<Numbers>,
+    requests: Requests,
     timeout: Duration,
     readers: mpsc::Sender<oneshot::Sender<Result<u64, ReadError>>>,
     _reading: AbortOnDrop,
-}
-
-/// The numbers of this origin's requests.
-#[derive(Default)]
-struct Numbers {
-    next: u64,
-    outstanding: BTreeSet<u64>,
 }
 
 impl Client {
@@ -80,9 +71,7 @@ impl Client {
             inner: Arc::new(Inner {
                 env: env.clone(),
                 node,
-                // Mutant T03: an id depends on what other runs of the program there were.
-                origin: env.rng("request origin").random::<u64>() ^ process_number(),
-                numbers: Mutex::default(),
+                requests: Requests::new(env),
                 timeout,
                 readers,
                 _reading: reading,
@@ -95,16 +84,42 @@ impl Client {
     /// # Errors
     /// [`WriteError`] tells whether it may have been applied all the same.
     pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
-        let mut turn = Turn::take(&self.inner);
-        let deadline = self.inner.env.now() + self.inner.timeout;
+        let mut turn = self.inner.requests.turn();
+        let mut tries = 0;
+        let next = || {
+            // Mutant R32: every attempt gets a new id, so that a retry can apply twice.
+            if tries > 0 && mutant::is("R32") {
+                turn = self.inner.requests.turn();
+            }
+            tries += 1;
+            let (id, done_below) = turn.id();
+            Request { id, done_below, command: command.clone() }
+        };
+        self.deliver(self.inner.timeout, next).await
+    }
+
+    /// Gets another origin's request applied, `within` at most. Whoever sent it may send it again, through this
+    /// server or another.
+    ///
+    /// # Errors
+    /// [`WriteError`] tells whether it may have been applied all the same.
+    pub async fn write_for(&self, request: &Request, within: Duration) -> Result<Outcome, WriteError> {
+        self.deliver(within, || request.clone()).await
+    }
+
+    async fn deliver(
+        &self,
+        within: Duration,
+        mut next: impl FnMut() -> Request,
+    ) -> Result<Outcome, WriteError> {
+        let deadline = self.inner.env.now() + within;
         // Whether an attempt got out whose fate we do not know.
         let mut in_doubt: Option<String> = None;
         let mut last_refusal = NO_LEADER.to_owned();
         loop {
             let again = in_doubt.is_some();
             self.inner.env.sometimes(again, "a write is sent again while its first fate is unknown");
-            let request = turn.request(command.clone());
-            match self.attempt(Ask::Propose(request), deadline).await {
+            match self.attempt(Ask::Propose(next()), deadline).await {
                 Ok(Answer::Propose(Ok(outcome))) => {
                     self.inner.env.sometimes(again, "a write succeeds after its first fate was unknown");
                     return Ok(outcome);
@@ -123,10 +138,6 @@ impl Client {
                 Err(Attempt::NoLeader) => {}
                 Err(Attempt::Call(CallError::NotSent { reason, .. })) => last_refusal = reason,
                 Err(Attempt::Call(error @ CallError::NoAnswer { .. })) => in_doubt = Some(error.to_string()),
-            }
-            // Mutant R32: every attempt gets a new id, so that a retry can apply twice.
-            if mutant::is("R32") {
-                turn = Turn::take(&self.inner);
             }
             if !self.pause(deadline).await {
                 let env = &self.inner.env;
@@ -147,12 +158,22 @@ impl Client {
     /// # Errors
     /// [`ReadError`] when no leader confirmed it in time.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        let deadline = self.inner.env.now() + self.inner.timeout;
+        self.read_barrier_within(self.inner.timeout).await
+    }
+
+    /// The same, `within` at most.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no leader confirmed it in time.
+    pub async fn read_barrier_within(&self, within: Duration) -> Result<(), ReadError> {
+        let deadline = self.inner.env.now() + within;
         let late = || ReadError(format!("{NO_LEADER}: the read was not confirmed in time"));
         let (sender, receiver) = oneshot::channel();
         let stopping = || ReadError("this server is stopping".to_owned());
         self.inner.readers.send(sender).await.map_err(|_| stopping())?;
-        let index = receiver.await.map_err(|_| stopping())??;
+        // A round that others began may take longer than this reader has.
+        let confirmed = self.inner.env.timeout(within, receiver).await.map_err(|_| late())?;
+        let index = confirmed.map_err(|_| stopping())??;
         let mut applied = self.inner.node.state().applied();
         let left = deadline.since(self.inner.env.now());
         let env = &self.inner.env;
@@ -192,7 +213,17 @@ impl Client {
     /// # Errors
     /// [`WriteError`] as for a write.
     pub async fn transfer_leadership(&self, node_id: Option<u64>) -> Result<(), WriteError> {
-        self.change(|| Ask::TransferTo { node_id }).await
+        let leader = || self.inner.node.inner.core.server_metrics().borrow_watched().current_leader;
+        let before = leader();
+        match self.change(|| Ask::TransferTo { node_id }).await {
+            // The heir may be seen to lead before the old leader's answer is here: what was asked is done.
+            Err(WriteError::Unknown(_))
+                if leader().is_some_and(|now| node_id.map_or(Some(now) != before, |heir| heir == now)) =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// A change of membership or leadership: asked once of whoever leads. Only a leader that did
@@ -231,10 +262,6 @@ impl Client {
     async fn pause(&self, deadline: Instant) -> bool {
         pause(&self.inner.env, &self.inner.node, deadline).await
     }
-}
-
-fn process_number() -> u64 {
-    if mutant::is("T03") { mutant::process_number() } else { 0 }
 }
 
 enum Attempt {
@@ -286,38 +313,6 @@ async fn pause(env: &Env, node: &RaftNode, deadline: Instant) -> bool {
     // Either way it is time to try again.
     let _ = env.timeout(RETRY_PAUSE, another).await;
     true
-}
-
-/// The number of one request, given back when it is answered.
-struct Turn {
-    inner: Arc<Inner>,
-    number: u64,
-}
-
-impl Turn {
-    fn take(inner: &Arc<Inner>) -> Turn {
-        let mut numbers = inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        numbers.next += 1;
-        let number = numbers.next;
-        numbers.outstanding.insert(number);
-        Turn { inner: inner.clone(), number }
-    }
-
-    fn request(&self, command: Command) -> Request {
-        let numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        Request {
-            id: RequestId { origin: self.inner.origin, number: self.number },
-            done_below: numbers.outstanding.first().copied().unwrap_or(self.number),
-            command,
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        numbers.outstanding.remove(&self.number);
-    }
 }
 
 /// Serves waiting readers, all that have gathered with one round.

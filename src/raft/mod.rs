@@ -8,13 +8,16 @@
 //!                      elections, replication, commit   ┌─────┼───────────┐
 //!                                                       ▼     ▼           ▼
 //!                                                      log  network     state
-//!                                                       └─► store (redb, one sync a batch)
+//!                                                       └─► store (one sync a batch)
 //! ```
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
+//! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
-//! * [`client`]: how a server, leader or not, gets a command applied or a read made current.
+//! * [`client`]: how a server, leader or not, gets a command applied or a read made current; [`requests`] are
+//!   the ids that make it safe to ask again.
 //!
 //! Two ids: a server's *node id* is drawn at random when its directory is founded; the *cluster id*
 //! is a hash of the founders' ids, learned from whoever first sends a server Raft messages, and never
@@ -24,9 +27,12 @@
 //! on two clocks running at the same rate.
 
 pub mod client;
+pub mod elections;
 pub mod frame;
 pub mod log;
 pub mod network;
+pub mod recover;
+pub mod requests;
 pub mod rpc;
 pub mod runtime;
 pub mod state;
@@ -38,10 +44,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{
@@ -58,13 +66,14 @@ use crate::env::{AbortOnDrop, Env, Instant, Listener, Observed, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request, State};
 
+use elections::Elections;
 pub use network::AddressBook;
 use network::Network;
 pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
 use rpc::{Caller, Handler, Lane, SnapshotChunk};
 pub use state::SharedState;
 use state::StateMachine;
-pub use store::{Identity, OpenError, Store};
+pub use store::{Identity, OpenError, Store, StoreOptions};
 
 openraft::declare_raft_types!(
     /// openraft, with our types.
@@ -128,8 +137,15 @@ const MAX_PROPOSAL_BATCH: usize = 512;
 const MAX_SNAPSHOT: usize = 2 << 30;
 /// Snapshots being received at once.
 const MAX_INCOMING: usize = 2;
+/// What a leader answers whose log waits for space.
+const FULL: &str = "the disk of the leader is full: free some space, or try again when another server leads";
+/// How often a leader with a full disk tries to hand over.
+const GIVE_WAY_EVERY: Duration = Duration::from_secs(1);
 /// A learner this close behind the leader's last entry is made a voter.
 const PROMOTION_LAG: u64 = 64;
+
+/// Answers the calls of agents without a state. What they mean is not Raft's business: bytes in, bytes out.
+pub type Desk = Box<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
 
 type Proposal = (Request, oneshot::Sender<Result<Outcome, LeaderError>>);
 
@@ -151,9 +167,12 @@ struct Inner {
     incoming: Mutex<BTreeMap<u64, Incoming>>,
     request_timeout: Duration,
     gossip_addr: SocketAddr,
+    agents: OnceLock<Desk>,
+    elections: Elections,
     newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
+    started: Instant,
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDrop>>,
@@ -207,6 +226,16 @@ pub enum FoundError {
 pub fn cluster_id(founders: &BTreeSet<u64>) -> u64 {
     let bytes: Vec<u8> = founders.iter().flat_map(|id| id.to_le_bytes()).collect();
     xxh3_64(&bytes)
+}
+
+/// The index in a log id.
+pub fn log_index(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.index())
+}
+
+/// The term in a log id.
+pub fn log_term(log_id: &Option<LogId>) -> Option<u64> {
+    log_id.as_ref().map(|log_id| log_id.committed_leader_id().term)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -286,7 +315,9 @@ impl RaftNode {
             openraft_config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let caller = Arc::new(Me { node_id: me.node_id, store: store.clone(), newest });
         let pool = Pool::new(env.clone(), caller);
+        let elections = Elections::new(env);
         let network = Network {
+            elections: elections.clone(),
             pool: pool.clone(),
             addresses: addresses.clone(),
             me: me.node_id,
@@ -298,6 +329,7 @@ impl RaftNode {
                 .await
                 .map_err(|error| StartError::Raft(error.to_string()))?;
 
+        let started = env.now();
         let (proposals, queue) = mpsc::channel(PROPOSALS);
         let node = RaftNode {
             inner: Arc::new(Inner {
@@ -312,8 +344,11 @@ impl RaftNode {
                 incoming: Mutex::default(),
                 request_timeout: config.request_timeout(),
                 gossip_addr,
+                agents: OnceLock::new(),
+                elections,
                 newest,
-                heard_leader: AtomicU64::new(env.now().0),
+                heard_leader: AtomicU64::new(started.0),
+                started,
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
                 #[cfg(feature = "mutants")]
@@ -323,6 +358,7 @@ impl RaftNode {
         let tasks = vec![
             env.spawn(propose_in_batches(env.clone(), core.clone(), queue)).abort_on_drop(),
             env.spawn(observe_roles(env.clone(), core)).abort_on_drop(),
+            env.spawn(node.clone().give_way_when_full()).abort_on_drop(),
             env.spawn(rpc::serve(env.clone(), listener, Arc::new(Server(node.clone())))).abort_on_drop(),
         ];
         *locked(&node.inner.tasks) = tasks;
@@ -348,6 +384,11 @@ impl RaftNode {
     pub fn has_state(&self) -> bool {
         self.inner.store.log_bounds().1.is_some()
             || self.inner.store.vote().is_some_and(|vote| vote.leader_id.term > 0)
+    }
+
+    /// Says who answers the calls of agents without a state. The first word counts.
+    pub fn serve_agents(&self, desk: Desk) {
+        let _ = self.inner.agents.set(desk);
     }
 
     /// The connections to other servers.
@@ -406,6 +447,22 @@ impl RaftNode {
             return Duration::ZERO;
         }
         self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago a leader was last heard in this life, if ever.
+    pub fn heard_leader(&self) -> Option<Duration> {
+        let heard = self.inner.heard_leader.load(Ordering::Relaxed);
+        (heard != self.inner.started.0).then(|| self.inner.env.now().since(Instant(heard)))
+    }
+
+    /// The votes that were refused lately, by this server and to it.
+    pub fn elections(&self) -> &Elections {
+        &self.inner.elections
+    }
+
+    /// The term of the last entry in the log.
+    pub fn last_log_term(&self) -> Option<u64> {
+        log_term(&self.inner.store.log_bounds().1)
     }
 
     /// Waits until the state holds again what it held before the restart. False when Raft has stopped.
@@ -526,6 +583,9 @@ impl RaftNode {
     async fn propose(&self, request: Request) -> Result<Outcome, LeaderError> {
         if !self.is_leader() {
             return Err(LeaderError::NotLeader { leader: self.leader() });
+        }
+        if self.inner.store.is_full() {
+            return Err(LeaderError::Refused(FULL.to_owned()));
         }
         let (sender, receiver) = oneshot::channel();
         let stopped = || LeaderError::Refused("this server is stopping".to_owned());
@@ -731,6 +791,19 @@ impl RaftNode {
         }
     }
 
+    /// A leader whose disk is full refuses writes; another may have space.
+    async fn give_way_when_full(self) {
+        let mut full = self.inner.store.full();
+        while full.wait_for(|full| *full).await.is_ok() {
+            if self.is_leader()
+                && let Err(error) = self.transfer_to(None).await
+            {
+                tracing::debug!(%error, "the disk is full, and nobody takes over");
+            }
+            self.inner.env.sleep(GIVE_WAY_EVERY).await;
+        }
+    }
+
     /// Asks whoever leads. Answers by this very server do not travel.
     pub(crate) async fn ask(
         &self,
@@ -788,6 +861,7 @@ impl RaftNode {
             }
             Ask::Vote(mut request) => {
                 self.bend_vote(&mut request);
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
                     // Mutant R03: the vote of this very term is forgotten, and given again.
@@ -801,6 +875,7 @@ impl RaftNode {
                         Answer::Vote(VoteResponse::new(vote, answer.last_log_id, true))
                     }
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -814,9 +889,11 @@ impl RaftNode {
             }
             Ask::PreVote(mut request) => {
                 self.bend_vote(&mut request);
+                let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.pre_vote(request).await {
                     Ok(answer) => {
+                        self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
                         env.sometimes(answer.vote_granted, "a pre-vote is granted");
                         let (term, log, alive) = refusals(&answer, vote, last);
@@ -833,6 +910,11 @@ impl RaftNode {
                 Err(error) => Answer::Failed(error.to_string()),
             },
             Ask::Snapshot(_) => Answer::Failed("a snapshot needs a sender".to_owned()),
+            Ask::Clock => Answer::Clock(u64::try_from(self.inner.env.wall().as_millis()).unwrap_or(u64::MAX)),
+            Ask::Agent(call) => match self.inner.agents.get() {
+                Some(desk) => Answer::Agent(desk(call).await),
+                None => Answer::NotNow,
+            },
         }
     }
 
@@ -1074,8 +1156,9 @@ impl Caller for Server {
 
 impl Handler for Server {
     async fn handle(self: Arc<Self>, from: u64, cluster: Option<u64>, ask: Ask) -> Answer {
-        // Who you are, and what you promise, may be asked by anyone; the rest only by one's own.
-        if !matches!(ask, Ask::Status | Ask::Promise { .. }) {
+        // Who you are, what you promise, and what an agent without a state wants to know may be asked by
+        // anyone; the rest only by one's own.
+        if !matches!(ask, Ask::Status | Ask::Promise { .. } | Ask::Agent(_)) {
             let Some(theirs) = cluster else {
                 return Answer::Failed("the asker belongs to no cluster".to_owned());
             };
@@ -1124,7 +1207,7 @@ mod tests {
         async fn build(&self) -> Result<((), Log, StateMachine), openraft::StorageError<TypeConfig>> {
             let env = Env::current().expect("the suite runs inside an Env");
             let env = env_in_memory(env.ambient_random());
-            let store = Store::open(&env).await.expect("a new store opens");
+            let store = Store::open(&env, StoreOptions::default()).await.expect("a new store opens");
             let (machine, _) =
                 StateMachine::load(&env, &store, State::default()).await.expect("an empty state loads");
             Ok(((), Log::new(store), machine))
@@ -1142,7 +1225,7 @@ mod tests {
 
     async fn start(env: &Env, name: &str) -> (RaftNode, client::Client) {
         let listener = env.network().listen(localhost()).await.unwrap();
-        let store = Store::open(env).await.unwrap();
+        let store = Store::open(env, StoreOptions::default()).await.unwrap();
         let me = ServerInfo {
             node_id: store.identity().node_id,
             name: name.to_owned(),
@@ -1236,7 +1319,7 @@ mod tests {
             };
             // The last handle of the first life may still be going down.
             let (node, client) = loop {
-                match Store::open(&env).await {
+                match Store::open(&env, StoreOptions::default()).await {
                     Ok(store) => {
                         drop(store);
                         break start(&env, "a").await;

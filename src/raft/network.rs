@@ -18,6 +18,7 @@ use openraft::raft::{
 };
 use openraft::{AnyError, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use super::elections::Elections;
 use super::rpc::{Answer, Ask, CallError, Lane, Pool, SnapshotChunk};
 use super::{Peer, Snapshot, TypeConfig, Vote};
 use crate::mutant;
@@ -42,6 +43,7 @@ impl AddressBook {
 /// Makes connections for openraft.
 #[derive(Clone)]
 pub struct Network {
+    pub(super) elections: Elections,
     pub(super) pool: Pool,
     pub(super) addresses: AddressBook,
     pub(super) me: u64,
@@ -163,8 +165,12 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let asked = rpc.clone();
         match self.call(Lane::Control, &Ask::Vote(rpc), RPCTypes::Vote, option.soft_ttl()).await? {
-            Answer::Vote(answer) => Ok(answer),
+            Answer::Vote(answer) => {
+                self.network.elections.note(self.target, &asked, &answer);
+                Ok(answer)
+            }
             _ => Err(refused("the answer does not fit the request")),
         }
     }
@@ -174,8 +180,12 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let asked = rpc.clone();
         match self.call(Lane::Control, &Ask::PreVote(rpc), RPCTypes::Vote, option.soft_ttl()).await? {
-            Answer::Vote(answer) => Ok(answer),
+            Answer::Vote(answer) => {
+                self.network.elections.note(self.target, &asked, &answer);
+                Ok(answer)
+            }
             _ => Err(refused("the answer does not fit the request")),
         }
     }

@@ -36,7 +36,7 @@ use crate::mutant;
 use crate::state::{Outcome, Request};
 
 /// Requests of one connection worked on at once; past that the connection is not read.
-const MAX_IN_FLIGHT: usize = 512;
+pub const MAX_IN_FLIGHT: usize = 512;
 /// Connections served at once; past that new ones are closed.
 const MAX_CONNECTIONS: usize = 1024;
 /// Frames waiting to be written to one connection. When it is full, callers wait.
@@ -89,6 +89,10 @@ pub enum Ask {
         /// Id of the cluster to be.
         cluster: u64,
     },
+    /// From an agent without a state to any server: one of the agents' own calls.
+    Agent(Bytes),
+    /// To anyone of one's own: what does your wall clock show? For people to compare.
+    Clock,
 }
 
 /// A piece of a snapshot. The last one completes it.
@@ -176,6 +180,12 @@ pub enum Answer {
     },
     /// The answerer could not even try.
     Failed(String),
+    /// See [`Ask::Agent`].
+    Agent(Bytes),
+    /// The answerer is starting or stopping. Nothing was done.
+    NotNow,
+    /// See [`Ask::Clock`]: milliseconds since 1970.
+    Clock(u64),
 }
 
 /// Why a call has no answer.
@@ -210,6 +220,8 @@ pub enum Lane {
     Snapshot,
     /// Requests forwarded for clients.
     Client,
+    /// Reads that wait for a change: they must not take the places of those that do not. One of several.
+    Watch(u8),
 }
 
 fn invalid(reason: impl std::fmt::Display) -> io::Error {

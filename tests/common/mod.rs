@@ -7,6 +7,7 @@
 // Each test file compiles this for itself and uses its own part of it; and real processes live in real time.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub mod contract;
 pub mod script;
 
 use std::io::{BufRead, BufReader, Read};
@@ -54,15 +55,25 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     pub http: SocketAddr,
-    pub rpc: SocketAddr,
+    /// A client has none.
+    pub rpc: Option<SocketAddr>,
     pub gossip: SocketAddr,
 }
 
 fn listening(line: &str) -> Option<Listening> {
     let (_, after) = line.split_once(" is up: ")?;
-    let mut addrs =
-        after.split(", ").map(|part| part.split_once(' ').and_then(|(_, addr)| addr.parse().ok()));
-    Some(Listening { http: addrs.next()??, rpc: addrs.next()??, gossip: addrs.next()?? })
+    let addr = |what: &str| {
+        let part = after.split(", ").find_map(|part| part.strip_prefix(what))?;
+        part.trim().parse().ok()
+    };
+    Some(Listening { http: addr("HTTP ")?, rpc: addr("RPC "), gossip: addr("gossip ")? })
+}
+
+impl Listening {
+    /// Where a server is reached by others.
+    pub fn rpc(&self) -> SocketAddr {
+        self.rpc.expect("a server")
+    }
 }
 
 /// A running agent process.

@@ -70,6 +70,11 @@ impl Life {
         quiet && !stormy
     }
 
+    /// Whether it keeps a log of its own.
+    pub fn is_server(&self) -> bool {
+        self.raft_id.is_some()
+    }
+
     /// The last index applied at a time, in the life it was then in.
     pub fn applied_at(&self, ns: u64) -> u64 {
         let at = self.applied.partition_point(|(when, _)| *when <= ns);

@@ -13,6 +13,7 @@
 //! `CRASH` are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
+pub mod beyond;
 pub mod claims;
 pub mod committed_immutable;
 pub mod committed_on_quorum;
@@ -29,12 +30,14 @@ pub mod log_matching;
 pub mod looks;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod servers_only;
 pub mod sessions;
 pub mod stale_reads;
 pub mod state_machine_safety;
 pub mod teeth;
 pub mod view;
 pub mod waiting_reads;
+pub mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -143,6 +146,12 @@ pub const TABLE: &[Property] = &[
     ),
     property("DUR", "an acknowledged write is there at the end", "Raft section 8", "check/durability.rs"),
     property(
+        "VAL",
+        "a read shows only what somebody wrote to that key",
+        "none: what no broken disk excuses",
+        "check/written.rs",
+    ),
+    property(
         "LOCK",
         "a lock has one holder, who keeps it while it renews in time, and the lock-delay is kept",
         "Consul's sessions; Burrows 2006, 2.4",
@@ -185,6 +194,12 @@ pub const TABLE: &[Property] = &[
         "a reader that waits is woken by news and by nothing else",
         "Consul's blocking queries",
         "check/waiting_reads.rs",
+    ),
+    property(
+        "SRV",
+        "only servers are members of the Raft configuration",
+        "Raft section 6",
+        "check/servers_only.rs",
     ),
     property(
         "LIVE",
@@ -399,6 +414,7 @@ impl Checks {
                 Box::new(no_resurrection::NoResurrection::default()),
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
+                Box::new(servers_only::ServersOnly::default()),
             ],
             completeness: completeness::Completeness::default(),
             lives: looks::Lives::default(),
@@ -458,6 +474,7 @@ impl Checks {
         sessions::check(&end.history, findings);
         locks::check(&end.locks, &end.circumstances, findings);
         durability::check(end, &self.view, findings);
+        written::check(end, findings);
         self.completeness.check(end, &self.view, findings);
         stale_reads::check(&end.looks, &self.lives, &end.history, findings);
         waiting_reads::check(&end.looks, &self.lives, &end.history, findings);

@@ -150,6 +150,7 @@ impl NodeView {
             | Observed::Member { .. }
             | Observed::UserEvent { .. }
             | Observed::Program { .. }
+            | Observed::Damaged { .. }
             | Observed::Fatal { .. } => {}
         }
     }

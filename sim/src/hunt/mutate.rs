@@ -147,6 +147,7 @@ fn fit_nodes(plan: &mut Scenario) {
         joins += u32::from(joining);
         !joining || joins <= 4
     });
+    plan.fit_damages();
 }
 
 fn pick<'a, T>(items: &'a [T], rng: &mut StdRng) -> Option<&'a T> {

@@ -4,13 +4,14 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`agent`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`results`] keeps what it found, and [`table`] writes it down.
 //!
 //! Raft and SWIM themselves are dependencies. A bug inside them is planted where this code meets them, as an
 //! equivalent: an answer bent on its way, a request changed before it is handed over. What cannot be done so is in
 //! [`UNEXPRESSED`], with the reason.
 
+pub mod agent;
 pub mod gossip;
 pub mod http;
 pub mod raft;
@@ -45,6 +46,7 @@ pub struct Mutant {
 /// Everything that can make a client wait in vain for the answer to a write that happened.
 pub const LOST_REPLIES: &[&str] = &[
     "bandwidth",
+    "bit-rot",
     "black-hole",
     "clock",
     "clog",
@@ -52,44 +54,64 @@ pub const LOST_REPLIES: &[&str] = &[
     "crash-loop",
     "crash-point",
     "delay",
+    "disk-full",
+    "disk-slow",
+    "disk-stall",
     "fsync-fail",
     "hazard",
     "kill",
     "lag",
     "lose-disk",
     "loss",
+    "lying-sync",
     "membership",
+    "misdirected-read",
+    "misdirected-write",
     "move",
     "partition",
     "power-loss",
+    "read-error",
     "refusal",
     "reorder",
     "restart-storm",
+    "short-read",
     "slow",
     "stall",
+    "sync-crash",
     "transfer",
     "upgrade",
     "vanish",
+    "write-error",
 ];
 
 /// Everything that starts a process anew.
 pub const RESTARTS: &[&str] = &[
+    "bit-rot",
     "crash-loop",
     "crash-point",
+    "disk-full",
     "fsync-fail",
     "kill",
     "lose-disk",
+    "lying-sync",
     "membership",
+    "misdirected-read",
+    "misdirected-write",
     "move",
     "power-loss",
+    "read-error",
     "restart-storm",
+    "short-read",
+    "sync-crash",
     "upgrade",
     "vanish",
+    "write-error",
 ];
 
 /// Everything that can make a live node look dead for a moment.
 pub const SILENCE: &[&str] = &[
     "bandwidth",
+    "bit-rot",
     "black-hole",
     "clock",
     "clog",
@@ -97,22 +119,32 @@ pub const SILENCE: &[&str] = &[
     "crash-loop",
     "crash-point",
     "delay",
+    "disk-full",
+    "disk-slow",
+    "disk-stall",
     "fsync-fail",
     "kill",
     "lag",
     "lose-disk",
     "loss",
+    "lying-sync",
     "membership",
+    "misdirected-read",
+    "misdirected-write",
     "move",
     "partition",
     "power-loss",
+    "read-error",
     "refusal",
     "reorder",
     "restart-storm",
+    "short-read",
     "slow",
     "stall",
+    "sync-crash",
     "upgrade",
     "vanish",
+    "write-error",
 ];
 
 /// Everything that leaves a node behind so far that it needs a snapshot, from its own disk or from a leader.
@@ -128,6 +160,7 @@ pub const AREAS: &[(&str, &str, &[Mutant])] = &[
     ("Gossip", "Who is there, and what reaches whom", gossip::TABLE),
     ("HTTP", "What a client is told", http::TABLE),
     ("Sessions", "Locks, and the clients that hold them", session::TABLE),
+    ("Agents", "Agents that keep nothing and ask servers", agent::TABLE),
     ("Testbed", "A simulator or a check that is wrong", testbed::TABLE),
 ];
 
@@ -256,7 +289,7 @@ mod tests {
             }
             assert_eq!(all().filter(|other| other.id == mutant.id).count(), 1);
         }
-        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "R45"]);
+        assert_eq!(proofs_of("SESS").collect::<Vec<_>>(), ["R32", "R33", "R45", "C01"]);
     }
 
     #[test]

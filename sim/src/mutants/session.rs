@@ -1,21 +1,6 @@
 //! Bugs of sessions and locks: time, and who counts it.
 
-use super::Mutant;
-
-/// Whatever makes another server lead, or keeps a leader from knowing that another does.
-const LEADER_CHANGES: &[&str] = &[
-    "clock",
-    "delay",
-    "fsync-fail",
-    "kill",
-    "loss",
-    "membership",
-    "partition",
-    "power-loss",
-    "reorder",
-    "stall",
-    "transfer",
-];
+use super::{LOST_REPLIES, Mutant};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -30,14 +15,16 @@ pub const TABLE: &[Mutant] = &[
         id: "L02",
         what: "a session expires by a decision that a renewal has overtaken",
         origin: "design; hashicorp/consul#1172 is about such decisions",
-        needs: LEADER_CHANGES,
+        // Whatever makes another server lead, or keeps a leader from knowing that another does.
+        needs: LOST_REPLIES,
         checks: &["LOCK"],
     },
     Mutant {
         id: "L03",
         what: "a new leader takes the lock-delays that it finds for over",
         origin: "hashicorp/consul keeps lock-delays in the leader's memory only",
-        needs: LEADER_CHANGES,
+        // Whatever makes another server lead, or keeps a leader from knowing that another does.
+        needs: LOST_REPLIES,
         checks: &["LOCK"],
     },
 ];

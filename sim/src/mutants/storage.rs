@@ -2,11 +2,121 @@
 
 use super::Mutant;
 
+/// Whatever ends a host before everything it wrote is on the platter.
+const CRASHES: &[&str] = &[
+    "bit-rot",
+    "crash-loop",
+    "crash-point",
+    "disk-full",
+    "lose-disk",
+    "fsync-fail",
+    "kill",
+    "lying-sync",
+    "membership",
+    "misdirected-read",
+    "misdirected-write",
+    "move",
+    "power-loss",
+    "read-error",
+    "restart-storm",
+    "short-read",
+    "sync-crash",
+    "upgrade",
+    "vanish",
+    "write-error",
+];
+
+/// The same, where only what the page cache held is lost.
+const POWER_LOSSES: &[&str] = &[
+    "bit-rot",
+    "crash-loop",
+    "crash-point",
+    "lose-disk",
+    "lying-sync",
+    "misdirected-write",
+    "power-loss",
+    "restart-storm",
+    "sync-crash",
+    "vanish",
+];
+
 /// The bugs, in the order of their ids.
-pub const TABLE: &[Mutant] = &[Mutant {
-    id: "S04",
-    what: "a failed sync is tried again and the second success believed",
-    origin: "fsyncgate; tursodatabase/turso#2091",
-    needs: &["fsync-fail"],
-    checks: &["DUR"],
-}];
+pub const TABLE: &[Mutant] = &[
+    Mutant {
+        id: "R01",
+        what: "term and vote are saved in two writes, and the first is taken for both",
+        origin: "hashicorp/raft#661",
+        needs: CRASHES,
+        checks: &["ES", "MV"],
+    },
+    Mutant {
+        id: "R22",
+        what: "a crash while a snapshot is written leaves its data under the index of the one before",
+        origin: "etcd-io/etcd#17780",
+        needs: CRASHES,
+        checks: &["SMS", "LIN"],
+    },
+    Mutant {
+        id: "R23",
+        what: "a crash while a snapshot is written leaves its index with the data of the one before",
+        origin: "etcd-io/etcd#14685, #13766",
+        needs: CRASHES,
+        checks: &["SMS", "LIN", "DUR"],
+    },
+    Mutant {
+        id: "S01",
+        what: "the log has no checksums: what a torn write left is read as entries",
+        origin: "design; turmoil-fs",
+        needs: POWER_LOSSES,
+        checks: &["LM", "SMS", "VAL"],
+    },
+    Mutant {
+        id: "S02",
+        what: "the log ends at the first thing in it that cannot be read, whatever was acknowledged after it",
+        origin: "design; \"Protocol-aware recovery\", FAST 2018",
+        needs: &["bit-rot", "misdirected-read", "misdirected-write"],
+        checks: &["DUR", "LC", "MV"],
+    },
+    Mutant {
+        id: "S03",
+        what: "the directory is not synced after files are made and renamed",
+        origin: "tursodatabase/turso PR #4899; turmoil-fs",
+        needs: POWER_LOSSES,
+        checks: &["DUR", "MV"],
+    },
+    Mutant {
+        id: "S04",
+        what: "a failed sync is tried again and the second success believed",
+        origin: "fsyncgate; tursodatabase/turso#2091",
+        needs: &["fsync-fail"],
+        checks: &["DUR", "MV"],
+    },
+    Mutant {
+        id: "S05",
+        what: "a block of the log does not tell where it belongs, so one that was written elsewhere is accepted",
+        origin: "design; TigerBeetle's storage overlays",
+        needs: &["bit-rot", "misdirected-read", "misdirected-write"],
+        checks: &["SMS", "LM", "MV"],
+    },
+    Mutant {
+        id: "S06",
+        what: "what found no space on the disk is acknowledged all the same",
+        origin: "design",
+        needs: &["disk-full"],
+        checks: &["DUR", "MV"],
+    },
+    Mutant {
+        id: "S07",
+        what: "a snapshot is written over the one before it",
+        origin: "design",
+        needs: CRASHES,
+        checks: &["DUR", "CRASH"],
+    },
+    Mutant {
+        id: "S08",
+        what: "a server that cannot read its log goes on without what it could not read",
+        origin: "databendlabs/openraft, \"storage read error stops replication\"",
+        needs: &["read-error", "short-read", "misdirected-read"],
+        checks: &["CRASH", "LIVE"],
+    },
+];

@@ -292,6 +292,7 @@ impl Sightings {
                 points.reachable("an error of its disk stops a server");
                 self.nodes.entry(at.node).or_default().failed = true;
             }
+            Observed::Damaged { .. } => points.reachable("a server finds its data damaged"),
             Observed::UserEvent { .. } => points.reachable("a user event reaches a node"),
             Observed::Vote { .. } | Observed::Durable { .. } | Observed::Program { .. } => {}
         }

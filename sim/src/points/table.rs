@@ -124,6 +124,7 @@ pub const TABLE: &[Point] = &[
     point("disk", Sometimes, "entries that were durable are truncated"),
     point("disk", Sometimes, "a server whose disk failed starts again"),
     point("disk", Reachable, "an error of its disk stops a server"),
+    point("disk", Reachable, "a server finds its data damaged"),
     point("process", Sometimes, "a leader crashes"),
     point("process", Sometimes, "a majority is down at once"),
     point("process", Sometimes, "every server is down at once"),

@@ -407,6 +407,9 @@ impl Scribe {
             Observed::Program { name, detail } => {
                 self.mark(at_ns, host, "event", format!("{name}: {detail}"))
             }
+            Observed::Damaged { reason } => {
+                self.mark(at_ns, host, "fatal", format!("finds its data damaged: {reason}"));
+            }
             Observed::Fatal { reason } => self.mark(at_ns, host, "fatal", format!("stops: {reason}")),
             Observed::Role { term, role, leader } => {
                 let leader = leader.map(|id| self.name(id));

@@ -16,6 +16,11 @@ pub(super) fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
     rng.random_range((1 << bits)..(2 << bits)).clamp(low, high)
 }
 
+/// The share of seeds in which more may break than can be repaired.
+const BEYOND: f64 = 0.1;
+/// Damages of one kind in a run. A disk that went on and on would be given up by its server.
+const MOST_DAMAGES: usize = 2;
+
 impl Scenario {
     /// The scenario of a seed.
     pub fn generate(seed: u64, limits: &Limits) -> Scenario {
@@ -25,14 +30,20 @@ impl Scenario {
         let nodes = limits.nodes.unwrap_or(drawn_nodes).max(1);
         let duration_ms = limits.duration_s.unwrap_or(drawn_seconds).max(1) * 1_000;
         let mut settings = settings(&mut stream(seed, "settings"));
+        let rng = &mut stream(seed, "store");
+        settings.segment_bytes = log_uniform(rng, 4_096, 262_144);
+        // Half of the clusters hold values that do not fit into a sector.
+        settings.padding_bytes = if rng.random_bool(0.5) { log_uniform(rng, 64, 2_048) } else { 0 };
         settings.knobs = knobs(&mut stream(seed, "knobs"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
-        let share = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
+        let share: f64 = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
+        let is_on = |kind: &str| stream(seed, &format!("swarm {kind}")).random_bool(share);
+        let beyond = stream(seed, "beyond").random_bool(BEYOND);
+        let atlas = disk::atlas(seed, nodes, beyond, is_on("membership") || is_on("lose-disk"));
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
         for kind in KINDS.iter().copied() {
-            let on = stream(seed, &format!("swarm {kind}")).random_bool(share);
-            if !on || limits.without.contains(kind) {
+            if !is_on(kind) || limits.without.contains(kind) {
                 continue;
             }
             let rng = &mut stream(seed, &format!("fault {kind}"));
@@ -47,8 +58,18 @@ impl Scenario {
             // Between one every three and one every twenty seconds.
             let every_ms = rng.random_range(3_000..=20_000);
             let mut at_ms = rng.random_range(0..every_ms);
+            let mut damages = 0;
             while at_ms < duration_ms {
-                if let Some((for_ms, kind)) = draw(rng, kind, nodes, &settings) {
+                let drawn = if DISK_KINDS.contains(&kind) {
+                    let target = target(rng, nodes);
+                    disk::draw(rng, kind, target, &atlas, beyond)
+                } else {
+                    draw(rng, kind, nodes, &settings)
+                };
+                if let Some((for_ms, kind)) = drawn
+                    && (!kind.damages() || damages < MOST_DAMAGES)
+                {
+                    damages += usize::from(kind.damages());
                     // Everything ends with the storm, so that what follows is calm.
                     let for_ms = for_ms.min(duration_ms - at_ms);
                     faults.push(Fault { at_ms, for_ms, kind });
@@ -61,7 +82,21 @@ impl Scenario {
         operations.extend(side_operations(&mut stream(seed, "side operations"), nodes, duration_ms));
         operations.extend(locks(&mut stream(seed, "locks"), nodes, duration_ms));
         operations.sort_by_key(|op| op.at_ms);
-        Scenario { version: VERSION, seed, nodes, duration_ms, settings, clocks, faults, operations }
+        let (version, client_agents) = (VERSION, 0);
+        let mut scenario = Scenario {
+            version,
+            seed,
+            nodes,
+            client_agents,
+            duration_ms,
+            beyond,
+            settings,
+            clocks,
+            faults,
+            operations,
+        };
+        agents::add(&mut scenario, limits, is_on);
+        scenario
     }
 }
 
@@ -84,6 +119,8 @@ fn settings(rng: &mut StdRng) -> Settings {
         // A client that is more patient than the node hears from it what became of a late request.
         client_timeout_ms: request_timeout_ms * rng.random_range(60..=200) / 100,
         probe_period_ms: rng.random_range(300..=1_000),
+        segment_bytes: 65_536,
+        padding_bytes: 0,
         links: LinkSettings {
             latency_min_us,
             latency_max_us: latency_min_us * rng.random_range(2..=6),

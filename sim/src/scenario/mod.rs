@@ -13,6 +13,8 @@
 //! Times are true simulated time in milliseconds since the storm's beginning, which is when the cluster
 //! has formed. Nodes are numbered from 0.
 
+pub mod agents;
+pub mod disk;
 pub mod generate;
 pub mod links;
 mod named;
@@ -27,6 +29,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
 pub use links::{Links, Spread, Traffic};
 
 /// The version of the format. A newer one is refused, because it would mean something else.
@@ -57,6 +60,18 @@ pub const KINDS: &[&str] = &[
     "corrupt",
     "vanish",
     "move",
+    // Disks, as in `DISK_KINDS`.
+    "disk-slow",
+    "disk-stall",
+    "disk-full",
+    "read-error",
+    "write-error",
+    "short-read",
+    "misdirected-read",
+    "misdirected-write",
+    "bit-rot",
+    "lying-sync",
+    "sync-crash",
     "slow",
     "restart-storm",
     "crash-loop",
@@ -76,8 +91,14 @@ pub struct Scenario {
     pub seed: u64,
     /// How many nodes there are at the beginning.
     pub nodes: u32,
+    /// How many client agents there are besides: see [`agents`].
+    #[serde(default)]
+    pub client_agents: u32,
     /// How long the storm lasts.
     pub duration_ms: u64,
+    /// Whether more may break than can be repaired: then only safety is judged, and a loss must be admitted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beyond: bool,
     /// What does not change during the run.
     pub settings: Settings,
     /// The clock of each node at the beginning; nodes beyond the list have right ones.
@@ -112,6 +133,12 @@ pub struct Settings {
     pub client_timeout_ms: u64,
     /// Gossip's probe period; its other times follow from it.
     pub probe_period_ms: u64,
+    /// Bytes of a segment of the log.
+    #[serde(default = "default_segment_bytes")]
+    pub segment_bytes: u64,
+    /// Every value that a client writes is made so long; readers see what is before the padding.
+    #[serde(default)]
+    pub padding_bytes: u64,
     /// The links.
     pub links: LinkSettings,
     /// The disks.
@@ -195,6 +222,10 @@ pub struct DiskSettings {
     pub sync_min_us: u64,
     /// The longest sync, in microseconds.
     pub sync_max_us: u64,
+}
+
+fn default_segment_bytes() -> u64 {
+    65_536
 }
 
 /// A node's clock at the beginning.
@@ -291,6 +322,13 @@ pub enum FaultKind {
         /// How long after the first that fails the process dies, if it has not stopped by itself: only
         /// then does it show what a success after a failure was worth.
         crash_after_ms: Option<u64>,
+    },
+    /// A disk does what disks do.
+    Disk {
+        /// Whose.
+        target: Target,
+        /// What.
+        fault: DiskFault,
     },
     /// The set of nodes changes.
     Membership {
@@ -629,6 +667,8 @@ impl Default for Settings {
             request_timeout_ms: 3_000,
             client_timeout_ms: 4_000,
             probe_period_ms: 500,
+            segment_bytes: default_segment_bytes(),
+            padding_bytes: 0,
             links: LinkSettings::default(),
             disks: DiskSettings::default(),
             protocol: NEWEST_PROTOCOL,
@@ -663,6 +703,7 @@ impl FaultKind {
             FaultKind::PowerLoss { .. } => "power-loss",
             FaultKind::Clock { .. } => "clock",
             FaultKind::FsyncFail { .. } => "fsync-fail",
+            FaultKind::Disk { fault, .. } => fault.name(),
             FaultKind::Membership { .. } => "membership",
             FaultKind::Transfer => "transfer",
             FaultKind::Lag { .. } => "lag",
@@ -682,6 +723,18 @@ impl FaultKind {
             FaultKind::Upgrade { .. } => "upgrade",
             FaultKind::Own { .. } => "own",
         }
+    }
+}
+
+impl FaultKind {
+    /// Whether a node, or all that it has, is taken away: whoever is left then is the majority.
+    pub fn takes_a_node(&self) -> bool {
+        matches!(self, FaultKind::Membership { .. } | FaultKind::LoseDisk { .. })
+    }
+
+    /// Whether what was acknowledged may be gone from a disk afterwards.
+    pub fn damages(&self) -> bool {
+        matches!(self, FaultKind::Disk { fault, .. } if fault.damages())
     }
 }
 
@@ -761,6 +814,25 @@ mod tests {
             }
         }
         assert_eq!(seen, KINDS.iter().copied().collect());
+    }
+
+    #[test]
+    fn damage_stays_on_a_minority_and_apart_from_departures_unless_the_plan_is_beyond_repair() {
+        let (mut damaged, mut beyond) = (0, 0);
+        for seed in 0..400 {
+            let scenario = of(seed);
+            let at = |fault: &Fault| fault.kind.damages().then(|| fault.kind.nodes());
+            let hit: BTreeSet<u32> = scenario.faults.iter().filter_map(at).flatten().collect();
+            if scenario.beyond {
+                beyond += 1;
+                continue;
+            }
+            damaged += usize::from(!hit.is_empty());
+            assert!(2 * hit.len() < scenario.nodes as usize, "seed {seed}: {hit:?}");
+            let taken = scenario.faults.iter().any(|fault| fault.kind.takes_a_node());
+            assert!(hit.is_empty() || !taken, "seed {seed}");
+        }
+        assert!(damaged > 40 && (10..100).contains(&beyond), "{damaged} and {beyond} of 400");
     }
 
     #[test]

@@ -26,6 +26,7 @@ impl FaultKind {
             FaultKind::Stall { target }
             | FaultKind::Kill { target }
             | FaultKind::Clock { target, .. }
+            | FaultKind::Disk { target, .. }
             | FaultKind::Vanish { target }
             | FaultKind::Move { target }
             | FaultKind::Slow { target, .. }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use driftline::config::NEWEST_PROTOCOL;
 use driftline::env::hazard::POINTS;
 
+use super::agents;
 use super::{ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, VERSION};
 
 /// More nodes than anything is known of.
@@ -66,6 +67,10 @@ impl Scenario {
         if !(1..=MOST_NODES).contains(&self.nodes) {
             return wrong("nodes", format!("{}, want 1 to {MOST_NODES}", self.nodes));
         }
+        if self.client_agents > agents::MOST {
+            let (count, most) = (self.client_agents, agents::MOST);
+            return wrong("client_agents", format!("{count}, want at most {most}"));
+        }
         if !(1..=LONGEST_MS).contains(&self.duration_ms) {
             return wrong("duration_ms", format!("{}, want 1 to {LONGEST_MS}", self.duration_ms));
         }
@@ -113,6 +118,12 @@ impl Scenario {
             ("client_timeout_ms", settings.client_timeout_ms),
             ("probe_period_ms", settings.probe_period_ms),
         ];
+        if !(4_096..=1 << 30).contains(&settings.segment_bytes) {
+            return wrong("settings.segment_bytes", "want 4096 to 1073741824");
+        }
+        if settings.padding_bytes > 65_536 {
+            return wrong("settings.padding_bytes", "want at most 65536");
+        }
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return wrong(format!("settings.{field}"), "0, want at least 1");
         }
@@ -171,7 +182,9 @@ impl Scenario {
                 let problem = format!("{lasts} after {begins} is past the storm's end at {ends}");
                 return wrong(place("for_ms"), problem);
             }
-            if let Some(node) = fault.kind.nodes().into_iter().find(|node| *node as usize >= known) {
+            if let Some(node) =
+                fault.kind.nodes().into_iter().find(|node| *node as usize >= known && !self.is_agent(*node))
+            {
                 return wrong(place("kind"), format!("there is no node {node}, only 0 to {}", known - 1));
             }
             if let FaultKind::Clock { change, .. } = &fault.kind {
@@ -208,6 +221,15 @@ impl Scenario {
                     _ => {}
                 }
             }
+            if let FaultKind::Disk { fault, .. } = &fault.kind
+                && fault.lies()
+                && !self.beyond
+            {
+                return wrong(
+                    place("kind"),
+                    "a disk that lies is beyond repair; the plan must say \"beyond\"",
+                );
+            }
             match &fault.kind {
                 FaultKind::CrashPoint { point, .. } | FaultKind::Hazard { point, .. }
                     if !POINTS.contains(&point.as_str()) =>
@@ -227,6 +249,30 @@ impl Scenario {
             }
             walk(&place("kind"), &as_json(&fault.kind), FARTHEST_MS)?;
         }
+        self.validate_damages()
+    }
+
+    /// Damage stays on a minority and apart from departures, or the plan says that it does not.
+    fn validate_damages(&self) -> Result<(), Invalid> {
+        let damages = || self.faults.iter().enumerate().filter(|(_, fault)| fault.kind.damages());
+        let Some((first, _)) = damages().next().filter(|_| !self.beyond) else { return Ok(()) };
+        if let Some((at, _)) = damages().find(|(_, fault)| fault.kind.nodes().is_empty()) {
+            return wrong(format!("faults[{at}].kind"), "whose disk is damaged must be said, or \"beyond\"");
+        }
+        let hit: BTreeSet<u32> = damages().flat_map(|(_, fault)| fault.kind.nodes()).collect();
+        if 2 * hit.len() >= self.nodes as usize {
+            let problem = format!(
+                "{} of {} disks are damaged in all, and \"beyond\" is not said",
+                hit.len(),
+                self.nodes
+            );
+            return wrong(format!("faults[{first}].kind"), problem);
+        }
+        if self.faults.iter().any(|fault| fault.kind.takes_a_node()) {
+            let problem =
+                "disks are damaged while nodes come and go or lose theirs, and \"beyond\" is not said";
+            return wrong(format!("faults[{first}].kind"), problem);
+        }
         Ok(())
     }
 
@@ -242,7 +288,7 @@ impl Scenario {
             if op.client >= MOST_CLIENTS {
                 return wrong(place("client"), format!("{}, want less than {MOST_CLIENTS}", op.client));
             }
-            if op.node as usize >= known {
+            if op.node as usize >= known && !self.is_agent(op.node) {
                 return wrong(place("node"), format!("there is no node {}", op.node));
             }
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
@@ -327,7 +373,7 @@ fn walk(place: &str, value: &Value, longest_ms: u64) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{ClockSetting, Fault, Limits, Shape, Target};
+    use crate::scenario::{ClockSetting, DiskFault, Fault, Limits, Shape, Target};
 
     fn of(seed: u64) -> Scenario {
         Scenario::generate(seed, &Limits::default())
@@ -405,6 +451,32 @@ mod tests {
         refused(kind(FaultKind::Partition { shape }), "faults[0].kind", "no node 70000");
         let bandwidth = FaultKind::Bandwidth { links: crate::scenario::Links::All, bytes_per_s: 0 };
         refused(kind(bandwidth), "faults[0].kind.bandwidth.bytes_per_s", "at least 1");
+        let rot =
+            |node| FaultKind::Disk { target: Target::Node(node), fault: DiskFault::BitRot { sectors: 1 } };
+        refused(
+            |s| s.faults = [0, 2].map(|node| Fault { at_ms: 5, for_ms: 5, kind: rot(node) }).into(),
+            "faults[0].kind",
+            "2 of 3 disks are damaged",
+        );
+        refused(
+            |s| {
+                let change = MembershipChange::Leave(1);
+                s.faults[0].kind = FaultKind::Membership { change };
+                s.faults.push(Fault { at_ms: 5, for_ms: 5, kind: rot(2) });
+            },
+            "faults[1].kind",
+            "come and go",
+        );
+        refused(
+            kind(FaultKind::Disk { target: Target::Leader, fault: DiskFault::BitRot { sectors: 1 } }),
+            "faults[0].kind",
+            "must be said",
+        );
+        refused(
+            kind(FaultKind::Disk { target: Target::Node(1), fault: DiskFault::LyingSync }),
+            "faults[0].kind",
+            "beyond repair",
+        );
         let point = "nowhere".to_owned();
         refused(kind(FaultKind::CrashPoint { point, power: true }), "faults[0].kind", "no place named");
         let storm = FaultKind::RestartStorm { nodes: vec![0], every_ms: 0 };

@@ -205,6 +205,8 @@ impl Search<'_, '_> {
         });
         self.end_earlier(None);
         let base = self.best.clone();
+        self.first((0..base.client_agents).map(|agents| simpler::with_agents(&base, agents)));
+        let base = self.best.clone();
         self.first((1..base.nodes).map(|nodes| simpler::with_nodes(&base, nodes)));
         self.reduce(&wrong_clocks(&base), |base, kept| {
             let mut less = base.clone();

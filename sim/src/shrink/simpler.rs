@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::scenario::validate::as_json;
-use crate::scenario::{Fault, Scenario, Settings};
+use crate::scenario::{Fault, Scenario, Settings, agents};
 
 /// A fault is not shortened below this.
 const SHORTEST_MS: u64 = 10;
@@ -29,13 +29,32 @@ pub fn with_nodes(plan: &Scenario, nodes: u32) -> Scenario {
     let mut less = plan.clone();
     let before = less.nodes;
     // Nodes that joined later have the numbers after the first ones.
-    let moved = |node: u32| if node < before { node % nodes } else { node - before + nodes };
+    let moved = |node: u32| match node {
+        agent if agent >= agents::FIRST => agent,
+        first if first < before => first % nodes,
+        later => later - before + nodes,
+    };
     less.nodes = nodes;
     less.clocks.truncate(nodes as usize);
     for fault in &mut less.faults {
         for node in fault.kind.nodes_mut() {
             *node = moved(*node);
         }
+        if let Ok(kind) = serde_json::from_value(without_doubles(as_json(&fault.kind))) {
+            fault.kind = kind;
+        }
+    }
+    less.operations.iter_mut().for_each(|op| op.node = moved(op.node));
+    less
+}
+
+/// The same plan for fewer client agents: what named one that is not there names a server.
+pub fn with_agents(plan: &Scenario, client_agents: u32) -> Scenario {
+    let mut less = Scenario { client_agents, ..plan.clone() };
+    let kept = agents::FIRST + client_agents;
+    let moved = |node: u32| if node < kept { node } else { (node - kept) % plan.nodes };
+    for fault in &mut less.faults {
+        fault.kind.nodes_mut().into_iter().for_each(|node| *node = moved(*node));
         if let Ok(kind) = serde_json::from_value(without_doubles(as_json(&fault.kind))) {
             fault.kind = kind;
         }
@@ -163,6 +182,16 @@ mod tests {
 
     fn of(seed: u64) -> Scenario {
         Scenario::generate(seed, &Limits { nodes: Some(5), ..Limits::default() })
+    }
+
+    #[test]
+    fn a_plan_for_fewer_client_agents_can_be_run() {
+        let plans = (0..60).map(of).filter(|plan| plan.client_agents > 0);
+        for plan in plans {
+            for agents in 0..plan.client_agents {
+                assert_eq!(with_agents(&plan, agents).validate(), Ok(()), "seed {}", plan.seed);
+            }
+        }
     }
 
     #[test]

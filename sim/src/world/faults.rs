@@ -12,7 +12,7 @@ use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::record::Happening;
-use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape};
+use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape, agents};
 use crate::trace::WORLD;
 
 impl World {
@@ -121,6 +121,9 @@ impl World {
             }
             FaultKind::FsyncFail { target, syncs, crash_after_ms } => {
                 self.fail_syncs(fault, self.target(*target), *syncs, *crash_after_ms).await;
+            }
+            FaultKind::Disk { target, fault: what } => {
+                self.wrong_disk(fault, self.target(*target), *what).await;
             }
             FaultKind::Slow { .. }
             | FaultKind::RestartStorm { .. }
@@ -236,7 +239,8 @@ impl World {
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
         match change {
             MembershipChange::Add => {
-                let node = self.machines().last_key_value().map_or(0, |(last, _)| last + 1);
+                let servers = self.machines().into_keys().filter(|node| *node < agents::FIRST);
+                let node = servers.last().map_or(0, |last| last + 1);
                 self.begins(fault, &format!("n{node} joins"));
                 self.found_host(node, ClockSetting::default());
                 self.boot(node);

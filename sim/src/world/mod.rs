@@ -8,12 +8,15 @@
 //!    Then the keys are read once more and the checks judge the whole.
 //!
 //! What the nodes observe is checked as it happens; the check `LIVE` is judged here, and `CRASH` for
-//! panics and for nodes that stop although nothing happened to their disk.
+//! panics and for nodes that stop, or find their data damaged, although nothing happened to their disk.
+//!
+//! A plan beyond repair is judged by less at the end: see [`check::beyond`].
 //!
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
 mod clocks;
+mod disks;
 mod faults;
 mod links;
 mod process;
@@ -26,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{Bootstrap, Config, RaftConfig};
+use driftline::config::{Bootstrap, Config, OnDamage, RaftConfig};
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
@@ -36,10 +39,12 @@ use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use crate::check::beyond::Losses;
 use crate::check::linearizable::Broken;
 use crate::check::locks::Circumstances;
 use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
+use crate::disk::DiskModel;
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
 use crate::fault::{Effect, Hosts, Rule};
@@ -181,7 +186,8 @@ async fn whole(
         watch.clone() as Arc<dyn Witness>,
     );
     let timeout = Duration::from_millis(scenario.settings.client_timeout_ms);
-    let clients = Clients::new(universe.pump.clone(), timeout);
+    let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
+    let clients = Clients::new(universe.pump.clone(), timeout, padding);
     let (exits, exited) = mpsc::unbounded_channel();
     let world = Arc::new(World {
         universe: universe.clone(),
@@ -231,6 +237,10 @@ async fn whole(
     }
     report.points = verdict.points;
     report.violations.extend(world.crashes());
+    report.beyond = world.scenario.beyond;
+    if report.beyond {
+        report.excused = check::beyond::excuse(&mut report.violations, world.losses());
+    }
     report.ok = report.violations.is_empty();
     report.sim_seconds = universe.pump.now() as f64 / 1e9;
     report.faults = world.state().happened.clone();
@@ -256,6 +266,31 @@ struct Watch {
     raft_ids: Mutex<BTreeMap<u32, u64>>,
     /// The newest configuration that any node has taken up: its index and the sets of voters.
     configured: Mutex<(u64, Vec<Vec<u64>>)>,
+    disks: Mutex<BTreeMap<u32, Damages>>,
+    /// Nodes that found damage where there was none.
+    unexplained: Mutex<Vec<Violation>>,
+}
+
+/// What was done to a node's disk, and what the node said of it.
+struct Damages {
+    disk: Arc<DiskModel>,
+    /// So many of the disk's damages were there when the node last found its data damaged.
+    answered_for: u64,
+    /// How often it found that.
+    admitted: u64,
+}
+
+impl Damages {
+    /// What may have damaged the data so far. A lie may, too.
+    fn so_far(&self) -> u64 {
+        let counters = self.disk.counters();
+        counters.damages + counters.lies
+    }
+
+    /// Whether there was more of it since.
+    fn is_owed(&self) -> bool {
+        self.so_far() > self.answered_for
+    }
 }
 
 /// What one node has said in its present life.
@@ -273,12 +308,34 @@ impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
         let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
+        let checks = Mutex::new(Checks::new(&settings));
         Watch {
-            checks: Mutex::new(Checks::new(&settings)),
+            checks,
             seen: Mutex::default(),
             raft_ids: Mutex::default(),
             configured: Mutex::default(),
+            disks: Mutex::default(),
+            unexplained: Mutex::default(),
         }
+    }
+
+    fn disks(&self) -> MutexGuard<'_, BTreeMap<u32, Damages>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unexplained(&self) -> MutexGuard<'_, Vec<Violation>> {
+        self.unexplained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found_damage(&self, at_ns: u64, host: u32, reason: &str) {
+        let mut disks = self.disks();
+        let Some(damages) = disks.get_mut(&host) else { return };
+        if !damages.is_owed() {
+            let detail = format!("the node finds its data damaged, but nothing damaged its disk: {reason}");
+            self.unexplained().push(Violation { check: "CRASH".to_owned(), detail, at_ns, node: Some(host) });
+        }
+        damages.answered_for = damages.so_far();
+        damages.admitted += 1;
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
@@ -321,6 +378,7 @@ impl Witness for Watch {
             Observed::Member { node_id, name, change, .. } => {
                 seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
+            Observed::Damaged { reason } => self.found_damage(at_ns, host, reason),
             _ => {}
         }
         self.tell(at_ns, host, check::Event::Observed(event));
@@ -344,8 +402,8 @@ struct State {
     down_until: BTreeMap<u32, u64>,
     /// Stalls in force.
     stalls: BTreeMap<u32, u32>,
-    /// How many syncs had failed on each node when its present life began: one more, and it may stop.
-    failed_syncs: BTreeMap<u32, u64>,
+    /// How many errors the disk of each node had given when its present life began: one more, and it may stop.
+    disk_errors: BTreeMap<u32, u64>,
     /// Nodes that were asked to leave and still run.
     leaving: BTreeSet<u32>,
     /// When nodes were told to leave.
@@ -443,6 +501,7 @@ impl World {
             (protocol, state.lost.contains(&node))
         };
         let bootstrap = match settings.founding {
+            // One that joins later, or a client agent.
             _ if node >= first => Bootstrap::Wait,
             // Whoever replaces a disk does not tell the node once more to found a cluster of its own.
             Founding::First if lost => Bootstrap::Wait,
@@ -452,6 +511,7 @@ impl World {
         };
         Config {
             node_name: node_name(node),
+            server: !self.scenario.is_agent(node),
             http_addr: SocketAddr::new(ip, HTTP_PORT),
             rpc_addr: SocketAddr::new(ip, RPC_PORT),
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
@@ -471,6 +531,8 @@ impl World {
                 trailing_entries: settings.trailing_entries,
                 snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
                 request_timeout_ms: settings.request_timeout_ms,
+                segment_bytes: settings.segment_bytes,
+                on_damage: OnDamage::Rejoin,
             },
             gossip: Timing {
                 probe_period_ms: probe,
@@ -502,6 +564,7 @@ impl World {
         pump.set_rate(node, clock.rate_ppm);
         pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
         let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
+        self.watch.disks().insert(node, Damages { disk: machine.disk.clone(), answered_for: 0, admitted: 0 });
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
         self.give_address(node, node);
         machine
@@ -519,7 +582,7 @@ impl World {
     fn boot(self: &Arc<World>, node: u32) {
         let Some(machine) = self.machine(node) else { return };
         self.watch.seen().insert(node, Seen::default());
-        self.state().failed_syncs.insert(node, machine.disk.counters().failed_syncs);
+        self.state().disk_errors.insert(node, machine.disk.counters().errors);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
         let ip = self.ip(node);
@@ -554,9 +617,10 @@ impl World {
         let stop = if error.is_none() { Stop::Graceful } else { Stop::Kill };
         self.watch.tell(self.now(), node, check::Event::Stopped(stop));
         let said = error.clone().unwrap_or_else(|| "it left".to_owned());
-        let failed_syncs = self.machine(node).map(|machine| machine.disk.counters().failed_syncs);
+        let errors = self.machine(node).map(|machine| machine.disk.counters().errors);
+        let damaged = self.watch.disks().get(&node).is_some_and(Damages::is_owed);
         let mut state = self.state();
-        let disk_failed = failed_syncs > state.failed_syncs.get(&node).copied();
+        let disk_failed = errors > state.disk_errors.get(&node).copied() || damaged;
         if let Some(error) = error
             && !disk_failed
         {
@@ -639,7 +703,10 @@ impl World {
             let clock = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
             self.found_host(node, clock);
         }
-        for node in 0..self.scenario.nodes {
+        for node in self.scenario.agents() {
+            self.found_host(node, ClockSetting::default());
+        }
+        for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
         self.writes_everywhere(env, "boot", FORMED_WITHIN).await
@@ -709,7 +776,7 @@ impl World {
         self.state().healed = true;
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
-            machine.disk.fail_syncs(0);
+            machine.disk.heal();
             machine.processor.set_cost(0);
             machine.resume();
             self.boot_if_due(node);
@@ -783,9 +850,10 @@ impl World {
         let seen = self.watch.seen();
         let nobody = Seen::default();
         let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let applied: BTreeSet<_> = machines.keys().map(|node| of(node).applied).collect();
+        let servers = || machines.keys().filter(|node| !self.scenario.is_agent(**node));
+        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
         if applied.len() > 1 {
-            let each = machines.keys().map(|node| format!("n{node} {:?}", of(node).applied));
+            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
             return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
         }
         for node in machines.keys() {
@@ -843,7 +911,7 @@ impl World {
                 }
             }
             // A store that cannot be read is LIVE's business.
-            for node in &live {
+            for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
                 if let Ok(store) = self.clients.store(env, *node).await {
                     stores.insert(*node, store);
                 }
@@ -855,8 +923,18 @@ impl World {
         End { at_ns: self.now(), live, history, looks, stores, locks: self.clients.locks(), circumstances }
     }
 
+    fn losses(&self) -> Losses {
+        let disks = self.watch.disks();
+        Losses {
+            admitted: disks.values().any(|damages| damages.admitted > 0)
+                || self.state().happened.contains_key("lose-disk"),
+            lied: disks.values().any(|damages| damages.disk.counters().lies > 0),
+        }
+    }
+
     fn crashes(&self) -> Vec<Violation> {
         let mut crashes = std::mem::take(&mut self.state().crashes);
+        crashes.append(&mut self.watch.unexplained());
         crashes.extend(self.universe.panics().into_iter().map(|panic| Violation {
             check: "CRASH".to_owned(),
             detail: format!("panic: {}", panic.message),

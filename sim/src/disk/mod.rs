@@ -1,0 +1,590 @@
+//! A host's disk: it outlives processes and power losses, and remembers exactly what it promised to.
+//!
+//! A file is kept twice: as every reader sees it, and as it is on the platter. Between the two lies the
+//! list of what was written since, in order ([`content`]). A sync moves the list over to the platter; a power
+//! loss lets each 512-byte sector of it survive or not at random, in any subset; the death of a process
+//! leaves it in the page cache, where the next process finds it. Names are kept the same way ([`names`]).
+//!
+//! Time passes inside a blocking job although the job itself runs in one go: every write is stamped
+//! with the moment at which it would have happened, after the syncs before it in the job. A crash in the
+//! middle of a job therefore finds the writes up to that moment, and none of the later ones, and the
+//! sync that was under way has promised nothing.
+//!
+//! What else can go wrong is said to the disk by the storm ([`Wrong`], [`DiskModel::rot`], [`DiskModel::replace`]):
+//!
+//! * a failed sync drops what it should have made durable: reads show the old bytes again, and the next sync
+//!   succeeds, having nothing to do. This is what Linux may do, and why an error from a sync must stop a node;
+//! * reads and writes fail, reads end too soon, a full disk refuses to grow;
+//! * calls are slow, or do not return for a while;
+//! * a write lands elsewhere in its file, a read comes from elsewhere;
+//! * sectors rot while the host is down;
+//! * a sync says that it is done and is not. No program can do anything about that: a run in which it
+//!   happens is judged by less.
+//!
+//! Left out: a write that lands in another file.
+
+mod content;
+mod names;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use driftline::env::{Disk, File};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::clock::{Life, Pump};
+use crate::scenario::{DiskSettings, stream};
+use crate::trace::Event;
+use content::{Change, FileModel, SECTOR};
+use names::Names;
+
+/// How long a read or write takes on a disk that is slow by one, in nanoseconds.
+const CALL_NS: u64 = 20_000;
+
+/// How a host goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process dies; the page cache stays.
+    Kill,
+    /// The power fails; only the platter stays.
+    PowerLoss,
+}
+
+/// What is wrong with a disk right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wrong {
+    /// The next so many syncs fail, and what they should have made durable is gone.
+    pub failing_syncs: u32,
+    /// So many reads are well before anything below happens to one.
+    pub good_reads: u32,
+    /// The next so many reads fail.
+    pub failing_reads: u32,
+    /// The next so many writes fail.
+    pub failing_writes: u32,
+    /// The next so many reads find the file too short.
+    pub short_reads: u32,
+    /// The next so many writes land elsewhere in their file.
+    pub misdirected_writes: u32,
+    /// The next so many reads come from elsewhere in their file.
+    pub misdirected_reads: u32,
+    /// Syncs promise what they do not do.
+    pub lies: bool,
+    /// Everything takes so many times as long; 0 and 1 are as usual.
+    pub slowness: u64,
+    /// No call returns before this moment.
+    pub stalled_until: u64,
+    /// All files together may hold so many bytes.
+    pub capacity: Option<u64>,
+    /// A sync that takes long, so that something can happen in the middle of it: of a file whose name begins so,
+    /// the so-manieth from now.
+    pub trap: Option<(&'static str, u32)>,
+}
+
+/// How long a sync takes that was waited for.
+const TRAPPED_NS: u64 = 5_000_000;
+
+/// What a disk has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskCounters {
+    /// Syncs that succeeded.
+    pub syncs: u64,
+    /// Syncs that failed.
+    pub failed_syncs: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Reads, writes and syncs that were answered with an error, for want of space too.
+    pub errors: u64,
+    /// Sectors that rotted, writes and reads that went astray.
+    pub damages: u64,
+    /// Syncs that were waited for and have begun.
+    pub trapped: u64,
+    /// Syncs that lied, and sectors that forgot that they were ever written.
+    pub lies: u64,
+}
+
+/// The disk of one host.
+pub struct DiskModel {
+    host: u32,
+    pump: Arc<Pump>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    settings: DiskSettings,
+    rng: StdRng,
+    files: Vec<FileModel>,
+    names: Names,
+    /// The time inside the blocking job that runs.
+    job: Option<u64>,
+    busy_until: u64,
+    wrong: Wrong,
+    locked_by: Option<u32>,
+    counters: DiskCounters,
+}
+
+impl Inner {
+    /// Takes one of a number of faults that are still to come.
+    fn strikes(&mut self, which: impl FnOnce(&mut Wrong) -> &mut u32) -> bool {
+        let left = which(&mut self.wrong);
+        let strikes = *left > 0;
+        *left = left.saturating_sub(1);
+        strikes
+    }
+
+    fn used(&self) -> u64 {
+        self.names.iter().map(|(_, file)| self.files[file].current.len).sum()
+    }
+
+    /// A file is to become `more` bytes longer.
+    fn grow(&mut self, more: u64) -> io::Result<()> {
+        match self.wrong.capacity {
+            Some(capacity) if more > 0 && self.used().saturating_add(more) > capacity => {
+                self.counters.errors += 1;
+                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("input/output error")
+}
+
+impl DiskModel {
+    /// The empty disk of a new host.
+    pub fn new(pump: Arc<Pump>, host: u32, seed: u64, settings: DiskSettings) -> Arc<DiskModel> {
+        let inner = Inner {
+            settings,
+            rng: stream(seed, &format!("disk {host}")),
+            files: Vec::new(),
+            names: Names::default(),
+            job: None,
+            busy_until: 0,
+            wrong: Wrong::default(),
+            locked_by: None,
+            counters: DiskCounters::default(),
+        };
+        Arc::new(DiskModel { host, pump, inner: Mutex::new(inner) })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is wrong with it.
+    pub fn set_wrong(&self, change: impl FnOnce(&mut Wrong)) {
+        change(&mut self.locked().wrong);
+    }
+
+    /// Nothing is wrong with it any more. What is damaged stays damaged.
+    pub fn heal(&self) {
+        self.locked().wrong = Wrong::default();
+    }
+
+    /// The next `count` syncs fail, and what they should have made durable is gone.
+    pub fn fail_syncs(&self, count: u32) {
+        self.set_wrong(|wrong| wrong.failing_syncs = count);
+    }
+
+    /// What the disk has done so far.
+    pub fn counters(&self) -> DiskCounters {
+        self.locked().counters
+    }
+
+    /// How many bytes all files together have.
+    pub fn used(&self) -> u64 {
+        self.locked().used()
+    }
+
+    fn strange(&self, what: &str) {
+        self.pump.note(self.host, "disk", what);
+    }
+
+    /// Rots so many sectors. The host must be down: what is in memory does not rot.
+    ///
+    /// Some turn to zeros if that is allowed. That is a write that was acknowledged and then never happened: no
+    /// log can tell its last entry from one that was never there, so it counts as a lie and not as damage.
+    pub fn rot(&self, sectors: u32, to_zeros: bool) {
+        for _ in 0..sectors {
+            let rotten = {
+                let inner = &mut *self.locked();
+                let files: Vec<usize> = inner.names.iter().map(|(_, file)| file).collect();
+                if files.is_empty() {
+                    return;
+                }
+                let file = files[inner.rng.random_range(0..files.len())];
+                let to_zeros = to_zeros && inner.rng.random_bool(0.3);
+                let rotten = inner.files[file].rot(&mut inner.rng, to_zeros);
+                let counters = &mut inner.counters;
+                let counter = if to_zeros { &mut counters.lies } else { &mut counters.damages };
+                *counter += u64::from(rotten.is_some());
+                rotten
+            };
+            if let Some(what) = rotten {
+                self.strange(&what);
+            }
+        }
+    }
+
+    /// Everything on it is gone, for ever: it is another disk. The host must be down.
+    pub fn replace(&self) {
+        {
+            let inner = &mut *self.locked();
+            inner.locked_by = None;
+            inner.names.clear();
+            inner.files.iter_mut().for_each(FileModel::forget);
+        }
+        self.strange("replaced by an empty one");
+    }
+
+    /// A blocking job begins: time passes inside it from now on.
+    pub fn begin_job(&self) {
+        let now = self.pump.now();
+        self.locked().job = Some(now);
+    }
+
+    /// The job has run; says when it would have ended.
+    pub fn end_job(&self) -> u64 {
+        let now = self.pump.now();
+        self.locked().job.take().unwrap_or(now)
+    }
+
+    /// The host goes down.
+    pub fn crash(&self, crash: Crash) {
+        let now = self.pump.now();
+        let inner = &mut *self.locked();
+        inner.locked_by = None;
+        inner.busy_until = now;
+        let power_loss = crash == Crash::PowerLoss;
+        if power_loss {
+            inner.wrong.failing_syncs = 0;
+        }
+        for file in &mut inner.files {
+            file.crash(now, power_loss.then_some(&mut inner.rng));
+        }
+        inner.names.crash(now, power_loss.then_some(&mut inner.rng));
+    }
+
+    /// When a call that begins now is done, inside a job or not.
+    fn call(&self, after: u64, inner: &mut Inner) -> u64 {
+        let now = self.pump.now();
+        let mut at = inner.job.unwrap_or(now).max(after);
+        // Outside of a job nobody would wait for it.
+        if let Some(job) = &mut inner.job {
+            if inner.wrong.slowness > 1 {
+                at += CALL_NS * inner.wrong.slowness;
+            }
+            at = at.max(inner.wrong.stalled_until);
+            *job = at;
+        }
+        at
+    }
+
+    fn open(&self, name: &str) -> usize {
+        let inner = &mut *self.locked();
+        let at = self.call(0, inner);
+        let file = match inner.names.get(name) {
+            Some(file) => file,
+            None => {
+                inner.files.push(FileModel::new(name, at));
+                let file = inner.files.len() - 1;
+                inner.names.create(at, name, file);
+                file
+            }
+        };
+        inner.files[file].handles += 1;
+        file
+    }
+
+    /// Comes to a file: after whatever is still happening to it.
+    fn visit<R>(&self, index: usize, work: impl FnOnce(&mut FileModel, u64) -> R) -> R {
+        let inner = &mut *self.locked();
+        let at = self.call(inner.files[index].latest, inner);
+        work(&mut inner.files[index], at)
+    }
+
+    fn read(&self, index: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        let len = self.visit(index, |file, _| file.current.len);
+        if end > len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let inner = &mut *self.locked();
+        let (mut from, mut strange) = (offset, None);
+        if inner.strikes(|wrong| &mut wrong.good_reads) {
+            strange = None;
+        } else if inner.strikes(|wrong| &mut wrong.failing_reads) {
+            inner.counters.errors += 1;
+            strange = Some(("a read fails", Err(broken())));
+        } else if inner.strikes(|wrong| &mut wrong.short_reads) {
+            inner.counters.errors += 1;
+            strange = Some(("a read ends too soon", Err(io::ErrorKind::UnexpectedEof.into())));
+        } else if inner.strikes(|wrong| &mut wrong.misdirected_reads) {
+            inner.counters.damages += 1;
+            from = inner.rng.random_range(0..=(len - buffer.len() as u64) / SECTOR) * SECTOR;
+            strange = Some(("a read comes from elsewhere", Ok(())));
+        }
+        inner.files[index].current.read(from, buffer);
+        strange.map_or(Ok(()), |(what, result)| {
+            self.strange(what);
+            result
+        })
+    }
+
+    fn write(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset.checked_add(data.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        let inner = &mut *self.locked();
+        inner.grow(end.saturating_sub(inner.files[index].current.len))?;
+        let at = self.call(inner.files[index].latest, inner);
+        if inner.strikes(|wrong| &mut wrong.failing_writes) {
+            inner.counters.errors += 1;
+            self.strange("a write fails");
+            return Err(broken());
+        }
+        let mut to = offset;
+        let len = inner.files[index].current.len;
+        if len > data.len() as u64 && inner.strikes(|wrong| &mut wrong.misdirected_writes) {
+            inner.counters.damages += 1;
+            to = inner.rng.random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
+            self.strange(&format!(
+                "a write of {} bytes to {offset} of {} lands at {to}",
+                data.len(),
+                inner.files[index].name
+            ));
+        }
+        inner.files[index].change(at, Change::Write { offset: to, data: Bytes::copy_from_slice(data) });
+        inner.counters.writes += 1;
+        inner.counters.bytes += data.len() as u64;
+        Ok(())
+    }
+
+    fn set_len(&self, index: usize, len: u64) -> io::Result<()> {
+        let inner = &mut *self.locked();
+        inner.grow(len.saturating_sub(inner.files[index].current.len))?;
+        let at = self.call(inner.files[index].latest, inner);
+        inner.files[index].change(at, Change::SetLen(len));
+        Ok(())
+    }
+
+    fn sync(&self, index: usize) -> io::Result<()> {
+        let now = self.pump.now();
+        let (event, result) = {
+            let inner = &mut *self.locked();
+            let start = self.call(inner.files[index].latest, inner);
+            inner.files[index].settle(start);
+            let DiskSettings { sync_min_us, sync_max_us } = inner.settings;
+            let micros = inner.rng.random_range(sync_min_us..=sync_max_us.max(sync_min_us));
+            let mut nanos = micros * 1_000 * inner.wrong.slowness.max(1);
+            if let Some((prefix, left)) = &mut inner.wrong.trap
+                && inner.files[index].name.starts_with(*prefix)
+            {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    inner.wrong.trap = None;
+                    inner.counters.trapped += 1;
+                    nanos = nanos.max(TRAPPED_NS);
+                }
+            }
+            if inner.job.is_none() {
+                // Nobody would wait for it.
+                nanos = 0;
+            }
+            let done = if nanos == 0 { start } else { start.max(inner.busy_until) + nanos };
+            if let Some(job) = &mut inner.job {
+                *job = done;
+                inner.busy_until = done;
+            }
+            let writes = inner.files[index].unsynced();
+            let failed = inner.strikes(|wrong| &mut wrong.failing_syncs);
+            if failed {
+                inner.counters.failed_syncs += 1;
+                inner.counters.errors += 1;
+                inner.files[index].drop_unsynced(done);
+            } else if inner.wrong.lies {
+                inner.counters.lies += 1;
+            } else {
+                inner.counters.syncs += 1;
+                inner.files[index].change(done, Change::Synced);
+                if done <= now {
+                    inner.files[index].settle(now);
+                }
+            }
+            let result = if failed { Err(broken()) } else { Ok(()) };
+            let file = inner.files[index].name.clone();
+            (Event::Sync { file, writes, nanos: done - start, failed }, result)
+        };
+        self.pump.record(self.host, event);
+        result
+    }
+
+    fn sync_names(&self) {
+        let now = self.pump.now();
+        let inner = &mut *self.locked();
+        let at = self.call(0, inner);
+        if !inner.wrong.lies {
+            inner.names.sync(at);
+        }
+        let reachable = inner.names.reachable(now);
+        for (index, file) in inner.files.iter_mut().enumerate() {
+            if file.handles == 0 && !reachable.contains(&index) {
+                file.forget();
+            }
+        }
+    }
+
+    fn change_names(&self, existing: &str, change: impl FnOnce(&mut Names, u64)) -> io::Result<()> {
+        let inner = &mut *self.locked();
+        let file = inner.names.get(existing).ok_or(io::ErrorKind::NotFound)?;
+        let at = self.call(inner.files[file].latest, inner);
+        change(&mut inner.names, at);
+        Ok(())
+    }
+}
+
+fn dead() -> io::Error {
+    io::Error::other("the process that held this is dead")
+}
+
+/// The [`Disk`] of one life of a host.
+pub struct SimDisk {
+    model: Arc<DiskModel>,
+    life: Arc<Life>,
+}
+
+impl SimDisk {
+    /// The disk as `life` has it.
+    pub fn new(model: Arc<DiskModel>, life: Arc<Life>) -> SimDisk {
+        SimDisk { model, life }
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.life.is_alive() { Ok(()) } else { Err(dead()) }
+    }
+}
+
+impl Disk for SimDisk {
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.alive()?;
+        let locked_by = &mut self.model.locked().locked_by;
+        if locked_by.is_some() {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock"));
+        }
+        *locked_by = Some(self.life.number);
+        Ok(Box::new(Lock { model: self.model.clone(), life: self.life.number }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
+        self.alive()?;
+        let index = self.model.open(name);
+        Ok(Box::new(SimFile { model: self.model.clone(), life: self.life.clone(), index }))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.alive()?;
+        Ok(self.model.locked().names.get(name).is_some())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.alive()?;
+        Ok(self.model.locked().names.iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.alive()?;
+        self.model.change_names(from, |names, at| names.rename(at, from, to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.alive()?;
+        self.model.change_names(name, |names, at| names.remove(at, name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.alive()?;
+        self.model.sync_names();
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        format!("the disk of n{}", self.life.host)
+    }
+}
+
+struct Lock {
+    model: Arc<DiskModel>,
+    life: u32,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let locked_by = &mut self.model.locked().locked_by;
+        if *locked_by == Some(self.life) {
+            *locked_by = None;
+        }
+    }
+}
+
+struct SimFile {
+    model: Arc<DiskModel>,
+    life: Arc<Life>,
+    index: usize,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let file = &mut self.model.locked().files[self.index];
+        file.handles = file.handles.saturating_sub(1);
+    }
+}
+
+impl std::fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimFile({})", self.index)
+    }
+}
+
+impl SimFile {
+    fn alive(&self) -> io::Result<()> {
+        if self.life.is_alive() { Ok(()) } else { Err(dead()) }
+    }
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        self.alive()?;
+        Ok(self.model.visit(self.index, |file, _| file.current.len))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.alive()?;
+        self.model.read(self.index, offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.alive()?;
+        self.model.write(self.index, offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.alive()?;
+        self.model.set_len(self.index, len)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.alive()?;
+        if self.model.locked().files[self.index].current.len < len {
+            self.model.set_len(self.index, len)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.alive()?;
+        self.model.sync(self.index)
+    }
+}

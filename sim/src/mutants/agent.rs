@@ -1,0 +1,29 @@
+//! Bugs of agents: of those that keep nothing and ask servers.
+
+use super::{LOST_REPLIES, Mutant};
+
+/// Those of client agents.
+pub const TABLE: &[Mutant] = &[
+    Mutant {
+        id: "C01",
+        what: "a client agent sends a write again as a new request",
+        origin: "design; the class of R32, one hop further out",
+        needs: LOST_REPLIES,
+        checks: &["SESS", "LIN"],
+    },
+    Mutant {
+        id: "C02",
+        what: "a client agent lets any server answer from what it has",
+        origin: "design; the class of hashicorp/consul#54",
+        // Whatever makes a server lag: without faults followers are a heartbeat behind at most, which is enough.
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "C03",
+        what: "a client agent gives itself out for a server",
+        origin: "design",
+        needs: &[],
+        checks: &["SRV"],
+    },
+];

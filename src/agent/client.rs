@@ -1,0 +1,167 @@
+//! An agent that keeps nothing: gossip, and a way to the servers.
+//!
+//! It is what runs on every machine of a large cluster, where a few servers keep the state. It has no part in
+//! Raft and no vote; it answers each [`Call`] by asking a server ([`Servers`]). What is on its disk is only who it
+//! is ([`super::identity`]).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::config::Config;
+use crate::env::{AbortOnDrop, Env};
+use crate::gossip::Member;
+use crate::mutant;
+
+use super::call::{Call, CallError, Reply};
+use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
+use super::identity::{self, Identity};
+use super::lan::{self, Lan};
+use super::meta::{Meta, Role};
+use super::pool::Servers;
+use super::why::{Explanation, Finding, Level};
+use super::{Consistency, Error, Program, stats};
+
+/// A client agent. Clones are the same one.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    lan: Lan,
+    servers: Arc<Servers>,
+    _identity: Identity,
+}
+
+impl Client {
+    /// Starts gossip. Of what the embedding program adds, its state machine is the servers' business.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing of the client runs then.
+    pub async fn start(
+        env: &Env,
+        config: &Config,
+        program: Program,
+        http_port: u16,
+    ) -> Result<Client, Error> {
+        let identity = identity::open(env).await?;
+        // Refutations and changes of metadata count within a life.
+        let member = lan::Identity { node_id: identity.node_id, generation: identity.life << 20 };
+        // Mutant C03: a client agent gives itself out for a server.
+        let role = if mutant::is("C03") {
+            Role::Server { rpc_addr: config.gossip_addr, expect: 0 }
+        } else {
+            Role::Client
+        };
+        let meta = Meta::of(config, role, http_port);
+        let lan = Lan::start(env, config, member, meta, program.delegate, program.members).await?;
+        let servers = Arc::new(Servers::new(env, lan.clone(), config));
+        Ok(Client { inner: Arc::new(Inner { env: env.clone(), lan, servers, _identity: identity }) })
+    }
+
+    /// What it does unasked. It runs until these are dropped.
+    pub fn duties(&self) -> Vec<AbortOnDrop> {
+        vec![self.inner.env.spawn(self.inner.servers.clone().rebalance()).abort_on_drop()]
+    }
+
+    /// Whether it finds servers, and what one of them sees.
+    async fn why(&self) -> Explanation {
+        let name = self.inner.lan.local().name;
+        let known = self.inner.servers.known();
+        let alive = self.inner.lan.live_others().len();
+        let here = |level, what: String, advice: &str| Finding::new(level, what, advice);
+        if known == 0 {
+            let what = format!("{name} is a client and sees no server alive, and {alive} other members");
+            let advice = if alive == 0 {
+                "start a server, and tell this agent where to find one: retry_join, or `driftline join ADDRESS`"
+            } else {
+                "start a server, with --server: those that are alive are clients too"
+            };
+            return Explanation::new(&name, false, vec![here(Level::Broken, what, advice)]);
+        }
+        let sees = format!("{name} is a client and sees {known} servers alive");
+        let fine = here(Level::Fine, sees.clone(), "");
+        match self.inner.servers.call(Call::Why).await {
+            Ok(Reply::Why(mut told)) => {
+                told.findings.iter_mut().for_each(|one| one.what = format!("{}: {}", told.node, one.what));
+                told.findings.push(fine);
+                Explanation::new(&name, told.leader, told.findings)
+            }
+            Ok(_) => Explanation::new(&name, false, vec![fine]),
+            Err(error) => {
+                let what = format!("{sees}, and none answers: {error}");
+                let advice = "see whether their RPC port is open from here, and what they advertise";
+                Explanation::new(&name, false, vec![here(Level::Broken, what, advice)])
+            }
+        }
+    }
+
+    /// Its gossip half.
+    pub fn lan(&self) -> &Lan {
+        &self.inner.lan
+    }
+}
+
+impl Delegate for Client {
+    fn encrypted(&self) -> bool {
+        self.inner.lan.encrypted()
+    }
+
+    fn lan_coordinate(&self) -> BTreeMap<String, Coordinate> {
+        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), Coordinate::default())])
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.lan.leave())
+    }
+
+    fn lan_members(&self) -> Vec<Member> {
+        self.inner.lan.members()
+    }
+
+    fn local_member(&self) -> Member {
+        self.inner.lan.local()
+    }
+
+    fn join_lan<'a>(&'a self, addrs: &'a [SocketAddr]) -> BoxFuture<'a, Result<usize, String>> {
+        Box::pin(self.inner.lan.join(addrs))
+    }
+
+    fn remove_failed_node<'a>(&'a self, name: &'a str, prune: bool) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.inner.lan.force_leave(name, prune))
+    }
+
+    fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(async move {
+            match call {
+                Call::Why => Ok(Reply::Why(self.why().await)),
+                call => self.inner.servers.call(call).await,
+            }
+        })
+    }
+
+    fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let consistency = if stale { Consistency::Stale } else { Consistency::Default };
+            match self.rpc(Call::Snapshot(consistency)).await? {
+                Reply::Snapshot(bytes) => Ok(bytes),
+                _ => Err(CallError::misfit()),
+            }
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.lan.shutdown())
+    }
+
+    fn stats(&self) -> Stats {
+        let mut all = stats::common(&self.inner.lan);
+        all.extend([stats::of_client(self.inner.servers.known())]);
+        all
+    }
+}

@@ -1,0 +1,79 @@
+//! How an agent finds the others, and finds them again.
+//!
+//! As long as it sees nobody, it asks the addresses it was told (`retry_join`). A server also asks the servers
+//! that its Raft configuration remembers for gossip's way in, whether or not it sees others: without that, two
+//! halves of a cluster that started anew at other gossip ports would stay apart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::env::Env;
+
+use super::lan::Lan;
+
+/// The first pause between two tries to find the others; it doubles up to the configured interval.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Looks for the others as long as this runs. `lost` tells whether others are missed that are not in the
+/// configuration, and at which addresses they may be joined. `joined` becomes true when somebody was found. Ends only when it has tried as often as it may, with the reason.
+pub async fn rejoin(
+    env: Env,
+    config: watch::Receiver<Arc<Config>>,
+    lan: Lan,
+    lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send,
+    joined: watch::Sender<bool>,
+) -> String {
+    let mut pause = FIRST;
+    let mut tries = 0;
+    let mut last_reason = None;
+    loop {
+        let config = config.borrow().clone();
+        let mine = [lan.local().addr, config.gossip_addr];
+        let longest = Duration::from_millis(config.retry_interval_ms.max(1));
+        pause = pause.min(longest);
+        let alone = lan.live_others().is_empty();
+        if !alone {
+            joined.send_replace(true);
+        }
+        let told = if alone { config.retry_join.as_slice() } else { &[] };
+        let mut addrs = told.to_vec();
+        // One list of addresses may serve all nodes, and then names this one too.
+        addrs.retain(|addr| !mine.contains(addr));
+        let told = addrs.len();
+        let lost = lost().await;
+        if addrs.is_empty() && lost.is_none() {
+            tries = 0;
+            last_reason = None;
+            pause = FIRST;
+            env.sleep(longest).await;
+            continue;
+        }
+        addrs.extend(lost.into_iter().flatten());
+        let before = lan.live_others();
+        let joining = if addrs.is_empty() { Ok(0) } else { lan.join(&addrs).await };
+        match joining {
+            Ok(count) if lan.live_others() != before => tracing::info!(count, "joined"),
+            Ok(count) => tracing::debug!(count, "joined, and nobody new is there"),
+            Err(reason) => {
+                tries += 1;
+                if config.retry_max != 0 && tries >= config.retry_max && alone && told > 0 {
+                    return format!("gave up joining after {tries} tries: {reason}");
+                }
+                // The same again at every try would only fill the log.
+                if last_reason.as_ref() == Some(&reason) {
+                    tracing::debug!(reason, "cannot join yet");
+                } else {
+                    tracing::warn!(reason, "cannot join yet");
+                }
+                last_reason = Some(reason);
+            }
+        }
+        env.sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}

@@ -1,0 +1,623 @@
+//! An agent that keeps the state: Raft and gossip under one roof.
+//!
+//! Raft and gossip know nothing of each other; whatever passes between them passes here, in three duties:
+//!
+//! * **founding** ([`bootstrap`](super::bootstrap)): a server without a cluster founds one, alone or with others;
+//! * **reconciling** ([`reconcile`](super::reconcile)): the leader makes the Raft configuration follow gossip;
+//! * **recovering**: until a restarted server has caught up with what it had applied before, it answers no read
+//!   that does not ask a leader.
+//!
+//! A server answers [`Call`]s of its own API and those that client agents send it in the same way.
+//!
+//! Reads are linearizable unless the client asks for `stale`: Consul's default mode trusts a lease and
+//! so the clocks; here the default costs a read-index round, which all waiting readers share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::config::{Bootstrap, Config, RaftConfig};
+use crate::env::{AbortOnDrop, Env, hazard};
+use crate::gossip::{Member, Status};
+use crate::mutant;
+use crate::raft::client::{Client as RaftClient, NO_LEADER};
+use crate::raft::elections::Refusal;
+use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
+use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions};
+use crate::state::query::{Found, Query};
+use crate::state::{Command, Outcome, Request, RequestId, State};
+
+use super::bootstrap::{found_together, founders};
+use super::call::{self, Call, CallError, Cluster, Configured, Reply};
+use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
+use super::lan::{self, Lan, advertised};
+use super::meta::{Meta, Role};
+use super::reconcile::{Seen, Step, plan};
+use super::stats;
+use super::why::{self, Facts, Other, Says};
+use super::{Answer, Consistency, Error, Program, QueryOptions};
+
+/// How often the leader looks whether configuration and gossip agree, when nothing tells it to.
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+/// How long another server may take to say who it is.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
+/// How long a leaving server waits to be taken out of the configuration.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// A server. Clones are the same one.
+#[derive(Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    config: Config,
+    lan: Lan,
+    node: RaftNode,
+    client: RaftClient,
+    /// Whether the state holds again all that this server had applied before it restarted.
+    recovered: AtomicBool,
+}
+
+impl Server {
+    /// Opens the store, starts gossip and Raft, and answers other nodes.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing of the server runs then.
+    pub async fn start(
+        env: &Env,
+        config: &Config,
+        program: Program,
+        http_port: u16,
+    ) -> Result<Server, Error> {
+        let Program { machine, delegate, members, process: _ } = program;
+        let RaftConfig { segment_bytes, on_damage, .. } = config.raft;
+        let store = Store::open(env, StoreOptions { segment_bytes, on_damage }).await?;
+        env.linger(hazard::STORE_OPEN).await;
+        let identity = store.identity();
+        let mut config = config.clone();
+        if identity.replaces && config.bootstrap != Bootstrap::Wait {
+            // The cluster of the server in whose place it is has the data; another must not be founded.
+            tracing::warn!(
+                "this server replaces one whose data was damaged: it founds no cluster, but waits"
+            );
+            config.bootstrap = Bootstrap::Wait;
+        }
+        let config = &config;
+        let listening = env.network().listen(config.rpc_addr).await;
+        let listener = listening.map_err(|source| Error::Listen {
+            addr: config.rpc_addr,
+            purpose: "other servers",
+            source,
+        })?;
+        let rpc_addr = advertised(listener.local_addr(), config.advertise);
+        // Refutations and changes of metadata count within a life.
+        let generation = identity.generation << 20;
+        let me = ServerInfo {
+            node_id: identity.node_id,
+            name: config.node_name.clone(),
+            addr: rpc_addr,
+            generation,
+        };
+        let expect = match config.bootstrap {
+            Bootstrap::Expect(expect) => expect,
+            Bootstrap::Wait | Bootstrap::Alone => 0,
+        };
+        let meta = Meta::of(config, Role::Server { rpc_addr, expect }, http_port);
+        let member = lan::Identity { node_id: identity.node_id, generation };
+        let lan = Lan::start(env, config, member, meta, delegate, members).await?;
+        let blank = machine.map_or_else(State::default, State::with_machine);
+        env.linger(hazard::GOSSIP_UP).await;
+        let reach = Reach {
+            listener,
+            gossip_addr: lan.local().addr,
+            addresses: lan.addresses().clone(),
+            newest: config.protocol,
+        };
+        let started = RaftNode::start(env, &config.raft, me, store, blank, reach).await;
+        let node = match started {
+            Ok(node) => node,
+            Err(error) => {
+                lan.shutdown().await;
+                return Err(error.into());
+            }
+        };
+        let client = RaftClient::new(env, node.clone(), config.raft.request_timeout());
+        let (env, config) = (env.clone(), config.clone());
+        let recovered = AtomicBool::new(false);
+        let server = Server { inner: Arc::new(Inner { env, config, lan, node, client, recovered }) };
+        server.serve_agents();
+        Ok(server)
+    }
+
+    /// What it does unasked. It runs until these are dropped.
+    pub fn duties(&self) -> Vec<AbortOnDrop> {
+        let env = &self.inner.env;
+        vec![
+            env.spawn(self.clone().found()).abort_on_drop(),
+            env.spawn(self.clone().reconcile()).abort_on_drop(),
+            env.spawn(self.clone().count_sessions()).abort_on_drop(),
+            env.spawn(self.clone().watch_recovery()).abort_on_drop(),
+        ]
+    }
+
+    /// Its Raft half.
+    pub fn raft(&self) -> &RaftNode {
+        &self.inner.node
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    /// Applies a command of the server's own.
+    pub(super) async fn write(&self, command: Command) -> Result<Outcome, CallError> {
+        // Mutant H01: the client hears that it is done before it is.
+        if mutant::is("H01") {
+            let client = self.inner.client.clone();
+            drop(self.inner.env.spawn(async move { client.write(command).await }));
+            return Ok(Outcome::Done { index: 0 });
+        }
+        Ok(self.inner.client.write(command).await?)
+    }
+
+    /// Its gossip half.
+    pub fn lan(&self) -> &Lan {
+        &self.inner.lan
+    }
+
+    fn node_id(&self) -> u64 {
+        self.inner.node.me().node_id
+    }
+
+    // ---- calls ----
+
+    /// Answers the calls of client agents.
+    fn serve_agents(&self) {
+        // The node must not keep alive who keeps it.
+        let inner = Arc::downgrade(&self.inner);
+        self.inner.node.serve_agents(Box::new(move |bytes| {
+            let server = inner.upgrade().map(|inner| Server { inner });
+            Box::pin(async move {
+                let reply = match (server, call::decode_call(&bytes)) {
+                    (Some(server), Ok(forwarded)) => {
+                        let hold = forwarded.hold().min(server.inner.config.raft.request_timeout());
+                        server.answer(forwarded.call, forwarded.id, hold).await
+                    }
+                    (None, _) => Err(CallError::NoLeader("this server is stopping".to_owned())),
+                    (_, Err(reason)) => Err(CallError::Refused(format!("not understood: {reason}"))),
+                };
+                call::encode_reply(&reply)
+            })
+        }));
+    }
+
+    /// Answers a call. Finding a leader may take as long as `hold`.
+    async fn answer(
+        &self,
+        call: Call,
+        id: Option<(RequestId, u64)>,
+        hold: Duration,
+    ) -> Result<Reply, CallError> {
+        let client = &self.inner.client;
+        match call {
+            Call::Read { query, options } => Ok(Reply::Found(self.read(options, hold, &query).await?)),
+            Call::Write(Command::Machine(_))
+                if self.inner.node.state().read(|state| state.machine().is_none()) =>
+            {
+                // It would get into the log, and nobody could do anything with it there.
+                Err(CallError::Refused("this program has no state machine of its own".to_owned()))
+            }
+            Call::Write(command) => {
+                let written = match id {
+                    Some((id, done_below)) => {
+                        client.write_for(&Request { id, done_below, command }, hold).await
+                    }
+                    None => client.write(command).await,
+                };
+                Ok(Reply::Written(written?))
+            }
+            Call::Cluster(consistency) => {
+                self.current(consistency, hold).await?;
+                Ok(Reply::Cluster(self.cluster()))
+            }
+            Call::AddServer(addr) => {
+                self.add_server(addr).await?;
+                Ok(Reply::Done)
+            }
+            Call::RemoveServer { node_id } => {
+                client.remove_server(node_id).await?;
+                Ok(Reply::Done)
+            }
+            Call::TransferLeadership { node_id } => {
+                client.transfer_leadership(node_id).await?;
+                Ok(Reply::Done)
+            }
+            Call::Snapshot(consistency) => {
+                self.current(consistency, hold).await?;
+                let state = self.inner.node.state().read(State::clone);
+                let bytes = self.inner.env.blocking(move || state.to_snapshot()).await;
+                let bytes = bytes.map_err(|error| CallError::Refused(error.to_string()))?;
+                Ok(Reply::Snapshot(bytes.into()))
+            }
+            Call::Why => Ok(Reply::Why(why::explain(&self.facts().await))),
+        }
+    }
+
+    /// Waits until the state is as current as asked.
+    async fn current(&self, consistency: Consistency, hold: Duration) -> Result<(), CallError> {
+        match consistency {
+            Consistency::Stale if self.inner.recovered.load(Ordering::Relaxed) => Ok(()),
+            // Mutant R17: a server that has just restarted answers from what its snapshot held.
+            Consistency::Stale if mutant::is("R17") => Ok(()),
+            Consistency::Stale => {
+                self.inner.env.reachable("a stale read is refused until the server has caught up");
+                let text = format!("{NO_LEADER}: this server has not caught up since its restart");
+                Err(CallError::NoLeader(text))
+            }
+            Consistency::Default | Consistency::Consistent => {
+                let current = self.inner.client.read_barrier_within(hold).await;
+                current.map_err(|error| CallError::NoLeader(error.to_string()))
+            }
+        }
+    }
+
+    /// Looks at the state, as currently as asked; waits for a change if asked to.
+    async fn read(
+        &self,
+        options: QueryOptions,
+        hold: Duration,
+        query: &Query,
+    ) -> Result<Answer<Found>, CallError> {
+        self.current(options.consistency, hold).await?;
+        let deadline = self.inner.env.now() + options.wait;
+        let mut applied = self.inner.node.state().applied();
+        loop {
+            applied.mark_unchanged();
+            let (found, newest) =
+                self.inner.node.state().read(|state| (state.answer(query), state.applied()));
+            let newer = options.min_index == 0
+                || found.index > options.min_index
+                // The client knows more than we do: it saw another history, so it must start over.
+                || options.min_index > newest;
+            let left = deadline.since(self.inner.env.now());
+            // Mutant H09: any change wakes every reader.
+            let newer = newer || (mutant::is("H09") && options.min_index < newest);
+            // Mutant R35: a reader that waits is not woken.
+            let asleep = mutant::is("R35") && !newer;
+            if asleep {
+                self.inner.env.sleep(left).await;
+            }
+            if asleep
+                || newer
+                || left.is_zero()
+                || self.inner.env.timeout(left, applied.changed()).await.is_err()
+            {
+                return Ok(Answer {
+                    index: found.index,
+                    value: found.value,
+                    known_leader: self.inner.node.leader().is_some(),
+                    last_contact: self.inner.node.last_contact(),
+                });
+            }
+        }
+    }
+
+    /// The servers of the Raft configuration in force, and who leads.
+    fn cluster(&self) -> Cluster {
+        let node = &self.inner.node;
+        let metrics = node.metrics();
+        let leader = node.leader();
+        let last_index = |id: u64| {
+            if id == self.node_id() {
+                return metrics.last_log_index;
+            }
+            metrics.replication.as_ref()?.get(&id)?.as_ref().map(|matched| matched.index())
+        };
+        let servers = node.members().into_iter().map(|member| Configured {
+            node_id: member.server.node_id,
+            addr: member.server.addr,
+            voter: member.voter,
+            leader: leader == Some(member.server.node_id),
+            last_index: last_index(member.server.node_id),
+            name: member.server.name,
+        });
+        Cluster {
+            id: node.cluster(),
+            leader: leader.and_then(|leader| node.address_of(leader)),
+            servers: servers.collect(),
+            index: metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index()),
+        }
+    }
+
+    /// Makes the server at this address a voter of the cluster.
+    async fn add_server(&self, addr: SocketAddr) -> Result<(), CallError> {
+        let asked = self.inner.node.pool().call(addr, None, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
+        let status = match asked {
+            Ok(RpcAnswer::Status(status)) => status,
+            Ok(_) => {
+                let text = format!("the server at {addr} gave an answer that does not fit");
+                return Err(CallError::Refused(text));
+            }
+            Err(error) => return Err(CallError::Refused(error.to_string())),
+        };
+        let Some(mine) = self.inner.node.cluster() else {
+            return Err(CallError::Refused("this server belongs to no cluster yet".to_owned()));
+        };
+        if let Some(theirs) = status.cluster
+            && theirs != mine
+        {
+            return Err(CallError::OtherCluster { addr, theirs, mine });
+        }
+        Ok(self.inner.client.add_server(status.server).await?)
+    }
+
+    // ---- why there is no leader ----
+
+    /// What this server sees, and what the others say.
+    async fn facts(&self) -> Facts {
+        let Inner { env, config, lan, node, client, .. } = &*self.inner;
+        let members = node.members();
+        let name_of = |id: u64| {
+            let known = members.iter().find(|member| member.server.node_id == id);
+            known.map_or_else(|| format!("{id:016x}"), |member| member.server.name.clone())
+        };
+        let seen = lan.servers();
+        let others = members.iter().filter(|member| member.server.node_id != self.node_id());
+        let asked = others.map(|member| async {
+            let (addr, to) = (member.server.addr, Some(member.server.node_id));
+            let says = match node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN).await {
+                Ok(RpcAnswer::Status(status)) => Ok(Says {
+                    cluster: status.cluster,
+                    leader: status.leader.map(name_of),
+                    clock_ahead_ms: self.clock_ahead(addr, to).await.unwrap_or(0),
+                }),
+                Ok(RpcAnswer::WrongServer { node_id }) => {
+                    Err(format!("server {node_id:016x} lives there now"))
+                }
+                Ok(_) => Err("its answer does not fit".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            let status = seen.iter().find(|(seen, _)| seen.server.node_id == member.server.node_id);
+            let gossip = status.map_or("unknown", |(seen, _)| match seen.status {
+                Status::Alive => "alive",
+                Status::Leaving => "leaving",
+                Status::Left => "left",
+                Status::Failed => "failed",
+            });
+            Other { name: member.server.name.clone(), addr, votes: member.voter, gossip, says }
+        });
+        let (others, confirmed) = futures_util::future::join(
+            futures_util::future::join_all(asked),
+            client.read_barrier_within(STATUS_WITHIN),
+        )
+        .await;
+        let refused = node.elections().refused().into_iter().map(|refusal| {
+            let (candidate, voter) = (name_of(refusal.candidate), name_of(refusal.voter));
+            let ago = env.now().since(refusal.at).as_secs_f64();
+            let Refusal { term, why, .. } = refusal;
+            format!("{ago:.1} s ago {candidate} wanted to lead in term {term} and {voter} refused: {why}")
+        });
+        let alive = seen.iter().filter(|(seen, _)| seen.status == Status::Alive);
+        Facts {
+            name: node.me().name.clone(),
+            cluster: node.cluster(),
+            expect: match config.bootstrap {
+                Bootstrap::Expect(expect) => Some(expect),
+                Bootstrap::Alone => Some(1),
+                Bootstrap::Wait => None,
+            },
+            alive: alive.map(|(seen, _)| seen.server.name.clone()).collect(),
+            term: node.metrics().current_term,
+            leader: node.leader().map(name_of),
+            heard: if node.is_leader() { Some(Duration::ZERO) } else { node.heard_leader() },
+            confirmed: confirmed.is_ok(),
+            others,
+            votes: members.iter().any(|member| member.voter && member.server.node_id == self.node_id()),
+            refused: refused.collect(),
+        }
+    }
+
+    /// How far the wall clock of another server is ahead of ours, in milliseconds. Nothing if it does not say.
+    async fn clock_ahead(&self, addr: SocketAddr, to: Option<u64>) -> Option<i64> {
+        let Inner { env, node, .. } = &*self.inner;
+        let begun = env.now();
+        let answer = node.pool().call(addr, to, Lane::Client, &Ask::Clock, STATUS_WITHIN).await;
+        // It looked half-way between.
+        let ours = env.wall().saturating_sub(env.now().since(begun) / 2);
+        match answer {
+            Ok(RpcAnswer::Clock(theirs)) => {
+                Some(i64::try_from(theirs).ok()? - i64::try_from(ours.as_millis()).ok()?)
+            }
+            _ => None,
+        }
+    }
+
+    // ---- leaving ----
+
+    /// Waits until another server says that this one no longer votes. It must not ask to be taken out: such
+    /// a request could reach the leader long after this server is back, and expel it.
+    async fn taken_out(&self) {
+        let node = &self.inner.node;
+        let mut again = self.inner.env.interval(Duration::from_millis(50));
+        loop {
+            for other in node.members().iter().filter(|member| member.server.node_id != self.node_id()) {
+                let (addr, to) = (other.server.addr, Some(other.server.node_id));
+                let asked = node.pool().call(addr, to, Lane::Client, &Ask::Status, STATUS_WITHIN);
+                if let Ok(RpcAnswer::Status(status)) = asked.await
+                    && !status.voters.is_empty()
+                    && !status.voters.contains(&self.node_id())
+                {
+                    return;
+                }
+            }
+            again.tick().await;
+        }
+    }
+
+    // ---- duties ----
+
+    async fn found(self) {
+        let env = &self.inner.env;
+        let node = &self.inner.node;
+        // A server that has been through this once belongs where it belongs.
+        while node.cluster().is_none() || !node.has_state() {
+            let founded = match self.inner.config.bootstrap {
+                Bootstrap::Wait => return,
+                Bootstrap::Alone => node.found(&[node.me().clone()]).await.map_err(|error| error.to_string()),
+                Bootstrap::Expect(expect) => match founders(&self.inner.lan.servers(), expect) {
+                    Some(founders) => found_together(node, &founders, STATUS_WITHIN).await,
+                    None => Err("too few servers are there yet".to_owned()),
+                },
+            };
+            if let Err(reason) = founded {
+                tracing::debug!(reason, "no cluster founded yet");
+                env.sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+
+    /// Where configured servers that gossip does not see can be joined, as those servers say; nothing when
+    /// none is missed.
+    pub async fn lost(self) -> Option<Vec<SocketAddr>> {
+        let live = self.inner.lan.live_others();
+        let me = self.inner.node.me();
+        // A server that was here before this one may still be configured at this very address.
+        let configured = self.inner.node.members().into_iter().map(|member| member.server);
+        let others = configured.filter(|server| server.node_id != me.node_id && server.addr != me.addr);
+        let missed: Vec<ServerInfo> = others.filter(|server| !live.contains(&server.node_id)).collect();
+        if missed.is_empty() {
+            return None;
+        }
+        let mut found = Vec::new();
+        for server in missed {
+            let pool = self.inner.node.pool();
+            let asked = pool.call(server.addr, None, Lane::Client, &Ask::Status, STATUS_WITHIN).await;
+            if let Ok(RpcAnswer::Status(status)) = asked
+                && self.inner.node.cluster().is_some_and(|mine| status.cluster == Some(mine))
+                && status.server.node_id != self.node_id()
+            {
+                found.push(status.gossip);
+            }
+        }
+        Some(found)
+    }
+
+    async fn reconcile(self) {
+        let env = &self.inner.env;
+        let mut members = self.inner.lan.changes();
+        loop {
+            // Mutant T02: the system's randomness gets into a timer.
+            let jitter = if mutant::is("T02") { mutant::system_jitter() } else { Duration::ZERO };
+            tokio::select! {
+                biased;
+                // Without gossip nothing changes any more, and the node is about to stop.
+                changed = members.changed() => if changed.is_err() { return },
+                () = self.inner.node.leader_changed() => {}
+                () = env.sleep(RECONCILE_EVERY + jitter) => {}
+            }
+            while self.inner.node.is_leader() {
+                let seen: Vec<Seen> = self.inner.lan.servers().into_iter().map(|(seen, _)| seen).collect();
+                let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let adds = matches!(step, Step::Add(_));
+                env.sometimes(adds, "a leader adds a server that gossip found");
+                env.sometimes(!adds, "a leader removes a server that said it leaves");
+                tracing::info!(?step, "the configuration follows gossip");
+                env.linger(hazard::PLANNED).await;
+                let done = match step {
+                    Step::Add(server) => self.inner.client.add_server(server).await,
+                    Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
+                };
+                if let Err(error) = done {
+                    env.reachable("a change of the configuration is tried again");
+                    tracing::warn!(%error, "the configuration does not follow gossip yet");
+                    env.sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn watch_recovery(self) {
+        if self.inner.node.recovered().await {
+            self.inner.recovered.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Delegate for Server {
+    fn encrypted(&self) -> bool {
+        self.inner.lan.encrypted()
+    }
+
+    fn lan_coordinate(&self) -> BTreeMap<String, Coordinate> {
+        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), Coordinate::default())])
+    }
+
+    /// Hands over leadership, says goodbye, and waits to be taken out of the Raft configuration.
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let node = &self.inner.node;
+            let others = node.members().iter().any(|m| m.voter && m.server.node_id != self.node_id());
+            self.inner.env.sometimes(others && node.is_leader(), "a leader leaves");
+            if others
+                && node.is_leader()
+                && let Err(error) = self.inner.client.transfer_leadership(None).await
+            {
+                tracing::warn!(%error, "leaving without having handed over leadership");
+            }
+            self.inner.lan.leave().await;
+            if others && self.inner.env.timeout(LEAVE_WITHIN, self.taken_out()).await.is_err() {
+                tracing::warn!("leaving before this server was seen to be out of the configuration");
+            }
+        })
+    }
+
+    fn lan_members(&self) -> Vec<Member> {
+        self.inner.lan.members()
+    }
+
+    fn local_member(&self) -> Member {
+        self.inner.lan.local()
+    }
+
+    fn join_lan<'a>(&'a self, addrs: &'a [SocketAddr]) -> BoxFuture<'a, Result<usize, String>> {
+        Box::pin(self.inner.lan.join(addrs))
+    }
+
+    fn remove_failed_node<'a>(&'a self, name: &'a str, prune: bool) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.inner.lan.force_leave(name, prune))
+    }
+
+    fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(self.answer(call, None, self.inner.config.raft.request_timeout()))
+    }
+
+    fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let consistency = if stale { Consistency::Stale } else { Consistency::Default };
+            match self.rpc(Call::Snapshot(consistency)).await? {
+                Reply::Snapshot(bytes) => Ok(bytes),
+                _ => Err(CallError::misfit()),
+            }
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.inner.lan.shutdown().await;
+            self.inner.node.shutdown().await;
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let mut all = stats::common(&self.inner.lan);
+        all.extend(stats::of_server(&self.inner.config, &self.inner.node, &self.cluster()));
+        all
+    }
+}

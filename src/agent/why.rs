@@ -1,0 +1,342 @@
+//! Why there is no leader, or why all is well: what a node sees, in words, and what to do about it.
+//!
+//! [`explain`] is the decision, a pure function of [`Facts`]; servers and clients gather those in their ways. It
+//! speaks of what this node sees. Another node may see something else, and then the two answers together tell more
+//! than each.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A wall clock this far from ours is worth a word.
+const CLOCK_OFF: Duration = Duration::from_secs(2);
+
+/// What a server sees.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Its name.
+    pub name: String,
+    /// The cluster it belongs to.
+    pub cluster: Option<u64>,
+    /// How many servers it waits for before it founds one: `None` if it founds none.
+    pub expect: Option<u32>,
+    /// The servers that gossip sees alive, itself included.
+    pub alive: Vec<String>,
+    /// Its term.
+    pub term: u64,
+    /// The leader's name, as far as it knows.
+    pub leader: Option<String>,
+    /// How long ago it heard a leader; `None`: never in this life.
+    pub heard: Option<Duration>,
+    /// Whether a majority confirmed a moment ago that the leader leads.
+    pub confirmed: bool,
+    /// The other servers of the configuration in force.
+    pub others: Vec<Other>,
+    /// Whether it votes itself.
+    pub votes: bool,
+    /// The last refused votes, in words, oldest first.
+    pub refused: Vec<String>,
+}
+
+/// Another server of the configuration, as it answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Other {
+    /// Its name.
+    pub name: String,
+    /// Where it should be.
+    pub addr: SocketAddr,
+    /// Whether it votes.
+    pub votes: bool,
+    /// What gossip says of it.
+    pub gossip: &'static str,
+    /// What it says.
+    pub says: Result<Says, String>,
+}
+
+/// What another server says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Says {
+    /// The cluster it belongs to.
+    pub cluster: Option<u64>,
+    /// Whom it follows, by name.
+    pub leader: Option<String>,
+    /// How far its wall clock is ahead of ours, in milliseconds.
+    pub clock_ahead_ms: i64,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// Worth a look.
+    Warning,
+    /// Nothing can be written until this is put right.
+    Broken,
+}
+
+/// One thing that is so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What is so.
+    pub what: String,
+    /// What to do; empty if there is nothing to do.
+    #[serde(rename = "Do")]
+    pub advice: String,
+}
+
+/// All there is to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Explanation {
+    /// Who says it.
+    pub node: String,
+    /// Whether there is a leader that can have things written.
+    pub leader: bool,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Finding {
+    /// One thing that is so.
+    pub fn new(level: Level, what: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding { level, what: what.into(), advice: advice.into() }
+    }
+}
+
+impl Explanation {
+    /// With the worst first.
+    pub fn new(node: &str, leader: bool, mut findings: Vec<Finding>) -> Explanation {
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        Explanation { node: node.to_owned(), leader, findings }
+    }
+}
+
+/// What a server's facts mean.
+pub fn explain(facts: &Facts) -> Explanation {
+    let mut findings = Vec::new();
+    if facts.cluster.is_none() {
+        findings.push(without_cluster(facts));
+        return Explanation::new(&facts.name, false, findings);
+    }
+    let voters = facts.others.iter().filter(|other| other.votes).count() + usize::from(facts.votes);
+    let majority = voters / 2 + 1;
+    let there =
+        |other: &&Other| other.votes && other.says.as_ref().is_ok_and(|says| says.cluster == facts.cluster);
+    let reached = facts.others.iter().filter(there).count() + usize::from(facts.votes);
+    let leads = facts.leader.is_some() && facts.confirmed;
+    let serious = if leads { Level::Warning } else { Level::Broken };
+
+    if leads {
+        let leader = facts.leader.as_deref().unwrap_or_default();
+        findings.push(Finding::new(
+            Level::Fine,
+            format!("{leader} leads in term {}, and a majority has just confirmed it", facts.term),
+            "",
+        ));
+    } else {
+        let heard = match (&facts.leader, facts.heard) {
+            (Some(leader), _) => {
+                format!("{leader} was the leader last heard of, and no majority confirms it")
+            }
+            (None, Some(ago)) => {
+                format!("nobody leads; a leader was last heard {:.1} s ago", ago.as_secs_f64())
+            }
+            (None, None) => "nobody leads, and none was heard since this server started".to_owned(),
+        };
+        findings.push(Finding::new(Level::Broken, format!("in term {}: {heard}", facts.term), ""));
+    }
+    if reached < majority {
+        findings.push(Finding::new(
+            serious,
+            format!("the quorum is lost: {reached} of {voters} voters can be reached from here, {majority} are needed"),
+            "start the missing servers, or mend the network between them and this one. If they are gone for good, \
+             stop all servers and run `driftline recover` on the one that is furthest along",
+        ));
+    } else if !leads {
+        findings.push(Finding::new(
+            Level::Broken,
+            format!("{reached} of {voters} voters can be reached from here, which would be enough for an election"),
+            "wait a few election timeouts; if nothing changes, look at the refused votes, and ask the others the same",
+        ));
+    }
+    for other in &facts.others {
+        about(facts, other, serious, &mut findings);
+    }
+    if !facts.votes {
+        findings.push(Finding::new(
+            Level::Warning,
+            "this server does not vote: it is a learner, or was taken out of the configuration",
+            "if that lasts, see `driftline operator raft list-peers` on the leader",
+        ));
+    }
+    if !leads {
+        for refused in facts.refused.iter().rev().take(5) {
+            findings.push(Finding::new(Level::Warning, refused.clone(), ""));
+        }
+    }
+    Explanation::new(&facts.name, leads, findings)
+}
+
+fn without_cluster(facts: &Facts) -> Finding {
+    let seen = facts.alive.join(", ");
+    match facts.expect {
+        Some(expect) if facts.alive.len() < expect as usize => Finding::new(
+            Level::Broken,
+            format!(
+                "there is no cluster yet: {} waits for {expect} servers to found one with, and sees {} ({seen})",
+                facts.name,
+                facts.alive.len()
+            ),
+            "start the others with the same bootstrap-expect, and make sure that they find each other: \
+             `driftline members` on each, `retry_join`, and the gossip port (UDP and TCP) in firewalls",
+        ),
+        Some(expect) => Finding::new(
+            Level::Broken,
+            format!(
+                "there is no cluster yet: {expect} servers are there ({seen}) and have not yet agreed to found it"
+            ),
+            "wait some seconds. If it lasts: one of them may belong to another cluster, or expect another number; \
+             its log says so",
+        ),
+        None => Finding::new(
+            Level::Broken,
+            format!("{} belongs to no cluster and founds none; it sees {seen}", facts.name),
+            "join it to a server of a cluster with `driftline join ADDRESS`, or start it with --bootstrap-expect",
+        ),
+    }
+}
+
+fn about(facts: &Facts, other: &Other, serious: Level, findings: &mut Vec<Finding>) {
+    let Other { name, addr, gossip, .. } = other;
+    match &other.says {
+        Err(reason) => findings.push(Finding::new(
+            if other.votes { serious } else { Level::Warning },
+            format!("{name} does not answer at {addr} ({reason}); gossip sees it as {gossip}"),
+            match *gossip {
+                "alive" => {
+                    "gossip reaches it: see whether its RPC port is open from here, and what it advertises"
+                }
+                "left" | "unknown" => "if it is gone for good: `driftline operator raft remove-peer`",
+                _ => "start it, or mend the network to it",
+            },
+        )),
+        Ok(says) => {
+            if says.cluster != facts.cluster {
+                let theirs = says.cluster.map_or("none".to_owned(), |id| format!("{id:016x}"));
+                findings.push(Finding::new(
+                    serious,
+                    format!("{name} at {addr} belongs to another cluster: {theirs}"),
+                    "it was wiped or founded anew: empty its data directory and let it join, or remove it with \
+                     `driftline operator raft remove-peer`",
+                ));
+            } else if let (Some(ours), Some(theirs)) = (&facts.leader, &says.leader)
+                && ours != theirs
+            {
+                findings.push(Finding::new(
+                    Level::Warning,
+                    format!("{name} follows {theirs}, this server {ours}"),
+                    "one of them is behind; if that lasts, part of the network passes only one way",
+                ));
+            }
+            if says.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
+                let (by, way) = (says.clock_ahead_ms.unsigned_abs() as f64 / 1e3, says.clock_ahead_ms > 0);
+                let way = if way { "ahead of" } else { "behind" };
+                findings.push(Finding::new(
+                    Level::Warning,
+                    format!("the wall clock of {name} is {by:.1} s {way} this one's"),
+                    "set the clocks right (NTP). Consistency does not rest on them; logs and certificates do",
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(leader: Option<&str>) -> Result<Says, String> {
+        Ok(Says { cluster: Some(7), leader: leader.map(str::to_owned), clock_ahead_ms: 0 })
+    }
+
+    fn other(name: &str, says: Result<Says, String>, gossip: &'static str) -> Other {
+        let addr = SocketAddr::from(([10, 0, 0, 2], 8300));
+        Other { name: name.to_owned(), addr, votes: true, gossip, says }
+    }
+
+    fn healthy() -> Facts {
+        Facts {
+            name: "a".into(),
+            cluster: Some(7),
+            alive: vec!["a".into(), "b".into(), "c".into()],
+            term: 3,
+            leader: Some("a".into()),
+            heard: Some(Duration::ZERO),
+            confirmed: true,
+            others: vec![other("b", says(Some("a")), "alive"), other("c", says(Some("a")), "alive")],
+            votes: true,
+            ..Facts::default()
+        }
+    }
+
+    fn told(facts: &Facts) -> String {
+        let Explanation { leader, findings, .. } = explain(facts);
+        let lines = findings.iter().map(|one| format!("{:?}: {}\n  -> {}", one.level, one.what, one.advice));
+        format!("leader: {leader}\n{}\n", lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn each_cause_is_told_with_what_to_do() {
+        let mut lost = healthy();
+        lost.leader = None;
+        lost.confirmed = false;
+        lost.heard = Some(Duration::from_millis(2_500));
+        lost.others = vec![
+            other("b", Err("connection refused".into()), "failed"),
+            other("c", Err("timed out".into()), "alive"),
+        ];
+        lost.refused = vec!["a wanted to lead in term 4 and c refused: the voter hears a leader".into()];
+        let mut strange = healthy();
+        strange.others[0].says = Ok(Says { cluster: Some(8), leader: None, clock_ahead_ms: 0 });
+        strange.others[1].says =
+            Ok(Says { cluster: Some(7), leader: Some("b".into()), clock_ahead_ms: -90_000 });
+        let waiting = Facts {
+            cluster: None,
+            expect: Some(3),
+            alive: vec!["a".into()],
+            ..Facts { name: "a".into(), ..Facts::default() }
+        };
+        let lone = Facts { expect: None, ..waiting.clone() };
+        let mut electing = healthy();
+        electing.leader = None;
+        electing.confirmed = false;
+        electing.heard = None;
+        electing.votes = false;
+        let cases = [
+            ("healthy", healthy()),
+            ("quorum lost", lost),
+            ("another cluster and a clock", strange),
+            ("waiting", waiting),
+            ("lone", lone),
+            ("electing", electing),
+        ];
+        let all: Vec<String> =
+            cases.iter().map(|(name, facts)| format!("# {name}\n{}", told(facts))).collect();
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let mut facts = healthy();
+        facts.others[0].says = Err("refused".into());
+        let Explanation { findings, leader, .. } = explain(&facts);
+        assert!(leader);
+        assert_eq!(findings.iter().map(|one| one.level).collect::<Vec<_>>(), [Level::Warning, Level::Fine]);
+    }
+}

@@ -1,0 +1,108 @@
+//! `driftline recover`: a cluster of what the furthest of the surviving disks holds, after a quorum was lost for good.
+//!
+//! Without `--yes` it tells what it would do, and does nothing.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use driftline::env::real;
+use driftline::raft::recover::{Survey, recover, survey};
+
+use super::Problem;
+
+#[derive(Args, Debug)]
+pub struct Recover {
+    /// The data directories of the surviving servers, all stopped
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Tell what would be done, and do nothing: this is so without --yes
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+pub fn run(args: &Recover) -> Result<Vec<u8>, Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(async {
+        let mut found: Vec<(&Path, Survey)> = Vec::new();
+        for dir in &args.dirs {
+            found.push((dir, look(dir).await?));
+        }
+        let mut text = String::new();
+        for (dir, survey) in &found {
+            text += &told(dir, survey);
+        }
+        let clusters: Vec<_> = found.iter().map(|(_, survey)| survey.cluster).collect();
+        if clusters.iter().any(|cluster| *cluster != clusters[0]) {
+            return Err(Problem::failed(format!("{text}These directories are of different clusters")));
+        }
+        // Of equal ones the first.
+        let best = found.iter().rev().max_by_key(|(_, survey)| survey.last);
+        let Some((dir, best)) = best else { return Err(Problem::usage("recover needs a directory")) };
+        text += &format!("\nFurthest along: {}\n", dir.display());
+        if best.last.1 > best.committed {
+            text += &format!(
+                "Entries {} to {} may never have been committed. They are kept, because they may have been.\n",
+                best.committed + 1,
+                best.last.1
+            );
+        }
+        let others = best.servers.iter().filter(|(id, ..)| *id != best.node_id);
+        let others: Vec<String> =
+            others.map(|(_, name, addr, _)| format!("{name} ({addr})")).collect();
+        let after = format!(
+            "a cluster of its own, of one voter, under a new id. What only the others had is lost.\n\
+             They are refused from then on and have to be emptied before they join: {}\n",
+            if others.is_empty() { "none".to_owned() } else { others.join(", ") }
+        );
+        if !args.yes {
+            text += &format!("It would become {after}Nothing was changed. To do it: the same again with --yes\n");
+            return Ok(text.into_bytes());
+        }
+        let env = open(dir)?;
+        let cluster = env.scope(recover(&env)).await.map_err(|error| failed(dir, &error))?;
+        text += &format!(
+            "It is now {after}New cluster: {cluster:016x}. Start it: driftline agent --server --data-dir {}\n",
+            dir.display()
+        );
+        Ok(text.into_bytes())
+    })
+}
+
+fn open(dir: &Path) -> Result<driftline::env::Env, Problem> {
+    if !dir.is_dir() {
+        return Err(Problem::failed(format!("{} is not a directory", dir.display())));
+    }
+    real::env(dir).map_err(|error| Problem::failed(format!("{}: {error}", dir.display())))
+}
+
+fn failed(dir: &Path, error: &dyn std::fmt::Display) -> Problem {
+    Problem::failed(format!("{}: {error}", dir.display()))
+}
+
+async fn look(dir: &Path) -> Result<Survey, Problem> {
+    let env = open(dir)?;
+    env.scope(survey(&env)).await.map_err(|error| failed(dir, &error))
+}
+
+fn told(dir: &Path, survey: &Survey) -> String {
+    let Survey { node_id, cluster, last: (term, index), committed, servers, keys } = survey;
+    let mut text = format!("{}\n  server {node_id:016x}", dir.display());
+    if let Some(cluster) = cluster {
+        text += &format!(" of cluster {cluster:016x}");
+    }
+    text += &format!(
+        "\n  log up to index {index} of term {term}, known to be committed up to {committed}; {keys} keys\n"
+    );
+    for (id, name, addr, votes) in servers {
+        let this = if id == node_id { ", this server" } else { "" };
+        let votes = if *votes { "voter" } else { "learner" };
+        text += &format!("  {votes} {name} at {addr}{this}\n");
+    }
+    text
+}

@@ -1,0 +1,264 @@
+//! Consul's names for what is configured here too, so that a Consul agent's file can be taken as it is where it
+//! means the same.
+//!
+//! [`canonical`] turns a file's table into our own names, before anything is checked. A key that means something
+//! else here, or nothing, is left as it is, and is then an unknown key with its name: nothing is silently ignored.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value, json};
+
+use super::duration::parse_duration;
+
+/// Finds the address that a name with an optional port stands for. The port is the one to use when none is named.
+pub type Resolve<'a> = &'a dyn Fn(&str, u16) -> Result<SocketAddr, String>;
+
+/// A key, the one of ours that means the same, and how its value is written.
+pub struct Alias {
+    /// Consul's name, with dots.
+    pub consul: &'static str,
+    /// Ours, with dots.
+    pub ours: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The same value.
+    Same,
+    /// A duration in Go's notation, here in milliseconds.
+    Milliseconds,
+    /// An IP address that goes into these addresses and leaves their ports.
+    Ip(&'static [(&'static str, u16)]),
+    /// A port that goes into this address and leaves its IP.
+    Port,
+    /// `true` means a cluster of this server alone.
+    BootstrapAlone,
+    /// A number of servers.
+    BootstrapExpect,
+}
+
+const fn alias(consul: &'static str, ours: &'static str, kind: Kind) -> Alias {
+    Alias { consul, ours, kind }
+}
+
+/// Every name of Consul's that is taken.
+pub const ALIASES: &[Alias] = &[
+    alias("advertise_addr", "advertise", Kind::Same),
+    alias("bind_addr", "rpc_addr", Kind::Ip(&[("rpc_addr", 8300), ("gossip_addr", 8301)])),
+    alias("bootstrap", "bootstrap", Kind::BootstrapAlone),
+    alias("bootstrap_expect", "bootstrap", Kind::BootstrapExpect),
+    alias("client_addr", "http_addr", Kind::Ip(&[("http_addr", 8500)])),
+    alias("gossip_lan.gossip_interval", "gossip.gossip_interval_ms", Kind::Milliseconds),
+    alias("gossip_lan.gossip_nodes", "gossip.gossip_fanout", Kind::Same),
+    alias("gossip_lan.probe_interval", "gossip.probe_period_ms", Kind::Milliseconds),
+    alias("gossip_lan.probe_timeout", "gossip.probe_timeout_ms", Kind::Milliseconds),
+    alias("gossip_lan.retransmit_mult", "gossip.retransmit_mult", Kind::Same),
+    alias("gossip_lan.suspicion_mult", "gossip.suspicion_mult", Kind::Same),
+    alias("limits.kv_max_value_size", "limits.value_bytes", Kind::Same),
+    alias("node_meta", "tags", Kind::Same),
+    alias("performance.rpc_hold_timeout", "raft.request_timeout_ms", Kind::Milliseconds),
+    alias("ports.http", "http_addr", Kind::Port),
+    alias("ports.serf_lan", "gossip_addr", Kind::Port),
+    alias("ports.server", "rpc_addr", Kind::Port),
+    alias("raft_snapshot_threshold", "raft.snapshot_entries", Kind::Same),
+    alias("raft_trailing_logs", "raft.trailing_entries", Kind::Same),
+    alias("reconnect_timeout", "gossip.reap_after_ms", Kind::Milliseconds),
+    alias("retry_interval", "retry_interval_ms", Kind::Milliseconds),
+    alias("start_join", "join", Kind::Same),
+];
+
+/// Our names for what the table says. `base` has the addresses that a lone IP or port goes into. Names to join
+/// become addresses.
+///
+/// # Errors
+/// The key and what is wrong with its value.
+pub fn canonical(
+    mut table: Map<String, Value>,
+    base: &Value,
+    resolve: Resolve<'_>,
+) -> Result<Map<String, Value>, (String, String)> {
+    // Addresses of this very file come first: a port may come with an IP in either order.
+    let mut found = Map::new();
+    for alias in ALIASES {
+        let Some(value) = take(&mut table, alias) else { continue };
+        let wrong = |reason: &str| (alias.consul.to_owned(), reason.to_owned());
+        match alias.kind {
+            Kind::Same => put(&mut found, alias.ours, value),
+            Kind::Milliseconds => {
+                let text = value.as_str().ok_or_else(|| wrong("must be a duration such as \"30s\""))?;
+                let nanos = parse_duration(text).filter(|nanos| *nanos >= 0);
+                let nanos = nanos.ok_or_else(|| wrong("must be a duration such as \"30s\" or \"1m30s\""))?;
+                put(&mut found, alias.ours, json!(nanos / 1_000_000));
+            }
+            Kind::Ip(addresses) => {
+                let ip: Option<IpAddr> = value.as_str().and_then(|text| text.parse().ok());
+                let ip = ip.ok_or_else(|| wrong("must be an IP address"))?;
+                for (ours, port) in addresses {
+                    let port = address(&found, &table, base, ours).map_or(*port, |addr| addr.port());
+                    put(&mut found, ours, json!(SocketAddr::new(ip, port)));
+                }
+            }
+            Kind::Port => {
+                let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
+                let port = port.ok_or_else(|| wrong("must be a port, 0 to 65535"))?;
+                let mut addr = address(&found, &table, base, alias.ours)
+                    .ok_or_else(|| wrong("there is no address for this port"))?;
+                addr.set_port(port);
+                put(&mut found, alias.ours, json!(addr));
+            }
+            Kind::BootstrapAlone => match value.as_bool() {
+                Some(true) => put(&mut found, alias.ours, json!("alone")),
+                Some(false) => {}
+                None => put(&mut found, alias.ours, value),
+            },
+            Kind::BootstrapExpect => put(&mut found, alias.ours, json!({ "expect": value })),
+        }
+    }
+    for (key, value) in found {
+        merge(&mut table, key, value)?;
+    }
+    let gossip_port = address(&Map::new(), &table, base, "gossip_addr").map_or(8301, |addr| addr.port());
+    for key in ["join", "retry_join"] {
+        let Some(Value::Array(names)) = table.get_mut(key) else { continue };
+        for name in names {
+            let Value::String(text) = name else { continue };
+            let addr = resolve(text, gossip_port).map_err(|reason| (key.to_owned(), reason))?;
+            *name = json!(addr);
+        }
+    }
+    Ok(table)
+}
+
+/// Takes an alias out of the table. One that has our own name is only taken in Consul's form.
+fn take(table: &mut Map<String, Value>, alias: &Alias) -> Option<Value> {
+    let Some((outer, inner)) = alias.consul.split_once('.') else {
+        if alias.consul == alias.ours && !table.get(alias.consul)?.is_boolean() {
+            return None;
+        }
+        return table.remove(alias.consul);
+    };
+    let inside = table.get_mut(outer)?.as_object_mut()?;
+    let value = inside.remove(inner)?;
+    if inside.is_empty() {
+        table.remove(outer);
+    }
+    Some(value)
+}
+
+fn put(found: &mut Map<String, Value>, ours: &str, value: Value) {
+    match ours.split_once('.') {
+        None => drop(found.insert(ours.to_owned(), value)),
+        Some((outer, inner)) => {
+            let inside = found.entry(outer).or_insert_with(|| json!({}));
+            if let Some(inside) = inside.as_object_mut() {
+                inside.insert(inner.to_owned(), value);
+            }
+        }
+    }
+}
+
+/// The address that a key has so far: by an alias, by this file, or before it.
+fn address(
+    found: &Map<String, Value>,
+    table: &Map<String, Value>,
+    base: &Value,
+    key: &str,
+) -> Option<SocketAddr> {
+    let value = found.get(key).or_else(|| table.get(key)).or_else(|| base.get(key))?;
+    value.as_str()?.parse().ok()
+}
+
+/// Adds what an alias said. To say the same thing under both names is a mistake, unless it completes an address.
+fn merge(table: &mut Map<String, Value>, key: String, value: Value) -> Result<(), (String, String)> {
+    match (table.get_mut(&key), value) {
+        (Some(Value::Object(there)), Value::Object(more)) => {
+            for (inner, value) in more {
+                if there.insert(inner.clone(), value).is_some() {
+                    return Err((
+                        format!("{key}.{inner}"),
+                        "is said twice, once by Consul's name".to_owned(),
+                    ));
+                }
+            }
+            Ok(())
+        }
+        (Some(_), value) if !key.ends_with("_addr") => {
+            drop(value);
+            Err((key, "is said twice, once by Consul's name".to_owned()))
+        }
+        (_, value) => {
+            table.insert(key, value);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, port: u16) -> Result<SocketAddr, String> {
+        let ip: Result<IpAddr, _> = text.parse();
+        ip.map(|ip| SocketAddr::new(ip, port))
+            .or_else(|_| text.parse())
+            .map_err(|_| format!("{text:?} does not resolve"))
+    }
+
+    fn read(json: Value) -> Result<Value, (String, String)> {
+        let base = serde_json::to_value(super::super::Config::default()).unwrap();
+        let Value::Object(table) = json else { unreachable!() };
+        canonical(table, &base, &resolve).map(Value::Object)
+    }
+
+    #[test]
+    fn a_consul_file_means_the_same_here() {
+        let ours = read(json!({
+            "server": true,
+            "bootstrap_expect": 3,
+            "bind_addr": "10.0.0.1",
+            "client_addr": "127.0.0.1",
+            "ports": { "http": 8600, "serf_lan": 9301 },
+            "retry_join": ["10.0.0.2", "10.0.0.3:8301"],
+            "retry_interval": "1m30s",
+            "node_meta": { "rack": "1" },
+            "limits": { "kv_max_value_size": 1024 },
+            "gossip_lan": { "probe_interval": "2s" },
+            "raft_trailing_logs": 5,
+        }));
+        assert_eq!(
+            ours.unwrap(),
+            json!({
+                "server": true,
+                "bootstrap": { "expect": 3 },
+                "rpc_addr": "10.0.0.1:8300",
+                "gossip_addr": "10.0.0.1:9301",
+                "http_addr": "127.0.0.1:8600",
+                "retry_join": ["10.0.0.2:9301", "10.0.0.3:8301"],
+                "retry_interval_ms": 90_000,
+                "tags": { "rack": "1" },
+                "limits": { "value_bytes": 1024 },
+                "gossip": { "probe_period_ms": 2_000 },
+                "raft": { "trailing_entries": 5 },
+            })
+        );
+        assert_eq!(read(json!({ "bootstrap": true })).unwrap(), json!({ "bootstrap": "alone" }));
+        assert_eq!(read(json!({ "bootstrap": "wait" })).unwrap(), json!({ "bootstrap": "wait" }));
+        assert_eq!(read(json!({ "bootstrap": false })).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_mistake_is_named_by_the_name_it_was_made_under() {
+        let mistakes = [
+            (json!({ "retry_interval": 30 }), "retry_interval"),
+            (json!({ "retry_interval": "soon" }), "retry_interval"),
+            (json!({ "bind_addr": "here" }), "bind_addr"),
+            (json!({ "ports": { "http": 70_000 } }), "ports.http"),
+            (json!({ "node_meta": {}, "tags": {} , "start_join": 3, "join": [] }), "join"),
+            (json!({ "raft_trailing_logs": 5, "raft": { "trailing_entries": 6 } }), "raft.trailing_entries"),
+            (json!({ "retry_join": ["nobody there"] }), "retry_join"),
+        ];
+        for (table, key) in mistakes {
+            assert_eq!(read(table.clone()).unwrap_err().0, key, "{table}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Durations as Go writes them, which is how Consul's files, flags and query parameters have them.
+
+/// A duration in Go's notation ("10s", "1m30s", "1.5h", "-2ms", "0") in nanoseconds. `None` if it is no
+/// duration or does not fit, as in Go.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let (whole, after) = take_digits(rest);
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => take_digits(after),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let unit_len = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_len);
+        let unit: i128 = match unit {
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60 * 1_000_000_000,
+            "h" => 3_600 * 1_000_000_000,
+            _ => return None,
+        };
+        // Past 18 digits a part is beyond the range, or below a nanosecond.
+        if whole.trim_start_matches('0').len() > 19 {
+            return None;
+        }
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let fraction = &fraction[..fraction.len().min(18)];
+        let scale = 10i128.pow(u32::try_from(fraction.len()).ok()?);
+        let fraction: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+        total += whole * unit + fraction * unit / scale;
+        if total > i128::from(i64::MAX) {
+            return None;
+        }
+        rest = after;
+    }
+    let total = i64::try_from(total).ok()?;
+    Some(if negative { -total } else { total })
+}
+
+fn take_digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MILLISECOND: i64 = 1_000_000;
+    const SECOND: i64 = 1_000 * MILLISECOND;
+
+    #[test]
+    fn durations_read_as_in_go() {
+        let cases = [
+            ("10s", Some(10 * SECOND)),
+            ("1m30s", Some(90 * SECOND)),
+            ("500ms", Some(500 * MILLISECOND)),
+            ("1.5h", Some(5400 * SECOND)),
+            (".5s", Some(500 * MILLISECOND)),
+            ("1.s", Some(SECOND)),
+            ("2us", Some(2_000)),
+            ("2\u{b5}s", Some(2_000)),
+            ("7ns", Some(7)),
+            ("0", Some(0)),
+            ("-2s", Some(-2 * SECOND)),
+            ("+2s", Some(2 * SECOND)),
+            ("9223372036854775807ns", Some(i64::MAX)),
+            ("9223372036854775808ns", None),
+            ("99999999999999999999999999999999999999999h", None),
+            ("10", None),
+            ("", None),
+            ("-", None),
+            (".s", None),
+            ("s", None),
+            ("1x", None),
+            ("1 s", None),
+            ("1d", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_duration_or_is_not(text in any::<String>(), near in "[-+0-9.]{0,30}[nmsuh]{0,2}") {
+            parse_duration(&text);
+            parse_duration(&near);
+        }
+    }
+}

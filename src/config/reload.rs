@@ -1,0 +1,126 @@
+//! What of a changed configuration can take effect in a running agent.
+//!
+//! [`plan`] is the decision, a pure function of the old and the new configuration: the configuration to put in force,
+//! which changes that brings, and which have to wait for a restart.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Config;
+
+/// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
+pub const RELOADABLE: [&str; 7] = [
+    "limits.http_read_timeout_ms",
+    "limits.key_bytes",
+    "limits.value_bytes",
+    "retry_interval_ms",
+    "retry_join",
+    "retry_max",
+    "tags.",
+];
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Reloaded {
+    /// The keys whose new values are in force.
+    pub applied: Vec<String>,
+    /// The keys whose new values wait for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Whether a key takes effect in a running agent.
+pub fn is_reloadable(key: &str) -> bool {
+    RELOADABLE.iter().any(|known| match known.strip_suffix('.') {
+        Some(table) => key == table || key.starts_with(known),
+        None => key == *known,
+    })
+}
+
+/// The configuration to put in force when `new` is read while `old` is in force, and what of it is new.
+pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
+    let changed = changed(old, new);
+    let (applied, needs_restart): (Vec<String>, Vec<String>) =
+        changed.into_iter().partition(|key| is_reloadable(key));
+    let mut config = old.clone();
+    config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
+    config.limits.key_bytes = new.limits.key_bytes;
+    config.limits.value_bytes = new.limits.value_bytes;
+    config.retry_interval_ms = new.retry_interval_ms;
+    config.retry_join = new.retry_join.clone();
+    config.retry_max = new.retry_max;
+    config.tags = new.tags.clone();
+    (config, Reloaded { applied, needs_restart })
+}
+
+/// The full names of the keys that differ, in order.
+pub fn changed(old: &Config, new: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    // Plain data always has a value.
+    let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
+    differences("", &value(old), &value(new), &mut found);
+    found
+}
+
+fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(before), Value::Object(after)) => {
+            let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let nothing = Value::Null;
+                let of = |table: &serde_json::Map<String, Value>| table.get(key).unwrap_or(&nothing).clone();
+                differences(&full, &of(before), &of(after), found);
+            }
+        }
+        (old, new) if old != new => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_take_effect_is_named_and_stays_as_it_was() {
+        let old = Config::default();
+        let mut new = old.clone();
+        new.tags.insert("rack".into(), "2".into());
+        new.limits.value_bytes = 7;
+        new.raft.heartbeat_ms = 40;
+        new.node_name = "other".into();
+        let (config, reloaded) = plan(&old, &new);
+        assert_eq!(reloaded.applied, ["limits.value_bytes", "tags.rack"]);
+        assert_eq!(reloaded.needs_restart, ["node_name", "raft.heartbeat_ms"]);
+        assert_eq!((config.limits.value_bytes, &config.tags), (7, &new.tags));
+        assert_eq!((config.raft.heartbeat_ms, &config.node_name), (old.raft.heartbeat_ms, &old.node_name));
+        assert_eq!(plan(&old, &old).1, Reloaded::default());
+    }
+
+    #[test]
+    fn what_is_called_reloadable_is_put_in_force() {
+        // Every key once, changed: what the plan calls applied must be what it then holds.
+        let mut new = Config {
+            node_name: "x".into(),
+            server: true,
+            retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1))],
+            retry_interval_ms: 1,
+            retry_max: 9,
+            ..Config::default()
+        };
+        new.tags.insert("a".into(), "b".into());
+        new.limits.key_bytes = 1;
+        new.limits.value_bytes = 1;
+        new.limits.http_read_timeout_ms = 1;
+        new.limits.http_connections = 1;
+        let old = Config::default();
+        let (config, reloaded) = plan(&old, &new);
+        assert_eq!(changed(&old, &config), reloaded.applied);
+        assert_eq!(changed(&config, &new), reloaded.needs_restart);
+        assert_eq!(reloaded.needs_restart, ["limits.http_connections", "node_name", "server"]);
+        assert_eq!(reloaded.applied.len(), RELOADABLE.len());
+    }
+}

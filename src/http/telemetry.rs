@@ -1,0 +1,147 @@
+//! `/v1/agent/metrics` and `/v1/agent/monitor`: what an agent counts, and what it logs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures_util::StreamExt;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use crate::agent::metrics::{Aggregate, INTERVAL, Key, gauges};
+use crate::agent::process::LogError;
+
+use super::reply::{self, Failure, Reply};
+use super::{Api, Call};
+
+/// The form of go-metrics' in-memory sink.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Summary {
+    timestamp: String,
+    gauges: Vec<Gauge>,
+    points: [(); 0],
+    counters: Vec<Sample>,
+    samples: Vec<Sample>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Gauge {
+    name: String,
+    value: f64,
+    labels: BTreeMap<&'static str, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Sample {
+    name: &'static str,
+    count: u64,
+    rate: f64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    mean: f64,
+    stddev: f64,
+    labels: BTreeMap<&'static str, String>,
+}
+
+impl Sample {
+    fn new((key, aggregate): (Key, Aggregate)) -> Sample {
+        Sample {
+            name: key.name,
+            count: aggregate.count,
+            rate: aggregate.sum / INTERVAL.as_secs_f64(),
+            sum: aggregate.sum,
+            min: aggregate.min,
+            max: aggregate.max,
+            mean: aggregate.mean(),
+            stddev: aggregate.deviation(),
+            labels: key.labels.into_iter().collect(),
+        }
+    }
+}
+
+/// The last complete interval, or with `?format=prometheus` the totals since the start.
+pub async fn metrics(api: Arc<Api>, call: Call) -> Reply {
+    let stats = api.agent.stats();
+    match call.params.text("format") {
+        None => {
+            let interval = api.agent.metrics().last_interval();
+            let gauges = gauges(&stats).into_iter();
+            let summary = Summary {
+                timestamp: timestamp(interval.began),
+                gauges: gauges.map(|(name, value)| Gauge { name, value, labels: BTreeMap::new() }).collect(),
+                points: [],
+                counters: interval.counters.into_iter().map(Sample::new).collect(),
+                samples: interval.samples.into_iter().map(Sample::new).collect(),
+            };
+            reply::json(&summary, call.params.pretty())
+        }
+        Some("prometheus") => {
+            let text = api.agent.metrics().prometheus(&stats).map_err(Failure::internal)?;
+            let mut response = Response::new(Body::from(text));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(response)
+        }
+        Some(other) => {
+            let text = format!("Unknown format {other:?}: leave it out for JSON, or ask for prometheus");
+            Err(Failure::bad_request(text))
+        }
+    }
+}
+
+/// Log lines as they come, until the client hangs up or the agent stops.
+pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
+    let level = call.params.text("loglevel").unwrap_or("info");
+    let lines = api.agent.watch_log(level, call.params.switch("logjson")).map_err(|error| match error {
+        LogError::UnknownLevel(_) => Failure::bad_request(error.to_string()),
+        LogError::Refused(_) => Failure::internal(error.to_string()),
+    })?;
+    let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+/// A time since 1970 as go-metrics shows it: `2024-02-29 23:59:50 +0000 UTC`.
+fn timestamp(since_1970: Duration) -> String {
+    let seconds = since_1970.as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days to a date of the Gregorian calendar: years are counted from March, so that leap days come last
+    // (Hinnant, "chrono-compatible low-level date algorithms").
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        let cases = [
+            (0, "1970-01-01 00:00:00 +0000 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 +0000 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 +0000 UTC"),
+            (1_709_251_190, "2024-02-29 23:59:50 +0000 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 +0000 UTC"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(timestamp(Duration::from_secs(seconds)), text);
+        }
+    }
+}

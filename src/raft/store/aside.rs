@@ -1,0 +1,39 @@
+//! What is damaged is moved out of the way, never removed: `damaged-1.meta`, `damaged-1.log-…`.
+//!
+//! The server that begins anew in its place has another id, so nobody mistakes it for the one that
+//! forgot its vote and its log; it joins as one who has nothing yet. It is moved file by file: wherever that
+//! is interrupted, what is left is still recognised as damaged, and the next start goes on.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::sync_dir;
+use crate::env::Disk;
+
+const PREFIX: &str = "damaged-";
+/// So many sets of damaged files are kept. A disk that damages more is not worth another try.
+pub const MOST: usize = 16;
+
+fn number(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.split_once('.')?.0.parse().ok()
+}
+
+fn numbers(disk: &dyn Disk) -> io::Result<BTreeSet<usize>> {
+    Ok(disk.list()?.iter().filter_map(|name| number(name)).collect())
+}
+
+/// How many sets there are.
+pub fn sets(disk: &dyn Disk) -> io::Result<usize> {
+    Ok(numbers(disk)?.len())
+}
+
+/// Moves everything out of the way, durably; returns how the new names begin.
+pub fn move_away(disk: &dyn Disk) -> io::Result<String> {
+    let next = numbers(disk)?.last().map_or(1, |last| last + 1);
+    let prefix = format!("{PREFIX}{next}.");
+    for name in disk.list()?.into_iter().filter(|name| number(name).is_none()) {
+        disk.rename(&name, &format!("{prefix}{name}"))?;
+    }
+    sync_dir(disk)?;
+    Ok(prefix)
+}
