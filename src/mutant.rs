@@ -25,17 +25,39 @@ pub fn is(id: &str) -> bool {
     }
 }
 
-/// Up to a tenth of a second from the operating system: what mutant T02 lets into a timer. It reads the
-/// device, because the simulator also answers for the system call.
+/// A byte of the operating system's randomness. It reads the device, because the simulator also answers for
+/// the system call. Without entropy it is 0, and the mutant survives.
+#[cfg(feature = "mutants")]
+fn system_byte() -> u8 {
+    let mut byte = [0u8];
+    let device = std::fs::File::open("/dev/urandom");
+    let _ = device.and_then(|mut device| std::io::Read::read_exact(&mut device, &mut byte));
+    byte[0]
+}
+
+/// Up to a tenth of a second from the operating system: what mutant T02 lets into a timer.
 pub fn system_jitter() -> std::time::Duration {
     #[cfg(feature = "mutants")]
-    {
-        let mut byte = [0u8];
-        let device = std::fs::File::open("/dev/urandom");
-        // Without entropy there is no jitter, and the mutant survives.
-        let _ = device.and_then(|mut device| std::io::Read::read_exact(&mut device, &mut byte));
-        std::time::Duration::from_micros(u64::from(byte[0]) * 390)
-    }
+    return std::time::Duration::from_micros(u64::from(system_byte()) * 390);
     #[cfg(not(feature = "mutants"))]
     std::time::Duration::ZERO
+}
+
+/// Brings things into an order that the operating system decides, as a hash map with its random seed
+/// does: mutant T01.
+pub fn system_order<T>(things: &mut [T]) {
+    #[cfg(feature = "mutants")]
+    if !things.is_empty() {
+        things.rotate_left(usize::from(system_byte()) % things.len());
+    }
+    #[cfg(not(feature = "mutants"))]
+    let _ = things;
+}
+
+/// The number of the process, which is another one at every run: mutant T03.
+pub fn process_number() -> u64 {
+    #[cfg(feature = "mutants")]
+    return u64::from(std::process::id());
+    #[cfg(not(feature = "mutants"))]
+    0
 }

@@ -51,7 +51,7 @@ fn layers_import_only_what_is_below_them() {
         ("raft", "config env mutant state"),
         ("gossip", "env mutant"),
         ("agent", "config env gossip mutant raft state"),
-        ("http", "agent config env gossip state"),
+        ("http", "agent config env gossip mutant state"),
         ("history", "http"),
         ("node", "agent config env http"),
         ("telemetry", ""),

@@ -7,9 +7,11 @@
 //!
 //! Clients that lock are told of in [`crate::lockers`].
 //!
-//! Left out: stale reads (they promise nothing that a history could refute) and watches.
+//! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
+//! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
+//! [`Look`]s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,7 @@ use futures_util::future::BoxFuture;
 use hyper::Method;
 
 use crate::check::locks::Step;
+use crate::check::looks::{Look, LookKind};
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
@@ -51,6 +54,9 @@ pub struct Clients {
     padding: usize,
     addresses: Mutex<BTreeMap<u32, IpAddr>>,
     history: Mutex<Vec<Operation>>,
+    looks: Mutex<Vec<Look>>,
+    /// All keys that the clients' plans name.
+    keys: Mutex<BTreeSet<String>>,
     locks: Mutex<Vec<Step>>,
     next_id: AtomicU64,
     stopped: AtomicBool,
@@ -66,6 +72,8 @@ impl Clients {
             padding,
             addresses: Mutex::default(),
             history: Mutex::default(),
+            looks: Mutex::default(),
+            keys: Mutex::default(),
             locks: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
@@ -125,6 +133,22 @@ impl Clients {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What reads showed that are not part of the history.
+    pub fn looks(&self) -> Vec<Look> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These keys are what listings list and removals of trees remove.
+    pub fn know(&self, keys: BTreeSet<String>) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// The keys under a prefix that the clients' plans name.
+    pub fn keys_under(&self, prefix: &str) -> Vec<String> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect()
+    }
+
     /// Sends a request to a node's API and waits for the answer.
     ///
     /// # Errors
@@ -171,19 +195,120 @@ impl Clients {
             self.unpad(&mut seen.value);
         }
         self.pump.note(host, "return", format!("{id}: {outcome:?}"));
-        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
-        let operation = Operation {
-            id,
-            client,
-            node,
-            key: key.to_owned(),
-            action,
-            invoked_ns,
-            outcome: outcome.clone(),
-            returned_ns,
-        };
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
+        self.record(id, (client, node), key, action, invoked_ns, outcome.clone());
         outcome
+    }
+
+    /// Writes an operation that has just ended into the history.
+    fn record(
+        &self,
+        id: u64,
+        (client, node): (u32, u32),
+        key: &str,
+        action: Action,
+        invoked_ns: u64,
+        outcome: Outcome,
+    ) {
+        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
+        let key = key.to_owned();
+        let operation = Operation { id, client, node, key, action, invoked_ns, outcome, returned_ns };
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
+    }
+
+    /// Sends a request that concerns more than one operation of the history.
+    async fn side(
+        &self,
+        env: &Env,
+        (client, node): (u32, u32),
+        method: Method,
+        path: &str,
+    ) -> Option<client::Response> {
+        let host = FIRST_CLIENT + client;
+        self.pump.note(host, "invoke", format!("at n{node}: {method} {path}"));
+        let answer = self.call(env, node, method, path, Bytes::new()).await;
+        let told = match &answer {
+            Ok(response) => format!("{} {}", response.status, response.text().trim()),
+            Err(error) => error.to_string(),
+        };
+        self.pump.note(host, "return", told);
+        answer.ok()
+    }
+
+    /// Reads all keys with a prefix: one moment at which each key was as listed, or absent if it was not.
+    async fn list(&self, env: &Env, who: (u32, u32), prefix: &str) {
+        let invoked_ns = self.pump.now();
+        let response = self.side(env, who, Method::GET, &format!("/v1/kv/{prefix}?recurse")).await;
+        let Some(response) = response else { return };
+        let mut listed: BTreeMap<String, Versioned> = match response.status {
+            404 => BTreeMap::new(),
+            200 => match serde_json::from_slice::<Vec<Entry>>(&response.body) {
+                Ok(entries) => entries.into_iter().filter_map(Entry::versioned).collect(),
+                Err(_) => return,
+            },
+            _ => return,
+        };
+        for key in self.keys_under(prefix) {
+            let mut found = listed.remove(&key);
+            found.iter_mut().for_each(|found| self.unpad(&mut found.value));
+            let outcome = Outcome::Ok(Response::Value(found));
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            self.record(id, who, &key, Action::Get, invoked_ns, outcome);
+        }
+    }
+
+    /// Removes all keys with a prefix.
+    async fn delete_tree(&self, env: &Env, (client, node): (u32, u32), prefix: &str) {
+        let invoked_ns = self.pump.now();
+        let host = FIRST_CLIENT + client;
+        let path = format!("/v1/kv/{prefix}?recurse");
+        self.pump.note(host, "invoke", format!("at n{node}: DELETE {path}"));
+        let answer = self.call(env, node, Method::DELETE, &path, Bytes::new()).await;
+        let outcome = outcome(&Action::Delete, &answer);
+        self.pump.note(host, "return", format!("{outcome:?}"));
+        for key in self.keys_under(prefix) {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            self.record(id, (client, node), &key, Action::Delete, invoked_ns, outcome.clone());
+        }
+    }
+
+    /// One read of a key that is not like the others: the answer, and the index that came with it.
+    pub async fn look(
+        &self,
+        env: &Env,
+        (client, node): (u32, u32),
+        key: &str,
+        kind: LookKind,
+    ) -> Option<(Outcome, u64)> {
+        let path = match kind {
+            LookKind::Stale => format!("/v1/kv/{key}?stale"),
+            LookKind::Plain => format!("/v1/kv/{key}"),
+            LookKind::Watch { since, wait_ms } => format!("/v1/kv/{key}?index={since}&wait={wait_ms}ms"),
+        };
+        let invoked_ns = self.pump.now();
+        let response = self.side(env, (client, node), Method::GET, &path).await?;
+        let index = response.header("x-consul-index")?.parse().ok()?;
+        let mut outcome = outcome(&Action::Get, &Ok(response));
+        match &mut outcome {
+            Outcome::Ok(Response::Value(Some(seen))) => self.unpad(&mut seen.value),
+            Outcome::Ok(_) => {}
+            Outcome::Failed(_) | Outcome::Unknown(_) => return None,
+        }
+        if kind != LookKind::Stale {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            self.record(id, (client, node), key, Action::Get, invoked_ns, outcome.clone());
+        }
+        let (key, returned_ns) = (key.to_owned(), self.pump.now());
+        let look = Look { client, node, key, kind, invoked_ns, returned_ns, index };
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+        Some((outcome, index))
+    }
+
+    /// Reads a key, and again once it has changed.
+    async fn watch(&self, env: &Env, who: (u32, u32), key: &str, wait_ms: u64) {
+        let Some((_, since)) = self.look(env, who, key, LookKind::Plain).await else { return };
+        // An answer that comes when the client has gone tells nothing.
+        let wait_ms = wait_ms.min(self.timeout.as_millis() as u64 / 2);
+        self.look(env, who, key, LookKind::Watch { since, wait_ms }).await;
     }
 
     fn unpad(&self, value: &mut String) {
@@ -238,6 +363,16 @@ impl Clients {
             match op.action {
                 PlannedAction::Get => {
                     self.ask(&env, client, node, key, Action::Get, 0).await;
+                }
+                PlannedAction::Stale => {
+                    self.look(&env, (client, node), key, LookKind::Stale).await;
+                }
+                PlannedAction::Watch(wait_ms) => self.watch(&env, (client, node), key, wait_ms).await,
+                PlannedAction::List => self.list(&env, (client, node), key).await,
+                PlannedAction::DeleteTree => self.delete_tree(&env, (client, node), key).await,
+                PlannedAction::Fire(name) => {
+                    let path = format!("/v1/event/fire/{name}");
+                    self.side(&env, (client, node), Method::PUT, &path).await;
                 }
                 PlannedAction::Own(operation) => experiment.perform(&caller, node, &operation).await,
                 PlannedAction::Lock(plan) => {

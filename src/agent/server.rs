@@ -165,6 +165,12 @@ impl Server {
 
     /// Applies a command of the server's own.
     pub(super) async fn write(&self, command: Command) -> Result<Outcome, CallError> {
+        // Mutant H01: the client hears that it is done before it is.
+        if mutant::is("H01") {
+            let client = self.inner.client.clone();
+            drop(self.inner.env.spawn(async move { client.write(command).await }));
+            return Ok(Outcome::Done { index: 0 });
+        }
         Ok(self.inner.client.write(command).await?)
     }
 
@@ -255,6 +261,8 @@ impl Server {
     async fn current(&self, consistency: Consistency, hold: Duration) -> Result<(), CallError> {
         match consistency {
             Consistency::Stale if self.inner.recovered.load(Ordering::Relaxed) => Ok(()),
+            // Mutant R17: a server that has just restarted answers from what its snapshot held.
+            Consistency::Stale if mutant::is("R17") => Ok(()),
             Consistency::Stale => {
                 self.inner.env.reachable("a stale read is refused until the server has caught up");
                 let text = format!("{NO_LEADER}: this server has not caught up since its restart");
@@ -286,7 +294,18 @@ impl Server {
                 // The client knows more than we do: it saw another history, so it must start over.
                 || options.min_index > newest;
             let left = deadline.since(self.inner.env.now());
-            if newer || left.is_zero() || self.inner.env.timeout(left, applied.changed()).await.is_err() {
+            // Mutant H09: any change wakes every reader.
+            let newer = newer || (mutant::is("H09") && options.min_index < newest);
+            // Mutant R35: a reader that waits is not woken.
+            let asleep = mutant::is("R35") && !newer;
+            if asleep {
+                self.inner.env.sleep(left).await;
+            }
+            if asleep
+                || newer
+                || left.is_zero()
+                || self.inner.env.timeout(left, applied.changed()).await.is_err()
+            {
                 return Ok(Answer {
                     index: found.index,
                     value: found.value,

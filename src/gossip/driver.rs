@@ -939,6 +939,12 @@ impl Driver {
                 if revision > self.me.revision {
                     self.revise(revision);
                 }
+                // Mutant G03: who is told that it is behind tells the teller the same, and so on.
+                if mutant::is("G03") {
+                    let Sender { id, revision } = *sender;
+                    let generation = id.generation.saturating_sub(1);
+                    self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
+                }
             }
             Part::Stale { .. } | Part::Speaks(_) => {}
             Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
@@ -984,6 +990,10 @@ impl Driver {
     /// Two nodes with one id would chase each other through the generations; the pause between two such
     /// steps doubles, so they cannot do it quickly.
     fn jump(&mut self, generation: u64, now: Instant) {
+        // Part of mutant G02.
+        if mutant::is("G02") {
+            return;
+        }
         if !self.is_member() || generation >= MAX_GENERATION || now < self.next_jump {
             return;
         }
@@ -1143,6 +1153,12 @@ impl Driver {
 
     fn on_suspicion(&mut self, node_id: u64, now: Instant) {
         match self.suspicion_ends(node_id) {
+            // Mutant G15: that the suspect has objected meanwhile makes no difference.
+            Some(at) if at <= now && mutant::is("G15") => {
+                if let Some(claim) = self.claims.remove(&node_id) {
+                    self.apply(foca::Member::new(claim.id, u16::MAX - 1, State::Down), true);
+                }
+            }
             Some(at) if at <= now => {
                 if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
                     self.env.reachable("a suspect does not object and is declared failed");
@@ -1233,6 +1249,11 @@ impl Driver {
             Alarm::Quick => {
                 self.quick_armed = false;
                 self.gossip(now);
+                // Mutant G07: the quick rounds never end, and what was sent is sent again.
+                if mutant::is("G07") {
+                    self.quick_rounds = QUICK_ROUNDS;
+                    self.announce_profile(&self.me.clone());
+                }
                 self.arm_quick(now);
             }
             Alarm::PushPull => {
@@ -1688,6 +1709,10 @@ impl Driver {
             live.swap(i, j);
         }
         live.truncate(wanted);
+        // Mutant T01: the order comes out of a map that the system's randomness orders.
+        if mutant::is("T01") {
+            mutant::system_order(&mut live);
+        }
         live
     }
 

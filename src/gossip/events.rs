@@ -25,6 +25,7 @@ use super::broadcast::TransmitLimitedQueue;
 use super::delegate::Delegate;
 use super::timing::Timing;
 use crate::env::{Env, Observed, Rng};
+use crate::mutant;
 
 /// The largest event, as encoded.
 pub const EVENT_LIMIT: usize = 512;
@@ -253,6 +254,11 @@ impl State {
         if event.ltime > self.clock.saturating_add(LEAP_LIMIT) {
             return false;
         }
+        // Mutant G20: when the clock moves on, what was seen before is forgotten.
+        if mutant::is("G20") && event.ltime >= self.clock {
+            self.seen.clear();
+            self.seen_count = 0;
+        }
         self.witness(event.ltime);
         if !self.seen.entry(event.ltime).or_default().insert((event.name.clone(), event.id.clone())) {
             return false;
@@ -311,6 +317,13 @@ impl Delegate for UserEvents {
         }
         for event in events {
             let Ok(bytes) = postcard::to_stdvec(&event) else { continue };
+            // Mutant G21: what comes by push/pull is listed without asking whether it was before.
+            if mutant::is("G21") && !join {
+                let Shared { env, .. } = &*self.shared;
+                push_bounded(&mut self.lock().ring, event.clone());
+                env.observe(Observed::UserEvent { name: event.name, id: event.id, ltime: event.ltime });
+                continue;
+            }
             if bytes.len() <= EVENT_LIMIT {
                 let new = self.take_in(event, bytes.into());
                 self.shared

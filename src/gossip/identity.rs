@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
+
 /// Generations stay below this, so that one more always exists and a liar cannot exhaust them.
 pub const MAX_GENERATION: u64 = 1 << 62;
 
@@ -41,7 +43,8 @@ impl foca::Identity for Identity {
 
     fn renew(&self) -> Option<Identity> {
         // A node that leaves agrees with being declared down.
-        (!self.leaving).then(|| self.next())
+        // Mutant G02: a node that hears of its own death believes it.
+        (!self.leaving && !mutant::is("G02")).then(|| self.next())
     }
 
     fn addr(&self) -> SocketAddr {
@@ -49,6 +52,10 @@ impl foca::Identity for Identity {
     }
 
     fn win_addr_conflict(&self, adversary: &Identity) -> bool {
+        // Mutant G04: of two lives the one that spoke last is taken, not the later one.
+        if mutant::is("G04") && self.node_id == adversary.node_id {
+            return true;
+        }
         (self.generation, self.leaving, self.node_id)
             > (adversary.generation, adversary.leaving, adversary.node_id)
     }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Identity;
 use super::wire::{Intent, Profile};
 use crate::env::Instant;
+use crate::mutant;
 
 /// How many nodes are remembered. Beyond it new ones are not listed until old ones are reaped, so that
 /// invented nodes cannot fill the memory.
@@ -176,7 +177,11 @@ impl Table {
         };
         // Of two lives of one generation the one that is here stays: the other will hear of it and step up.
         let rival = entry.live && id.generation == entry.id.generation && id.addr != entry.id.addr;
-        if id.generation < entry.id.generation || rival {
+        // Part of mutant G04.
+        let outdated = id.generation < entry.id.generation && !mutant::is("G04");
+        // Mutant G17: the dead stay dead, whatever generation they come back with.
+        let barred = mutant::is("G17") && !entry.live && entry.shown.is_some();
+        if outdated || rival || barred {
             return Up::Outdated;
         }
         if !entry.live {
@@ -213,7 +218,10 @@ impl Table {
     /// changed by that. Says whether it is the address listed here.
     pub fn renamed(&mut self, to: Identity) -> bool {
         match self.entries.get_mut(&to.node_id) {
-            Some(entry) if entry.id.addr == to.addr && to.generation >= entry.id.generation => {
+            Some(entry)
+                if entry.id.addr == to.addr
+                    && (to.generation >= entry.id.generation || mutant::is("G04")) =>
+            {
                 entry.id = to;
                 self.touched.insert(to.node_id);
                 true

@@ -4,6 +4,7 @@
 //! key is answered with the index of the whole store, since it has none of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
@@ -11,8 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
+use crate::agent::{Consistency, QueryOptions, WriteError};
+use crate::mutant;
 use crate::state::query::{KvFound, KvGet, KvKeys, KvList};
-use crate::state::{Command, Entry, KvCommand};
+use crate::state::{Command, Entry, KvCommand, Outcome};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -79,13 +82,35 @@ fn named(key: &str) -> Result<(), Failure> {
 
 async fn get(api: &Api, params: &Params, key: String) -> Reply {
     named(&key)?;
-    let options = params.query_options(|| api.spread())?;
+    let mut options = params.query_options(|| api.spread())?;
     let consistency = options.consistency;
-    let answer = api.agent.query(options, &KvGet { key: key.clone() }).await?;
+    // Mutant H05: a read that asks for nothing in particular is answered from what this server has.
+    if mutant::is("H05") && consistency == Consistency::Default {
+        options.consistency = Consistency::Stale;
+    }
+    // Mutant H11: the index is what this server had when it was asked, the value what it has when it answers.
+    let early = if mutant::is("H11") {
+        let at_once = QueryOptions { consistency: Consistency::Stale, min_index: 0, wait: Duration::ZERO };
+        let found = api.agent.query(at_once, &KvGet { key: key.clone() }).await;
+        found.ok().and_then(|answer| answer.value.entry).map(|entry| entry.modify_index)
+    } else {
+        None
+    };
+    let answer = api.agent.query(options, &KvGet { key: key.clone() }).await;
+    // Mutant H03: what cannot be read is called absent.
+    if mutant::is("H03") && answer.is_err() {
+        return Ok(reply::indexed(reply::empty(StatusCode::NOT_FOUND), 0));
+    }
+    let answer = answer?;
     let KvFound { entry, table_index } = &answer.value;
     let Some(entry) = entry else {
+        // Mutant H04: an absent key has no index.
+        if mutant::is("H04") {
+            return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), 0, &answer, consistency));
+        }
         return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
     };
+    let entry = &Entry { modify_index: early.unwrap_or(entry.modify_index), ..entry.clone() };
     let response = if params.has("raw") {
         reply::raw(entry.value.to_vec())
     } else {
@@ -99,10 +124,16 @@ async fn list(api: &Api, params: &Params, prefix: String) -> Reply {
     let consistency = options.consistency;
     let answer = api.agent.query(options, &KvList { prefix }).await?;
     let entries = &answer.value;
+    // Mutant H06: the last key under the prefix is cut off.
+    let entries = &entries[..entries.len() - usize::from(mutant::is("H06") && entries.len() > 1)];
     let response = if entries.is_empty() {
         reply::empty(StatusCode::NOT_FOUND)
     } else {
-        let pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
+        let mut pairs: Vec<KvPair<'_>> = entries.iter().map(|(key, entry)| KvPair::new(key, entry)).collect();
+        // Mutant H12: every key is listed with the index of the newest.
+        if mutant::is("H12") {
+            pairs.iter_mut().for_each(|pair| pair.modify_index = answer.index);
+        }
         reply::json(&pairs, params.pretty())?
     };
     Ok(reply::describe(response, answer.index, &answer, consistency))
@@ -137,7 +168,8 @@ async fn put(api: &Api, params: &Params, key: String, body: Body) -> Reply {
     named(&key)?;
     exclusive(params, &["cas", "acquire", "release"])?;
     let flags = params.number("flags")?.unwrap_or(0);
-    let cas = params.number("cas")?;
+    // Mutant H02: the condition of a compare-and-set is not looked at.
+    let cas = params.number("cas")?.filter(|_| !mutant::is("H02"));
     let body = api.read_body(body).await?;
     let value = body[..].into();
     let command = if let Some(session) = params.get("acquire") {
@@ -161,6 +193,11 @@ async fn delete(api: &Api, params: &Params, key: String) -> Reply {
 }
 
 async fn write(api: &Api, command: KvCommand, pretty: bool) -> Reply {
-    let outcome = api.agent.write(Command::Kv(command)).await?;
-    reply::json(&reply::yes_or_no(outcome)?, pretty)
+    // Mutant H08: a write that nobody took is answered as if it were done.
+    let outcome = match api.agent.write(Command::Kv(command)).await {
+        Err(WriteError::Refused(_)) if mutant::is("H08") => Outcome::Done { index: 0 },
+        outcome => outcome?,
+    };
+    // Mutant H07: a condition that did not hold is reported as a success.
+    reply::json(&(reply::yes_or_no(outcome)? || mutant::is("H07")), pretty)
 }

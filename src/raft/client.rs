@@ -329,6 +329,12 @@ async fn read_in_rounds(
         }
         env.sometimes(waiting.len() > 1, "several reads share one round of confirmation");
         let result = read_index(&env, &node, env.now() + timeout).await;
+        // Mutant R29: who comes while a round is under way gets its answer.
+        while mutant::is("R29")
+            && let Ok(reader) = queue.try_recv()
+        {
+            waiting.push(reader);
+        }
         for reader in waiting {
             // The reader may have given up.
             let _ = reader.send(result.clone());

@@ -5,10 +5,11 @@ use std::io;
 use std::ops::RangeBounds;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 
 use super::store::Store;
 use super::{Entry, LogId, TypeConfig, Vote};
+use crate::mutant;
 
 /// Bytes of entries read for one message to a follower.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -46,6 +47,12 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let (last_purged_log_id, last_log_id) = self.0.log_bounds();
+        // Mutant R44: a restart keeps only what it knows to be committed.
+        if mutant::is("R44") && last_log_id > self.0.committed().max(last_purged_log_id) {
+            let kept = self.0.committed().max(last_purged_log_id);
+            self.0.truncate_after(kept).await?;
+            return Ok(LogState { last_purged_log_id, last_log_id: kept });
+        }
         Ok(LogState { last_purged_log_id, last_log_id })
     }
 
@@ -71,7 +78,10 @@ impl RaftLogStorage<TypeConfig> for Log {
         I::IntoIter: OptionalSend,
     {
         // Gathered first, so that the iterator is not held across an await.
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut entries: Vec<Entry> = entries.into_iter().collect();
+        if mutant::is("R40") {
+            share_one_buffer(&mut entries);
+        }
         self.0.append(entries, callback).await
     }
 
@@ -81,5 +91,16 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         self.0.purge(log_id).await
+    }
+}
+
+/// Mutant R40: the entries of one batch share the buffer of the first.
+fn share_one_buffer(entries: &mut [Entry]) {
+    let Some((first, others)) = entries.split_first_mut() else { return };
+    let EntryPayload::Normal(shared) = &first.payload else { return };
+    for entry in others {
+        if let EntryPayload::Normal(request) = &mut entry.payload {
+            *request = shared.clone();
+        }
     }
 }

@@ -43,7 +43,7 @@ mod wire_v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -52,7 +52,9 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
 use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -608,6 +610,8 @@ impl RaftNode {
             return Ok(index.max(self.inner.state.read(|state| state.applied())));
         }
         match self.inner.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            // Mutant R28: a leader reads before it has committed an entry of its own term.
+            Ok(_) if mutant::is("R28") => Ok(self.inner.state.read(|state| state.applied())),
             Ok(linearizer) => {
                 let index = linearizer.read_log_id().index();
                 self.inner
@@ -835,10 +839,11 @@ impl RaftNode {
                 Err(FoundError::AlreadyMember { cluster }) => Answer::WrongCluster { cluster },
                 Err(error) => Answer::Failed(error.to_string()),
             },
-            Ask::Append(request) => {
+            Ask::Append(mut request) => {
                 if let Err(reason) = check_consecutive(&request) {
                     return Answer::Failed(reason);
                 }
+                self.bend_append(&mut request).await;
                 match self.inner.core.append_entries(request).await {
                     Ok(answer) => {
                         let env = &self.inner.env;
@@ -854,10 +859,21 @@ impl RaftNode {
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Ask::Vote(request) => {
+            Ask::Vote(mut request) => {
+                self.bend_vote(&mut request);
                 let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.vote(request).await {
+                    // Mutant R03: the vote of this very term is forgotten, and given again.
+                    Ok(answer)
+                        if mutant::is("R03")
+                            && !answer.vote_granted
+                            && !answer.vote.committed
+                            && answer.vote.leader_id.term == vote.leader_id.term
+                            && last >= answer.last_log_id =>
+                    {
+                        Answer::Vote(VoteResponse::new(vote, answer.last_log_id, true))
+                    }
                     Ok(answer) => {
                         self.inner.elections.note(self.inner.me.node_id, &asked, &answer);
                         let env = &self.inner.env;
@@ -871,7 +887,8 @@ impl RaftNode {
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Ask::PreVote(request) => {
+            Ask::PreVote(mut request) => {
+                self.bend_vote(&mut request);
                 let asked = request.clone();
                 let (vote, last) = (request.vote, request.last_log_id);
                 match self.inner.core.pre_vote(request).await {
@@ -901,11 +918,47 @@ impl RaftNode {
         }
     }
 
+    /// Mutant R07: a voter does not ask how far the candidate's log reaches.
+    fn bend_vote(&self, request: &mut VoteRequest<TypeConfig>) {
+        if mutant::is("R07") {
+            request.last_log_id = request.last_log_id.max(self.inner.store.log_bounds().1);
+        }
+    }
+
+    /// Mutants in how a follower takes entries.
+    async fn bend_append(&self, request: &mut AppendEntriesRequest<TypeConfig>) {
+        if !mutant::is("R15") && !mutant::is("R41") {
+            return;
+        }
+        let (purged, last) = self.inner.store.log_bounds();
+        let Some(before) =
+            request.prev_log_id.filter(|before| Some(before.index()) > purged.map(|id| id.index()))
+        else {
+            return;
+        };
+        let own = self.inner.store.entries(before.index()..=before.index(), usize::MAX).await;
+        let Some(own) = own.ok().and_then(|own| own.first().map(|entry| entry.log_id)) else { return };
+        if mutant::is("R41") {
+            // Mutant R41: whether the entry before the new ones is the leader's is not looked at.
+            request.prev_log_id = Some(own);
+        } else if own != before || request.entries.is_empty() {
+            // Mutant R15: of what cannot be appended the commit index still counts, up to the follower's last entry.
+            request.entries.clear();
+            request.prev_log_id = last;
+        }
+    }
+
     /// Takes one piece of a snapshot; with the last one, installs it.
     async fn receive_snapshot(&self, from: u64, chunk: SnapshotChunk) -> Answer {
+        // Mutant R16: a server without a log is sent no snapshot.
+        if mutant::is("R16") && self.inner.store.log_bounds().1.is_none() {
+            return Answer::Failed("nothing to follow on".to_owned());
+        }
         let whole = {
             let mut incoming = locked(&self.inner.incoming);
             if chunk.offset == 0 {
+                // Mutant R21: a second snapshot before the first is complete was not thought of.
+                assert!(!mutant::is("R21") || incoming.is_empty(), "a snapshot is being received already");
                 // One leader sends at a time; a second is its successor. Whoever was first gave up.
                 while incoming.len() >= MAX_INCOMING {
                     self.inner.env.reachable("a snapshot of a third leader displaces one half received");
@@ -1008,7 +1061,12 @@ fn leader_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> L
 
 /// Hands waiting proposals to openraft, as many at once as there are.
 async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Proposal>) {
+    let deposed = Arc::new(AtomicBool::new(false));
     while let Some((request, sender)) = queue.recv().await {
+        // Mutant R48: after a change of leader the queue is never taken up again.
+        if mutant::is("R48") && deposed.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let (mut requests, mut senders) = (vec![request], vec![sender]);
         while requests.len() < MAX_PROPOSAL_BATCH
             && let Ok((request, sender)) = queue.try_recv()
@@ -1029,12 +1087,16 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
             }
         };
         // The next batch does not wait for this one to be committed.
+        let deposed = deposed.clone();
         let told = env.clone();
         env.spawn(async move {
             for sender in senders {
                 let result = match results.next().await {
                     Some(Ok(Ok(written))) => Ok(written.response),
+                    // Mutant R20: that an entry may be superseded by another leader's was not thought of.
+                    Some(Ok(Err(_))) if mutant::is("R20") => unreachable!("a proposal was superseded"),
                     Some(Ok(Err(error))) => {
+                        deposed.store(true, Ordering::Relaxed);
                         told.reachable(
                             "a write that a leader took is handed back because it lost leadership",
                         );

@@ -21,6 +21,7 @@ use openraft::{AnyError, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetwork
 use super::elections::Elections;
 use super::rpc::{Answer, Ask, CallError, Lane, Pool, SnapshotChunk};
 use super::{Peer, Snapshot, TypeConfig, Vote};
+use crate::mutant;
 
 /// Where servers are now, as gossip knows it. It goes before the address in the Raft configuration:
 /// a server that came back elsewhere is found at once, not after a membership change.
@@ -125,16 +126,35 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // Mutant R11: an entry of an earlier term counts as committed once this follower has it.
+        if mutant::is("R11")
+            && rpc.prev_log_id.map_or(0, |id| id.committed_leader_id().term) < rpc.vote.leader_id.term
+        {
+            rpc.leader_commit = rpc.leader_commit.max(rpc.prev_log_id);
+        }
+        let carries = !rpc.entries.is_empty();
         // openraft's limit is one heartbeat interval, meant for the pause between answers of a stream;
         // a disk that needs longer than that to sync is slow, not dead.
         let within = match self.lane {
             Lane::Append => self.network.append_timeout.max(option.soft_ttl()),
             _ => option.soft_ttl(),
         };
-        match self.call(self.lane, &Ask::Append(rpc), RPCTypes::AppendEntries, within).await? {
+        let answer = self.call(self.lane, &Ask::Append(rpc), RPCTypes::AppendEntries, within).await;
+        // Mutant R09: whoever does not answer is counted among those who have the entries.
+        if mutant::is("R09")
+            && carries
+            && matches!(answer, Err(RPCError::Timeout(_) | RPCError::Unreachable(_)))
+        {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        match answer? {
+            // Mutant R10: in place of the conflict comes, late, the answer to an earlier request.
+            Answer::Append(AppendEntriesResponse::Conflict) if mutant::is("R10") => {
+                Ok(AppendEntriesResponse::Success)
+            }
             Answer::Append(answer) => Ok(answer),
             _ => Err(refused("the answer does not fit the request")),
         }

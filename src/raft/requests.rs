@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rand::RngExt;
 
 use crate::env::Env;
+use crate::mutant;
 use crate::state::RequestId;
 
 /// The requests of one origin. Clones are the same origin.
@@ -27,7 +28,10 @@ struct Numbers {
 impl Requests {
     /// An origin of its own.
     pub fn new(env: &Env) -> Requests {
-        Requests { origin: env.rng("request origin").random(), numbers: Arc::default() }
+        // Mutant T03: an id depends on what other runs of the program there were.
+        let other_runs = if mutant::is("T03") { mutant::process_number() } else { 0 };
+        let origin = env.rng("request origin").random::<u64>() ^ other_runs;
+        Requests { origin, numbers: Arc::default() }
     }
 
     /// The next request's turn.

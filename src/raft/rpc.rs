@@ -32,6 +32,7 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 use super::frame::{self, Codec, Frame};
 use super::{SnapshotMeta, TypeConfig, Vote};
 use crate::env::{AbortOnDrop, BoxStream, Env, Listener, hazard};
+use crate::mutant;
 use crate::state::{Outcome, Request};
 
 /// Requests of one connection worked on at once; past that the connection is not read.
@@ -383,6 +384,10 @@ impl Pool {
     }
 
     fn drop_connection(&self, addr: SocketAddr, lane: Lane, dead: &Arc<Connection>) {
+        // Mutant R49: a connection that has died without a word is used for ever.
+        if mutant::is("R49") {
+            return;
+        }
         let mut connections = locked(&self.inner.connections);
         if connections.get(&(addr, lane)).is_some_and(|current| Arc::ptr_eq(current, dead)) {
             connections.remove(&(addr, lane));

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::env::{Env, Observed, hazard};
+use crate::mutant;
 use crate::state::{BadSnapshot, Outcome, State};
 
 /// The state and how far it is, shared by openraft's worker and the readers.
@@ -29,6 +30,8 @@ struct Applied {
     state: State,
     last_applied: Option<LogId>,
     membership: StoredMembership,
+    /// The configuration before that one: part of mutant R19.
+    before_last: StoredMembership,
 }
 
 impl SharedState {
@@ -56,7 +59,8 @@ impl SharedState {
 
     fn restore(&self, meta: &SnapshotMeta, data: &[u8]) -> io::Result<Applied> {
         let state = self.decode(data).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(Applied { state, last_applied: meta.last_log_id, membership: meta.last_membership.clone() })
+        let membership = meta.last_membership.clone();
+        Ok(Applied { state, last_applied: meta.last_log_id, before_last: membership.clone(), membership })
     }
 
     /// A copy of this moment, which later changes do not touch.
@@ -70,6 +74,8 @@ pub struct StateMachine {
     env: Env,
     store: Store,
     shared: SharedState,
+    /// Part of mutant R47: a snapshot was installed and nothing applied since.
+    installed: bool,
 }
 
 impl StateMachine {
@@ -89,8 +95,15 @@ impl StateMachine {
             let restored = shared.restore(&meta, &data)?;
             shared.applied.send_replace(restored.state.applied());
             shared.change(|applied| *applied = restored);
+            // Mutant R24: a restart takes what was committed for what its snapshot holds.
+            if mutant::is("R24") {
+                shared.change(|applied| applied.last_applied = applied.last_applied.max(store.committed()));
+            }
         }
-        Ok((StateMachine { env: env.clone(), store: store.clone(), shared: shared.clone() }, shared))
+        Ok((
+            StateMachine { env: env.clone(), store: store.clone(), shared: shared.clone(), installed: false },
+            shared,
+        ))
     }
 }
 
@@ -121,9 +134,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 index == before + 1 || (index == 0 && before == 0),
                 "entries are applied one after the other without a gap",
             );
+            // Mutant R47: the first request after a snapshot is taken for one that the snapshot covers.
+            let skipped =
+                mutant::is("R47") && self.installed && matches!(entry.payload, EntryPayload::Normal(_));
+            self.installed &= !skipped;
             let (outcome, digest) = self.shared.change(|applied| {
                 applied.last_applied = Some(entry.log_id);
                 let outcome = match &entry.payload {
+                    EntryPayload::Normal(_) if skipped => {
+                        applied.state.skip(index);
+                        Outcome::Done { index }
+                    }
                     EntryPayload::Normal(request) => applied.state.apply(index, request),
                     EntryPayload::Blank => {
                         applied.state.skip(index);
@@ -131,6 +152,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     }
                     EntryPayload::Membership(membership) => {
                         applied.state.skip(index);
+                        // Mutant R19: snapshots name the configuration before the last.
+                        applied.before_last = std::mem::take(&mut applied.membership);
                         applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                         Outcome::Done { index }
                     }
@@ -156,13 +179,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { env: self.env.clone(), store: self.store.clone(), applied: self.shared.copy() }
+        SnapshotBuilder {
+            env: self.env.clone(),
+            store: self.store.clone(),
+            applied: self.shared.copy(),
+            moving: self.shared.clone(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
         let restored = self.shared.restore(meta, &data)?;
         // openraft gives back our own snapshot when it starts: that one is on disk already.
-        if self.store.snapshot_meta().as_ref() != Some(meta) {
+        // Mutant R46: what a leader sent is kept in memory only.
+        if self.store.snapshot_meta().as_ref() != Some(meta) && !mutant::is("R46") {
             self.store.save_snapshot(meta.clone(), data).await?;
             self.env.linger(hazard::SNAPSHOT_SAVED).await;
         }
@@ -177,6 +206,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         });
         self.shared.change(|applied| *applied = restored);
         self.shared.applied.send_replace(index);
+        self.installed = true;
         Ok(())
     }
 
@@ -191,15 +221,26 @@ pub struct SnapshotBuilder {
     env: Env,
     store: Store,
     applied: Arc<Applied>,
+    /// The state as it goes on: part of mutant R18.
+    moving: SharedState,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Arc<[u8]>;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let applied = self.applied.clone();
+        let mut applied = self.applied.clone();
         let last_applied = applied.last_applied;
-        let meta = SnapshotMeta { last_log_id: last_applied, last_membership: applied.membership.clone() };
+        let mut last_membership = applied.membership.clone();
+        if mutant::is("R19") && applied.before_last.log_id().is_some() {
+            last_membership = applied.before_last.clone();
+        }
+        let meta = SnapshotMeta { last_log_id: last_applied, last_membership };
+        // Mutant R18: the content is that of a later moment than the label.
+        if mutant::is("R18") {
+            self.env.sleep(std::time::Duration::from_millis(20)).await;
+            applied = self.moving.copy();
+        }
         let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
         let snapshot = encoded.map_err(io::Error::other)?;
         self.env.linger(hazard::SNAPSHOT_TAKEN).await;

@@ -96,6 +96,12 @@ impl Dedup {
         for (number, outcome) in std::mem::replace(&mut origin.outcomes, kept) {
             self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
         }
+        // Mutant R45: only the newest outcome of an origin is remembered.
+        if crate::mutant::is("R45") {
+            for (number, outcome) in std::mem::take(&mut origin.outcomes) {
+                self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
+            }
+        }
         origin.outcomes.insert(id.number, outcome.clone());
         self.digest = self.digest.wrapping_add(part(id.origin, id.number, outcome));
         if origin.outcomes.len() > MAX_PENDING

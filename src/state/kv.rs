@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::session::Sessions;
 use super::tables::Tombstones;
 use super::{Outcome, Refusal, Shared};
+use crate::mutant;
 
 pub use super::tables::MAX_TOMBSTONES;
 
@@ -265,8 +266,10 @@ impl KvStore {
     /// Removes all keys under a prefix.
     pub(super) fn delete_tree(&mut self, index: u64, prefix: &str) {
         let keys: Vec<String> = under(&self.entries, prefix).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            self.delete(index, &key);
+        // Mutant H10: the last key under the prefix stays.
+        let spared = usize::from(mutant::is("H10") && keys.len() > 1);
+        for key in keys.iter().take(keys.len() - spared) {
+            self.delete(index, key);
         }
     }
 
@@ -524,6 +527,10 @@ impl KvStore {
 
     /// Computes anew what is derived, after loading.
     pub(super) fn rebuild(&mut self) {
+        // Mutant R53: a snapshot does not hold when a key was last changed, only when it was created.
+        if mutant::is("R53") {
+            self.entries.values_mut().for_each(|entry| entry.modify_index = entry.create_index);
+        }
         let entries = self.entries.iter().map(|(key, entry)| entry_part(key, entry));
         let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, index));
         self.digest = entries.chain(tombstones).fold(0, u64::wrapping_add);

@@ -28,9 +28,8 @@ pub fn counts(check: &str, losses: Losses) -> bool {
     match check {
         "LIVE" | "GC" => false,
         "DUR" => !losses.admitted && !losses.lied,
-        "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV" | "SAY" => {
-            !losses.lied
-        }
+        "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
+        | "STALE" | "WATCH" | "SAY" => !losses.lied,
         _ => true,
     }
 }
@@ -71,7 +70,7 @@ mod tests {
     #[test]
     fn a_lie_leaves_what_needs_no_memory() {
         let left = counted(Losses { admitted: false, lied: true });
-        assert_eq!(left, ["VAL", "GA", "GR", "GT", "EV", "DET", "CRASH"]);
+        assert_eq!(left, ["VAL", "GA", "GR", "GT", "EV", "DET", "TEETH", "CRASH"]);
     }
 
     #[test]

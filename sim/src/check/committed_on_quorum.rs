@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use driftline::env::Observed;
+use driftline::mutant;
 
 use super::view::{NodeView, View};
 use super::{At, Check, Event, Findings};
@@ -70,6 +71,8 @@ fn majority(voters: &[u64], expelled: &[u64], index: u64, term: u64, view: &View
     let with = voters
         .iter()
         .filter(|voter| view.by_raft_id(**voter).is_none_or(|(_, node)| has_entry(node, index, term)))
+        // Mutant T05: a voter that is down counts as one that never had the entry.
+        .filter(|voter| !mutant::is("T05") || view.by_raft_id(**voter).is_none_or(|(_, node)| node.up))
         .count();
     with * 2 > voters.len()
 }

@@ -1,6 +1,6 @@
 //! Bugs of gossip: who is there, and what reaches whom.
 
-use super::{Mutant, SILENCE};
+use super::{LATE_NEWS, Mutant, SILENCE};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -19,6 +19,34 @@ pub const TABLE: &[Mutant] = &[
         checks: &["GR"],
     },
     Mutant {
+        id: "G02",
+        what: "a node never learns that it was declared dead",
+        origin: "hashicorp/memberlist#311",
+        needs: SILENCE,
+        checks: &["GC", "LIVE"],
+    },
+    Mutant {
+        id: "G03",
+        what: "two nodes tell each other for ever that they are behind",
+        origin: "caio/foca#25",
+        needs: SILENCE,
+        checks: &["GT"],
+    },
+    Mutant {
+        id: "G04",
+        what: "of two lives of a node the one that spoke last is believed",
+        origin: "foca v0.17.1",
+        needs: LATE_NEWS,
+        checks: &["GR"],
+    },
+    Mutant {
+        id: "G07",
+        what: "the quick rounds after news never end",
+        origin: "the class of caio/foca#35",
+        needs: &[],
+        checks: &["GT"],
+    },
+    Mutant {
         id: "G08",
         what: "a suspect is declared dead without time to object",
         origin: "design; SWIM 4.2",
@@ -31,5 +59,33 @@ pub const TABLE: &[Mutant] = &[
         origin: "the class of hashicorp/consul#6113",
         needs: SILENCE,
         checks: &["LIVE", "CQ"],
+    },
+    Mutant {
+        id: "G15",
+        what: "a suspect that has objected is declared dead all the same",
+        origin: "design; SWIM 4.2",
+        needs: SILENCE,
+        checks: &["GA"],
+    },
+    Mutant {
+        id: "G17",
+        what: "a member that was dead once is never listed again",
+        origin: "design",
+        needs: SILENCE,
+        checks: &["GC", "LIVE"],
+    },
+    Mutant {
+        id: "G20",
+        what: "events seen are forgotten when the clock moves on",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["EV"],
+    },
+    Mutant {
+        id: "G21",
+        what: "what push/pull brings is listed again",
+        origin: "the class of etcd-io/etcd#17529",
+        needs: &[],
+        checks: &["EV"],
     },
 ];

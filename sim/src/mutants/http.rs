@@ -1,6 +1,91 @@
 //! Bugs of the HTTP API: what a client is told.
 
-use super::Mutant;
+use super::{LOST_REPLIES, Mutant};
 
 /// The bugs, in the order of their ids.
-pub const TABLE: &[Mutant] = &[];
+pub const TABLE: &[Mutant] = &[
+    Mutant {
+        id: "H01",
+        what: "a write is answered before it is committed",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN", "DUR"],
+    },
+    Mutant {
+        id: "H02",
+        what: "the condition of a compare-and-set is not looked at",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H03",
+        what: "what cannot be read is called absent",
+        origin: "design",
+        needs: LOST_REPLIES,
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H04",
+        what: "an absent key has no index",
+        origin: "design; Consul's blocking queries",
+        needs: &[],
+        checks: &["WATCH", "STALE"],
+    },
+    Mutant {
+        id: "H05",
+        what: "a default read is answered like a stale one",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H06",
+        what: "a listing cuts its last key off",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H07",
+        what: "a condition that did not hold is reported as a success",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H08",
+        what: "a write that nobody took is answered as if it were done",
+        origin: "design",
+        needs: LOST_REPLIES,
+        checks: &["LIN", "DUR"],
+    },
+    Mutant {
+        id: "H09",
+        what: "any change wakes every reader that waits",
+        origin: "design",
+        needs: &[],
+        checks: &["WATCH"],
+    },
+    Mutant {
+        id: "H10",
+        what: "the removal of a tree leaves its last key",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN", "DUR"],
+    },
+    Mutant {
+        id: "H11",
+        what: "the index of an answer is older than its value",
+        origin: "design",
+        needs: &[],
+        checks: &["IDX"],
+    },
+    Mutant {
+        id: "H12",
+        what: "a listing shows every key with the index of the newest",
+        origin: "design",
+        needs: &[],
+        checks: &["IDX"],
+    },
+];

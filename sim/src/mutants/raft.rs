@@ -1,6 +1,6 @@
 //! Bugs of Raft and the clients of it: consensus, snapshots, membership, reads and sessions.
 
-use super::{LOST_REPLIES, Mutant, RESTARTS};
+use super::{LAG, LOST_REPLIES, Mutant, RESTARTS};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -20,6 +20,41 @@ pub const TABLE: &[Mutant] = &[
         checks: &["ES", "MV"],
     },
     Mutant {
+        id: "R03",
+        what: "a vote is given to two candidates of one term",
+        origin: "redpanda-data/redpanda PR #14",
+        needs: LOST_REPLIES,
+        checks: &["ES"],
+    },
+    Mutant {
+        id: "R07",
+        what: "a voter does not ask how far the candidate's log reaches",
+        origin: "design; Raft 5.4.1",
+        needs: LOST_REPLIES,
+        checks: &["LC", "DUR"],
+    },
+    Mutant {
+        id: "R09",
+        what: "a follower that does not answer is counted as having the entries",
+        origin: "the class of databendlabs/openraft #1802",
+        needs: LOST_REPLIES,
+        checks: &["CQ"],
+    },
+    Mutant {
+        id: "R10",
+        what: "a stale acknowledgement stands in for a conflict",
+        origin: "databendlabs/openraft cecb5de8",
+        needs: &[],
+        checks: &["CQ", "DUR"],
+    },
+    Mutant {
+        id: "R11",
+        what: "an entry of an earlier term counts as committed once one follower has it",
+        origin: "design; Raft figure 8",
+        needs: LOST_REPLIES,
+        checks: &["CQ", "CI", "LC"],
+    },
+    Mutant {
         id: "R14",
         what: "entries are acknowledged before they are durable",
         origin: "design; the class of etcd-io/etcd#14370",
@@ -28,11 +63,81 @@ pub const TABLE: &[Mutant] = &[
         checks: &["DUR", "LIN"],
     },
     Mutant {
+        id: "R15",
+        what: "of entries that a follower cannot take the commit index still counts, up to its own last one",
+        origin: "design; Raft figure 2",
+        needs: LOST_REPLIES,
+        checks: &["SMS", "CI"],
+    },
+    Mutant {
+        id: "R16",
+        what: "a server without a log is sent no snapshot",
+        origin: "databendlabs/openraft #1828",
+        needs: &["membership"],
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "R17",
+        what: "a server that has just restarted answers stale reads from its old snapshot",
+        origin: "databendlabs/openraft 97d92771",
+        needs: RESTARTS,
+        checks: &["STALE"],
+    },
+    Mutant {
+        id: "R18",
+        what: "a snapshot holds a later state than its label says",
+        origin: "the class of databendlabs/openraft #1892",
+        needs: LAG,
+        checks: &["SMS"],
+    },
+    Mutant {
+        id: "R19",
+        what: "a snapshot names the configuration before the last",
+        origin: "the class of databendlabs/openraft #1808",
+        needs: LAG,
+        checks: &["CQ", "ES", "LIVE"],
+    },
+    Mutant {
+        id: "R20",
+        what: "that a proposal may be superseded was not thought of",
+        origin: "the class of databendlabs/openraft #1761",
+        needs: &[],
+        checks: &["CRASH"],
+    },
+    Mutant {
+        id: "R21",
+        what: "that a second snapshot may come before the first is complete was not thought of",
+        origin: "etcd-io/etcd#18055",
+        needs: LAG,
+        checks: &["CRASH"],
+    },
+    Mutant {
+        id: "R24",
+        what: "a restart takes what was committed for what its snapshot holds",
+        origin: "Jepsen, Redis-Raft",
+        needs: RESTARTS,
+        checks: &["SMS", "DUR"],
+    },
+    Mutant {
         id: "R27",
         what: "a read is answered without asking a quorum who leads",
         origin: "deventlab/d-engine#381",
         // Whatever makes another leader: the old one does not know, and the new one is not up to date.
         needs: LOST_REPLIES,
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "R28",
+        what: "a new leader reads before it has committed an entry of its own term",
+        origin: "etcd-io/etcd#7331",
+        needs: LOST_REPLIES,
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "R29",
+        what: "a reader joins a round of read-index that is under way",
+        origin: "etcd-io/etcd#20418",
+        needs: &[],
         checks: &["LIN"],
     },
     Mutant {
@@ -62,5 +167,75 @@ pub const TABLE: &[Mutant] = &[
         origin: "Jepsen, Redis-Raft: aborted reads",
         needs: LOST_REPLIES,
         checks: &["LIN"],
+    },
+    Mutant {
+        id: "R35",
+        what: "a reader that waits is not woken",
+        origin: "the class of etcd-io/etcd#15271",
+        needs: &[],
+        checks: &["WATCH"],
+    },
+    Mutant {
+        id: "R40",
+        what: "the entries of one batch share a buffer",
+        origin: "design",
+        needs: &[],
+        checks: &["LM"],
+    },
+    Mutant {
+        id: "R41",
+        what: "a follower does not look whether the entry before the new ones is the leader's",
+        origin: "design; Raft 5.3",
+        needs: LOST_REPLIES,
+        checks: &["LM"],
+    },
+    Mutant {
+        id: "R44",
+        what: "a restart keeps only what it knows to be committed",
+        origin: "design",
+        needs: RESTARTS,
+        checks: &["LC", "DUR"],
+    },
+    Mutant {
+        id: "R45",
+        what: "only the newest outcome of each origin is remembered",
+        origin: "design; Raft thesis 6.3",
+        needs: LOST_REPLIES,
+        checks: &["SESS", "LIN"],
+    },
+    Mutant {
+        id: "R46",
+        what: "an installed snapshot is kept in memory only",
+        origin: "design; Raft section 7",
+        needs: LAG,
+        checks: &["MV"],
+    },
+    Mutant {
+        id: "R47",
+        what: "the first request after a snapshot is skipped",
+        origin: "design",
+        needs: LAG,
+        checks: &["SMS"],
+    },
+    Mutant {
+        id: "R48",
+        what: "after a change of leader the queue of proposals is never taken up again",
+        origin: "design",
+        needs: &[],
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "R49",
+        what: "a connection that has died without a word is used for ever",
+        origin: "design",
+        needs: LOST_REPLIES,
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "R53",
+        what: "a snapshot forgets when a key was last changed",
+        origin: "design",
+        needs: LAG,
+        checks: &["SMS"],
     },
 ];

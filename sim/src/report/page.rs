@@ -556,6 +556,11 @@ fn plan(scenario: &Scenario) -> Vec<String> {
             PlannedAction::Put(value) => format!("write {value:?} to {:?}", op.key),
             PlannedAction::Cas(value) => format!("read {:?} and swap it for {value:?}", op.key),
             PlannedAction::Delete => format!("delete {:?}", op.key),
+            PlannedAction::Stale => format!("read {:?}, however old", op.key),
+            PlannedAction::Watch(wait_ms) => format!("read {:?} and wait {wait_ms} ms for a change", op.key),
+            PlannedAction::List => format!("list all under {:?}", op.key),
+            PlannedAction::DeleteTree => format!("delete all under {:?}", op.key),
+            PlannedAction::Fire(name) => format!("fire the event {name:?}"),
             PlannedAction::Own(detail) => in_words(detail),
             PlannedAction::Lock(plan) => {
                 let (hold, ttl) = (seconds(plan.hold_ms), seconds(plan.ttl_ms));

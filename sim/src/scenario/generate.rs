@@ -79,6 +79,7 @@ impl Scenario {
         }
         faults.sort_by_key(|fault| fault.at_ms);
         let mut operations = operations(&mut stream(seed, "operations"), nodes, duration_ms);
+        operations.extend(side_operations(&mut stream(seed, "side operations"), nodes, duration_ms));
         operations.extend(locks(&mut stream(seed, "locks"), nodes, duration_ms));
         operations.sort_by_key(|op| op.at_ms);
         let (version, client_agents) = (VERSION, 0);
@@ -325,6 +326,27 @@ fn operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> 
             action,
         });
         at_ms += rng.random_range(1..=2 * gap_ms);
+    }
+    planned
+}
+
+/// What the API can do besides: two clients more, at a slower pace, with a stream of their own.
+fn side_operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
+    const FIRST_SIDE_CLIENT: u32 = 8;
+    let mut planned = Vec::new();
+    let mut at_ms = 0;
+    while at_ms < duration_ms {
+        let key = format!("k{}", rng.random_range(0..3));
+        let (key, action) = match rng.random_range(0..100) {
+            0..30 => (key, PlannedAction::Stale),
+            30..60 => (key, PlannedAction::Watch(log_uniform(rng, 100, 2_000))),
+            60..80 => ("k".to_owned(), PlannedAction::List),
+            80..95 => (key, PlannedAction::Fire(format!("event-{}", planned.len()))),
+            _ => ("k".to_owned(), PlannedAction::DeleteTree),
+        };
+        let client = FIRST_SIDE_CLIENT + rng.random_range(0..2);
+        planned.push(PlannedOp { at_ms, client, node: rng.random_range(0..nodes), key, action });
+        at_ms += rng.random_range(1..=500);
     }
     planned
 }

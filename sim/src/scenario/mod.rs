@@ -564,6 +564,21 @@ pub struct PlannedOp {
     pub action: PlannedAction,
 }
 
+impl PlannedOp {
+    /// The key, if it is that of a single entry and not what many keys begin with.
+    pub fn single_key(&self) -> Option<String> {
+        let many = matches!(
+            self.action,
+            PlannedAction::List
+                | PlannedAction::DeleteTree
+                | PlannedAction::Fire(_)
+                | PlannedAction::Lock(_)
+                | PlannedAction::Own(_)
+        );
+        (!many).then(|| self.key.clone())
+    }
+}
+
 /// What a client will ask. Every value is written by one operation of the run only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -576,6 +591,16 @@ pub enum PlannedAction {
     Cas(String),
     /// A removal.
     Delete,
+    /// A read that may be old.
+    Stale,
+    /// A read that waits so many milliseconds for a change.
+    Watch(u64),
+    /// A read of all keys that begin with the key.
+    List,
+    /// A removal of all keys that begin with the key.
+    DeleteTree,
+    /// A user event of this name; the key is of no importance.
+    Fire(String),
     /// One of the experiment's own; the key is of no importance then.
     Own(serde_json::Value),
     /// Makes a session, locks the key with it, holds the lock for a while and lets it go.

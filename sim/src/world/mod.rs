@@ -32,6 +32,7 @@ use driftline::config::Config;
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
+use driftline::mutant;
 use driftline::node::Node;
 use rand::Rng;
 use tokio::sync::mpsc;
@@ -39,10 +40,12 @@ use tokio::sync::mpsc;
 use crate::check::beyond::Losses;
 use crate::check::linearizable::Broken;
 use crate::check::locks::Circumstances;
+use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::disk::DiskModel;
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
+use crate::fault::{Effect, Hosts, Rule};
 use crate::history::{Action, Operation, Outcome, Response};
 use crate::record::Happening;
 use crate::report::RunReport;
@@ -50,7 +53,7 @@ use crate::report::page::{Material, Page};
 use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, Scenario, Target, stream};
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -71,6 +74,10 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a node may take to be gone after it agreed to leave.
 const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often, and how soon one after the other, a node that has just started again is asked what it has.
+const GLANCES: u32 = 8;
+const GLANCE_EVERY: Duration = Duration::from_millis(40);
 
 /// How often the world looks whether what it waits for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -162,6 +169,7 @@ async fn whole(
     trace: Arc<Trace>,
     report: &mut RunReport,
 ) -> (Vec<Operation>, Option<Box<Broken>>) {
+    report.violations.extend(check::teeth::missing());
     let watch = Arc::new(Watch::new(&scenario));
     watch.checks().add(experiment.invariants());
     if options.coverage {
@@ -547,6 +555,16 @@ impl World {
             };
             world.ended(node, result.err().map(|error| error.to_string()))
         });
+        madsim::task::spawn(self.clone().glance(node));
+    }
+
+    /// Looks what a node shows that has just started again: a moment that the clients seldom meet.
+    async fn glance(self: Arc<World>, node: u32) {
+        let Some(env) = self.own.get() else { return };
+        for key in self.clients.keys_under("").into_iter().cycle().take(GLANCES as usize) {
+            self.universe.sleep(GLANCE_EVERY).await;
+            self.clients.look(env, (WORLDS_CLIENT, node), &key, LookKind::Stale).await;
+        }
     }
 
     /// A node's process has ended by itself.
@@ -658,6 +676,7 @@ impl World {
         for op in &self.scenario.operations {
             plans.entry(op.client).or_default().push(op.clone());
         }
+        self.clients.know(self.scenario.operations.iter().filter_map(PlannedOp::single_key).collect());
         for (client, plan) in plans {
             let host = FIRST_CLIENT + client;
             let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
@@ -701,6 +720,12 @@ impl World {
         self.universe.pump.note(WORLD, "heal", "all links, clocks and nodes");
         self.universe.pump.tell(WORLD, Happening::Heal);
         self.universe.net.heal();
+        // Mutant T04: one of the links stays cut.
+        if mutant::is("T04") {
+            let (from, to) = (BTreeSet::from([0]), BTreeSet::from([1]));
+            let effect = Effect::Block;
+            self.universe.net.add_rule(Rule { from: Hosts::Only(from), to: Hosts::Only(to), effect });
+        }
         self.universe.hazards().clear();
         self.universe.pump.straighten_walls();
         self.state().healed = true;
@@ -847,16 +872,10 @@ impl World {
                 }
             }
         }
+        let (history, looks) = (self.clients.history(), self.clients.looks());
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
-        End {
-            at_ns: self.now(),
-            live,
-            history: self.clients.history(),
-            stores,
-            locks: self.clients.locks(),
-            circumstances,
-        }
+        End { at_ns: self.now(), live, history, looks, stores, locks: self.clients.locks(), circumstances }
     }
 
     fn losses(&self) -> Losses {

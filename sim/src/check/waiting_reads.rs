@@ -1,0 +1,111 @@
+//! WATCH: a read that waits for something newer than index N comes back early only when there is something newer, comes
+//! back when there is, and never with an index below N (Consul's blocking queries).
+//!
+//! Let pass, but for an index that goes back: whatever happens while a fault that is felt in gossip lasts anywhere,
+//! because the node's clock may jump. And half of the wait only is taken for granted, because clocks run at
+//! different rates.
+
+use super::looks::{Life, Lives, Look, LookKind};
+use super::{At, Findings};
+use crate::history::{Operation, Outcome, Response};
+
+/// Judges what was seen.
+pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mut Findings) {
+    for look in looks {
+        if let Some(problem) = watched(look, lives.of(look.node), history) {
+            findings.add("WATCH", At { ns: look.returned_ns, node: look.node }, problem);
+        }
+    }
+}
+
+/// What is wrong with the answer to a read that waited.
+fn watched(look: &Look, life: &Life, history: &[Operation]) -> Option<String> {
+    let LookKind::Watch { since, wait_ms } = look.kind else { return None };
+    let Look { key, node, index, invoked_ns, returned_ns, .. } = look;
+    if *index < since {
+        return Some(format!(
+            "a read of key {key:?} that waited for more than index {since} came back with index {index}"
+        ));
+    }
+    if *index > since || !life.is_calm(*invoked_ns, *returned_ns) {
+        return None;
+    }
+    let half_ns = wait_ms * 500_000;
+    if returned_ns - invoked_ns < half_ns {
+        return Some(format!(
+            "a read of key {key:?} that waited for more than index {since} came back after {} ms of {wait_ms} though \
+             there was nothing new",
+            (returned_ns - invoked_ns) / 1_000_000
+        ));
+    }
+    let applied = life.applied_at(invoked_ns + half_ns);
+    let versions = history.iter().filter(|operation| operation.key == *key);
+    let missed = versions.filter_map(|operation| match &operation.outcome {
+        Outcome::Ok(Response::Value(Some(seen))) => Some(seen.modify_index),
+        _ => None,
+    });
+    let missed = missed.filter(|version| *version > since && *version <= applied).min()?;
+    Some(format!(
+        "a read of key {key:?} waited on node {node} for more than index {since} until its time was over, though the \
+         node had applied a change at index {missed}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline::env::Observed;
+
+    use super::super::looks::test::{lives, look};
+    use super::super::{Event, Stop};
+    use super::*;
+    use crate::history::{Action, Versioned};
+
+    fn watch(since: u64, from_ms: u64, to_ms: u64, index: u64) -> Look {
+        look(LookKind::Watch { since, wait_ms: 1_000 }, from_ms, to_ms, index)
+    }
+
+    fn seen(modify_index: u64) -> Operation {
+        Operation {
+            id: modify_index,
+            client: 0,
+            node: 0,
+            key: "k".to_owned(),
+            action: Action::Get,
+            invoked_ns: 0,
+            outcome: Outcome::Ok(Response::Value(Some(Versioned { value: "v".to_owned(), modify_index }))),
+            returned_ns: Some(1),
+        }
+    }
+
+    fn applied(index: u64) -> Observed {
+        Observed::Applied { index, term: 1, entry: 0, state: 0 }
+    }
+
+    fn objects(happened: &[(u64, Event<'_>)], look: Look, history: &[Operation]) -> bool {
+        let mut findings = Findings::default();
+        check(&[look], &lives(happened), history, &mut findings);
+        findings.violations.iter().any(|violation| violation.check == "WATCH")
+    }
+
+    #[test]
+    fn a_watcher_comes_back_with_news_or_when_its_time_is_over() {
+        assert!(!objects(&[], watch(5, 0, 10, 6), &[]));
+        assert!(!objects(&[], watch(5, 0, 1_000, 5), &[]));
+        let late = applied(6);
+        let news = [(800, Event::Observed(&late))];
+        assert!(!objects(&news, watch(5, 0, 1_000, 5), &[seen(6)]), "the clock may run fast");
+    }
+
+    #[test]
+    fn a_watcher_that_is_woken_for_nothing_or_not_at_all_or_sent_back_is_noticed() {
+        assert!(objects(&[], watch(5, 0, 10, 5), &[]));
+        assert!(objects(&[], watch(5, 0, 10, 4), &[]));
+        let early = applied(6);
+        let news = [(100, Event::Observed(&early))];
+        assert!(objects(&news, watch(5, 0, 1_000, 5), &[seen(6)]));
+        let storm = [(5, Event::FaultBegan), (6, Event::FaultEnded)];
+        assert!(!objects(&storm, watch(5, 0, 10, 5), &[]), "its clock may have jumped");
+        let restart = [(5, Event::Stopped(Stop::Kill))];
+        assert!(!objects(&restart, watch(5, 0, 10, 5), &[]));
+    }
+}
