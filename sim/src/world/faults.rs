@@ -35,7 +35,7 @@ impl World {
         }
     }
 
-    fn begins(&self, fault: &Fault, what: &str) {
+    pub(super) fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
         self.universe.pump.tell(WORLD, Happening::FaultBegan { fault, what });
@@ -156,7 +156,7 @@ impl World {
     }
 
     /// What a fault finds now.
-    fn scene(&self) -> Scene {
+    pub(super) fn scene(&self) -> Scene {
         Scene {
             nodes: self.machines().into_keys().collect(),
             clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
@@ -167,7 +167,7 @@ impl World {
     }
 
     /// Puts rules in force for a while.
-    async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
+    pub(super) async fn links(&self, rules: Vec<Rule>, harsh: bool, duration: Duration) {
         let numbers: Vec<u64> = rules.into_iter().map(|rule| self.universe.net.add_rule(rule)).collect();
         self.disturb(harsh, true);
         self.universe.sleep(duration).await;
