@@ -88,14 +88,15 @@ mod tests {
     #[test]
     fn with_few_parts_the_search_is_short_and_coarse() {
         let items: Vec<u32> = (0..100).collect();
+        let culprits = || (0..50).step_by(5);
         let mut tries = 0;
         let fails = |part: &[u32]| {
             tries += 1;
-            part.contains(&3) && part.contains(&96)
+            culprits().all(|culprit| part.contains(&culprit))
         };
-        let found = ddmin(&items, 4, one_by_one(fails));
-        assert!(found.contains(&3) && found.contains(&96) && found.len() < 100);
-        assert!(tries < 40, "{tries}");
+        // Half of them goes easily; what is left would have to be cut finer than into four.
+        assert_eq!(ddmin(&items, 4, one_by_one(fails)), (0..50).collect::<Vec<u32>>());
+        assert!(tries < 20, "{tries}");
     }
 
     proptest! {
