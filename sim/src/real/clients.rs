@@ -158,7 +158,13 @@ impl Clients {
                     self.ask(&env, client, node, &key, Action::Cas { expected, value }, index).await;
                 }
                 // The report says that these were left out.
-                PlannedAction::Own(_) | PlannedAction::Lock(_) => {}
+                PlannedAction::Own(_)
+                | PlannedAction::Lock(_)
+                | PlannedAction::Stale
+                | PlannedAction::Watch(_)
+                | PlannedAction::List
+                | PlannedAction::DeleteTree
+                | PlannedAction::Fire(_) => {}
             }
         }
     }

@@ -253,7 +253,7 @@ impl World {
         match change {
             MembershipChange::Add => {
                 let servers = self.machines().into_keys().filter(|node| *node < agents::FIRST);
-                let node = servers.last().map_or(0, |last| last + 1);
+                let node = servers.next_back().map_or(0, |last| last + 1);
                 self.begins(fault, &format!("n{node} joins"));
                 self.found_host(node, ClockSetting::default());
                 self.boot(node);
