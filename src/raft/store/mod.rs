@@ -9,8 +9,9 @@
 //!
 //! The log has one writer task with a queue. It takes all that has gathered, writes it as one batch, syncs
 //! once, and only then tells each of the askers: group commit. Nothing is acknowledged before it is
-//! durable, and writes take effect in the order asked. The vote and snapshots have files of their own and
-//! wait for nobody's log.
+//! durable, and writes take effect in the order asked. The vote has a file of its own, but is not acknowledged before
+//! all of the log that was asked for earlier: openraft takes an earlier write for done when a later one is. Snapshots
+//! have files of their own and wait for nobody.
 //!
 //! What must be readable before it is durable (openraft reads entries back as soon as it appended
 //! them) is kept in memory; entries leave memory only after they are on disk.
@@ -20,7 +21,7 @@
 //!   write, so nothing written later could be trusted. The store then refuses everything and
 //!   [`Store::failure`] says why; the agent stops.
 //! * A **full disk** is not an error. The log waits, [`Store::is_full`] says so, and the leader refuses new
-//!   writes; votes go on, because their space is taken from the beginning. When space is freed all goes on.
+//!   writes. When space is freed all goes on.
 //! * A **torn** end of the log was never acknowledged and is dropped on opening.
 //! * **Damage** anywhere else is never read as data and never cut off. On opening it is an error, or, if so
 //!   configured ([`OnDamage`]), the files are moved out of the way and the server begins anew, under a
@@ -532,7 +533,10 @@ impl Store {
             });
             return Ok(());
         }
-        self.save_facts(move |facts| facts.vote = Some(vote)).await?;
+        // Both at once: the vote's own file is written, and the log up to here.
+        let saved = self.save_facts(move |facts| facts.vote = Some(vote));
+        let (saved, flushed) = futures_util::future::join(saved, self.flush()).await;
+        saved.and(flushed)?;
         self.observe_vote(vote);
         self.shared.env.linger(hazard::VOTE_DURABLE).await;
         Ok(())
@@ -850,6 +854,10 @@ impl Writer {
                 Op::Committed { log_id } => records.push(Record::Committed(*log_id)),
                 Op::Flush { .. } => {}
             }
+        }
+        if records.is_empty() {
+            // Whoever asked only wants to know that all before is durable.
+            return Ok(());
         }
         let payload = Arc::new(wal::encode(records)?);
         loop {

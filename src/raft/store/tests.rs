@@ -447,7 +447,7 @@ impl Disk for Small {
 }
 
 #[tokio::test]
-async fn a_full_disk_makes_writes_wait_but_no_vote_and_all_goes_on_when_there_is_space() {
+async fn a_full_disk_makes_writes_wait_and_votes_behind_them_and_all_goes_on_when_there_is_space() {
     let small = Small::default();
     let env = env_on(Arc::new(small.clone()), 5);
     env.scope(async {
@@ -460,9 +460,16 @@ async fn a_full_disk_makes_writes_wait_but_no_vote_and_all_goes_on_when_there_is
         });
         store.full().wait_for(|full| *full).await.unwrap();
         assert!(store.is_full());
-        store.save_vote(vote(2, 7)).await.unwrap();
+        // An acknowledged vote says to openraft that the entries before it are durable.
+        let voting = env.spawn({
+            let store = store.clone();
+            async move { store.save_vote(vote(2, 7)).await }
+        });
+        let mut voting = std::pin::pin!(voting);
+        assert!(env.timeout(Duration::from_millis(50), &mut voting).await.is_err(), "it waits for them");
         small.full.store(false, std::sync::atomic::Ordering::Relaxed);
         writing.await.unwrap().unwrap();
+        voting.await.unwrap().unwrap();
         assert!(!store.is_full());
         drop(store);
         let store = open(&env, OPTIONS).await.unwrap();
