@@ -57,6 +57,15 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Lock(_))) {
         reasons.insert("locks: sessions and locks are not asked for");
     }
+    let other = |action: &PlannedAction| {
+        use PlannedAction::{DeleteTree, Fire, List, Stale, Watch};
+        matches!(action, Stale | Watch(_) | List | DeleteTree | Fire(_))
+    };
+    if scenario.operations.iter().any(|op| other(&op.action)) {
+        reasons.insert(
+            "other requests: old, waiting and recursive reads, removed trees and events are not asked for",
+        );
+    }
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
         reasons.insert("own operations: an experiment knows the simulated world only");
     }

@@ -252,7 +252,7 @@ impl World {
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {
         match change {
             MembershipChange::Add => {
-                let servers = self.machines().into_keys().filter(|node| *node < agents::FIRST);
+                let mut servers = self.machines().into_keys().filter(|node| *node < agents::FIRST);
                 let node = servers.next_back().map_or(0, |last| last + 1);
                 self.begins(fault, &format!("n{node} joins"));
                 self.found_host(node, ClockSetting::default());

@@ -49,13 +49,13 @@ impl World {
                 self.universe.hazards().remove(number);
             }
             FaultKind::LoseDisk { node } => self.lose_disk(fault, *node, duration).await,
-            FaultKind::Upgrade { node, protocol } => {
-                if self.machine(*node).is_some_and(|machine| machine.is_running()) {
-                    self.state().protocols.insert(*node, *protocol);
-                    let text = format!("{} will speak version {protocol}", node_name(*node));
-                    self.universe.pump.note(WORLD, "upgrade", text);
-                    self.crash(fault, &[*node], Stop::Kill, duration).await;
-                }
+            FaultKind::Upgrade { node, protocol }
+                if self.machine(*node).is_some_and(|machine| machine.is_running()) =>
+            {
+                self.state().protocols.insert(*node, *protocol);
+                let text = format!("{} will speak version {protocol}", node_name(*node));
+                self.universe.pump.note(WORLD, "upgrade", text);
+                self.crash(fault, &[*node], Stop::Kill, duration).await;
             }
             _ => {}
         }
