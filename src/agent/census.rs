@@ -2,11 +2,15 @@
 //! live.
 //!
 //! Every member has its node registered with the check `serfHealth`; servers also run the service
-//! `consul`. A failed member's check is critical; one that left is taken out, with all that is on it. A node
-//! whose `serfHealth` is there and that gossip no longer knows was reaped, and is taken out too. Nodes
+//! `consul`. A failed member's check is critical; one that left is taken out, with all that is on it. Nodes
 //! that others registered have no such check and are left alone.
+//!
+//! A node whose `serfHealth` is there and that gossip does not know may only not be known *yet*: a leader that has just
+//! started sees the others come one by one. So it counts as failed after a minute, and as gone when gossip, had it known
+//! it, would have forgotten it. Taking it out at once ended sessions that were in use (seed 58 of the sweep, once).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::gossip::{Member, Status as Fate};
 use crate::state::CatalogCommand;
@@ -17,6 +21,11 @@ use crate::state::catalog::{
 use super::local::book::CONSUL_SERVICE;
 use super::meta::{Meta, Role};
 use super::uuid_of;
+
+/// A node that gossip does not know for so long counts as failed.
+const UNKNOWN_FOR: Duration = Duration::from_secs(60);
+/// And as gone after so long, which is when gossip forgets who failed.
+const REAPED_AFTER: Duration = Duration::from_secs(72 * 3600);
 
 /// What the catalog holds of all this.
 pub struct Entered {
@@ -43,8 +52,20 @@ fn serf_health(lives: bool) -> CheckInfo {
     }
 }
 
-/// What to write so that the catalog agrees with gossip. Pure; an empty plan says that it does.
-pub fn plan(members: &[Member], entered: &Entered) -> Vec<CatalogCommand> {
+/// The nodes that the catalog has as members and that gossip does not know.
+pub fn unknown(members: &[Member], entered: &Entered) -> BTreeSet<String> {
+    let known: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    let entered = entered.checks.iter().filter(|row| row.check.info.id == SERF_HEALTH);
+    entered.filter(|row| !known.contains(row.node.as_str())).map(|row| row.node.clone()).collect()
+}
+
+/// What to write so that the catalog agrees with gossip. `unknown_for` tells for how long this leader has not known
+/// a node. Pure; an empty plan says that they agree.
+pub fn plan(
+    members: &[Member],
+    entered: &Entered,
+    unknown_for: &BTreeMap<String, Duration>,
+) -> Vec<CatalogCommand> {
     let nodes: BTreeMap<&str, &NodeInfo> =
         entered.nodes.iter().map(|row| (row.info.name.as_str(), &row.info)).collect();
     let health: BTreeMap<&str, &CheckInfo> = entered
@@ -55,8 +76,6 @@ pub fn plan(members: &[Member], entered: &Entered) -> Vec<CatalogCommand> {
         .collect();
     let servers: BTreeMap<&str, &ServiceInfo> =
         entered.servers.iter().map(|one| (one.node.info.name.as_str(), &one.service.info)).collect();
-    let known: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
-
     let mut plan = Vec::new();
     for member in members {
         let name = member.name.as_str();
@@ -92,8 +111,16 @@ pub fn plan(members: &[Member], entered: &Entered) -> Vec<CatalogCommand> {
         let skip_node_update = !moved;
         plan.push(Registration { node, skip_node_update, service, checks: vec![check] }.into());
     }
-    for node in health.keys().filter(|node| !known.contains(**node)) {
-        plan.push(CatalogCommand::DeregisterNode { node: (*node).to_owned() });
+    for node in unknown(members, entered) {
+        let gone_for = unknown_for.get(&node).copied().unwrap_or_default();
+        let check = serf_health(false);
+        if gone_for >= REAPED_AFTER {
+            plan.push(CatalogCommand::DeregisterNode { node });
+        } else if gone_for >= UNKNOWN_FOR && health.get(node.as_str()) != Some(&&check) {
+            let Some(info) = nodes.get(node.as_str()) else { continue };
+            let (node, checks) = ((*info).clone(), vec![check]);
+            plan.push(Registration { node, skip_node_update: true, service: None, checks }.into());
+        }
     }
     plan
 }
@@ -107,5 +134,85 @@ fn consul(port: u16, meta: &Meta) -> ServiceInfo {
         meta: facts.map(|(key, value)| (key.to_owned(), value)).into(),
         weights: (1, 1),
         ..ServiceInfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::state::catalog::{CatalogNodes, Checks, ChecksOf, ServiceInstances};
+    use crate::state::query::Asked;
+    use crate::state::{Command, Request, RequestId, State};
+
+    fn member(name: &str, status: Fate, server: bool) -> Member {
+        let addr = ([10, 0, 0, 1], 8301).into();
+        let rpc_addr = ([10, 0, 0, 1], 8300).into();
+        let role = if server { Role::Server { rpc_addr, expect: 0 } } else { Role::Client };
+        let meta = Meta::of(&Config::default(), role, 8500).encode().unwrap().into();
+        Member {
+            node_id: name.len() as u64,
+            name: name.into(),
+            addr,
+            generation: 1,
+            meta,
+            status,
+            since: crate::env::Instant(0),
+        }
+    }
+
+    fn entered(state: &State) -> Entered {
+        Entered {
+            nodes: CatalogNodes.ask(state).value,
+            checks: Checks { of: ChecksOf::Any, node_meta: BTreeMap::new() }.ask(state).value,
+            servers: ServiceInstances { service: "consul".into(), health: false }.ask(state).value,
+        }
+    }
+
+    /// Follows the members once, and sees that nothing is left to do then.
+    fn follow(state: &mut State, members: &[Member], unknown_for: &[(&str, Duration)]) -> Vec<String> {
+        let unknown_for = unknown_for.iter().map(|(name, time)| ((*name).to_owned(), *time)).collect();
+        let plan = plan(members, &entered(state), &unknown_for);
+        let told = plan.iter().map(ToString::to_string).collect();
+        for command in plan {
+            let index = state.applied() + 1;
+            let id = RequestId { origin: 1, number: index };
+            state.apply(index, &Request { id, done_below: 0, command: Command::Catalog(command) });
+        }
+        assert_eq!(super::plan(members, &entered(state), &unknown_for), []);
+        told
+    }
+
+    #[test]
+    fn the_catalog_follows_the_members_through_life_and_death() {
+        let mut state = State::default();
+        let (server, client) = (member("a", Fate::Alive, true), member("bb", Fate::Alive, false));
+        let told = follow(&mut state, &[server.clone(), client.clone()], &[]);
+        assert_eq!(
+            told,
+            [
+                "register node \"a\" with service \"consul\" with check \"serfHealth\" passing",
+                "register node \"bb\" with check \"serfHealth\" passing"
+            ]
+        );
+        let failed = member("bb", Fate::Failed, false);
+        let told = follow(&mut state, &[server.clone(), failed], &[]);
+        assert_eq!(told, ["register node \"bb\" with check \"serfHealth\" critical"]);
+        let told = follow(&mut state, &[server.clone(), client], &[]);
+        assert_eq!(told, ["register node \"bb\" with check \"serfHealth\" passing"]);
+        let told = follow(&mut state, &[server, member("bb", Fate::Left, false)], &[]);
+        assert_eq!(told, ["deregister node \"bb\""]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_known_yet_is_left_alone_then_failed_then_gone() {
+        let mut state = State::default();
+        let server = member("a", Fate::Alive, true);
+        follow(&mut state, &[server.clone(), member("bb", Fate::Alive, false)], &[]);
+        let alone = [server];
+        assert_eq!(follow(&mut state, &alone, &[("bb", Duration::from_secs(59))]), Vec::<String>::new());
+        let told = follow(&mut state, &alone, &[("bb", Duration::from_secs(60))]);
+        assert_eq!(told, ["register node \"bb\" with check \"serfHealth\" critical"]);
+        assert_eq!(follow(&mut state, &alone, &[("bb", REAPED_AFTER)]), ["deregister node \"bb\""]);
     }
 }

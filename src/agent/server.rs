@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::config::{Bootstrap, Config, RaftConfig};
-use crate::env::{AbortOnDrop, Env, hazard};
+use crate::env::{AbortOnDrop, Env, Instant, hazard};
 use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
@@ -554,11 +554,13 @@ impl Server {
     async fn enter_members(self) {
         let env = &self.inner.env;
         let mut members = self.inner.lan.changes();
+        // Since when this leader has not known a node that the catalog has.
+        let mut unknown: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
             tokio::select! {
                 biased;
                 changed = members.changed() => if changed.is_err() { return },
-                () = self.inner.node.leader_changed() => {}
+                () = self.inner.node.leader_changed() => unknown.clear(),
                 () = env.sleep(ENTER_EVERY) => {}
             }
             while self.inner.node.is_leader() {
@@ -570,7 +572,14 @@ impl Server {
                         continue;
                     }
                 };
-                let plan = census::plan(&self.inner.lan.members(), &entered);
+                let (known, now) = (self.inner.lan.members(), env.now());
+                let missed = census::unknown(&known, &entered);
+                unknown.retain(|node, _| missed.contains(node));
+                let missed_for = missed.into_iter().map(|node| {
+                    let since = *unknown.entry(node.clone()).or_insert(now);
+                    (node, now.since(since))
+                });
+                let plan = census::plan(&known, &entered, &missed_for.collect());
                 if plan.is_empty() {
                     break;
                 }
