@@ -79,6 +79,9 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(15);
 const GLANCES: u32 = 8;
 const GLANCE_EVERY: Duration = Duration::from_millis(40);
 
+/// How often the stores are read at the end until nothing was applied while they were.
+const STILL_TRIES: usize = 20;
+
 /// How often the world looks whether what it waits for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -799,6 +802,11 @@ impl World {
         }
     }
 
+    /// What each node has applied, and to what effect.
+    fn applied(&self) -> Vec<(u32, String)> {
+        self.watch.seen().iter().map(|(node, seen)| (*node, format!("{:?}", seen.applied))).collect()
+    }
+
     /// What keeps the nodes from being of one mind.
     fn disagreement(&self) -> Option<String> {
         let machines = self.machines();
@@ -865,10 +873,18 @@ impl World {
                     }
                 }
             }
-            // A store that cannot be read is LIVE's business.
-            for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
-                if let Ok(store) = self.clients.store(env, *node).await {
-                    stores.insert(*node, store);
+            // The stores are of one moment only if nothing was applied meanwhile: sessions expire even now.
+            for _ in 0..STILL_TRIES {
+                let before = self.applied();
+                stores.clear();
+                // A store that cannot be read is LIVE's business.
+                for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
+                    if let Ok(store) = self.clients.store(env, *node).await {
+                        stores.insert(*node, store);
+                    }
+                }
+                if self.applied() == before {
+                    break;
                 }
             }
         }
