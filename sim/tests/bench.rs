@@ -29,7 +29,8 @@ struct Servers<'a> {
 
 impl Servers<'_> {
     fn start(&mut self, node: u32) {
-        let mut args = vec!["agent".to_owned(), "--bootstrap-expect".to_owned(), "3".to_owned()];
+        let mut args =
+            vec!["agent".to_owned(), "--server".to_owned(), "--bootstrap-expect".to_owned(), "3".to_owned()];
         let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
         add("--node", format!("n{node}"));
         add("--bind", self.ground.node(node).to_string());

@@ -68,7 +68,7 @@ fn an_impossible_plan_is_refused_by_place_and_nothing_is_written() {
         ("\"nodes\": 3,", "\"nodes\": 0,", "plan.json cannot be run: nodes: 0, want 1 to 64"),
         ("\"nodes\": 3,", "\"nodes\": 2,", "plan.json cannot be run: clocks: 3 of them for 2 nodes"),
         ("\"duration_ms\": 6000", "\"duration_ms\": 2000", "plan.json cannot be run: faults[0].for_ms: 3000"),
-        ("\"version\": 2", "\"version\": 9", "plan.json is a scenario of version 9; this build reads 2"),
+        ("\"version\": 2", "\"version\": 9", "plan.json is a scenario of version 9; this build reads 1 to 2"),
         ("\"for_ms\"", "\"for_years\"", "plan.json is not a scenario: unknown field `for_years`"),
         ("\"leader\"", "\"gravity\"", "unknown variant `gravity`"),
     ];

@@ -103,8 +103,8 @@ impl Cluster {
             now_ns: 0,
         };
         let voters = vec![(1..=count as u64).collect::<Vec<_>>()];
+        (0..count).for_each(|node| cluster.start(node));
         for node in 0..count {
-            cluster.start(node);
             cluster.say(node, Observed::Membership { index: 0, voters: voters.clone(), learners: vec![] });
         }
         cluster

@@ -76,9 +76,22 @@ pub fn plan(
         .collect();
     let servers: BTreeMap<&str, &ServiceInfo> =
         entered.servers.iter().map(|one| (one.node.info.name.as_str(), &one.service.info)).collect();
-    let mut plan = Vec::new();
+    // A name may have had several nodes: one that lost its disk comes back as another. The one that lives counts.
+    let mut by_name: BTreeMap<&str, &Member> = BTreeMap::new();
+    let rank = |member: &Member| match member.status {
+        Fate::Alive => 3,
+        Fate::Leaving => 2,
+        Fate::Failed => 1,
+        Fate::Left => 0,
+    };
     for member in members {
-        let name = member.name.as_str();
+        let known = by_name.entry(&member.name).or_insert(member);
+        if (rank(member), member.generation) > (rank(known), known.generation) {
+            *known = member;
+        }
+    }
+    let mut plan = Vec::new();
+    for (name, member) in by_name {
         if member.status == Fate::Left {
             if nodes.contains_key(name) {
                 plan.push(CatalogCommand::DeregisterNode { node: name.to_owned() });
@@ -202,6 +215,17 @@ mod tests {
         assert_eq!(told, ["register node \"bb\" with check \"serfHealth\" passing"]);
         let told = follow(&mut state, &[server, member("bb", Fate::Left, false)], &[]);
         assert_eq!(told, ["deregister node \"bb\""]);
+    }
+
+    #[test]
+    fn of_two_nodes_of_one_name_the_one_that_lives_counts() {
+        let mut state = State::default();
+        let now = member("a", Fate::Alive, true);
+        let gone = Member { node_id: 77, generation: 9, ..member("a", Fate::Left, true) };
+        for order in [[now.clone(), gone.clone()], [gone, now]] {
+            follow(&mut state, &order, &[]);
+            assert_eq!(state.catalog().node("a").unwrap().info.id, uuid_of(1));
+        }
     }
 
     #[test]

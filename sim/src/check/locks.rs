@@ -14,13 +14,17 @@
 //! time by as much as the fastest clock of the run is fast; a session expires after twice its TTL.
 //!
 //! Let pass: a session that lives too long (Consul promises no upper bound), and all that happens after a
-//! client's node was told to leave, because a session ends with its node.
+//! client's node was told to leave, because a session ends with its node. The leader may act on a departure late: a node
+//! that is back, and not heard of yet, can lose the sessions it made since, for as long as [`ACTED_ON_NS`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::Findings;
+
+/// A departure may be acted on so long after the node was told to leave: leaving takes up to 15 s of it.
+const ACTED_ON_NS: u64 = 20_000_000_000;
 
 /// Something that a client with a session knows for certain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,8 +128,8 @@ impl<'a> Known<'a> {
             left: circumstances
                 .left_ns
                 .iter()
-                .filter(|(left, at)| *left == node && *at >= made_ns)
-                .map(|(_, at)| *at)
+                .filter(|(left, at)| *left == node && at + ACTED_ON_NS >= made_ns)
+                .map(|(_, at)| (*at).max(made_ns))
                 .min(),
             steps,
         })
@@ -305,5 +309,16 @@ mod tests {
         let mut story = Story::default().holder("a", 0, 1).step("a", (5, 6), What::Lost);
         story.1.left_ns.push((3, 4_000_000_000));
         story.accepts();
+    }
+
+    #[test]
+    fn a_departure_is_no_excuse_for_ever() {
+        let lost = || Story::default().holder("a", 40, 41).step("a", (45, 46), What::Lost);
+        let mut early = lost();
+        early.1.left_ns.push((3, 10_000_000_000));
+        early.rejects("is said to be gone");
+        let mut late = lost();
+        late.1.left_ns.push((3, 39_000_000_000));
+        late.accepts();
     }
 }

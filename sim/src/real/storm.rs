@@ -268,6 +268,7 @@ mod tests {
             fault(fails),
             fault(FaultKind::PowerLoss { nodes: vec![1] }),
         ];
+        scenario.operations.clear();
         let reasons = left_out(&scenario);
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons[0].starts_with("fsync-fail") && reasons[1].starts_with("power-loss"));
