@@ -6,7 +6,7 @@
 //!
 //! The fault `succession`: the leader is killed, and as soon as there is another, that one too.
 //!
-//! The bug `COUNT`: the route tries again when it does not know whether an addition was counted.
+//! The bug `COUNT`: the route tries again when it has heard nothing for a moment, and so counts twice.
 //!
 //!     cargo sim-example counter
 //!     cargo sim-example counter run --seeds 1..=20 --mutant COUNT
@@ -83,10 +83,15 @@ fn routes(agent: Agent) -> Router {
 
 async fn add(State(agent): State<Agent>, Path(n): Path<u64>) -> Response {
     let command = n.to_le_bytes();
-    let mut added = agent.command(&command).await;
-    if mutant::is("COUNT") && matches!(added, Err(WriteError::Unknown(_))) {
-        added = agent.command(&command).await;
-    }
+    let added = if mutant::is("COUNT") {
+        let first = agent.env().timeout(Duration::from_millis(2), agent.command(&command)).await;
+        match first {
+            Ok(added) => added,
+            Err(_) => agent.command(&command).await,
+        }
+    } else {
+        agent.command(&command).await
+    };
     match added {
         Ok(_) => StatusCode::OK.into_response(),
         Err(WriteError::Unknown(reason)) => (StatusCode::GATEWAY_TIMEOUT, reason).into_response(),
@@ -120,7 +125,7 @@ impl Experiment for Counting {
     fn mutants(&self) -> &'static [Mutant] {
         &[Mutant {
             id: "COUNT",
-            what: "an addition is asked for again when it is not known whether it was counted",
+            what: "an addition is asked for again when nothing was heard of it for a moment",
             origin: "this example",
             needs: sim::mutants::LOST_REPLIES,
             checks: &["COUNT"],
