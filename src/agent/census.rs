@@ -162,7 +162,7 @@ mod tests {
         let addr = ([10, 0, 0, 1], 8301).into();
         let rpc_addr = ([10, 0, 0, 1], 8300).into();
         let role = if server { Role::Server { rpc_addr, expect: 0 } } else { Role::Client };
-        let meta = Meta::of(&Config::default(), role, 8500).encode().unwrap().into();
+        let meta = Meta::of(&Config::default(), role, 8500).encode().unwrap();
         Member {
             node_id: name.len() as u64,
             name: name.into(),

@@ -2,7 +2,7 @@
 //!
 //! Two views of the same: the last complete interval of [`INTERVAL`], as `/v1/agent/metrics` shows it in the form of
 //! go-metrics' in-memory sink, and totals since the start, in Prometheus' text format (version 0.0.4). Gauges are not
-//! kept: they are what [`Stats`](super::Stats) says at the moment somebody asks.
+//! kept: they are what [`Stats`] says at the moment somebody asks.
 //!
 //! Intervals turn when something is recorded or read, so an idle agent keeps no timer. A name with its labels is kept
 //! until the agent stops; labels come from a fixed set of words, so their number is bounded.

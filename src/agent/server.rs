@@ -4,7 +4,7 @@
 //!
 //! * **founding** ([`bootstrap`](super::bootstrap)): a server without a cluster founds one, alone or with others;
 //! * **reconciling** ([`reconcile`](super::reconcile)): the leader makes the Raft configuration follow gossip;
-//! * **entering** ([`census`](super::census)): the leader makes the catalog's nodes follow gossip;
+//! * **entering** ([`census`]): the leader makes the catalog's nodes follow gossip;
 //! * **recovering**: until a restarted server has caught up with what it had applied before, it answers no read
 //!   that does not ask a leader.
 //!

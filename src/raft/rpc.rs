@@ -1,6 +1,6 @@
 //! How servers talk: framed requests and answers over one stream per peer and lane.
 //!
-//! A frame ([`frame`](super::frame)) holds a postcard-encoded envelope. Requests carry a number and answers come in any order, so a slow request holds up nobody. Each
+//! A frame ([`frame`]) holds a postcard-encoded envelope. Requests carry a number and answers come in any order, so a slow request holds up nobody. Each
 //! envelope names the sender's cluster: a server never takes part in another cluster's Raft.
 //!
 //! A [`Lane`] is a connection of its own, so that a snapshot under way delays no heartbeat.

@@ -3,7 +3,7 @@
 //! A node without a state of its own cannot hand a closure to one that has it. So each read is a small
 //! struct, a [`Question`], whose type says what it finds. Two ways lead to the same answer:
 //!
-//! * where the state is, [`Question::ask`] looks at it, with all types known;
+//! * where the state is, [`Asked::ask`] looks at it, with all types known;
 //! * anywhere else the question becomes a [`Query`] (`question.into()`), travels, is answered by
 //!   [`State::answer`], and the [`Found`] that comes back is unpacked by [`Question::unpack`].
 //!
