@@ -19,7 +19,7 @@ use super::catalog::ServiceBody;
 use super::decode::{self, GoDuration};
 use super::filter::Filter;
 use super::reply::{self, Failure, Reply};
-use super::wire::{Address, Check, Weights};
+use super::wire::{Address, Check, Weights, addresses};
 use super::{Api, Call};
 
 /// The least time between two looks.
@@ -290,7 +290,6 @@ struct Own {
 
 impl Own {
     fn new(service: &ServiceInfo, datacenter: &str) -> Own {
-        let addresses = service.tagged_addresses.iter();
         Own {
             kind: service.kind.clone(),
             id: service.id.clone(),
@@ -299,11 +298,7 @@ impl Own {
             meta: service.meta.clone(),
             port: service.port,
             address: service.address.clone(),
-            tagged_addresses: addresses
-                .map(|(name, (address, port))| {
-                    (name.clone(), Address { address: address.clone(), port: *port })
-                })
-                .collect(),
+            tagged_addresses: addresses(service),
             weights: Weights { passing: service.weights.0, warning: service.weights.1 },
             enable_tag_override: service.enable_tag_override,
             content_hash: None,

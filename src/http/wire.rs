@@ -48,7 +48,8 @@ pub struct Address {
     pub port: u16,
 }
 
-fn addresses(service: &ServiceInfo) -> BTreeMap<String, Address> {
+/// The addresses of a service, by the network they are for.
+pub fn addresses(service: &ServiceInfo) -> BTreeMap<String, Address> {
     let all = service.tagged_addresses.iter();
     all.map(|(name, (address, port))| (name.clone(), Address { address: address.clone(), port: *port }))
         .collect()

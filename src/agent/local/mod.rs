@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::env::{AbortOnDrop, Env, Instant, Rng};
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
-use crate::state::{Command, Outcome};
+use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::{Agent, Consistency, QueryOptions, uuid_of};
 use book::{Book, Definition, Probe, Unknown, scale};
@@ -348,23 +348,24 @@ impl Local {
         let options = QueryOptions::now(Consistency::Default);
         let whole = agent.query(options, &OneNode { node: node.name.clone(), checks: true }).await;
         let whole = whole.map_err(|error| error.to_string())?.value;
-        let (plan, dirty) = {
-            let mut book = self.locked();
-            (book.full_plan(&node, whole.as_ref()), book.take_dirty())
-        };
-        let told = self.write_all(agent, plan).await;
-        if told.is_err() {
-            self.locked().not_told(dirty);
-        }
-        told
+        self.tell_catalog(agent, |book| book.full_plan(&node, whole.as_ref())).await
     }
 
     /// Tells what changed.
     async fn tell_changes(&self, agent: &Agent) -> Result<(), String> {
         let node = node_info(agent);
+        self.tell_catalog(agent, |book| book.partial_plan(&node)).await
+    }
+
+    /// Writes what `plan` makes of the book. What could not be told stays to be told.
+    async fn tell_catalog(
+        &self,
+        agent: &Agent,
+        plan: impl FnOnce(&mut Book) -> Vec<CatalogCommand>,
+    ) -> Result<(), String> {
         let (plan, dirty) = {
             let mut book = self.locked();
-            (book.partial_plan(&node), book.take_dirty())
+            (plan(&mut book), book.take_dirty())
         };
         let told = self.write_all(agent, plan).await;
         if told.is_err() {
@@ -373,7 +374,7 @@ impl Local {
         told
     }
 
-    async fn write_all(&self, agent: &Agent, plan: Vec<crate::state::CatalogCommand>) -> Result<(), String> {
+    async fn write_all(&self, agent: &Agent, plan: Vec<CatalogCommand>) -> Result<(), String> {
         for command in plan {
             let told = command.to_string();
             match agent.write(Command::Catalog(command)).await {
