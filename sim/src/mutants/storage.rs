@@ -1,32 +1,8 @@
 //! Bugs of the disk: what is durable and what is believed of it.
 
-use super::Mutant;
+use super::{Mutant, RESTARTS};
 
-/// Whatever ends a host before everything it wrote is on the platter.
-const CRASHES: &[&str] = &[
-    "bit-rot",
-    "crash-loop",
-    "crash-point",
-    "disk-full",
-    "lose-disk",
-    "fsync-fail",
-    "kill",
-    "lying-sync",
-    "membership",
-    "misdirected-read",
-    "misdirected-write",
-    "move",
-    "power-loss",
-    "read-error",
-    "restart-storm",
-    "short-read",
-    "sync-crash",
-    "upgrade",
-    "vanish",
-    "write-error",
-];
-
-/// The same, where only what the page cache held is lost.
+/// Of [`RESTARTS`], those where only what the page cache held is lost.
 const POWER_LOSSES: &[&str] = &[
     "bit-rot",
     "crash-loop",
@@ -46,21 +22,21 @@ pub const TABLE: &[Mutant] = &[
         id: "R01",
         what: "term and vote are saved in two writes, and the first is taken for both",
         origin: "hashicorp/raft#661",
-        needs: CRASHES,
+        needs: RESTARTS,
         checks: &["ES", "MV"],
     },
     Mutant {
         id: "R22",
         what: "a crash while a snapshot is written leaves its data under the index of the one before",
         origin: "etcd-io/etcd#17780",
-        needs: CRASHES,
+        needs: RESTARTS,
         checks: &["SMS", "LIN"],
     },
     Mutant {
         id: "R23",
         what: "a crash while a snapshot is written leaves its index with the data of the one before",
         origin: "etcd-io/etcd#14685, #13766",
-        needs: CRASHES,
+        needs: RESTARTS,
         checks: &["SMS", "LIN", "DUR"],
     },
     Mutant {
@@ -109,7 +85,7 @@ pub const TABLE: &[Mutant] = &[
         id: "S07",
         what: "a snapshot is written over the one before it",
         origin: "design",
-        needs: CRASHES,
+        needs: RESTARTS,
         checks: &["DUR", "CRASH"],
     },
     Mutant {
