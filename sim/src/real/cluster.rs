@@ -261,6 +261,7 @@ impl Cluster {
             rpc_addr: at(RPC_PORT),
             gossip_addr: at(GOSSIP_PORT),
             advertise: Some(self.ground.known(node)),
+            server: !self.scenario.is_agent(node),
             bootstrap: self.scenario.bootstrap(node, false),
             protocol: settings.protocol,
             limits: settings.limits(),
