@@ -519,6 +519,7 @@ impl Server {
     async fn reconcile(self) {
         let env = &self.inner.env;
         let mut members = self.inner.lan.changes();
+        let mut led = false;
         loop {
             // Mutant T02: the system's randomness gets into a timer.
             let jitter = if mutant::is("T02") { mutant::system_jitter() } else { Duration::ZERO };
@@ -526,9 +527,10 @@ impl Server {
                 biased;
                 // Without gossip nothing changes any more, and the node is about to stop.
                 changed = members.changed() => if changed.is_err() { return },
-                () = self.inner.node.leader_changed() => {}
+                () = self.inner.node.leadership_changed(led) => {}
                 () = env.sleep(RECONCILE_EVERY + jitter) => {}
             }
+            led = self.inner.node.is_leader();
             while self.inner.node.is_leader() {
                 let seen: Vec<Seen> = self.inner.lan.servers().into_iter().map(|(seen, _)| seen).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
@@ -556,13 +558,15 @@ impl Server {
         let mut members = self.inner.lan.changes();
         // Since when this leader has not known a node that the catalog has.
         let mut unknown: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut led = false;
         loop {
             tokio::select! {
                 biased;
                 changed = members.changed() => if changed.is_err() { return },
-                () = self.inner.node.leader_changed() => unknown.clear(),
+                () = self.inner.node.leadership_changed(led) => unknown.clear(),
                 () = env.sleep(ENTER_EVERY) => {}
             }
+            led = self.inner.node.is_leader();
             while self.inner.node.is_leader() {
                 let entered = match self.entered().await {
                     Ok(plan) => plan,

@@ -145,7 +145,7 @@ impl Server {
             if !self.raft().is_leader() {
                 countdown = Countdown::default();
                 // Whichever comes first; both are followed by another look.
-                let _ = env.timeout(AGAIN, self.raft().leader_changed()).await;
+                let _ = env.timeout(AGAIN, self.raft().leadership_changed(false)).await;
                 continue;
             }
             let over = self.raft().state().read(|state| {

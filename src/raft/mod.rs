@@ -52,6 +52,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
@@ -436,8 +437,10 @@ impl RaftNode {
 
     /// Whether this server believes that it leads.
     pub fn is_leader(&self) -> bool {
-        let metrics = self.inner.core.metrics();
-        let metrics = metrics.borrow_watched();
+        self.leads(&self.inner.core.server_metrics().borrow_watched())
+    }
+
+    fn leads(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
         metrics.state == ServerState::Leader && metrics.current_leader == Some(self.inner.me.node_id)
     }
 
@@ -475,11 +478,13 @@ impl RaftNode {
         self.inner.core.metrics().borrow_watched().current_leader
     }
 
-    /// Waits until another leader is known, or none.
-    pub async fn leader_changed(&self) {
+    /// Waits until this server leads, if it `led` when the caller last looked, and the other way round. What happened
+    /// between that look and this call is not missed: openraft tells what it is in several channels, one after the other, and
+    /// a caller that was woken by one and then asked another found a leader not yet one, and slept (seen in production, in
+    /// one start of ten under load).
+    pub async fn leadership_changed(&self, led: bool) {
         let mut metrics = self.inner.core.server_metrics();
-        let before = metrics.borrow_watched().current_leader;
-        if metrics.wait_until(|now| now.current_leader != before).await.is_err() {
+        if metrics.wait_until(|now| self.leads(now) != led).await.is_err() {
             // Raft has stopped: nothing changes any more.
             std::future::pending().await
         }
