@@ -7,17 +7,15 @@
 // Outside the simulation: real processes and files are allowed here.
 #![allow(clippy::disallowed_methods)]
 
-use std::io::{BufRead, BufReader};
+#[path = "../../tests/common/browser.rs"]
+mod browser;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use browser::Browser;
 use driftline::env::Observed;
 use driftline::env::observe::RaftRole;
-use driftline::env::real::env_in_memory;
-use driftline::http::client;
-use hyper::Method;
 use serde_json::{Value, json};
 use sim::check::linearizable;
 use sim::fault::{Effect, Hosts, Rule};
@@ -27,7 +25,6 @@ use sim::report::RunReport;
 use sim::report::page::{Material, Page};
 use sim::report::story::Scribe;
 use sim::trace::{Event, Message, Transport, WORLD};
-use tempfile::TempDir;
 
 const MS: u64 = 1_000_000;
 
@@ -127,104 +124,36 @@ fn page(key: &str, messages: u64, operations: u64) -> Page {
 
 // A browser to look with.
 
-struct Browser {
-    driver: Child,
-    runtime: tokio::runtime::Runtime,
-    addr: SocketAddr,
-    session: String,
-    folder: TempDir,
+fn open(page: &Page) -> Browser {
+    let browser = Browser::start();
+    let file = browser.folder().join("page.html");
+    page.save(&file, false).unwrap();
+    browser.open(&format!("file://{}", file.display()));
+    browser.frame();
+    browser
 }
 
-impl Browser {
-    /// Opens a page in a browser of its own, with a profile of its own.
-    fn open(page: &Page) -> Browser {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("page.html");
-        page.save(&file, false).unwrap();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the tests of the page need chromium and chromium-driver; .ci/setup installs them");
-        let said = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = said.map_while(Result::ok).find_map(|line| {
-            let port = line.strip_suffix('.')?.rsplit_once("started successfully on port ")?.1;
-            port.parse::<u16>().ok()
-        });
-        let addr = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut browser = Browser { driver, runtime, addr, session: String::new(), folder };
-        let profile = browser.folder.path().join("profile");
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1400,900",
-            &format!("--user-data-dir={}", profile.display()),
-        ];
-        let capabilities = json!({
-            "browserName": "chrome",
-            "goog:chromeOptions": { "args": arguments },
-            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
-        });
-        let opened =
-            browser.ask(Method::POST, "/session", json!({ "capabilities": { "alwaysMatch": capabilities } }));
-        browser.session = format!("/session/{}", opened["sessionId"].as_str().unwrap());
-        browser.tell("/url", json!({ "url": format!("file://{}", file.display()) }));
-        browser.frame();
-        browser
-    }
-
-    fn ask(&self, method: Method, path: &str, body: Value) -> Value {
-        let body = if method == Method::POST { serde_json::to_vec(&body).unwrap() } else { Vec::new() };
-        let answer = self.call(method, path, body).unwrap();
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        serde_json::from_slice::<Value>(&answer.body).unwrap()["value"].take()
-    }
-
-    fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<client::Response, client::CallError> {
-        self.runtime.block_on(async {
-            let env = env_in_memory(1);
-            let path = format!("{}{path}", self.session);
-            client::call(&env, self.addr, method, &path, body.into(), Duration::from_secs(120)).await
-        })
-    }
-
-    fn tell(&self, path: &str, body: Value) -> Value {
-        self.ask(Method::POST, path, body)
-    }
-
-    /// What a script gives.
-    fn js(&self, script: &str) -> Value {
-        self.tell("/execute/sync", json!({ "script": script, "args": [] }))
-    }
-
+trait Picture {
     /// Waits until whatever was asked for has been drawn; gives what the canvas says of itself.
+    fn frame(&self) -> Value;
+    /// Presses a key; gives what the canvas says after it.
+    fn press(&self, key: &str) -> Value;
+    /// Nothing went wrong on the page, and nothing was fetched but the page.
+    fn is_content(&self);
+}
+
+impl Picture for Browser {
     fn frame(&self) -> Value {
         let script = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => \
                       done({ ...document.getElementById('picture').dataset })));";
         self.tell("/execute/async", json!({ "script": script, "args": [] }))
     }
 
-    /// Presses a key; gives what the canvas says after it.
     fn press(&self, key: &str) -> Value {
-        let strokes = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
-        self.tell("/actions", json!({ "actions": [{ "type": "key", "id": "keys", "actions": strokes }] }));
+        self.strike(key);
         self.frame()
     }
 
-    fn log(&self, kind: &str) -> Vec<Value> {
-        self.tell("/se/log", json!({ "type": kind })).as_array().unwrap().clone()
-    }
-
-    /// Nothing went wrong on the page, and nothing was fetched but the page.
     fn is_content(&self) {
         let mut said = self.log("browser");
         // Advice on speed, to these tests: they read pixels back.
@@ -247,17 +176,6 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // This ends the browser, after a failed test as well.
-        if !self.session.is_empty() {
-            let _ = self.call(Method::DELETE, "", Vec::new());
-        }
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
-}
-
 fn number(said: &Value, name: &str) -> i64 {
     said[name].as_str().unwrap_or_else(|| panic!("no {name} in {said}")).parse().unwrap()
 }
@@ -266,7 +184,7 @@ fn number(said: &Value, name: &str) -> i64 {
 
 #[test]
 fn a_stale_read_is_there_to_see_without_a_network_and_without_a_complaint() {
-    let browser = Browser::open(&page("k", 600, 60));
+    let browser = open(&page("k", 600, 60));
     let said = browser.frame();
     assert_eq!((number(&said, "lanes"), number(&said, "clients")), (3, 4));
     assert_eq!(number(&said, "culprits"), 2, "{said}");
@@ -290,7 +208,7 @@ fn a_stale_read_is_there_to_see_without_a_network_and_without_a_complaint() {
 
 #[test]
 fn keys_and_filters_change_what_is_drawn() {
-    let browser = Browser::open(&page("k", 600, 60));
+    let browser = open(&page("k", 600, 60));
     let whole = browser.press("0");
     let span = |said: &Value| number(said, "to") - number(said, "from");
     let nearer = browser.press("+");
@@ -339,7 +257,7 @@ fn keys_and_filters_change_what_is_drawn() {
 
 #[test]
 fn light_and_dark_follow_the_reader_and_the_page_can_be_printed() {
-    let browser = Browser::open(&page("k", 600, 60));
+    let browser = open(&page("k", 600, 60));
     let ground = || browser.js("return getComputedStyle(document.body).backgroundColor");
     let prefers = |value: &str| {
         let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
@@ -365,7 +283,7 @@ fn light_and_dark_follow_the_reader_and_the_page_can_be_printed() {
 #[test]
 fn hostile_texts_are_shown_and_do_not_run() {
     let hostile = "</script><script>window.ran = 1</script><img src=x onerror=\"window.ran = 1\">";
-    let browser = Browser::open(&page(hostile, 60, 20));
+    let browser = open(&page(hostile, 60, 20));
     let ran = "return [window.ran === undefined, document.images.length, document.scripts.length]";
     assert_eq!(browser.js(ran), json!([true, 0, 2]));
     let headline = browser.js("return document.getElementById('headline').textContent");
@@ -382,7 +300,7 @@ fn hostile_texts_are_shown_and_do_not_run() {
 #[test]
 fn a_hundred_thousand_events_cost_no_more_a_frame_than_the_screen_has_room_for() {
     let page = page("k", 100_000, 3_000);
-    let browser = Browser::open(&page);
+    let browser = open(&page);
     let mut most = 0;
     let whole = browser.press("0");
     assert!(number(&whole, "inView") > 50_000, "{whole}");

@@ -398,6 +398,8 @@ $("token").addEventListener("change", (event) => {
   sessionStorage.setItem("token", event.target.value);
   open();
 });
+// Enter ends the typing, which is a change.
+$("token-form").addEventListener("submit", (event) => { event.preventDefault(); $("token").blur(); });
 document.addEventListener("keydown", onkey);
 window.addEventListener("hashchange", open);
 api("/v1/agent/self").then(({ value }) => { $("agent").textContent = `${value.Config.NodeName} in ${value.Config.Datacenter}`; document.title = `driftline: ${value.Config.NodeName}`; }, () => {});
