@@ -7,10 +7,12 @@ mod agent;
 mod ask;
 mod bench;
 mod host;
+mod keyring;
 mod operate;
 mod process;
 mod programs;
 mod recover;
+mod secrets;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -67,6 +69,11 @@ enum Command {
     /// Looks after the servers of the Raft configuration
     #[command(subcommand)]
     Operator(operate::Operator),
+    /// Looks at the keys that gossip is encrypted with, and changes them at all members
+    #[command(subcommand)]
+    Keyring(keyring::Keyring),
+    /// Prints a new key for gossip
+    Keygen,
     /// Collects all that helps to find a fault into one file
     Debug(operate::Debug),
     /// Checks configuration files without starting anything
@@ -157,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(*args),
         Command::Validate(args) => agent::validate(&args.paths),
         Command::Recover(args) => recover::run(&args),
+        Command::Keygen => keyring::keygen(),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "driftline", &mut script);

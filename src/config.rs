@@ -7,13 +7,17 @@ pub mod consul;
 pub mod duration;
 pub mod file;
 pub mod reload;
+pub mod secret;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gossip::Timing;
+use crate::gossip::keyring::Ring;
+use crate::gossip::{Encryption, Timing};
+
+pub use secret::Secret;
 
 /// Everything an agent needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,14 @@ pub struct Config {
     pub retry_interval_ms: u64,
     /// Gives up after so many tries of `retry_join`; 0 never does.
     pub retry_max: u32,
+    /// The keys that gossip is encrypted with, each 16, 24 or 32 bytes in base64, apart by white space; the first
+    /// encrypts, all are understood. Once keys were changed in the running cluster, what the node wrote down counts,
+    /// until this is changed. Best given by `encrypt_file`.
+    pub encrypt: Secret,
+    /// Whether gossip that comes unencrypted is refused. Turned off while a running cluster is changed over.
+    pub encrypt_verify_incoming: bool,
+    /// Whether gossip that goes out is encrypted. Turned off while a running cluster is changed over.
+    pub encrypt_verify_outgoing: bool,
     /// Whether checks may run programs on this machine. Whoever can register a check can then run anything.
     pub enable_script_checks: bool,
     /// Labels gossiped with the node.
@@ -146,6 +158,9 @@ impl Default for Config {
             retry_join: Vec::new(),
             retry_interval_ms: 30_000,
             retry_max: 0,
+            encrypt: Secret::default(),
+            encrypt_verify_incoming: true,
+            encrypt_verify_outgoing: true,
             enable_script_checks: false,
             tags: Default::default(),
             raft: RaftConfig::default(),
@@ -267,7 +282,26 @@ impl Config {
         if self.limits.http_read_timeout_ms == 0 {
             return invalid("limits.http_read_timeout_ms", "must be at least 1".to_owned());
         }
+        if let Err(error) = Ring::parse(self.encrypt.reveal()) {
+            return invalid("encrypt", error.to_string());
+        }
         self.gossip.check().map_err(|reason| Invalid { key: "gossip", reason })
+    }
+}
+
+impl Config {
+    /// How gossip is to be encrypted.
+    pub fn encryption(&self) -> Encryption {
+        Encryption {
+            keys: self.encrypt.reveal().to_owned(),
+            verify_incoming: self.encrypt_verify_incoming,
+            verify_outgoing: self.encrypt_verify_outgoing,
+        }
+    }
+
+    /// The same without its secrets, for people to see.
+    pub fn shown(&self) -> Config {
+        Config { encrypt: self.encrypt.hidden(), ..self.clone() }
     }
 }
 

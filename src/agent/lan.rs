@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::env::Env;
+use crate::gossip::keys::{self, Order};
 use crate::gossip::{self, EventDelegate, Gossip, Member, UserEvents};
 use crate::raft::{AddressBook, ServerInfo};
 
@@ -77,6 +78,7 @@ impl Lan {
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
             newest: config.protocol,
+            encryption: config.encryption(),
         };
         let started = Gossip::start(env, options, speaks, Arc::new(ear)).await;
         let gossip = started.map_err(Error::Gossip)?;
@@ -180,7 +182,25 @@ impl Lan {
 
     /// Whether what is said among members is encrypted.
     pub fn encrypted(&self) -> bool {
-        self.gossip.stats().get("encrypted").is_some_and(|encrypted| encrypted == "true")
+        self.gossip.encrypted()
+    }
+
+    /// Whether this node has keys for that, though it may not use them yet.
+    pub fn has_keys(&self) -> bool {
+        self.gossip.has_keys()
+    }
+
+    /// Changes what is demanded of the others' encryption, and what is done for them.
+    pub fn verify(&self, incoming: bool, outgoing: bool) {
+        self.gossip.verify(incoming, outgoing);
+    }
+
+    /// Has a member look at its keys, or change them.
+    ///
+    /// # Errors
+    /// Why it did not, or did not answer.
+    pub async fn order(&self, member: &Member, order: &Order) -> keys::Answer {
+        self.gossip.order(member, order).await
     }
 
     /// Numbers for people, by Serf's names.

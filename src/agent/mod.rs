@@ -11,6 +11,7 @@
 //!
 //! * [`delegate`]: the operations; [`server`] and [`client`] have them in their ways.
 //! * [`call`]: what can be asked of the cluster, and how it travels from a client to a server; [`pool`] carries it.
+//! * [`keys`]: the keys of gossip at every member.
 //! * [`lan`]: gossip as an agent has it; [`meta`]: what a node says of itself there.
 //! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
@@ -26,6 +27,7 @@ pub mod census;
 pub mod client;
 pub mod delegate;
 pub mod identity;
+pub mod keys;
 pub mod lan;
 pub mod local;
 pub mod meta;
@@ -426,6 +428,7 @@ impl Agent {
         if config.tags != old.tags {
             self.inner.lan.set_tags(config.tags.clone()).await?;
         }
+        self.inner.lan.verify(config.encrypt_verify_incoming, config.encrypt_verify_outgoing);
         self.inner.config.send_replace(Arc::new(config));
         let more = (fresh.commit)();
         reloaded.applied.extend(more.applied);

@@ -10,7 +10,7 @@ use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
 use driftline::{http, telemetry};
 
-use super::{Problem, process, resolve};
+use super::{Problem, process, resolve, secrets};
 
 /// The flags of `driftline agent`.
 #[derive(Args, Clone, Debug, Default)]
@@ -223,6 +223,12 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         config.bootstrap = Bootstrap::Alone;
     }
 
+    if let Some(file) = &process.encrypt_file {
+        if !config.encrypt.is_empty() {
+            return Err(Problem::failed("encrypt and encrypt_file are both given: say it once"));
+        }
+        config.encrypt = secrets::read(file)?;
+    }
     let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(

@@ -13,7 +13,7 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, operate, resolve};
+use super::{Api, Command, Format, Problem, keyring, operate, resolve};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -212,6 +212,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             | Command::Bench(_)
             | Command::Validate(_)
             | Command::Recover(_)
+            | Command::Keygen
             | Command::Completions(_) => Ok(Vec::new()),
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
@@ -229,6 +230,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Reload(args) => operate::reload(&env, args).await,
             Command::Monitor(args) => operate::monitor(&env, args).await,
             Command::Operator(command) => operate::operator(&env, command).await,
+            Command::Keyring(command) => keyring::keyring(&env, command).await,
             Command::Debug(args) => operate::debug(&env, args).await,
         }
     })
@@ -314,7 +316,7 @@ pub fn lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
 }
 
 /// An argument that may point to standard input or a file.
-fn content(argument: String) -> Result<Vec<u8>, Problem> {
+pub fn content(argument: String) -> Result<Vec<u8>, Problem> {
     if argument == "-" {
         let mut content = Vec::new();
         std::io::stdin()

@@ -36,6 +36,8 @@ pub struct Merged {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
+    /// A file with the value of `encrypt`, which then stands in no configuration.
+    pub encrypt_file: Option<PathBuf>,
     /// Where the agent keeps its files.
     pub data_dir: Option<PathBuf>,
     /// What is logged: a level, or `tracing` directives.
@@ -51,8 +53,15 @@ pub struct Process {
 }
 
 /// The keys of [`Process`].
-pub const PROCESS_KEYS: [&str; 6] =
-    ["data_dir", "log_level", "log_json", "pid_file", "leave_on_terminate", "skip_leave_on_interrupt"];
+pub const PROCESS_KEYS: [&str; 7] = [
+    "data_dir",
+    "encrypt_file",
+    "log_level",
+    "log_json",
+    "pid_file",
+    "leave_on_terminate",
+    "skip_leave_on_interrupt",
+];
 
 /// Why a file cannot be used. Nothing has been started; correct the file and try again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::Config;
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 7] = [
+pub const RELOADABLE: [&str; 9] = [
+    "encrypt_verify_incoming",
+    "encrypt_verify_outgoing",
     "limits.http_read_timeout_ms",
     "limits.key_bytes",
     "limits.value_bytes",
@@ -43,6 +45,8 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     let (applied, needs_restart): (Vec<String>, Vec<String>) =
         changed.into_iter().partition(|key| is_reloadable(key));
     let mut config = old.clone();
+    config.encrypt_verify_incoming = new.encrypt_verify_incoming;
+    config.encrypt_verify_outgoing = new.encrypt_verify_outgoing;
     config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
     config.limits.key_bytes = new.limits.key_bytes;
     config.limits.value_bytes = new.limits.value_bytes;
@@ -106,6 +110,9 @@ mod tests {
         let mut new = Config {
             node_name: "x".into(),
             server: true,
+            encrypt: crate::config::Secret::new("AQEBAQEBAQEBAQEBAQEBAQ=="),
+            encrypt_verify_incoming: false,
+            encrypt_verify_outgoing: false,
             retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1))],
             retry_interval_ms: 1,
             retry_max: 9,
@@ -120,7 +127,7 @@ mod tests {
         let (config, reloaded) = plan(&old, &new);
         assert_eq!(changed(&old, &config), reloaded.applied);
         assert_eq!(changed(&config, &new), reloaded.needs_restart);
-        assert_eq!(reloaded.needs_restart, ["limits.http_connections", "node_name", "server"]);
+        assert_eq!(reloaded.needs_restart, ["encrypt", "limits.http_connections", "node_name", "server"]);
         assert_eq!(reloaded.applied.len(), RELOADABLE.len());
     }
 }

@@ -18,6 +18,7 @@ pub mod hazard;
 mod memory;
 pub mod observe;
 pub mod real;
+pub mod strangers;
 
 use std::fmt;
 use std::future::Future;

@@ -11,7 +11,7 @@ pub mod puppet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -192,6 +192,8 @@ impl Datagrams for RealDatagrams {
 
 /// The file that stands for the whole directory when it is locked.
 const LOCK: &str = "LOCK";
+/// Files hold the state, sessions and keys: they are nobody's but the agent's.
+const OWNER_ONLY: u32 = 0o600;
 /// Zeros written at once to take space.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
@@ -235,6 +237,7 @@ impl Disk for RealDisk {
             .truncate(false)
             .read(true)
             .write(true)
+            .mode(OWNER_ONLY)
             .open(self.path(name))?;
         Ok(Box::new(RealFile(file)))
     }

@@ -27,11 +27,15 @@ use super::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
 use super::delegate::{Delegate, EventDelegate, META_LIMIT};
 use super::identity::{Identity, MAX_GENERATION};
 use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
-use super::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record};
+use super::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record, Terms};
+use super::seal::Sealer;
 use super::timing::Timing;
-use super::wire::{self, DatagramBuilder, Garbage, Intent, MESSAGE_OVERHEAD, Part, Profile, Sender};
+use super::wire::{
+    self, DatagramBuilder, FrameError, Garbage, Intent, MESSAGE_OVERHEAD, Part, Profile, Sender,
+};
 use super::{Error, Shared};
 use crate::env::observe::MemberChange;
+use crate::env::strangers::{Notice, Strangers};
 use crate::env::{AbortOnDrop, BoxStream, Datagrams, Env, Instant, Listener, Observed, Rng};
 use crate::mutant;
 
@@ -93,7 +97,7 @@ enum Report {
     /// A peer sent its state and waits for ours.
     Incoming { theirs: pushpull::State, reply: oneshot::Sender<Vec<u8>> },
     /// A peer's exchange is over.
-    Served { number: u64, result: Result<(), String> },
+    Served { number: u64, peer: SocketAddr, result: Result<(), FrameError> },
 }
 
 /// What happens at a time.
@@ -218,6 +222,8 @@ pub(super) struct Counters {
     pub damaged: u64,
     pub other_cluster: u64,
     pub malformed: u64,
+    pub unencrypted: u64,
+    pub undecryptable: u64,
     pub unsendable: u64,
     pub exchanges: u64,
     pub exchange_errors: u64,
@@ -237,6 +243,7 @@ pub(super) struct Parts {
     pub timing: Timing,
     pub cluster: u32,
     pub newest: u8,
+    pub sealer: Sealer,
     pub profile: Profile,
     pub socket: Arc<dyn Datagrams>,
     pub listener: Box<dyn Listener>,
@@ -252,6 +259,8 @@ pub(super) struct Driver {
     cluster: u32,
     /// The newest version of the protocol that this node speaks.
     newest: u8,
+    sealer: Sealer,
+    strangers: Strangers,
     /// The addresses whose last datagram was of a version above the oldest, or promised one.
     modern: BTreeSet<SocketAddr>,
     /// This node, as it is now.
@@ -345,6 +354,7 @@ impl Driver {
             timing,
             cluster,
             newest,
+            sealer,
             profile,
             socket,
             listener,
@@ -407,6 +417,8 @@ impl Driver {
             timing,
             cluster,
             newest,
+            sealer,
+            strangers: Strangers::default(),
             modern: BTreeSet::new(),
             socket,
             listener,
@@ -591,9 +603,8 @@ impl Driver {
         }
         self.exchange_number += 1;
         let number = self.exchange_number;
-        let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
-        let newest = self.newest;
-        let timeout = millis(self.timing.stream_timeout_ms);
+        let (env, reporter) = (self.env.clone(), self.reporter.clone());
+        let terms = self.terms(self.newest);
         let task = self.env.spawn(async move {
             let merge = |theirs| {
                 let reporter = reporter.clone();
@@ -603,8 +614,8 @@ impl Driver {
                     answer.await.ok()
                 }
             };
-            let result = pushpull::serve(&env, stream, newest, cluster, timeout, merge).await;
-            let _ = reporter.send(Report::Served { number, result }).await;
+            let result = pushpull::serve(&env, stream, &terms, merge).await;
+            let _ = reporter.send(Report::Served { number, peer, result }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
     }
@@ -620,23 +631,30 @@ impl Driver {
         self.counters.exchanges += 1;
         let number = self.exchange_number;
         let ours = self.state(join).encode();
-        let (env, cluster, reporter) = (self.env.clone(), self.cluster, self.reporter.clone());
-        let version = self.version_for(addr);
-        let timeout = millis(self.timing.stream_timeout_ms);
+        let (env, reporter) = (self.env.clone(), self.reporter.clone());
+        let terms = self.terms(self.version_for(addr));
         let task = self.env.spawn(async move {
-            let result = pushpull::initiate(&env, addr, version, cluster, ours, timeout).await;
+            let result = pushpull::initiate(&env, addr, &terms, ours).await;
             let _ = reporter.send(Report::Exchanged { number, addr, result, reply }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());
     }
 
+    fn terms(&self, version: u8) -> Terms {
+        let timeout = millis(self.timing.stream_timeout_ms);
+        Terms { version, cluster: self.cluster, timeout, sealer: self.sealer.clone() }
+    }
+
     fn on_report(&mut self, report: Report, now: Instant) {
         match report {
-            Report::Served { number, result } => {
+            Report::Served { number, peer, result } => {
                 self.exchanges.remove(&number);
                 if let Err(error) = result {
                     self.counters.exchange_errors += 1;
-                    debug!(%error, "a peer's exchange failed");
+                    debug!(%peer, %error, "a peer's exchange failed");
+                    if let FrameError::Garbage(garbage) = error {
+                        self.turned_away(garbage, peer, now);
+                    }
                 }
             }
             Report::Incoming { theirs, reply } => {
@@ -818,20 +836,19 @@ impl Driver {
         if matches!(self.phase, Phase::Left) {
             return;
         }
-        let datagram = match wire::decode_datagram(bytes, self.cluster, self.newest) {
-            Ok(datagram) => datagram,
-            Err(garbage) => {
-                let damaged = matches!(garbage, Garbage::Damaged);
-                self.env.sometimes(damaged, "a damaged datagram is dropped");
-                match garbage {
-                    Garbage::OtherCluster => self.counters.other_cluster += 1,
-                    Garbage::Damaged => self.counters.damaged += 1,
-                    Garbage::Version | Garbage::Malformed => self.counters.malformed += 1,
+        let opened = self.sealer.open_datagram(self.cluster, bytes);
+        let datagram = opened.as_ref().map_err(|garbage| *garbage);
+        let datagram =
+            match datagram.and_then(|bytes| wire::decode_datagram(bytes, self.cluster, self.newest)) {
+                Ok(datagram) => datagram,
+                Err(garbage) => {
+                    let damaged = matches!(garbage, Garbage::Damaged);
+                    self.env.sometimes(damaged, "a damaged datagram is dropped");
+                    debug!(%from, %garbage, "dropped a datagram");
+                    self.turned_away(garbage, from, now);
+                    return;
                 }
-                debug!(%from, %garbage, "dropped a datagram");
-                return;
-            }
-        };
+            };
         self.counters.malformed += datagram.skipped as u64;
         let sender = datagram.sender;
         if sender.id.node_id == self.id().node_id || sender.id.addr == self.id().addr {
@@ -864,6 +881,29 @@ impl Driver {
         self.compare_profiles(&sender, now);
         for part in datagram.parts {
             self.on_part(part, &sender, now);
+        }
+    }
+
+    /// Counts what was not believed, and says once in a while who is a stranger.
+    fn turned_away(&mut self, garbage: Garbage, from: SocketAddr, now: Instant) {
+        match garbage {
+            Garbage::OtherCluster => self.counters.other_cluster += 1,
+            Garbage::Damaged => self.counters.damaged += 1,
+            Garbage::Version | Garbage::Malformed => self.counters.malformed += 1,
+            Garbage::Unencrypted => self.counters.unencrypted += 1,
+            Garbage::WrongKey | Garbage::NoKey => self.counters.undecryptable += 1,
+        }
+        if !garbage.is_strange() {
+            return;
+        }
+        match self.strangers.turned_away(now, from.ip()) {
+            Some(Notice { times, crowd: false }) => {
+                warn!(%from, %garbage, times, "a stranger to this cluster's gossip is kept out");
+            }
+            Some(Notice { times, crowd: true }) => {
+                warn!(%from, %garbage, times, "many strangers to this cluster's gossip are kept out");
+            }
+            None => {}
         }
     }
 
@@ -1627,6 +1667,7 @@ impl Driver {
 
     fn datagram(&self, to: SocketAddr, swim: &[u8]) -> DatagramBuilder {
         DatagramBuilder::new(self.version_for(to), self.newest, self.cluster, &self.sender(), swim)
+            .leaving(self.sealer.overhead())
     }
 
     /// One part in a datagram of its own, to a node that need not be a member.
@@ -1730,6 +1771,7 @@ impl Driver {
 
     async fn flush(&mut self) {
         for (to, datagram) in std::mem::take(&mut self.outbox) {
+            let datagram = self.sealer.datagram(self.cluster, datagram);
             match self.socket.send_to(&datagram, to).await {
                 Ok(()) => self.counters.sent += 1,
                 Err(error) => {

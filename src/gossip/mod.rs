@@ -18,6 +18,7 @@
 //! * [`members`]: a table by node and not by address, which tells leaving from failing and remembers both;
 //! * `broadcast`: a transmit-limited queue, as in memberlist; what is new is also passed on at once;
 //! * [`pushpull`]: exchanges of full state over TCP: joining, and repair of what rumours missed;
+//! * [`seal`]: encryption of all of it, with the keys of a [`keyring`]; [`keys`]: changing them in a running cluster;
 //! * [`events`]: user events, each delivered once to every node;
 //! * `driver`: the loop. It also does what Lifeguard (Dadgar, Phillips and Currey, 2018) adds to SWIM: a
 //!   suspicion ends the sooner the more nodes share it, the suspect is told directly, a node that finds
@@ -32,7 +33,7 @@
 //! whom only one side believes that it lives is told to take a new generation as well. No user acts.
 //!
 //! # What is deliberately absent
-//! Encryption (the version byte in [`wire`] leaves room), network coordinates, queries, compression, and any
+//! Network coordinates, queries, compression, and any
 //! promise that a message is delivered: only that it is likely to be.
 
 pub mod beside;
@@ -41,8 +42,11 @@ pub mod delegate;
 mod driver;
 pub mod events;
 pub mod identity;
+pub mod keyring;
+pub mod keys;
 pub mod members;
 pub mod pushpull;
+pub mod seal;
 pub mod timing;
 pub mod wire;
 #[cfg(test)]
@@ -62,11 +66,14 @@ pub use beside::Beside;
 pub use delegate::{Delegate, EventDelegate, META_LIMIT, Silent};
 pub use events::{EventError, NewEvent, UserEvent, UserEvents};
 pub use members::{Member, Status};
+pub use seal::Encryption;
 pub use timing::Timing;
 
 use crate::env::{AbortOnDrop, Datagrams, Env, Listener};
 use driver::{Command, Counters, Driver};
 use identity::{Identity, MAX_GENERATION};
+use keys::Order;
+use seal::Sealer;
 use wire::Profile;
 
 /// What a node needs to take part.
@@ -89,6 +96,8 @@ pub struct Options {
     pub cluster: String,
     /// The newest version of the protocol that the node speaks, see [`wire`].
     pub newest: u8,
+    /// Whether and how what it says is encrypted.
+    pub encryption: Encryption,
 }
 
 /// What can go wrong, and what to do then.
@@ -105,6 +114,9 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The keys cannot be used: correct them.
+    #[error("gossip cannot be encrypted: {0}")]
+    Keyring(String),
     /// The program's bytes about the node are too many. Nothing was changed.
     #[error("the node's metadata has {size} bytes, the limit is {META_LIMIT}")]
     MetaTooLarge {
@@ -144,6 +156,9 @@ pub struct Gossip {
 
 struct Inner {
     env: Env,
+    cluster: u32,
+    stream_timeout: Duration,
+    sealer: Sealer,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     delegate: Arc<dyn Delegate>,
@@ -227,6 +242,7 @@ impl Gossip {
         if meta.len() > META_LIMIT {
             return Err(Error::MetaTooLarge { size: meta.len() });
         }
+        let sealer = Sealer::start(env, &options.encryption, options.node_id, options.generation).await?;
         let (socket, listener) = bind(env, options.bind).await?;
         let bound = socket.local_addr();
         let addr = match options.advertise {
@@ -258,11 +274,14 @@ impl Gossip {
         let view = View { local, members: BTreeMap::new(), counters: Counters::default() };
         let shared = Arc::new(Shared { view: Mutex::new(view), stopping: AtomicBool::new(false) });
         let (commands, receiver) = mpsc::channel(driver::COMMANDS);
+        let cluster = wire::cluster_number(&options.cluster);
+        let stream_timeout = Duration::from_millis(options.timing.stream_timeout_ms);
         let driver = Driver::new(driver::Parts {
             env: env.clone(),
             timing: options.timing,
-            cluster: wire::cluster_number(&options.cluster),
+            cluster,
             newest: options.newest.clamp(wire::OLDEST, wire::NEWEST),
+            sealer: sealer.clone(),
             profile,
             socket,
             listener,
@@ -284,6 +303,9 @@ impl Gossip {
         Ok(Gossip {
             inner: Arc::new(Inner {
                 env: env.clone(),
+                cluster,
+                stream_timeout,
+                sealer,
                 commands,
                 shared,
                 delegate,
@@ -402,6 +424,8 @@ impl Gossip {
             ("dropped_damaged", counters.damaged),
             ("dropped_other_cluster", counters.other_cluster),
             ("dropped_malformed", counters.malformed),
+            ("dropped_unencrypted", counters.unencrypted),
+            ("dropped_undecryptable", counters.undecryptable),
             ("dropped_unsendable", counters.unsendable),
             ("push_pulls", counters.exchanges),
             ("push_pull_errors", counters.exchange_errors),
@@ -414,9 +438,37 @@ impl Gossip {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_string()))
         .collect();
-        stats.insert("encrypted".to_owned(), "false".to_owned());
+        stats.insert("encrypted".to_owned(), self.inner.sealer.seals().to_string());
         stats.extend(self.inner.delegate.stats());
         stats
+    }
+
+    /// Whether this node has keys. It may still send unencrypted, while a cluster is changed over.
+    pub fn has_keys(&self) -> bool {
+        self.inner.sealer.ring().is_some()
+    }
+
+    /// Whether what this node sends is encrypted.
+    pub fn encrypted(&self) -> bool {
+        self.inner.sealer.seals()
+    }
+
+    /// Changes what is demanded of others, and what is done for them: see [`Encryption`].
+    pub fn verify(&self, incoming: bool, outgoing: bool) {
+        self.inner.sealer.verify(incoming, outgoing);
+    }
+
+    /// Has a member, which may be this one, look at its keys or change them.
+    ///
+    /// # Errors
+    /// Why it did not, or did not answer.
+    pub async fn order(&self, member: &Member, order: &Order) -> keys::Answer {
+        let Inner { env, sealer, cluster, stream_timeout, .. } = &*self.inner;
+        if member.node_id == self.local().node_id {
+            keys::here(env, sealer, order).await
+        } else {
+            keys::ask(env, sealer, *cluster, member.addr, order, *stream_timeout).await
+        }
     }
 
     /// Completes when gossip has ended without having been stopped, with the reason. The node should stop.

@@ -7,16 +7,23 @@
 //! got. Each exchange runs in a task of its own and meets the loop only through a bounded channel, so a
 //! slow or malicious peer costs nothing but its own connection, and that only for the stream timeout.
 //!
+//! Both halves are encrypted if the cluster's gossip is ([`seal`](super::seal)); orders about keys come over such streams too
+//! ([`keys`]).
+//!
 //! What is merged is decided by the loop; this file only carries bytes.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 
 use super::identity::Identity;
+use super::keys;
 use super::members::TABLE_LIMIT;
+use super::seal::{Begun, Context, NO_CONTEXT, Purpose, Sealer, begin, refuse};
 use super::wire::{FrameError, Garbage, Intent, MAX_FRAME, OLDEST, Profile, read_frame, write_frame};
 use crate::env::{BoxStream, Env};
 
@@ -78,65 +85,130 @@ impl State {
     }
 }
 
+/// What both sides of an exchange need to know.
+pub struct Terms {
+    /// The version of the question, or the newest that is understood.
+    pub version: u8,
+    /// The cluster's number.
+    pub cluster: u32,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// The node's keys.
+    pub sealer: Sealer,
+}
+
+impl Terms {
+    /// Writes a frame, encrypted if that is demanded or the other side does it. Gives what an answer to it refers to.
+    async fn write(
+        &self,
+        stream: &mut BoxStream,
+        version: u8,
+        (seal, purpose, context): (bool, Purpose, Context),
+        body: &[u8],
+    ) -> Result<Context, FrameError> {
+        if !seal {
+            write_frame(&mut **stream, version, self.cluster, body).await?;
+            return Ok(NO_CONTEXT);
+        }
+        let mut frame = Vec::new();
+        write_frame(&mut frame, version, self.cluster, body).await?;
+        self.sealer.write(&mut **stream, purpose, self.cluster, context, &frame).await
+    }
+
+    /// Reads a frame whose beginning was read. Gives its version, its body, and what an answer to it refers to.
+    async fn read(
+        &self,
+        stream: &mut BoxStream,
+        begun: Begun,
+        (purpose, context): (Purpose, Context),
+    ) -> Result<(u8, Vec<u8>, Context), FrameError> {
+        let (version, body, context) = match begun {
+            Begun::Sealed(is) if is == purpose => {
+                let (frame, first) = self.sealer.read(&mut **stream, purpose, self.cluster, context).await?;
+                let (version, body) = read_frame(&mut &frame[..], self.version, self.cluster).await?;
+                (version, body, first)
+            }
+            Begun::Sealed(_) => return Err(Garbage::Malformed.into()),
+            Begun::Plain(_) if !self.sealer.takes_plain() => return Err(Garbage::Unencrypted.into()),
+            Begun::Plain(first) => {
+                let first = [first];
+                let mut whole = (&first[..]).chain(&mut **stream);
+                let (version, body) = read_frame(&mut whole, self.version, self.cluster).await?;
+                (version, body, NO_CONTEXT)
+            }
+        };
+        Ok((version, body, context))
+    }
+}
+
 /// Exchanges states with the member at `addr`: sends `ours` in the version that it is known to speak and returns theirs.
 ///
 /// # Errors
 /// A text for people. The peer may or may not have merged our state.
-pub async fn initiate(
-    env: &Env,
-    addr: SocketAddr,
-    version: u8,
-    cluster: u32,
-    ours: Vec<u8>,
-    timeout: Duration,
-) -> Result<State, String> {
+pub async fn initiate(env: &Env, addr: SocketAddr, terms: &Terms, ours: Vec<u8>) -> Result<State, String> {
     let talk = async {
         let mut stream = env.network().connect(addr).await.map_err(FrameError::Io)?;
-        write_frame(&mut *stream, version, cluster, &ours).await?;
+        let question = (terms.sealer.seals(), Purpose::Question, NO_CONTEXT);
+        let asked = terms.write(&mut stream, terms.version, question, &ours).await?;
+        let begun = begin(&mut *stream).await?;
         // An answer has the version of its question.
-        let (_, body) = read_frame(&mut *stream, version, cluster).await?;
+        let (_, body, _) = terms.read(&mut stream, begun, (Purpose::Answer, asked)).await?;
         State::decode(&body)
     };
-    match env.timeout(timeout, talk).await {
+    match env.timeout(terms.timeout, talk).await {
         Ok(result) => result.map_err(|error: FrameError| error.to_string()),
-        Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+        Err(_) => Err(format!("no answer within {} ms", terms.timeout.as_millis())),
     }
 }
 
-/// Serves one incoming exchange. `merge` hands their state to the loop and returns ours as it was before.
+/// Serves one incoming stream: an exchange, or an order about keys. `merge` hands their state to the loop and returns
+/// ours as it was before.
 ///
 /// # Errors
-/// A text for people; the peer sees its stream close. When another cluster asks it gets an empty frame of
-/// ours, which tells it so.
+/// Why not; the peer sees its stream close. When another cluster asks it gets an empty frame of ours, which tells it so;
+/// when it has not our keys, it is told that.
 pub async fn serve<F>(
     env: &Env,
     mut stream: BoxStream,
-    newest: u8,
-    cluster: u32,
-    timeout: Duration,
+    terms: &Terms,
     merge: impl FnOnce(State) -> F,
-) -> Result<(), String>
+) -> Result<(), FrameError>
 where
     F: Future<Output = Option<Vec<u8>>>,
 {
     let talk = async {
-        let (version, theirs) = match read_frame(&mut *stream, newest, cluster).await {
-            Ok((version, body)) => (version, State::decode(&body)?),
+        let begun = begin(&mut *stream).await?;
+        if begun == Begun::Sealed(Purpose::Hello) {
+            let served = keys::serve(env, &terms.sealer, terms.cluster, &mut stream).await;
+            if let Err(error) = &served {
+                refuse(&mut *stream, error).await;
+            }
+            return served;
+        }
+        let sealed = matches!(begun, Begun::Sealed(_));
+        let read = terms.read(&mut stream, begun, (Purpose::Question, NO_CONTEXT)).await;
+        let answer = |asked| (sealed || terms.sealer.seals(), Purpose::Answer, asked);
+        let (version, body, asked) = match read {
+            Ok(read) => read,
             Err(error) => {
-                if matches!(error, FrameError::Garbage(Garbage::OtherCluster)) {
-                    write_frame(&mut *stream, OLDEST, cluster, &[]).await?;
+                if matches!(error, FrameError::Garbage(Garbage::OtherCluster)) && !sealed {
+                    terms.write(&mut stream, OLDEST, answer(NO_CONTEXT), &[]).await?;
                 }
+                refuse(&mut *stream, &error).await;
                 return Err(error);
             }
         };
-        match merge(theirs).await {
-            Some(ours) => write_frame(&mut *stream, version, cluster, &ours).await,
+        match merge(State::decode(&body)?).await {
+            Some(ours) => terms.write(&mut stream, version, answer(asked), &ours).await.map(drop),
             None => Ok(()),
         }
     };
-    match env.timeout(timeout, talk).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the peer took longer than {} ms", timeout.as_millis())),
+    match env.timeout(terms.timeout, talk).await {
+        Ok(result) => result,
+        Err(_) => {
+            let text = format!("the peer took longer than {} ms", terms.timeout.as_millis());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
+        }
     }
 }
 

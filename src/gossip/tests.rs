@@ -65,6 +65,7 @@ fn options(node_id: u64, generation: u64, bind: SocketAddr) -> Options {
         timing: quick(),
         cluster: "test".to_owned(),
         newest: wire::NEWEST,
+        encryption: Encryption::default(),
     }
 }
 
@@ -782,4 +783,167 @@ async fn two_nodes_with_one_id_do_not_flood_the_cluster() {
     let sent: u64 = nodes.iter().map(|n| n.gossip.stats()["datagrams_sent"].parse::<u64>().unwrap()).sum();
     assert!(sent < 3_000, "{sent}");
     assert_eq!(nodes[0].sees("n2"), Some(Status::Alive));
+}
+
+// Encryption.
+
+const KEY_1: &str = "AQEBAQEBAQEBAQEBAQEBAQ==";
+const KEY_2: &str = "AgICAgICAgICAgICAgICAgICAgICAgIC";
+const KEY_3: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+
+fn with_keys(node_id: u64, keys: &str) -> Options {
+    let encryption = Encryption { keys: keys.to_owned(), ..Encryption::default() };
+    Options { encryption, ..options(node_id, 1, any_port()) }
+}
+
+fn order(change: keyring::Change, key: &str) -> Order {
+    Order { change: Some((change, key.to_owned())) }
+}
+
+fn stat(node: &Node, name: &str) -> u64 {
+    node.gossip.stats()[name].parse().unwrap()
+}
+
+#[tokio::test]
+async fn only_who_has_a_key_gets_in_and_others_hear_why_they_do_not() {
+    let first = start(with_keys(1, KEY_1)).await;
+    let friend = start(with_keys(2, &format!("{KEY_2} {KEY_1}"))).await;
+    first.gossip.order(&first.gossip.local(), &order(keyring::Change::Install, KEY_2)).await.unwrap();
+    friend.gossip.join(&[first.addr()]).await.unwrap();
+    let strangers = [
+        (start(with_keys(3, KEY_3)).await, "does not have the key"),
+        (start(options(4, 1, any_port())).await, "takes nothing that is not encrypted"),
+    ];
+    for (stranger, why) in &strangers {
+        let refused = stranger.gossip.join(&[first.addr()]).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+        let refused = first.gossip.join(&[stranger.addr()]).await.unwrap_err().to_string();
+        assert!(refused.contains("does not have the key") || refused.contains("has no key"), "{refused}");
+    }
+    until("the two see each other", || {
+        first.sees("n2") == Some(Status::Alive) && friend.sees("n1") == Some(Status::Alive)
+    })
+    .await;
+    assert_eq!((first.gossip.members().len(), strangers[1].0.gossip.members().len()), (2, 1));
+    assert_eq!(
+        (
+            stat(&first, "dropped_unencrypted"),
+            stat(&first, "dropped_undecryptable"),
+            first.gossip.encrypted()
+        ),
+        (1, 1, true)
+    );
+    assert!(!strangers[1].0.gossip.encrypted() && !strangers[1].0.gossip.has_keys());
+}
+
+#[tokio::test]
+async fn keys_are_changed_without_anybody_being_missed() {
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 1..=3 {
+        // As in the middle of a change: not all encrypt with the same key.
+        let keys = if i == 2 { format!("{KEY_2} {KEY_1}") } else { format!("{KEY_1} {KEY_2}") };
+        let node = start(with_keys(i, &keys)).await;
+        if let Some(first) = nodes.first() {
+            node.gossip.join(&[first.addr()]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 3)).await;
+    let asker = &nodes[0].gossip;
+    let everywhere = async |change, key: &'static str| {
+        let mut held = Vec::new();
+        for member in asker.members() {
+            held.push(asker.order(&member, &order(change, key)).await);
+        }
+        held
+    };
+    let refused = everywhere(keyring::Change::Use, KEY_3).await;
+    assert!(
+        refused.iter().all(|answer| answer.as_ref().is_err_and(|why| why.contains("not in the keyring")))
+    );
+    for (change, keys) in [
+        (keyring::Change::Install, vec![KEY_3]),
+        (keyring::Change::Use, vec![KEY_3]),
+        (keyring::Change::Remove, vec![KEY_1, KEY_2]),
+    ] {
+        for key in keys {
+            assert!(everywhere(change, key).await.iter().all(Result::is_ok));
+        }
+        env_in_memory(0).sleep(Duration::from_millis(150)).await;
+    }
+    for node in &nodes {
+        let held = node.gossip.order(&node.gossip.local(), &Order { change: None }).await.unwrap();
+        assert_eq!((held.keys, held.primary), (vec![KEY_3.to_owned()], KEY_3.to_owned()));
+        assert!(node.log.0.lock().unwrap().iter().all(|(what, ..)| what != "leave"));
+        assert_eq!(stat(node, "dropped_undecryptable") + stat(node, "dropped_unencrypted"), 0);
+    }
+    // Whoever has been away with the old key has no say any more.
+    let late = start(with_keys(4, KEY_1)).await;
+    let refused = late.gossip.order(&nodes[0].gossip.local(), &order(keyring::Change::Install, KEY_1)).await;
+    assert!(refused.err().unwrap().contains("does not have the key"));
+}
+
+#[tokio::test]
+async fn a_running_cluster_is_changed_over_to_encryption_step_by_step() {
+    let open = |node_id, keys: &str| {
+        let encryption = Encryption { keys: keys.to_owned(), verify_incoming: false, verify_outgoing: false };
+        Options { encryption, ..options(node_id, 1, any_port()) }
+    };
+    let nodes =
+        [start(options(1, 1, any_port())).await, start(open(2, KEY_1)).await, start(open(3, KEY_1)).await];
+    for node in &nodes[1..] {
+        node.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 3)).await;
+    // The first has no key yet: it is started anew with one.
+    let again = nodes[0].addr();
+    nodes[0].gossip.shutdown().await;
+    let first = start(Options { bind: again, generation: 2, ..open(1, KEY_1) }).await;
+    first.gossip.join(&[nodes[1].addr()]).await.unwrap();
+    let nodes = [first, start(open(4, KEY_1)).await, start(open(5, KEY_1)).await];
+    for node in &nodes[1..] {
+        node.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    }
+    let [a, b, c] = &nodes;
+    a.gossip.verify(false, true);
+    b.gossip.verify(false, false);
+    c.gossip.verify(false, true);
+    let event = |name: &str| NewEvent { name: name.to_owned(), ..NewEvent::default() };
+    let heard = |name: &'static str| nodes.iter().all(|node| !node.events.list(Some(name)).1.is_empty());
+    b.events.fire(event("half")).unwrap();
+    until("it is heard whether it was encrypted or not", || heard("half")).await;
+    b.gossip.verify(false, true);
+    nodes.iter().for_each(|node| node.gossip.verify(true, true));
+    c.events.fire(event("whole")).unwrap();
+    until("it is heard by all", || heard("whole")).await;
+    assert!(nodes.iter().all(|node| node.gossip.encrypted()));
+}
+
+#[tokio::test]
+async fn an_encrypted_datagram_keeps_to_the_limit_too() {
+    let world = CutWorld {
+        env: env_in_memory(0),
+        cuts: Arc::default(),
+        me: Arc::default(),
+        seen: Arc::default(),
+        largest: Arc::default(),
+    };
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 1..=3 {
+        let (_, env) = CutWorld::new(&world, i);
+        let node = start_in(&env, with_keys(i, KEY_3)).await;
+        if let Some(first) = nodes.first() {
+            node.gossip.join(&[first.addr()]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    let payload = Bytes::from(vec![7; 100]);
+    for i in 0..40 {
+        let event = NewEvent { name: format!("e{i}"), payload: payload.clone(), ..NewEvent::default() };
+        nodes[i % 3].events.fire(event).unwrap();
+    }
+    until("all events are everywhere", || nodes.iter().all(|n| n.events.list(None).1.len() >= 40)).await;
+    let largest = *world.largest.lock().unwrap();
+    assert!((1_200..=wire::MAX_DATAGRAM).contains(&largest), "{largest}");
+    assert!(nodes.iter().all(|node| stat(node, "dropped_unsendable") == 0));
 }

@@ -13,17 +13,19 @@
 //!
 //! A part of an unknown kind is skipped, so that a later version may add some. [`Part::Speaks`] is one that version 1 does not
 //! know: it says which version the sender would rather speak. Whoever hears it answers that address so, and goes back to version
-//! 1 with the first datagram that has neither the part nor the version. Encryption will be another version.
+//! 1 with the first datagram that has neither the part nor the version.
+//!
+//! Encryption is no version but something wrapped around any of them: see [`super::seal`].
 
 use std::io;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::delegate::META_LIMIT;
 use super::identity::Identity;
-use crate::env::Stream;
+use super::seal::OVERHEAD;
 
 /// The largest datagram: fits an Ethernet frame through the usual tunnels.
 pub const MAX_DATAGRAM: usize = 1_400;
@@ -31,8 +33,8 @@ pub const MAX_DATAGRAM: usize = 1_400;
 pub const MAX_FRAME: usize = 20 << 20;
 /// What a message of the program costs in a datagram beyond its own length.
 pub const MESSAGE_OVERHEAD: usize = 2 + 1 + 2;
-/// The largest message of the program: what fits a datagram of its own, whoever the sender is.
-pub const MAX_MESSAGE: usize = MAX_DATAGRAM - MAX_HEAD - MESSAGE_OVERHEAD;
+/// The largest message of the program: what fits a datagram of its own, whoever the sender is, encrypted or not.
+pub const MAX_MESSAGE: usize = MAX_DATAGRAM - OVERHEAD - MAX_HEAD - MESSAGE_OVERHEAD;
 /// Foca's largest packet: leaves room for some messages, and holds more than thirty members.
 pub const MAX_SWIM: usize = 1_024;
 /// The longest name of a node.
@@ -156,12 +158,29 @@ pub enum Garbage {
     /// Intact but senseless.
     #[error("malformed")]
     Malformed,
+    /// Not encrypted, which is demanded here.
+    #[error("not encrypted")]
+    Unencrypted,
+    /// Encrypted with a key that is not in the keyring; damage looks the same.
+    #[error("encrypted with a key that this node does not have, or damaged")]
+    WrongKey,
+    /// Encrypted, and this node has no keys at all.
+    #[error("encrypted, and this node has no key")]
+    NoKey,
+}
+
+impl Garbage {
+    /// Whether it shows a node that is not one of the cluster's.
+    pub fn is_strange(self) -> bool {
+        matches!(self, Garbage::OtherCluster | Garbage::Unencrypted | Garbage::WrongKey | Garbage::NoKey)
+    }
 }
 
 /// A datagram being put together.
 #[derive(Debug)]
 pub struct DatagramBuilder {
     buffer: Vec<u8>,
+    limit: usize,
     parts: usize,
     speaks: Option<Bytes>,
 }
@@ -180,14 +199,19 @@ impl DatagramBuilder {
         buffer.extend_from_slice(&(swim.len() as u16).to_le_bytes());
         buffer.extend_from_slice(swim);
         let speaks = (version < newest).then(|| Part::Speaks(newest).encode());
-        DatagramBuilder { buffer, parts: 0, speaks }
+        DatagramBuilder { buffer, limit: MAX_DATAGRAM, parts: 0, speaks }
+    }
+
+    /// Leaves so many bytes for what will be wrapped around it.
+    pub fn leaving(self, overhead: usize) -> DatagramBuilder {
+        DatagramBuilder { limit: MAX_DATAGRAM - overhead, ..self }
     }
 
     /// Bytes left for parts.
     pub fn room(&self) -> usize {
         // A part that needs a datagram of its own gets all of it; this node's version is said in another.
         let kept = if self.speaks.is_some() && self.parts > 0 { SPEAKS } else { 0 };
-        MAX_DATAGRAM.saturating_sub(self.buffer.len() + kept)
+        self.limit.saturating_sub(self.buffer.len() + kept)
     }
 
     /// How many parts it has.
@@ -311,6 +335,9 @@ pub enum FrameError {
     /// More than anybody should send.
     #[error("a frame of {0} bytes is more than the {MAX_FRAME} allowed")]
     TooLarge(usize),
+    /// The other side will have nothing to do with this node.
+    #[error("this node is refused: {0}")]
+    Refused(&'static str),
 }
 
 fn frame_crc(cluster: u32, body: &[u8]) -> u32 {
@@ -325,7 +352,7 @@ fn frame_crc(cluster: u32, body: &[u8]) -> u32 {
 /// # Errors
 /// When the stream breaks, or the body is larger than [`MAX_FRAME`].
 pub async fn write_frame(
-    stream: &mut dyn Stream,
+    stream: &mut (impl AsyncWrite + Unpin + ?Sized),
     version: u8,
     cluster: u32,
     body: &[u8],
@@ -354,7 +381,7 @@ pub async fn write_frame(
 /// # Errors
 /// When the stream breaks or ends early, or what it holds is not a frame of this cluster.
 pub async fn read_frame(
-    stream: &mut dyn Stream,
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
     newest: u8,
     cluster: u32,
 ) -> Result<(u8, Vec<u8>), FrameError> {
@@ -435,10 +462,13 @@ mod tests {
             swim in prop::collection::vec(any::<u8>(), 0..MAX_SWIM),
             parts in prop::collection::vec(part(), 0..12),
             version in OLDEST..=NEWEST,
+            overhead in prop::sample::select(vec![0, OVERHEAD]),
         ) {
             let sender = Sender { id, revision };
-            let (bytes, parts) = encode(version, &sender, &swim, &parts);
-            prop_assert!(bytes.len() <= MAX_DATAGRAM);
+            let mut builder = DatagramBuilder::new(version, NEWEST, 7, &sender, &swim).leaving(overhead);
+            let parts: Vec<Part> = parts.into_iter().filter(|part| builder.push(&part.encode())).collect();
+            let bytes = builder.finish();
+            prop_assert!(bytes.len() + overhead <= MAX_DATAGRAM);
             let read = decode_datagram(&bytes, 7, NEWEST).unwrap();
             prop_assert_eq!(read, Datagram { sender, swim: &swim, parts, skipped: 0, speaks: NEWEST });
             prop_assert_eq!(decode_datagram(&bytes, 8, NEWEST), Err(Garbage::OtherCluster));
@@ -480,11 +510,11 @@ mod tests {
             leaving: true,
         };
         let sender = Sender { id, revision: u64::MAX };
-        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]);
+        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
         assert!(builder.push(&Part::Message(vec![1; MAX_MESSAGE].into()).encode()));
         let profile =
             Profile { id, revision: u64::MAX, name: "n".repeat(MAX_NAME), meta: vec![1; META_LIMIT].into() };
-        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]);
+        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
         assert!(builder.push(&Part::Profile(profile).encode()));
     }
 

@@ -5,7 +5,7 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `telemetry`: one file for each family of paths.
+//! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each family of paths.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -30,6 +30,7 @@ mod decode;
 mod event;
 mod filter;
 mod health;
+mod keyring;
 mod kv;
 mod legacy;
 mod operator;
@@ -375,6 +376,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/agent/version", route(&["GET"], agent::version))
         .route("/v1/agent/metrics", route(&["GET"], telemetry::metrics))
         .route("/v1/agent/monitor", route(&["GET"], telemetry::monitor))
+        .route("/v1/operator/keyring", route(&["GET", "POST", "PUT", "DELETE"], keyring::keyring))
         .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
         .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
         .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))

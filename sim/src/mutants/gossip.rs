@@ -1,6 +1,6 @@
 //! Bugs of gossip: who is there, and what reaches whom.
 
-use super::{LATE_NEWS, Mutant, SILENCE};
+use super::{LATE_NEWS, Mutant, RESTARTS, SILENCE};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -87,5 +87,19 @@ pub const TABLE: &[Mutant] = &[
         origin: "the class of etcd-io/etcd#17529",
         needs: &[],
         checks: &["EV"],
+    },
+    Mutant {
+        id: "K01",
+        what: "only the key that a node encrypts with is tried on what it receives",
+        origin: "design; Serf's keyring",
+        needs: &[],
+        checks: &["LIVE", "GC"],
+    },
+    Mutant {
+        id: "K02",
+        what: "a change of keys is forgotten with the process",
+        origin: "design; Serf's keyring file",
+        needs: RESTARTS,
+        checks: &["LIVE", "GC"],
     },
 ];

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use driftline::config::Config;
+use driftline::config::{Config, Secret};
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::real::puppet::{Pull, Start};
 use driftline::env::{Env, Observed};
@@ -28,6 +28,7 @@ use super::process::{Process, Said};
 use super::proxy::{FIRST_CLIENT, GOSSIP_PORT, Ground, HTTP_PORT, Links, RPC_PORT};
 use crate::check::{Stop, Violation};
 use crate::fault::scene::Scene;
+use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, Scenario, Target};
 
@@ -264,6 +265,7 @@ impl Cluster {
             server: !self.scenario.is_agent(node),
             bootstrap: self.scenario.bootstrap(node, false),
             protocol: settings.protocol,
+            encrypt: Secret::new(settings.gossip_keys.configured(node, Step::Founded)),
             limits: settings.limits(),
             retry_join: (0..self.scenario.nodes)
                 .filter(|other| *other != node)

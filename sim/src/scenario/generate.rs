@@ -34,6 +34,7 @@ impl Scenario {
         settings.segment_bytes = log_uniform(rng, 4_096, 262_144);
         // Half of the clusters hold values that do not fit into a sector.
         settings.padding_bytes = if rng.random_bool(0.5) { log_uniform(rng, 64, 2_048) } else { 0 };
+        settings.gossip_keys = keys::draw(&mut stream(seed, "gossip keys"), duration_ms);
         settings.knobs = knobs(&mut stream(seed, "knobs"));
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
@@ -128,6 +129,7 @@ fn settings(rng: &mut StdRng) -> Settings {
         },
         disks: DiskSettings { sync_min_us, sync_max_us: sync_min_us * rng.random_range(2..=8) },
         protocol: NEWEST_PROTOCOL,
+        gossip_keys: GossipKeys::default(),
         knobs: Knobs::default(),
     }
 }

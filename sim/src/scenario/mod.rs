@@ -16,6 +16,7 @@
 pub mod agents;
 pub mod disk;
 pub mod generate;
+pub mod keys;
 pub mod links;
 mod named;
 pub mod nodes;
@@ -29,6 +30,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+pub use keys::GossipKeys;
 
 pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
 pub use links::{Links, Spread, Traffic};
@@ -147,6 +150,9 @@ pub struct Settings {
     /// Which version of the protocols the nodes speak at the beginning.
     #[serde(default = "newest")]
     pub protocol: u8,
+    /// The keys that gossip is encrypted with.
+    #[serde(default)]
+    pub gossip_keys: GossipKeys,
     /// The rest of the node's knobs.
     #[serde(default)]
     pub knobs: Knobs,
@@ -673,6 +679,7 @@ impl Default for Settings {
             links: LinkSettings::default(),
             disks: DiskSettings::default(),
             protocol: NEWEST_PROTOCOL,
+            gossip_keys: GossipKeys::default(),
             knobs: Knobs::default(),
         }
     }

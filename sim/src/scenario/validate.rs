@@ -139,6 +139,12 @@ impl Scenario {
         if !(1..=NEWEST_PROTOCOL).contains(&settings.protocol) {
             return wrong("settings.protocol", off_protocol(settings.protocol));
         }
+        if settings.gossip_keys.keys > super::keys::MOST {
+            return wrong("settings.gossip_keys.keys", format!("want at most {}", super::keys::MOST));
+        }
+        if settings.gossip_keys.changed_at_ms.is_some_and(|at_ms| at_ms >= self.duration_ms) {
+            return wrong("settings.gossip_keys.changed_at_ms", "after the end of the storm");
+        }
         let knobs = &settings.knobs;
         let knobs = [
             ("indirect_probes", u64::from(knobs.indirect_probes), 1..=32),
@@ -405,6 +411,7 @@ mod tests {
         refused(|s| s.version = 7, "version", "this build reads 1 to 2");
         refused(|s| s.version = 0, "version", "this build reads 1 to 2");
         refused(|s| s.settings.protocol = 3, "settings.protocol", "want 1 to 2");
+        refused(|s| s.settings.gossip_keys.keys = 9, "settings.gossip_keys.keys", "want at most 2");
         refused(|s| s.settings.knobs.gossip_fanout = 0, "settings.knobs.gossip_fanout", "want 1 to 32");
         refused(|s| s.nodes = 0, "nodes", "want 1 to 64");
         refused(|s| s.nodes = 4_000_000_000, "nodes", "want 1 to 64");

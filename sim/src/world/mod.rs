@@ -18,6 +18,7 @@
 mod clocks;
 mod disks;
 mod faults;
+mod keys;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::Config;
+use driftline::config::{Config, Secret};
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
@@ -52,6 +53,7 @@ use crate::report::RunReport;
 use crate::report::page::{Material, Page};
 use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
+use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
@@ -210,7 +212,9 @@ async fn whole(
         report.storm_seconds = universe.pump.now() as f64 / 1e9;
         world.storm().await;
         world.heal().await;
-        if !world.works_everywhere(&main).await {
+        if !world.keys_are_changed().await {
+            stage = Some("get the new key of gossip everywhere after the heal");
+        } else if !world.works_everywhere(&main).await {
             stage = Some("serve a write through every node after the heal");
         } else if !world.agrees().await {
             stage = Some("agree on state and members after the heal");
@@ -423,6 +427,8 @@ struct State {
     lost: BTreeSet<u32>,
     /// The newest version of the protocols that each node speaks, if not the one of the beginning.
     protocols: BTreeMap<u32, u8>,
+    /// How far the operator is who changes gossip's keys.
+    keys: Step,
 }
 
 struct World {
@@ -494,6 +500,7 @@ impl World {
             let protocol = state.protocols.get(&node).copied().unwrap_or(settings.protocol);
             (protocol, state.lost.contains(&node))
         };
+        let encrypt = settings.gossip_keys.configured(node, self.keys_for(node));
         Config {
             node_name: node_name(node),
             server: !self.scenario.is_agent(node),
@@ -508,6 +515,7 @@ impl World {
                 .collect(),
             retry_interval_ms: settings.knobs.retry_interval_ms,
             protocol,
+            encrypt: Secret::new(encrypt),
             raft: settings.raft(),
             gossip: settings.gossip(),
             limits: settings.limits(),
@@ -689,6 +697,7 @@ impl World {
                 pending().await
             });
         }
+        madsim::task::spawn(self.clone().change_keys(storm_ns));
         let mut faults = Vec::new();
         for fault in self.scenario.faults.clone() {
             let world = self.clone();
