@@ -12,6 +12,7 @@ mod operate;
 mod process;
 mod programs;
 mod recover;
+mod rtt;
 mod secrets;
 
 use std::io::{self, Write};
@@ -50,6 +51,8 @@ enum Command {
     Event(ask::Event),
     /// Shows the agent's own statistics
     Info(ask::Info),
+    /// Estimates the round-trip time between two nodes
+    Rtt(rtt::Rtt),
     /// Makes the agent join the members at these addresses
     Join(ask::Join),
     /// Makes the agent leave its cluster gracefully and stop

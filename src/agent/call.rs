@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::raft::client::WriteError;
 use crate::state::query::{Found, Query};
-use crate::state::{Command, Outcome, RequestId};
+use crate::state::{Command, NodePlace, Outcome, RequestId};
 
 use super::why::Explanation;
 use super::{Answer, Consistency, QueryOptions};
@@ -53,6 +53,8 @@ pub enum Call {
     Snapshot(Consistency),
     /// Why there is no leader, or that all is well.
     Why,
+    /// Remember where a node stands. It is in force some seconds later.
+    Coordinate(NodePlace),
 }
 
 impl Call {
@@ -71,6 +73,7 @@ impl Call {
             Call::AddServer(_) | Call::RemoveServer { .. } | Call::TransferLeadership { .. } => "change",
             Call::Snapshot(_) => "snapshot",
             Call::Why => "why",
+            Call::Coordinate(_) => "coordinate",
         }
     }
 }
@@ -84,7 +87,7 @@ pub enum Reply {
     Written(Outcome),
     /// To [`Call::Cluster`].
     Cluster(Cluster),
-    /// To [`Call::AddServer`], [`Call::RemoveServer`] and [`Call::TransferLeadership`].
+    /// To [`Call::AddServer`], [`Call::RemoveServer`], [`Call::TransferLeadership`] and [`Call::Coordinate`].
     Done,
     /// To [`Call::Snapshot`].
     Snapshot(Bytes),

@@ -20,6 +20,7 @@ use super::call::{Call, CallError, Reply};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
 use super::identity::{self, Identity};
 use super::lan::{self, Lan};
+use super::local::Local;
 use super::meta::{Meta, Role};
 use super::pool::Servers;
 use super::why::{Explanation, Finding, Level};
@@ -48,6 +49,7 @@ impl Client {
         config: &Config,
         program: Program,
         http_port: u16,
+        local: &Local,
     ) -> Result<Client, Error> {
         let identity = identity::open(env).await?;
         // Refutations and changes of metadata count within a life.
@@ -59,7 +61,7 @@ impl Client {
             Role::Client
         };
         let meta = Meta::of(config, role, http_port);
-        let lan = Lan::start(env, config, member, meta, program.delegate, program.members).await?;
+        let lan = Lan::start(env, config, member, meta, local, program.delegate, program.members).await?;
         let servers = Arc::new(Servers::new(env, lan.clone(), config));
         Ok(Client { inner: Arc::new(Inner { env: env.clone(), lan, servers, _identity: identity }) })
     }
@@ -113,7 +115,7 @@ impl Delegate for Client {
     }
 
     fn lan_coordinate(&self) -> BTreeMap<String, Coordinate> {
-        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), Coordinate::default())])
+        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), self.inner.lan.coordinate())])
     }
 
     fn leave(&self) -> BoxFuture<'_, ()> {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 
+pub use crate::gossip::Coordinate;
 use crate::gossip::Member;
 
 use super::call::{Call, CallError, Reply};
@@ -20,27 +21,6 @@ pub type Stats = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The name of the only segment.
 pub const DEFAULT_SEGMENT: &str = "";
-
-/// A place in the plane that network coordinates span (Dabek and others, "Vivaldi", 2004). Distances are
-/// round-trip times in seconds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Coordinate {
-    /// The Euclidean part.
-    pub vec: [f64; 8],
-    /// How sure the node is of its place: 0 is certain.
-    pub error: f64,
-    /// What is added to each distance because of what the others saw.
-    pub adjustment: f64,
-    /// The part of each distance that is this node's own link.
-    pub height: f64,
-}
-
-impl Default for Coordinate {
-    /// Where every node begins.
-    fn default() -> Coordinate {
-        Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 1e-5 }
-    }
-}
 
 /// There is only the default segment. Ask without one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

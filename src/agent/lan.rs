@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::env::Env;
 use crate::gossip::keys::{self, Order};
-use crate::gossip::{self, EventDelegate, Gossip, Member, UserEvents};
+use crate::gossip::{self, Coordinate, EventDelegate, Gossip, Member, UserEvents};
 use crate::raft::{AddressBook, ServerInfo};
 
+use super::events::concerns;
+use super::local::Local;
 use super::meta::{Meta, Role};
 use super::reconcile::Seen;
 use super::{Error, uuid_of};
@@ -52,6 +54,7 @@ impl Lan {
         config: &Config,
         identity: Identity,
         meta: Meta,
+        local: &Local,
         delegate: Option<Arc<dyn gossip::Delegate>>,
         members: Option<Arc<dyn EventDelegate>>,
     ) -> Result<Lan, Error> {
@@ -61,9 +64,13 @@ impl Lan {
         let (sender, changes) = watch::channel(0);
         let ear = Ear { addresses: addresses.clone(), changes: sender, members };
         let told = meta.clone();
-        let events = UserEvents::new(env, move || {
+        let meta_bytes = move || {
             // Checked whenever it changes: it always fits.
             told.lock().unwrap_or_else(PoisonError::into_inner).encode().unwrap_or_default()
+        };
+        let (node, local) = (config.node_name.clone(), local.clone());
+        let events = UserEvents::with_filter(env, meta_bytes, move |event| {
+            concerns(event, &node, || local.services())
         });
         let speaks: Arc<dyn gossip::Delegate> = match delegate {
             Some(delegate) => Arc::new(gossip::Beside::new(env, events.clone(), delegate)),
@@ -113,6 +120,11 @@ impl Lan {
     /// This node as a member.
     pub fn local(&self) -> Member {
         self.gossip.local()
+    }
+
+    /// Where this node stands in the network.
+    pub fn coordinate(&self) -> Coordinate {
+        self.gossip.coordinate()
     }
 
     /// The servers that gossip remembers, with their facts. Clients are not among them.

@@ -16,6 +16,7 @@
 //! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
+//! * [`coordinates`]: where nodes stand, told to the servers; [`events`]: whom a user event concerns.
 //! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
 //!
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
@@ -25,7 +26,9 @@ pub mod bootstrap;
 pub mod call;
 pub mod census;
 pub mod client;
+pub mod coordinates;
 pub mod delegate;
+pub mod events;
 pub mod identity;
 pub mod keys;
 pub mod lan;
@@ -57,7 +60,7 @@ use crate::env::{AbortOnDrop, Env};
 use crate::gossip::{self, EventDelegate, Member, NewEvent, UserEvent};
 use crate::raft::{OpenError, StartError};
 use crate::state::query::AskMachine;
-use crate::state::{Command, Machine, Outcome, Question};
+use crate::state::{Command, Machine, NodePlace, Outcome, Question};
 
 use call::Reply;
 use lan::Lan;
@@ -69,6 +72,7 @@ use why::Explanation;
 pub use call::{Call, CallError, Cluster, Configured};
 pub use client::Client;
 pub use delegate::{Coordinate, Delegate, Stats, UnknownSegment};
+pub use events::EventFilters;
 pub use lan::member_tags;
 pub use server::Server;
 
@@ -197,17 +201,6 @@ impl From<CallError> for WriteError {
     }
 }
 
-/// Which nodes an event is for: regular expressions, matched where it arrives.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventFilters {
-    /// By node name.
-    pub node: String,
-    /// By service.
-    pub service: String,
-    /// By tag of the service.
-    pub tag: String,
-}
-
 /// What a program that embeds the agent adds to it. Every node of a cluster must add the same.
 #[derive(Default)]
 pub struct Program {
@@ -258,11 +251,13 @@ impl Agent {
     pub async fn start(env: Env, config: Config, program: Program, http_port: u16) -> Result<Agent, Error> {
         config.check()?;
         let process = program.process.clone();
+        let local = Local::new(&env);
         if config.server {
-            let server = Server::start(&env, &config, program, http_port).await?;
+            let server = Server::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(server.clone());
             let rpc_addr = Some(server.raft().me().addr);
-            let agent = Agent::new(env, config, process, server.lan().clone(), delegate, rpc_addr);
+            let lan = server.lan().clone();
+            let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr);
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -270,9 +265,9 @@ impl Agent {
             });
             Ok(agent)
         } else {
-            let client = Client::start(&env, &config, program, http_port).await?;
+            let client = Client::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(client.clone());
-            let agent = Agent::new(env, config, process, client.lan().clone(), delegate, None);
+            let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None);
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());
@@ -285,13 +280,14 @@ impl Agent {
         config: Config,
         process: Option<Arc<dyn Process>>,
         lan: Lan,
+        local: Local,
         delegate: Arc<dyn Delegate>,
         rpc_addr: Option<SocketAddr>,
     ) -> Agent {
         Agent {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&env),
-                local: Local::new(&env),
+                local,
                 env,
                 config: watch::Sender::new(Arc::new(config)),
                 reloading: tokio::sync::Mutex::new(()),
@@ -352,6 +348,7 @@ impl Agent {
         let local = self.inner.local.clone();
         duties.push(env.spawn(local.clone().keep_true(self.clone())).abort_on_drop());
         duties.push(env.spawn(local.reap()).abort_on_drop());
+        duties.push(env.spawn(coordinates::tell(self.clone())).abort_on_drop());
         *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner) = duties;
     }
 
@@ -615,6 +612,14 @@ impl Agent {
         Ok(self.query(QueryOptions::now(consistency), &question).await?.value)
     }
 
+    /// Says where a node stands. It is in force some seconds later, if the node is in the catalog by then.
+    ///
+    /// # Errors
+    /// When no server could be told.
+    pub async fn update_coordinate(&self, update: NodePlace) -> Result<(), WriteError> {
+        self.change(Call::Coordinate(update)).await
+    }
+
     // ---- servers ----
 
     /// Who leads, and which servers there are, as currently as asked.
@@ -706,13 +711,14 @@ impl Agent {
     /// Sends an event to all nodes.
     ///
     /// # Errors
-    /// When it is too large.
+    /// When it is too large, or its filters make no sense.
     pub async fn fire_event(
         &self,
         name: &str,
         payload: Bytes,
         filters: EventFilters,
     ) -> Result<UserEvent, String> {
+        filters.check().map_err(|error| error.to_string())?;
         let event = NewEvent {
             name: name.to_owned(),
             payload,
@@ -723,15 +729,24 @@ impl Agent {
         self.inner.lan.events().fire(event).map_err(|error| error.to_string())
     }
 
-    /// This node's last events, oldest first. With an index that is not 0: waits until it is no longer
-    /// the current one.
+    /// This node's last events, of one name or all, oldest first. With an index that is not 0: waits until it is no
+    /// longer the current one, which an event of another name does not make it.
     pub async fn events(&self, name: Option<&str>, index: u64, wait: Duration) -> (u64, Vec<UserEvent>) {
-        let mut newest = self.inner.lan.events().subscribe();
-        if index != 0 {
-            // Listed as they are when the time is over.
-            let _ = self.inner.env.timeout(wait, newest.wait_for(|newest| *newest != index)).await;
+        let events = self.inner.lan.events();
+        let mut newest = events.subscribe();
+        let deadline = self.inner.env.now() + wait;
+        loop {
+            newest.mark_unchanged();
+            let (current, listed) = events.list(name);
+            let left = deadline.since(self.inner.env.now());
+            if index == 0
+                || current != index
+                || left.is_zero()
+                || self.inner.env.timeout(left, newest.changed()).await.is_err()
+            {
+                return (current, listed);
+            }
         }
-        self.inner.lan.events().list(name)
     }
 }
 

@@ -1,10 +1,11 @@
 //! An agent that keeps the state: Raft and gossip under one roof.
 //!
-//! Raft and gossip know nothing of each other; whatever passes between them passes here, in four duties:
+//! Raft and gossip know nothing of each other; whatever passes between them passes here, in five duties:
 //!
 //! * **founding** ([`bootstrap`](super::bootstrap)): a server without a cluster founds one, alone or with others;
 //! * **reconciling** ([`reconcile`](super::reconcile)): the leader makes the Raft configuration follow gossip;
 //! * **entering** ([`census`]): the leader makes the catalog's nodes follow gossip;
+//! * **gathering** ([`coordinates`]): what nodes say of their places is proposed every few seconds, together;
 //! * **recovering**: until a restarted server has caught up with what it had applied before, it answers no read
 //!   that does not ask a leader.
 //!
@@ -37,8 +38,10 @@ use crate::state::{Command, Outcome, Request, RequestId, State};
 use super::bootstrap::{found_together, founders};
 use super::call::{self, Call, CallError, Cluster, Configured, Reply};
 use super::census::{self, Entered};
+use super::coordinates::{self, Gathered};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
 use super::lan::{self, Lan, advertised};
+use super::local::Local;
 use super::local::book::CONSUL_SERVICE;
 use super::meta::{Meta, Role};
 use super::reconcile::{Seen, Step, plan};
@@ -67,6 +70,8 @@ struct Inner {
     lan: Lan,
     node: RaftNode,
     client: RaftClient,
+    /// Where nodes stand, as told and not proposed yet.
+    places: Gathered,
     /// Whether the state holds again all that this server had applied before it restarted.
     recovered: AtomicBool,
 }
@@ -81,6 +86,7 @@ impl Server {
         config: &Config,
         program: Program,
         http_port: u16,
+        local: &Local,
     ) -> Result<Server, Error> {
         let Program { machine, delegate, members, process: _ } = program;
         let RaftConfig { segment_bytes, on_damage, .. } = config.raft;
@@ -117,7 +123,7 @@ impl Server {
         };
         let meta = Meta::of(config, Role::Server { rpc_addr, expect }, http_port);
         let member = lan::Identity { node_id: identity.node_id, generation };
-        let lan = Lan::start(env, config, member, meta, delegate, members).await?;
+        let lan = Lan::start(env, config, member, meta, local, delegate, members).await?;
         let blank = machine.map_or_else(State::default, State::with_machine);
         env.linger(hazard::GOSSIP_UP).await;
         let reach = Reach {
@@ -137,7 +143,8 @@ impl Server {
         let client = RaftClient::new(env, node.clone(), config.raft.request_timeout());
         let (env, config) = (env.clone(), config.clone());
         let recovered = AtomicBool::new(false);
-        let server = Server { inner: Arc::new(Inner { env, config, lan, node, client, recovered }) };
+        let places = Gathered::default();
+        let server = Server { inner: Arc::new(Inner { env, config, lan, node, client, places, recovered }) };
         server.serve_agents();
         Ok(server)
     }
@@ -150,6 +157,7 @@ impl Server {
             env.spawn(self.clone().reconcile()).abort_on_drop(),
             env.spawn(self.clone().count_sessions()).abort_on_drop(),
             env.spawn(self.clone().enter_members()).abort_on_drop(),
+            env.spawn(self.clone().propose_places()).abort_on_drop(),
             env.spawn(self.clone().watch_recovery()).abort_on_drop(),
         ]
     }
@@ -254,6 +262,12 @@ impl Server {
                 Ok(Reply::Snapshot(bytes.into()))
             }
             Call::Why => Ok(Reply::Why(why::explain(&self.facts().await))),
+            Call::Coordinate(update) => {
+                if !self.inner.places.add(update) {
+                    tracing::debug!("too many places at once: one is dropped");
+                }
+                Ok(Reply::Done)
+            }
         }
     }
 
@@ -616,6 +630,20 @@ impl Server {
         }))
     }
 
+    /// Proposes what nodes said of their places. What cannot be proposed now they will say again.
+    async fn propose_places(self) {
+        let mut ticks = self.inner.env.interval(coordinates::PROPOSE_EVERY);
+        loop {
+            ticks.tick().await;
+            for batch in self.inner.places.take() {
+                if let Err(error) = self.inner.client.write(Command::Coordinates(batch)).await {
+                    tracing::debug!(%error, "places are not in the catalog yet");
+                    break;
+                }
+            }
+        }
+    }
+
     async fn watch_recovery(self) {
         if self.inner.node.recovered().await {
             self.inner.recovered.store(true, Ordering::Relaxed);
@@ -629,7 +657,7 @@ impl Delegate for Server {
     }
 
     fn lan_coordinate(&self) -> BTreeMap<String, Coordinate> {
-        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), Coordinate::default())])
+        BTreeMap::from([(DEFAULT_SEGMENT.to_owned(), self.inner.lan.coordinate())])
     }
 
     /// Hands over leadership, says goodbye, and waits to be taken out of the Raft configuration.

@@ -30,6 +30,7 @@ use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
 use super::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record, Terms};
 use super::seal::Sealer;
 use super::timing::Timing;
+use super::vivaldi::Vivaldi;
 use super::wire::{
     self, DatagramBuilder, FrameError, Garbage, Intent, MESSAGE_OVERHEAD, Part, Profile, Sender,
 };
@@ -206,6 +207,13 @@ struct Case {
     asked: Instant,
 }
 
+/// A probe of foca's that is under way: for the round trip that its answer ends.
+struct Trip {
+    to: Identity,
+    number: foca::ProbeNumber,
+    began: Instant,
+}
+
 /// How far this node's departure is.
 enum Phase {
     Member,
@@ -235,6 +243,7 @@ pub(super) struct Counters {
     pub slowness: u32,
     pub intent_queue: usize,
     pub modern_peers: usize,
+    pub coordinate_resets: u64,
 }
 
 /// What [`Driver::new`] needs.
@@ -283,6 +292,10 @@ pub(super) struct Driver {
     strays: BTreeMap<Identity, Instant>,
     table: Table,
     claims: BTreeMap<u64, Claim>,
+    /// Where this node stands.
+    place: Vivaldi,
+    place_rng: Rng,
+    trip: Option<Trip>,
     /// How many verdicts this node owes as a juror.
     cases: usize,
     queue: TransmitLimitedQueue,
@@ -381,6 +394,9 @@ impl Driver {
             strays: BTreeMap::new(),
             table: Table::default(),
             claims: BTreeMap::new(),
+            place: Vivaldi::default(),
+            place_rng: env.rng("coordinates"),
+            trip: None,
             cases: 0,
             queue: TransmitLimitedQueue::default(),
             alarms,
@@ -867,6 +883,7 @@ impl Driver {
             self.counters.table_full += 1;
             return;
         }
+        self.end_trip(&datagram, now);
         self.greet(sender.id, datagram.swim.is_empty());
         if !datagram.swim.is_empty() {
             self.env.sometimes_if(
@@ -986,7 +1003,8 @@ impl Driver {
                     self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
                 }
             }
-            Part::Stale { .. } | Part::Speaks(_) => {}
+            // A coordinate belongs to the answer that it came with: see `end_trip`.
+            Part::Stale { .. } | Part::Speaks(_) | Part::Coordinate(_) => {}
             Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
             Part::Leave { id, intent } => {
                 if self.table.order_out(id.node_id, intent) {
@@ -1006,6 +1024,44 @@ impl Driver {
                     self.confirm(suspect, incarnation, sender.id.node_id, now);
                 }
             }
+        }
+    }
+
+    // Where this node stands.
+
+    /// Foca sends a packet: a probe begins a trip, and the answer to one takes this node's coordinate along.
+    fn note_probe(&mut self, packet: &[u8], to: SocketAddr, builder: &mut DatagramBuilder, now: Instant) {
+        match header(packet) {
+            Some(foca::Header { dst, message: foca::Message::Ping(number), .. }) => {
+                self.trip = Some(Trip { to: dst, number, began: now });
+            }
+            Some(foca::Header { message: foca::Message::Ack(_), .. })
+                if self.version_for(to) > wire::OLDEST =>
+            {
+                // Should it not fit, the other learns nothing from this trip.
+                builder.push(&Part::Coordinate(self.place.coordinate()).encode());
+            }
+            _ => {}
+        }
+    }
+
+    /// The answer to this node's own probe ends a trip, if it says where it comes from.
+    fn end_trip(&mut self, datagram: &wire::Datagram<'_>, now: Instant) {
+        let Some(Trip { to, number, began }) = self.trip else { return };
+        let coordinate = datagram.parts.iter().find_map(|part| match part {
+            Part::Coordinate(coordinate) => Some(*coordinate),
+            _ => None,
+        });
+        let Some(coordinate) = coordinate.filter(|_| datagram.sender.id == to) else { return };
+        let answers = header(datagram.swim)
+            .is_some_and(|header| header.src == to && header.message == foca::Message::Ack(number));
+        if !answers {
+            return;
+        }
+        self.trip = None;
+        let took = now.since(began);
+        if let Err(ignored) = self.place.observe(to.node_id, &coordinate, took, &mut self.place_rng) {
+            debug!(addr = %to.addr, %ignored, "a round trip does not count");
         }
     }
 
@@ -1372,6 +1428,8 @@ impl Driver {
             }
         }
         self.forget_versions();
+        let table = &self.table;
+        self.place.keep(|node_id| table.get(node_id).is_some());
         forget.extend(self.old_strays(now, after));
         for id in forget {
             if self.table.get(id.node_id).is_none() {
@@ -1480,6 +1538,7 @@ impl Driver {
         self.tell_changes(now);
         for (to, packet) in std::mem::take(&mut self.swim) {
             let mut builder = self.datagram(to, &packet);
+            self.note_probe(&packet, to, &mut builder, now);
             self.fill(&mut builder);
             self.outbox.push((to, builder.finish()));
         }
@@ -1788,6 +1847,7 @@ impl Driver {
         self.counters.slowness = self.slowness;
         self.counters.intent_queue = self.queue.len();
         self.counters.modern_peers = self.modern.len();
+        self.counters.coordinate_resets = self.place.resets();
         let status = match self.phase {
             Phase::Member => Status::Alive,
             Phase::Leaving(_) => Status::Leaving,
@@ -1795,6 +1855,7 @@ impl Driver {
         };
         let mut view = self.shared.view();
         view.counters = self.counters.clone();
+        view.coordinate = self.place.coordinate();
         let local = &mut view.local;
         if local.status != status {
             local.status = status;
@@ -1810,8 +1871,12 @@ impl Driver {
 
 /// Whether a packet of foca's says that a member was reached through another.
 fn is_forwarded_ack(packet: &[u8]) -> bool {
-    let header = postcard::take_from_bytes::<foca::Header<Identity>>(packet);
-    header.is_ok_and(|(header, _)| matches!(header.message, foca::Message::ForwardedAck { .. }))
+    header(packet).is_some_and(|header| matches!(header.message, foca::Message::ForwardedAck { .. }))
+}
+
+/// What a packet of foca's says first.
+fn header(packet: &[u8]) -> Option<foca::Header<Identity>> {
+    postcard::take_from_bytes::<foca::Header<Identity>>(packet).ok().map(|(header, _)| header)
 }
 
 fn reap_interval(timing: &Timing) -> Duration {

@@ -20,6 +20,8 @@
 //! * [`pushpull`]: exchanges of full state over TCP: joining, and repair of what rumours missed;
 //! * [`seal`]: encryption of all of it, with the keys of a [`keyring`]; [`keys`]: changing them in a running cluster;
 //! * [`events`]: user events, each delivered once to every node;
+//! * [`vivaldi`]: network coordinates, from the round trips of probes that are answered; the answer carries the
+//!   coordinate of who answers;
 //! * `driver`: the loop. It also does what Lifeguard (Dadgar, Phillips and Currey, 2018) adds to SWIM: a
 //!   suspicion ends the sooner the more nodes share it, the suspect is told directly, a node that finds
 //!   itself slow judges others slowly, and one that was stalled judges nobody for the time it missed. Beyond
@@ -33,7 +35,7 @@
 //! whom only one side believes that it lives is told to take a new generation as well. No user acts.
 //!
 //! # What is deliberately absent
-//! Network coordinates, queries, compression, and any
+//! Queries, compression, and any
 //! promise that a message is delivered: only that it is likely to be.
 
 pub mod beside;
@@ -48,6 +50,7 @@ pub mod members;
 pub mod pushpull;
 pub mod seal;
 pub mod timing;
+pub mod vivaldi;
 pub mod wire;
 #[cfg(test)]
 mod wire_v1;
@@ -68,6 +71,7 @@ pub use events::{EventError, NewEvent, UserEvent, UserEvents};
 pub use members::{Member, Status};
 pub use seal::Encryption;
 pub use timing::Timing;
+pub use vivaldi::Coordinate;
 
 use crate::env::{AbortOnDrop, Datagrams, Env, Listener};
 use driver::{Command, Counters, Driver};
@@ -176,6 +180,7 @@ struct View {
     local: Member,
     members: BTreeMap<u64, Member>,
     counters: Counters,
+    coordinate: Coordinate,
 }
 
 impl Shared {
@@ -271,7 +276,12 @@ impl Gossip {
             status: Status::Alive,
             since: env.now(),
         };
-        let view = View { local, members: BTreeMap::new(), counters: Counters::default() };
+        let view = View {
+            local,
+            members: BTreeMap::new(),
+            counters: Counters::default(),
+            coordinate: Coordinate::default(),
+        };
         let shared = Arc::new(Shared { view: Mutex::new(view), stopping: AtomicBool::new(false) });
         let (commands, receiver) = mpsc::channel(driver::COMMANDS);
         let cluster = wire::cluster_number(&options.cluster);
@@ -351,6 +361,11 @@ impl Gossip {
     /// The local member.
     pub fn local(&self) -> Member {
         self.inner.shared.view().local.clone()
+    }
+
+    /// Where this node stands among the others, as far as its probes have told.
+    pub fn coordinate(&self) -> Coordinate {
+        self.inner.shared.view().coordinate
     }
 
     /// Leaves: tells the others, waits until they are likely to know, and falls silent. Others see the node
@@ -434,6 +449,7 @@ impl Gossip {
             ("name_conflicts", counters.name_conflicts),
             ("refused_members", counters.table_full),
             ("modern_peers", counters.modern_peers as u64),
+            ("coordinate_resets", counters.coordinate_resets),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_string()))

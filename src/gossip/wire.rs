@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::delegate::META_LIMIT;
 use super::identity::Identity;
 use super::seal::OVERHEAD;
+use super::vivaldi::Coordinate;
 
 /// The largest datagram: fits an Ethernet frame through the usual tunnels.
 pub const MAX_DATAGRAM: usize = 1_400;
@@ -96,7 +97,7 @@ pub struct Intent {
 }
 
 /// One thing in a datagram beside foca's packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     /// A message of the program.
     Message(Bytes),
@@ -133,6 +134,8 @@ pub enum Part {
     },
     /// The newest version that the sender speaks. Only in datagrams of an older one.
     Speaks(u8),
+    /// Where the sender stands, beside its answer to a probe. Not in datagrams of version 1.
+    Coordinate(Coordinate),
 }
 
 impl Part {
@@ -251,7 +254,7 @@ fn datagram_crc(version: u8, rest: &[u8]) -> u32 {
 }
 
 /// A received datagram.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Datagram<'a> {
     /// Who sent it.
     pub sender: Sender,
@@ -438,6 +441,11 @@ mod tests {
             (identity(), any::<u64>(), "[a-z]{1,20}", bytes(100))
                 .prop_map(|(id, revision, name, meta)| Part::Profile(Profile { id, revision, name, meta })),
             Just(Part::WhoIs),
+            (prop::array::uniform8(-1.0..1.0), 0.0..1.5, -0.1..0.1, 0.0..1.0).prop_map(
+                |(vec, error, adjustment, height)| {
+                    Part::Coordinate(Coordinate { vec, error, adjustment, height })
+                }
+            ),
             (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(node_id, generation, revision)| {
                 Part::Stale { node_id, generation, revision }
             }),

@@ -8,10 +8,11 @@ use axum::http::StatusCode;
 use serde::Serialize;
 
 use crate::agent::delegate::DEFAULT_SEGMENT;
-use crate::agent::{self, member_tags, version};
+use crate::agent::{member_tags, version};
 use crate::config::Config;
 use crate::gossip::{self, Status};
 
+use super::coordinate::Coord;
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 
@@ -61,7 +62,7 @@ impl Member {
 struct SelfReply<'a> {
     config: SelfConfig<'a>,
     debug_config: &'a Config,
-    coord: Coordinate,
+    coord: Coord,
     member: Member,
     stats: BTreeMap<String, BTreeMap<String, String>>,
     meta: &'a BTreeMap<String, String>,
@@ -82,23 +83,6 @@ struct SelfConfig<'a> {
     server: bool,
     version: &'a str,
     build_date: &'a str,
-}
-
-/// A network coordinate.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Coordinate {
-    vec: [f64; 8],
-    error: f64,
-    adjustment: f64,
-    height: f64,
-}
-
-impl From<agent::Coordinate> for Coordinate {
-    fn from(at: agent::Coordinate) -> Coordinate {
-        let agent::Coordinate { vec, error, adjustment, height } = at;
-        Coordinate { vec, error, adjustment, height }
-    }
 }
 
 /// This agent: configuration, statistics, and how its members see it.

@@ -14,6 +14,7 @@ use crate::state::catalog::{
 };
 use crate::state::{CatalogCommand, Command, Outcome};
 
+use super::coordinate::nearest_first;
 use super::decode::{self, Labels, ServiceAddress};
 use super::filter::Filter;
 use super::params::Params;
@@ -218,7 +219,9 @@ pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     let wanted = node_meta(params);
     let datacenter = api.agent.config().datacenter.clone();
     let nodes = answer.value.iter().filter(|row| has_meta(&row.info.meta, &wanted));
-    let nodes = Filter::choose(&filter, nodes.map(|row| Node::new(row, &datacenter)).collect())?;
+    let mut nodes: Vec<Node> = nodes.map(|row| Node::new(row, &datacenter)).collect();
+    nearest_first(&api, params, &mut nodes, |node| &node.node).await?;
+    let nodes = Filter::choose(&filter, nodes)?;
     let response = reply::json(&nodes, params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))
 }
@@ -264,7 +267,9 @@ async fn instances(api: &Api, params: &Params, service: String) -> Reply {
     let found = answer.value.iter().filter(|instance| {
         has_meta(&instance.node.info.meta, &wanted) && tagged(params, &instance.service.info.tags)
     });
-    let found = found.map(|instance| CatalogService::new(instance, &datacenter)).collect();
+    let mut found: Vec<CatalogService> =
+        found.map(|instance| CatalogService::new(instance, &datacenter)).collect();
+    nearest_first(api, params, &mut found, |instance| &instance.node).await?;
     let response = reply::json(&Filter::choose(&filter, found)?, params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))
 }

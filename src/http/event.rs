@@ -12,9 +12,6 @@ use crate::gossip::UserEvent;
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 
-/// Events with such names are remote execution's own and never listed.
-const RESERVED: &str = "_rexec";
-
 /// An event as clients know it.
 #[derive(Serialize)]
 struct Event<'a> {
@@ -60,9 +57,8 @@ pub async fn fire(api: Arc<Api>, call: Call) -> Reply {
     }
     let filter = |filter: &str| call.params.get(filter).unwrap_or_default().to_owned();
     let filters = EventFilters { node: filter("node"), service: filter("service"), tag: filter("tag") };
-    if !filters.tag.is_empty() && filters.service.is_empty() {
-        return Err(Failure::refused("Cannot provide tag filter without service filter"));
-    }
+    // Before the body is waited for.
+    filters.check().map_err(|error| Failure::refused(error.to_string()))?;
     let pretty = call.params.pretty();
     let payload = api.read_body(call.body).await?;
     let event =
@@ -71,11 +67,10 @@ pub async fn fire(api: Arc<Api>, call: Call) -> Reply {
     reply::json(&Event { ltime: 0, ..Event::new(&event) }, pretty)
 }
 
-/// The newest events that this agent has seen, oldest first.
+/// The newest events that concern this agent, oldest first.
 pub async fn list(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
     let (index, events) = api.agent.events(call.params.text("name"), options.min_index, options.wait).await;
-    let listed: Vec<Event<'_>> =
-        events.iter().filter(|event| !event.name.starts_with(RESERVED)).map(Event::new).collect();
+    let listed: Vec<Event<'_>> = events.iter().map(Event::new).collect();
     Ok(reply::indexed(reply::json(&listed, call.params.pretty())?, index))
 }

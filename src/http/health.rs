@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::state::catalog::{Checks, ChecksOf, ServiceInstances, Status, has_meta};
 
 use super::catalog::{node_meta, tagged};
+use super::coordinate::nearest_first;
 use super::filter::Filter;
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -15,7 +16,9 @@ async fn checks(api: &Api, params: &Params, of: ChecksOf) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &Checks { of, node_meta: node_meta(params) }).await?;
-    let checks = Filter::choose(&filter, answer.value.iter().map(Check::new).collect())?;
+    let mut checks: Vec<Check> = answer.value.iter().map(Check::new).collect();
+    nearest_first(api, params, &mut checks, |check| &check.node).await?;
+    let checks = Filter::choose(&filter, checks)?;
     let response = reply::json(&checks, params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))
 }
@@ -76,7 +79,8 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
         here && has_meta(&instance.node.info.meta, &wanted) && tagged(params, &instance.service.info.tags)
     });
     let found = found.map(|instance| CheckedService::new(instance, &datacenter));
-    let found = found.filter(|instance| !passing || instance.is_passing()).collect();
+    let mut found: Vec<CheckedService> = found.filter(|instance| !passing || instance.is_passing()).collect();
+    nearest_first(&api, params, &mut found, |instance| &instance.node.node).await?;
     let response = reply::json(&Filter::choose(&filter, found)?, params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))
 }

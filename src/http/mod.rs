@@ -5,7 +5,8 @@
 //! share (verbs, parameters, datacenter); a handler checks the limits, asks the agent, and builds the
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
-//! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each family of paths.
+//! * `kv`, `session`, `txn`, `catalog`, `health`, `coordinate`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each
+//!   family of paths.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -26,6 +27,7 @@
 mod agent;
 mod catalog;
 pub mod client;
+mod coordinate;
 mod decode;
 mod event;
 mod filter;
@@ -360,6 +362,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/health/service/{*service}", route(&["GET"], health::service))
         .route("/v1/health/connect/{*service}", route(&["GET"], health::none))
         .route("/v1/health/ingress/{*service}", route(&["GET"], health::none))
+        .route("/v1/coordinate/datacenters", route(&["GET"], coordinate::datacenters))
+        .route("/v1/coordinate/nodes", route(&["GET"], coordinate::nodes))
+        .route("/v1/coordinate/node/{*node}", route(&["GET"], coordinate::node))
+        .route("/v1/coordinate/update", route(&["PUT"], coordinate::update))
         .route("/v1/event/fire/", route(&["PUT"], event::fire))
         .route("/v1/event/fire/{*name}", route(&["PUT"], event::fire))
         .route("/v1/event/list", route(&["GET"], event::list))

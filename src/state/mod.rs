@@ -9,6 +9,7 @@
 //! * [`session`]: sessions, which hold locks on keys.
 //! * [`txn`]: several operations at once, all or none.
 //! * [`catalog`]: nodes, their services, and the checks of both.
+//! * [`coordinate`]: where nodes stand in the network, for those who want the nearest.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
@@ -29,6 +30,7 @@
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
 pub mod catalog;
+pub mod coordinate;
 pub mod dedup;
 pub mod kv;
 pub mod machine;
@@ -45,6 +47,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use catalog::{Catalog, CatalogCommand};
+pub use coordinate::{NodePlace, Place, Places};
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
@@ -84,6 +87,8 @@ pub enum Command {
     Txn(Vec<TxnOp>),
     /// A change to the catalog.
     Catalog(CatalogCommand),
+    /// Where nodes stand now.
+    Coordinates(Vec<NodePlace>),
 }
 
 impl Command {
@@ -104,6 +109,9 @@ impl Command {
             }
             Command::Session(_) => 256,
             Command::Catalog(command) => command.weight(),
+            Command::Coordinates(updates) => {
+                updates.iter().map(|update| update.node.len() + update.segment.len() + 128).sum()
+            }
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -203,6 +211,7 @@ impl fmt::Display for Request {
             }
             Command::Txn(ops) => write!(f, "{} operations at once", ops.len()),
             Command::Catalog(command) => write!(f, "{command}"),
+            Command::Coordinates(updates) => write!(f, "the places of {} nodes", updates.len()),
         }
     }
 }
@@ -234,6 +243,7 @@ pub struct State {
     kv: KvStore,
     sessions: Sessions,
     catalog: Catalog,
+    places: Places,
     dedup: Dedup,
     machine: Slot,
 }
@@ -261,6 +271,10 @@ impl State {
             Command::Kv(command) => self.kv.apply(index, command, &self.sessions),
             Command::Session(command) => self.apply_session(index, command),
             Command::Catalog(command) => self.apply_catalog(index, command),
+            Command::Coordinates(updates) => {
+                self.apply_places(index, updates);
+                Outcome::Done { index }
+            }
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -344,7 +358,10 @@ impl State {
         let (outcome, losses) = self.catalog.apply(index, command);
         for loss in losses {
             match loss {
-                Loss::Node(node) => self.invalidate_sessions_of(index, &node),
+                Loss::Node(node) => {
+                    self.invalidate_sessions_of(index, &node);
+                    self.places.remove(index, &node);
+                }
                 Loss::Check { node, id } => self.invalidate_sessions_on(index, &node, &id),
             }
         }
@@ -398,6 +415,11 @@ impl State {
         &self.catalog
     }
 
+    /// Where nodes stand, to read from.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
         let parts = [
@@ -405,6 +427,7 @@ impl State {
             self.kv.digest(),
             self.sessions.digest(),
             self.catalog.digest(),
+            self.places.digest(),
             self.dedup.digest(),
             self.machine.digest(),
         ];
@@ -430,6 +453,7 @@ impl State {
         self.kv.rebuild();
         self.sessions.rebuild();
         self.catalog.rebuild_digest();
+        self.places.rebuild_digest();
         self.dedup.rebuild_digest();
     }
 }
@@ -456,6 +480,7 @@ mod tests {
             3 => session::tests::any_command().prop_map(Command::Session),
             2 => prop::collection::vec(txn::tests::any_op(), 0..6).prop_map(Command::Txn),
             1 => Just(Command::Noop),
+            1 => prop::collection::vec(coordinate::tests::any_update(), 0..3).prop_map(Command::Coordinates),
             1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),
         ]
     }

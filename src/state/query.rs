@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
+use super::coordinate::{CoordinatesOf, CoordinatesOfAll};
 use super::{Entry, Session, State, TxnOp, txn};
 
 /// What a read finds.
@@ -123,6 +124,10 @@ questions! {
     OneNode,
     /// Checks, by what they are about or what they found.
     Checks,
+    /// Where all nodes stand.
+    CoordinatesOfAll,
+    /// Where one node stands.
+    CoordinatesOf,
 }
 
 /// See [`Query::KvGet`].

@@ -66,6 +66,7 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     part(&mut bytes, "kv", &state.kv);
     part(&mut bytes, "sessions", &state.sessions);
     part(&mut bytes, "catalog", &state.catalog);
+    part(&mut bytes, "coordinates", &state.places);
     // Mutant R33: the table of applied requests is left out.
     if !crate::mutant::is("R33") {
         part(&mut bytes, "dedup", &state.dedup);
@@ -106,6 +107,7 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
             "kv" => state.kv = decoded(name, content)?,
             "sessions" => state.sessions = decoded(name, content)?,
             "catalog" => state.catalog = decoded(name, content)?,
+            "coordinates" => state.places = decoded(name, content)?,
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),

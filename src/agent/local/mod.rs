@@ -82,6 +82,11 @@ impl Local {
         self.locked().clone()
     }
 
+    /// The services there are now.
+    pub fn services(&self) -> Vec<ServiceInfo> {
+        self.locked().services().values().cloned().collect()
+    }
+
     /// Completes when something has changed after this was called.
     pub fn changed(&self) -> impl Future<Output = ()> + use<> {
         let mut changes = self.inner.changes.subscribe();
