@@ -8,12 +8,14 @@ mod ask;
 mod bench;
 mod host;
 mod keyring;
+mod lock;
 mod operate;
 mod process;
 mod programs;
 mod recover;
 mod rtt;
 mod secrets;
+mod watch;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -53,6 +55,10 @@ enum Command {
     Info(ask::Info),
     /// Estimates the round-trip time between two nodes
     Rtt(rtt::Rtt),
+    /// Shows something, or runs a program whenever it changes
+    Watch(watch::Watch),
+    /// Runs a command while holding a lock
+    Lock(lock::Lock),
     /// Makes the agent join the members at these addresses
     Join(ask::Join),
     /// Makes the agent leave its cluster gracefully and stop

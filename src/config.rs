@@ -8,6 +8,7 @@ pub mod duration;
 pub mod file;
 pub mod reload;
 pub mod secret;
+pub mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -60,14 +61,49 @@ pub struct Config {
     pub encrypt_verify_outgoing: bool,
     /// Whether checks may run programs on this machine. Whoever can register a check can then run anything.
     pub enable_script_checks: bool,
+    /// What to look at, and what to do whenever it changes.
+    pub watches: Vec<watch::Watch>,
     /// Labels gossiped with the node.
     pub tags: std::collections::BTreeMap<String, String>,
+    /// The DNS server.
+    pub dns: DnsConfig,
     /// Raft's knobs.
     pub raft: RaftConfig,
     /// Gossip's knobs.
     pub gossip: Timing,
     /// What a client may ask for.
     pub limits: Limits,
+}
+
+/// The DNS server, and how it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsConfig {
+    /// Where it listens, UDP and TCP; nowhere if absent.
+    pub addr: Option<SocketAddr>,
+    /// The domain that it answers for.
+    pub domain: String,
+    /// Whether instances that warn are left out, as those that are critical always are.
+    pub only_passing: bool,
+    /// Whether any server may answer from what it has.
+    pub allow_stale: bool,
+    /// How long a node's records may be remembered, in milliseconds.
+    pub node_ttl_ms: u64,
+    /// How long a service's records may be remembered, in milliseconds, by the service's name. `*` ends a name of which
+    /// only the beginning counts.
+    pub service_ttl_ms: std::collections::BTreeMap<String, u64>,
+    /// By UDP, at most so many instances of a service are told; 0: as many as fit.
+    pub udp_answer_limit: usize,
+    /// Whether an answer that this limit cut says so, which makes resolvers ask again by TCP for all.
+    pub enable_truncate: bool,
+}
+
+impl DnsConfig {
+    /// The labels of the domain, in small letters.
+    pub fn labels(&self) -> Vec<String> {
+        let labels = self.domain.split('.').filter(|label| !label.is_empty());
+        labels.map(str::to_ascii_lowercase).collect()
+    }
 }
 
 /// How a server comes to its first cluster.
@@ -162,10 +198,27 @@ impl Default for Config {
             encrypt_verify_incoming: true,
             encrypt_verify_outgoing: true,
             enable_script_checks: false,
+            watches: Vec::new(),
             tags: Default::default(),
+            dns: DnsConfig::default(),
             raft: RaftConfig::default(),
             gossip: Timing::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for DnsConfig {
+    fn default() -> DnsConfig {
+        DnsConfig {
+            addr: None,
+            domain: "consul".to_owned(),
+            only_passing: false,
+            allow_stale: true,
+            node_ttl_ms: 0,
+            service_ttl_ms: Default::default(),
+            udp_answer_limit: 3,
+            enable_truncate: false,
         }
     }
 }
@@ -221,6 +274,20 @@ impl Config {
             || self.node_name.contains(char::is_control)
         {
             return invalid("node_name", "must be 1 to 128 bytes without control characters".to_owned());
+        }
+        for (number, watch) in (1..).zip(&self.watches) {
+            let right = watch.check().and_then(|()| watch.check_handler(self.enable_script_checks));
+            if let Err(reason) = right {
+                return invalid("watches", format!("number {number}: {reason}"));
+            }
+        }
+        let labels = self.dns.labels();
+        let short = labels.iter().all(|label| label.len() <= 63) && self.dns.domain.len() <= 128;
+        if labels.is_empty() || !short {
+            return invalid(
+                "dns.domain",
+                "must be a domain of up to 128 bytes, such as \"consul\"".to_owned(),
+            );
         }
         if raft.heartbeat_ms == 0 || raft.heartbeat_ms > 60_000 {
             return invalid("raft.heartbeat_ms", format!("{} is not within 1..=60000", raft.heartbeat_ms));

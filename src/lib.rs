@@ -6,6 +6,8 @@
 //!              ├─ history              what clients asked and were told, for `bench` and the testbed
 //!              └─ node                 one node with its API: the entry of production and simulation
 //!                  ├─ http             routes and wire types; turns requests into agent calls
+//!                  ├─ watch            looks at something through http, and runs a handler when it changes
+//!                  ├─ dns              names and messages; the same for who knows only DNS
 //!                  └─ agent            a server (raft and gossip under one roof) or a client (gossip, asks servers)
 //!                      ├─ raft         replicated log on openraft: store, peer rpc, client
 //!                      │   └─ state    the state machine: pure, total, clockless
@@ -30,6 +32,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod dns;
 pub mod env;
 pub mod gossip;
 pub mod history;
@@ -39,3 +42,4 @@ pub mod node;
 pub mod raft;
 pub mod state;
 pub mod telemetry;
+pub mod watch;

@@ -10,13 +10,17 @@ use tokio::sync::oneshot;
 
 use crate::agent::{Agent, Error, Program};
 use crate::config::Config;
-use crate::env::{Env, JoinHandle};
+use crate::dns;
+use crate::env::{AbortOnDrop, Env, JoinHandle};
+use crate::watch;
 
 /// Where a node listens, with the real ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     /// The HTTP API.
     pub http: SocketAddr,
+    /// The DNS server, if there is one.
+    pub dns: Option<SocketAddr>,
     /// Other servers; a client has no such place.
     pub rpc: Option<SocketAddr>,
     /// Gossip, UDP and TCP.
@@ -37,6 +41,8 @@ pub struct Node {
     agent: Agent,
     listening: Listening,
     serving: JoinHandle<()>,
+    /// What else runs for as long as the node does.
+    beside: Vec<JoinHandle<()>>,
     close: oneshot::Sender<()>,
 }
 
@@ -75,15 +81,35 @@ impl Node {
         let listener =
             listener.map_err(|source| Error::Listen { addr: wanted, purpose: "the HTTP API", source })?;
         let http = listener.local_addr();
+        let dns = match config.dns.addr {
+            None => None,
+            Some(addr) => {
+                let bound = dns::Sockets::bind(&env, addr).await;
+                Some(bound.map_err(|source| Error::Listen { addr, purpose: "DNS", source })?)
+            }
+        };
         let Extension { program, routes } = extension;
         let agent = env.scope(Agent::start(env.clone(), config, program, http.port())).await?;
         let routes = routes.map_or_else(Router::new, |routes| routes(agent.clone()));
-        let listening = Listening { http, rpc: agent.rpc_addr(), gossip: agent.local_member().addr };
+        let listening = Listening {
+            http,
+            dns: dns.as_ref().map(dns::Sockets::local_addr),
+            rpc: agent.rpc_addr(),
+            gossip: agent.local_member().addr,
+        };
+        let mut beside = Vec::new();
+        if let Some(sockets) = dns {
+            beside.push(env.spawn(dns::serve(agent.clone(), sockets)));
+        }
+        // Without a process around it nothing is read again: what is not watched now never is.
+        if agent.process().is_some() || !agent.config().watches.is_empty() {
+            beside.push(env.spawn(watch::keep(agent.clone(), http)));
+        }
         let (close, closed) = oneshot::channel();
         // A dropped sender closes the API too.
         let serving = env
             .spawn(crate::http::serve_until(agent.clone(), routes, listener, async { drop(closed.await) }));
-        Ok(Node { agent, listening, serving, close })
+        Ok(Node { agent, listening, serving, beside, close })
     }
 
     /// The agent.
@@ -103,6 +129,7 @@ impl Node {
     /// [`Error::Stopped`] when it can no longer run.
     pub async fn run(self, end: impl Future<Output = Ending>) -> Result<(), Error> {
         let env = self.agent.env().clone();
+        let _beside: Vec<AbortOnDrop> = self.beside.into_iter().map(JoinHandle::abort_on_drop).collect();
         let outcome = match select(pin!(self.agent.wait()), pin!(end)).await {
             Either::Left((stopped, _)) => stopped,
             Either::Right((Ending::Leave, _)) => {

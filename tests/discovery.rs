@@ -1,12 +1,19 @@
-//! How nodes and services are found, and how news of them travels: user events with filters, network coordinates.
+//! How nodes and services are found, and how news of them travels: user events with filters, network coordinates, DNS,
+//! watches, and `driftline lock`.
 
 #![allow(clippy::disallowed_methods)]
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Stdio};
 use std::thread;
 
-use common::{Home, Node, QUICK, eventually, run, shown, text_of};
+use common::{Home, Node, PATIENCE, QUICK, driftline, eventually, run, shown, text_of};
+use domain::base::iana::{Class, Rtype};
+use domain::base::{Message, MessageBuilder, Name};
+use domain::rdata::AllRecordData;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -17,7 +24,7 @@ fn pair() -> (Home, Node, Home, Node) {
         let home = Home::new();
         let (config, data) = (home.file("config.toml", &config), text_of(&home.data()));
         let mut args = vec!["--config", &config, "--data-dir", &data];
-        args.extend(["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"]);
+        args.extend(["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0", "--dns-port", "0"]);
         args.extend(more);
         let node = Node::start(name, &args);
         (home, node)
@@ -66,10 +73,10 @@ fn each_agent_judges_for_itself_whether_an_event_concerns_it() {
     fire("_rexec", "");
     fire("to-all", "");
     let listed = |node: &Node| names(&node.http().json("/v1/event/list").unwrap_or(json!([])), "Name");
-    eventually("the last event to be everywhere", || {
-        (listed(&a).last()? == "to-all" && listed(&b).last()? == "to-all").then_some(())
+    eventually("the events to be everywhere", || {
+        (listed(&a).len() == 2 && listed(&b).len() == 3).then_some(())
     });
-    // In the order of their Lamport times.
+    // In the order of their Lamport times, in whichever they arrived.
     assert_eq!(listed(&a), ["to-a", "to-all"]);
     assert_eq!(listed(&b), ["to-web", "to-v1", "to-all"]);
     let refused = [
@@ -202,4 +209,286 @@ fn nodes_have_places_and_answers_can_be_sorted_by_them() {
     assert_eq!(a.http().get("/v1/coordinate/node/far").status, 404);
     let waited = a.http().call(Method::GET, "/v1/coordinate/nodes?stale", "").unwrap();
     assert_eq!(waited.status, 200);
+}
+
+// ---- DNS ----
+
+/// Asks by UDP or TCP; gives the answer's code, and its records in the order of their texts.
+fn resolve(server: SocketAddr, name: &str, rtype: Rtype, tcp: bool) -> (String, Vec<String>) {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(77);
+    let mut question = builder.question();
+    question.push((Name::vec_from_str(name).unwrap(), rtype, Class::IN)).unwrap();
+    let question = question.finish();
+    let bytes = if tcp {
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&length[..], &question].concat()).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    } else {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // What is no question gets no answer, and does no harm.
+        socket.send_to(b"nonsense", server).unwrap();
+        socket.send_to(&question, server).unwrap();
+        let mut answer = [0; 4_096];
+        let (length, _) = socket.recv_from(&mut answer).unwrap();
+        answer[..length].to_vec()
+    };
+    let message = Message::from_octets(bytes).unwrap();
+    assert_eq!(message.header().id(), 77);
+    let records = message.answer().unwrap().limit_to::<AllRecordData<_, _>>();
+    // Some kinds of data show the root's dot, and some do not.
+    let text = |data: String| data.trim_end_matches('.').to_owned();
+    let mut records: Vec<String> = records.map(|record| text(record.unwrap().data().to_string())).collect();
+    records.sort();
+    (message.header().rcode().to_string(), records)
+}
+
+#[test]
+fn nodes_and_services_have_names_in_dns() {
+    let (_home_a, a, _home_b, b) = pair();
+    let web = json!({ "Name": "Web", "Port": 8080, "Tags": ["V1"] }).to_string();
+    assert_eq!(b.http().put("/v1/agent/service/register", web).status, 200);
+    let check = json!({ "TTL": "1h", "Status": "passing" });
+    let db = json!({ "Name": "db", "Address": "10.1.2.3", "Port": 5432, "Check": check }).to_string();
+    assert_eq!(b.http().put("/v1/agent/service/register", db).status, 200);
+    for node in [&a, &b] {
+        let dns = node.at.dns.expect("a DNS server");
+        let ask = |name: &str, rtype| resolve(dns, name, rtype, false);
+        let ok = |records: &[&str]| {
+            ("NOERROR".to_owned(), records.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        };
+        eventually("the services to be in the catalog", || {
+            let there = |name: &str| !ask(name, Rtype::A).1.is_empty();
+            (there("web.service.consul") && there("db.service.consul")).then_some(())
+        });
+        let spellings = [
+            "web.service.consul",
+            "WEB.Service.dc1.Consul",
+            "v1.web.service.consul",
+            "_web._tcp.service.consul",
+        ];
+        for name in spellings {
+            assert_eq!(ask(name, Rtype::A), ok(&["127.0.0.1"]), "{name}");
+        }
+        assert_eq!(ask("web.service.consul", Rtype::SRV), ok(&["1 1 8080 b.node.dc1.consul"]));
+        assert_eq!(ask("web.service.consul", Rtype::AAAA), ok(&[]));
+        assert_eq!(ask("db.service.consul", Rtype::SRV), ok(&["1 1 5432 0a010203.addr.dc1.consul"]));
+        assert_eq!(ask("0a010203.addr.dc1.consul", Rtype::A), ok(&["10.1.2.3"]));
+        assert_eq!(ask("a.node.consul", Rtype::A), ok(&["127.0.0.1"]));
+        let both = ["a.node.dc1.consul", "b.node.dc1.consul"];
+        assert_eq!(ask("1.0.0.127.in-addr.arpa", Rtype::PTR), ok(&both));
+        assert_eq!(ask("consul", Rtype::NS), ok(&["a.node.dc1.consul"]));
+        assert_eq!(resolve(dns, "web.service.consul", Rtype::A, true), ok(&["127.0.0.1"]));
+        let nothing = ("NXDOMAIN".to_owned(), Vec::new());
+        let missing = [
+            "v2.web.service.consul",
+            "nobody.service.consul",
+            "nobody.node.consul",
+            "web.service.dc2.consul",
+        ];
+        for name in missing {
+            assert_eq!(ask(name, Rtype::A), nothing, "{name}");
+        }
+        assert_eq!(ask("example.com", Rtype::A), ("REFUSED".to_owned(), Vec::new()));
+    }
+    // What is critical is not told, by any agent.
+    assert_eq!(b.http().put("/v1/agent/check/fail/service:db", "").status, 200);
+    for node in [&a, &b] {
+        eventually("the service to be gone", || {
+            (resolve(node.at.dns?, "db.service.consul", Rtype::A, false).0 == "NXDOMAIN").then_some(())
+        });
+    }
+}
+
+// ---- watches ----
+
+/// A development agent with this configuration, ready for writes.
+fn alone(home: &Home, config: &str) -> Node {
+    let config = home.file("config.toml", &format!("{QUICK}{config}"));
+    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+    let node = Node::start("a", &[&["--dev", "--config", &config][..], &ports].concat());
+    eventually("the node to be in the catalog", || {
+        (node.http().json("/v1/health/node/a")?.as_array()?.len() == 1).then_some(())
+    });
+    node
+}
+
+#[test]
+fn a_watch_runs_its_handler_when_the_answer_changes_and_only_then() {
+    let home = Home::new();
+    let (first, second) = (text_of(&home.path("first")), text_of(&home.path("second")));
+    let watches = |file: &str, key: &str| {
+        // Written whole, so that no half of a run is read.
+        let script = format!("printf \"%s %s\\n\" \"$CONSUL_INDEX\" \"$(cat)\" >> {file}");
+        let watch = json!({ "type": "key", "key": key, "args": ["sh", "-c", script] });
+        json!({ "enable_script_checks": true, "watches": [watch] }).to_string()
+    };
+    home.file("watches.json", &watches(&first, "a"));
+    let json = text_of(&home.path("watches.json"));
+    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+    let node = Node::start("a", &[&["--dev", "--config", &json][..], &ports].concat());
+    let runs = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let run = |line: &str| {
+            let (index, entry) = line.split_once(' ').unwrap();
+            assert_ne!(index.parse::<u64>().unwrap(), 0);
+            serde_json::from_str::<Value>(entry).unwrap()["Value"].clone()
+        };
+        text.lines().map(run).collect::<Vec<_>>()
+    };
+    eventually("the first run, without an entry", || (runs(&first) == [Value::Null]).then_some(()));
+    assert!(node.http().set("a", "1"));
+    eventually("the second run", || (runs(&first) == [Value::Null, json!("MQ==")]).then_some(()));
+    // The same again, and another key: neither is news of this one.
+    assert!(node.http().set("a", "1") && node.http().set("b", "x"));
+    assert!(node.http().set("a", "2"));
+    eventually("the third run", || (runs(&first).len() == 3).then_some(()));
+    assert_eq!(runs(&first), [Value::Null, json!("MQ=="), json!("Mg==")]);
+
+    // Other watches take the place of these.
+    home.file("watches.json", &watches(&second, "b"));
+    let reloaded = node.http().put("/v1/agent/reload", "");
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+    assert!(reloaded.text().contains("watches"), "{}", reloaded.text());
+    eventually("the new watch to run", || (runs(&second) == [json!("eA==")]).then_some(()));
+    assert!(node.http().set("a", "3") && node.http().set("b", "y"));
+    eventually("the new watch to run again", || (runs(&second).len() == 2).then_some(()));
+    assert_eq!(runs(&first).len(), 3);
+
+    // What is not allowed is refused whole.
+    home.file("watches.json", &watches(&first, "a").replace("true", "false"));
+    let refused = node.http().put("/v1/agent/reload", "");
+    assert!(refused.status == 500 && refused.text().contains("Scripts are disabled"), "{}", refused.text());
+}
+
+#[test]
+fn a_watch_can_send_its_news() {
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = receiver.local_addr().unwrap();
+    let received = thread::spawn(move || {
+        let (mut stream, _) = receiver.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut request, mut chunk) = (Vec::new(), [0; 1_024]);
+        while !request.ends_with(b"]\n") {
+            let length = stream.read(&mut chunk).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&request));
+            request.extend_from_slice(&chunk[..length]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let home = Home::new();
+    let handler = format!("http_handler_config = {{ path = 'http://{at}/news' }}");
+    let node = alone(&home, &format!("[[watches]]\ntype = 'event'\nname = 'deploy'\n{handler}\n"));
+    assert_eq!(node.http().put("/v1/event/fire/other", "").status, 200);
+    assert_eq!(node.http().put("/v1/event/fire/deploy", "now").status, 200);
+    let request = received.join().unwrap();
+    assert!(request.starts_with("POST /news HTTP/1.1\r\n"), "{request}");
+    assert!(request.to_lowercase().contains("x-consul-index: "), "{request}");
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let events: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((names(&events, "Name"), &events[0]["Payload"]), (vec!["deploy".to_owned()], &json!("bm93")));
+
+    // On the command line: what there is now, or a program at each change until it fails.
+    let api = node.at.http.to_string();
+    assert!(node.http().set("k", "v"));
+    let told = run(&["watch", "--type", "key", "--key", "k", "--http-addr", &api]);
+    let entry: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!((&entry["Key"], &entry["Value"]), (&json!("k"), &json!("dg==")));
+    let script = "read line; echo \"$line\"; exit 3";
+    let args = ["watch", "--type", "keyprefix", "--prefix", "k", "--http-addr", &api, "sh", "-c", script];
+    let told = run(&args);
+    assert!(shown(&told).starts_with("exit 1\n[{"), "{}", shown(&told));
+    assert_eq!(run(&["watch", "--type", "key", "--http-addr", &api]).status.code(), Some(2));
+}
+
+// ---- lock ----
+
+fn locking(node: &Node, args: &[&str]) -> Child {
+    let api = node.at.http.to_string();
+    let mut command = driftline();
+    command.args(["lock", "--http-addr", &api]).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the program starts")
+}
+
+fn ended(child: Child) -> std::process::Output {
+    child.wait_with_output().expect("a child can be waited for")
+}
+
+#[test]
+fn commands_run_one_after_the_other_under_a_lock() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let log = text_of(&home.path("log"));
+    // Each leaves a mark while it runs, and would see another's.
+    let script = format!("mkdir {log}.running && echo done >> {log} && rmdir {log}.running; exit 5");
+    let running: Vec<Child> = (0..4).map(|_| locking(&node, &["app", "--", "sh", "-c", &script])).collect();
+    for child in running {
+        let output = ended(child);
+        // The command's own exit code.
+        assert_eq!(output.status.code(), Some(5), "{}", shown(&output));
+    }
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "done\n".repeat(4));
+    eventually("nothing to be left of the lock", || {
+        (node.http().get("/v1/kv/app?keys").status == 404).then_some(())
+    });
+    assert_eq!(node.http().json("/v1/session/list"), Some(json!([])));
+}
+
+#[test]
+fn a_command_whose_lock_is_lost_is_stopped() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let log = home.path("log");
+    let script = format!(
+        "trap 'echo stopped >> {0}; exit' TERM; echo begun >> {0}; while :; do sleep 0.1; done",
+        text_of(&log)
+    );
+    let holder = locking(&node, &["app", "sh", "-c", &script]);
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("the command to run", || (logged() == "begun\n").then_some(()));
+    let late = ended(locking(&node, &["--try", "300ms", "app", "true"]));
+    assert!(shown(&late).starts_with("exit 1\n") && shown(&late).contains("in time"), "{}", shown(&late));
+    let entry = node.http().json("/v1/kv/app/.lock").unwrap();
+    let session = entry[0]["Session"].as_str().unwrap();
+    assert_eq!(node.http().put(&format!("/v1/session/destroy/{session}"), "").status, 200);
+    let output = ended(holder);
+    assert!(shown(&output).starts_with("exit 1\n") && shown(&output).contains("lost"), "{}", shown(&output));
+    assert_eq!(logged(), "begun\nstopped\n");
+    // The lock-delay holds back whoever comes next.
+    let next = ended(locking(&node, &["--try", "1s", "app", "true"]));
+    assert!(shown(&next).contains("in time"), "{}", shown(&next));
+}
+
+#[test]
+fn a_semaphore_has_so_many_holders_and_no_more() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let (here, go) = (text_of(&home.path("here")), text_of(&home.path("go")));
+    // Two are there at the same time, and stay until they are told to go.
+    let script = format!("touch {here}.$$; while [ ! -e {go} ]; do sleep 0.1; done");
+    let two: Vec<Child> = (0..2).map(|_| locking(&node, &["-n", "2", "pool", "sh", "-c", &script])).collect();
+    let arrived = || {
+        let names = std::fs::read_dir(home.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("here.")).count()
+    };
+    eventually("two holders", || (arrived() == 2).then_some(()));
+    let third = ended(locking(&node, &["-n", "2", "--try", "300ms", "pool", "true"]));
+    assert!(shown(&third).contains("in time"), "{}", shown(&third));
+    let other = ended(locking(&node, &["-n", "3", "pool", "true"]));
+    assert!(shown(&other).contains("others say that 2"), "{}", shown(&other));
+    home.file("go", "");
+    for child in two {
+        let output = ended(child);
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+    let fourth = ended(locking(&node, &["-n", "2", "pool", "true"]));
+    assert!(fourth.status.success(), "{}", shown(&fourth));
 }

@@ -394,6 +394,11 @@ impl Agent {
         self.inner.config.borrow().clone()
     }
 
+    /// The configuration in force, and those that take its place.
+    pub fn config_changes(&self) -> watch::Receiver<Arc<Config>> {
+        self.inner.config.subscribe()
+    }
+
     /// Reads the configuration again and puts in force what can be; the rest is named. All or nothing: when
     /// something is wrong, everything stays as it is.
     ///
@@ -421,6 +426,8 @@ impl Agent {
         fresh.config.check().map_err(|error| error.to_string())?;
         let old = self.config();
         let (config, mut reloaded) = reload::plan(&old, &fresh.config);
+        // What takes effect now must also be right beside what does not.
+        config.check().map_err(|error| error.to_string())?;
         // What can still fail comes first.
         if config.tags != old.tags {
             self.inner.lan.set_tags(config.tags.clone()).await?;

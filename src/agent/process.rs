@@ -3,9 +3,11 @@
 //! The agent does not know files, signals or log subscribers; whoever runs it hands it a [`Process`]. Without one
 //! (in the testbed, or embedded in a program that has none) both are refused in words.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
@@ -23,14 +25,15 @@ pub trait Process: Send + Sync {
     /// What machine this is, in the form of `/v1/agent/host`. Blocks for a moment.
     fn describe_host(&self) -> serde_json::Value;
 
-    /// Runs a program without a shell, gives its exit code (none if a signal ended it) and what it wrote. It is
-    /// killed when `timeout` is over or the future is dropped.
+    /// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it
+    /// wrote. It is killed when `timeout` is over or the future is dropped.
     ///
     /// # Errors
     /// Why it could not be run.
     fn run(
         &self,
         command: &[String],
+        given: Given,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(Option<i32>, String), String>>;
 
@@ -46,6 +49,15 @@ pub trait Process: Send + Sync {
     /// # Errors
     /// See [`LogError`].
     fn watch_log(&self, level: &str, json: bool) -> Result<BoxStream<'static, String>, LogError>;
+}
+
+/// What a program gets to see.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// On its standard input.
+    pub input: Bytes,
+    /// In its environment, besides the agent's own.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// A configuration that was read and is right, and not yet in force.

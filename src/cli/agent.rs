@@ -60,6 +60,9 @@ pub struct AgentArgs {
     /// Port of the HTTP API; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    /// Port of the DNS server, at the IP of the HTTP API; 0 picks a free one. Without this and dns.addr there is none
+    #[arg(long, value_name = "PORT")]
+    dns_port: Option<u16>,
     /// Port for traffic between servers; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     rpc_port: Option<u16>,
@@ -193,6 +196,10 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         if let Some(port) = port {
             addr.set_port(port);
         }
+    }
+    if let Some(port) = args.dns_port {
+        let ip = config.dns.addr.map_or(config.http_addr.ip(), |addr| addr.ip());
+        config.dns.addr = Some(SocketAddr::new(ip, port));
     }
     config.advertise = args.advertise.or(config.advertise);
     // Without a port, a member listens where this node does.

@@ -13,7 +13,7 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, keyring, operate, resolve, rtt};
+use super::{Api, Command, Format, Problem, keyring, lock, operate, resolve, rtt, watch};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -223,6 +223,8 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Event(Event::List(args)) => event_list(&env, args).await,
             Command::Info(args) => info(&env, args).await,
             Command::Rtt(args) => rtt::rtt(&env, args).await,
+            Command::Watch(args) => watch::watch(&env, args).await,
+            Command::Lock(args) => lock::lock(&env, args).await,
             Command::Join(args) => join(&env, args).await,
             Command::Leave(args) => leave(&env, args).await,
             Command::ForceLeave(args) => force_leave(&env, args).await,

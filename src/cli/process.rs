@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use driftline::agent::process::{Fresh, LogError, Process};
+use driftline::agent::process::{Fresh, Given, LogError, Process};
 use driftline::agent::{Agent, Program};
 use driftline::config::reload::Reloaded;
 use driftline::env::{Env, real};
@@ -82,11 +82,12 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
 fn announce(plan: &Plan, listening: &Listening) {
     let node = &plan.config.node_name;
     let place = plan.data_dir.as_deref().map_or("in memory".to_owned(), |dir| dir.display().to_string());
-    let Listening { http, rpc, gossip } = listening;
+    let Listening { http, dns, rpc, gossip } = listening;
+    let dns = dns.map_or(String::new(), |dns| format!("DNS {dns}, "));
     let role = rpc.map_or("client".to_owned(), |rpc| format!("RPC {rpc}"));
     let mut out = io::stdout();
     // Nobody may be reading; the node runs all the same.
-    let _ = writeln!(out, "driftline: {node} is up: HTTP {http}, {role}, gossip {gossip}, data {place}");
+    let _ = writeln!(out, "driftline: {node} is up: HTTP {http}, {role}, gossip {gossip}, {dns}data {place}");
     let _ = out.flush();
 }
 
@@ -253,11 +254,12 @@ impl Process for Around {
     fn run(
         &self,
         command: &[String],
+        given: Given,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(Option<i32>, String), String>> {
         let (env, command) = (self.env.clone(), command.to_vec());
         Box::pin(async move {
-            match env.timeout(timeout, programs::run(&command)).await {
+            match env.timeout(timeout, programs::run(&command, &given)).await {
                 Ok(ran) => ran,
                 Err(_) => {
                     Err(format!("{:?} did not end within {timeout:?} and was killed", command.join(" ")))

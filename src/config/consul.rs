@@ -31,6 +31,8 @@ enum Kind {
     Ip(&'static [(&'static str, u16)]),
     /// A port that goes into this address and leaves its IP.
     Port,
+    /// The same for an address that may not be there yet: its IP is then the HTTP API's. -1 means nowhere.
+    DnsPort,
     /// `true` means a cluster of this server alone.
     BootstrapAlone,
     /// A number of servers.
@@ -48,6 +50,12 @@ pub const ALIASES: &[Alias] = &[
     alias("bootstrap", "bootstrap", Kind::BootstrapAlone),
     alias("bootstrap_expect", "bootstrap", Kind::BootstrapExpect),
     alias("client_addr", "http_addr", Kind::Ip(&[("http_addr", 8500)])),
+    alias("dns_config.allow_stale", "dns.allow_stale", Kind::Same),
+    alias("dns_config.enable_truncate", "dns.enable_truncate", Kind::Same),
+    alias("dns_config.node_ttl", "dns.node_ttl_ms", Kind::Milliseconds),
+    alias("dns_config.only_passing", "dns.only_passing", Kind::Same),
+    alias("dns_config.udp_answer_limit", "dns.udp_answer_limit", Kind::Same),
+    alias("domain", "dns.domain", Kind::Same),
     alias("gossip_lan.gossip_interval", "gossip.gossip_interval_ms", Kind::Milliseconds),
     alias("gossip_lan.gossip_nodes", "gossip.gossip_fanout", Kind::Same),
     alias("gossip_lan.probe_interval", "gossip.probe_period_ms", Kind::Milliseconds),
@@ -57,6 +65,7 @@ pub const ALIASES: &[Alias] = &[
     alias("limits.kv_max_value_size", "limits.value_bytes", Kind::Same),
     alias("node_meta", "tags", Kind::Same),
     alias("performance.rpc_hold_timeout", "raft.request_timeout_ms", Kind::Milliseconds),
+    alias("ports.dns", "dns.addr", Kind::DnsPort),
     alias("ports.http", "http_addr", Kind::Port),
     alias("ports.serf_lan", "gossip_addr", Kind::Port),
     alias("ports.server", "rpc_addr", Kind::Port),
@@ -105,6 +114,14 @@ pub fn canonical(
                     .ok_or_else(|| wrong("there is no address for this port"))?;
                 addr.set_port(port);
                 put(&mut found, alias.ours, json!(addr));
+            }
+            Kind::DnsPort if value.as_i64() == Some(-1) => put(&mut found, alias.ours, Value::Null),
+            Kind::DnsPort => {
+                let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
+                let port = port.ok_or_else(|| wrong("must be a port, 0 to 65535, or -1 for none"))?;
+                let beside = address(&found, &table, base, "http_addr")
+                    .ok_or_else(|| wrong("there is no address for this port"))?;
+                put(&mut found, alias.ours, json!(SocketAddr::new(beside.ip(), port)));
             }
             Kind::BootstrapAlone => match value.as_bool() {
                 Some(true) => put(&mut found, alias.ours, json!("alone")),

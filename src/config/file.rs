@@ -344,7 +344,16 @@ mod tests {
         assert_eq!(config.rpc_addr.to_string(), "10.0.0.1:8300");
         assert_eq!((config.http_addr.port(), config.retry_interval_ms), (80, 5_000));
         assert!(error("c.toml", "retry_interval = 5").starts_with("c.toml: retry_interval: "));
-        assert!(error("c.toml", "[ports]\ndns = 53").contains("unknown key `ports`"));
+        assert_eq!(config.dns.addr, None);
+        let dns = |port: &str| {
+            let files = [
+                source("a.toml", "client_addr = '10.0.0.1'"),
+                source("b.toml", &format!("[ports]\ndns = {port}")),
+            ];
+            merge(&Config::default(), &files).unwrap().config.dns.addr.map(|addr| addr.to_string())
+        };
+        assert_eq!((dns("8600"), dns("-1")), (Some("10.0.0.1:8600".to_owned()), None));
+        assert!(error("c.toml", "[ports]\ngrpc = 53").contains("unknown key `ports`"));
     }
 
     fn source(name: &str, text: &str) -> Source {

@@ -6,10 +6,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Config;
+use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 9] = [
+pub const RELOADABLE: [&str; 17] = [
+    "dns.allow_stale",
+    "dns.domain",
+    "dns.enable_truncate",
+    "dns.node_ttl_ms",
+    "dns.only_passing",
+    "dns.service_ttl_ms.",
+    "dns.udp_answer_limit",
     "encrypt_verify_incoming",
     "encrypt_verify_outgoing",
     "limits.http_read_timeout_ms",
@@ -19,6 +26,7 @@ pub const RELOADABLE: [&str; 9] = [
     "retry_join",
     "retry_max",
     "tags.",
+    "watches",
 ];
 
 /// What a reload did.
@@ -45,6 +53,8 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     let (applied, needs_restart): (Vec<String>, Vec<String>) =
         changed.into_iter().partition(|key| is_reloadable(key));
     let mut config = old.clone();
+    // All but where it listens.
+    config.dns = DnsConfig { addr: old.dns.addr, ..new.dns.clone() };
     config.encrypt_verify_incoming = new.encrypt_verify_incoming;
     config.encrypt_verify_outgoing = new.encrypt_verify_outgoing;
     config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
@@ -54,6 +64,7 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.retry_join = new.retry_join.clone();
     config.retry_max = new.retry_max;
     config.tags = new.tags.clone();
+    config.watches = new.watches.clone();
     (config, Reloaded { applied, needs_restart })
 }
 
@@ -119,6 +130,17 @@ mod tests {
             ..Config::default()
         };
         new.tags.insert("a".into(), "b".into());
+        new.watches = vec![Default::default()];
+        new.dns = DnsConfig {
+            addr: Some(std::net::SocketAddr::from(([10, 0, 0, 1], 1))),
+            domain: "x".into(),
+            only_passing: true,
+            allow_stale: false,
+            node_ttl_ms: 1,
+            service_ttl_ms: [("a".to_owned(), 1)].into(),
+            udp_answer_limit: 1,
+            enable_truncate: true,
+        };
         new.limits.key_bytes = 1;
         new.limits.value_bytes = 1;
         new.limits.http_read_timeout_ms = 1;
@@ -127,7 +149,10 @@ mod tests {
         let (config, reloaded) = plan(&old, &new);
         assert_eq!(changed(&old, &config), reloaded.applied);
         assert_eq!(changed(&config, &new), reloaded.needs_restart);
-        assert_eq!(reloaded.needs_restart, ["encrypt", "limits.http_connections", "node_name", "server"]);
+        assert_eq!(
+            reloaded.needs_restart,
+            ["dns.addr", "encrypt", "limits.http_connections", "node_name", "server"]
+        );
         assert_eq!(reloaded.applied.len(), RELOADABLE.len());
     }
 }

@@ -192,13 +192,16 @@ impl UserEvents {
         Ok(event)
     }
 
-    /// The listed events, oldest first, of one name or all; and the index to wait on, see
+    /// The listed events in the order of their Lamport times, of one name or all; and the index to wait on, see
     /// [`UserEvents::subscribe`]. 1 when there are none.
     pub fn list(&self, name: Option<&str>) -> (u64, Vec<UserEvent>) {
         let state = self.lock();
-        let events: Vec<UserEvent> =
+        let mut events: Vec<UserEvent> =
             state.ring.iter().filter(|event| name.is_none_or(|name| event.name == name)).cloned().collect();
-        (events.last().map_or(1, |event| index(&event.id)), events)
+        // The last to arrive: what a waiter has not seen may be older than what it has.
+        let index = events.last().map_or(1, |event| index(&event.id));
+        events.sort_by_key(|event| event.ltime);
+        (index, events)
     }
 
     /// The index of the last event listed: changes with every event, but does not grow. A waiter compares
@@ -444,6 +447,17 @@ mod tests {
         }
         let names = names(&a);
         assert_eq!((names.len(), names[0].as_str(), names[255].as_str()), (256, "e44", "e299"));
+    }
+
+    #[test]
+    fn events_are_listed_by_their_times_and_each_arrival_has_an_index() {
+        let (a, b) = (events(1), events(2));
+        let (first, second) = (a.fire(named("first")).unwrap(), a.fire(named("second")).unwrap());
+        b.notify_msg(&encoded(&second));
+        let before = b.list(None).0;
+        b.notify_msg(&encoded(&first));
+        assert_eq!(names(&b), ["first", "second"]);
+        assert_ne!(b.list(None).0, before);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Listening {
     /// A client has none.
     pub rpc: Option<SocketAddr>,
     pub gossip: SocketAddr,
+    /// Only if it was asked for.
+    pub dns: Option<SocketAddr>,
 }
 
 fn listening(line: &str) -> Option<Listening> {
@@ -66,7 +68,8 @@ fn listening(line: &str) -> Option<Listening> {
         let part = after.split(", ").find_map(|part| part.strip_prefix(what))?;
         part.trim().parse().ok()
     };
-    Some(Listening { http: addr("HTTP ")?, rpc: addr("RPC "), gossip: addr("gossip ")? })
+    let (http, rpc, gossip, dns) = (addr("HTTP ")?, addr("RPC "), addr("gossip ")?, addr("DNS "));
+    Some(Listening { http, rpc, gossip, dns })
 }
 
 impl Listening {

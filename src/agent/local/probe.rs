@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use crate::agent::process::Process;
+use crate::agent::process::{Given, Process};
 use crate::env::Env;
 use crate::state::catalog::Status;
 
@@ -92,7 +92,11 @@ async fn http(
     }
 }
 
-async fn exchange(
+/// One request by HTTP: the status of the answer, and the beginning of its body.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub async fn exchange(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     url: &str,
@@ -139,7 +143,7 @@ async fn exchange(
 
 async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout: Duration) -> Finding {
     let Some(process) = process else { return critical("no programs can be run here") };
-    match process.run(command, timeout).await {
+    match process.run(command, Given::default(), timeout).await {
         Err(reason) => critical(reason),
         Ok((Some(0), output)) => (Status::Passing, output),
         Ok((Some(1), output)) => (Status::Warning, output),

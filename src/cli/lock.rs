@@ -1,0 +1,525 @@
+//! `driftline lock`: runs a command while holding a lock, so that of several machines one does the work.
+//!
+//! The lock is Consul's: a session of this command's own, which it renews, holds `PREFIX/.lock`. With `-n` it is a semaphore:
+//! every contender has an entry of its own, and `PREFIX/.lock` lists those that may run, changed by compare-and-set.
+//! Both can be mixed with Consul's own clients.
+//!
+//! The command runs in a process group of its own, and is stopped as soon as the lock is lost or may be: when somebody
+//! took it away, when the session has ended, or when it could not be renewed for as long as it is sure to last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use driftline::env::{Env, Instant};
+use driftline::http::client::{CallError, Response, call};
+use driftline::http::parse_duration;
+use hyper::Method;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::ask::{API_PORT, items, path, text};
+use super::{Api, Problem, complain, resolve};
+
+/// The session lasts at least so long after a renewal.
+const TTL: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait before trying again what failed, or what a lock-delay holds back.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one request may take that does not wait for a change.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long a look at the lock waits for a change.
+const WAIT: Duration = Duration::from_secs(60);
+/// How long the command has to end when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
+/// What Consul's clients mark the entries of locks with, and those of semaphores.
+const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "It ends with the exit code of the command; with 1 if the lock could not be had, or was lost."
+)]
+pub struct Lock {
+    /// Give up when the lock cannot be had within this time, as in 30s; without it, wait
+    #[arg(long = "try", visible_alias = "timeout", value_name = "DURATION")]
+    within: Option<String>,
+    /// How many may hold it at once; all contenders must say the same
+    #[arg(short = 'n', long = "holders", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    holders: u32,
+    /// Name of the session, for people
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Give this command's standard input to the one that is run
+    #[arg(long)]
+    pass_stdin: bool,
+    #[command(flatten)]
+    api: Api,
+    /// The lock is PREFIX/.lock
+    prefix: String,
+    /// What to run while the lock is held
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Runs the command while the lock is held.
+pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
+    let within = match &args.within {
+        None => None,
+        Some(text) => {
+            let nanos = parse_duration(text).filter(|nanos| *nanos > 0);
+            let nanos = nanos.ok_or_else(|| {
+                Problem::usage(format!("--try {text:?}: must be a duration such as 30s or 1m30s"))
+            })?;
+            Some(Duration::from_nanos(nanos.unsigned_abs()))
+        }
+    };
+    let address = args.api.http_addr.strip_prefix("http://").unwrap_or(&args.api.http_addr);
+    let api = resolve(address.trim_end_matches('/'), API_PORT)?;
+    let prefix = args.prefix.trim_matches('/').to_owned();
+    if prefix.is_empty() {
+        return Err(Problem::usage("the lock needs a name"));
+    }
+    let mut claim = Claim { env: env.clone(), api, prefix, holders: args.holders, session: String::new() };
+    let name = args.name.clone();
+    let name = name.unwrap_or_else(|| format!("lock for '{}' at '{}'", args.command.join(" "), claim.prefix));
+    let begun = env.now();
+    claim.session = claim.open_session(&name).await?;
+    let done = claim.hold(&args, begun, within).await;
+    claim.give_up().await;
+    done
+}
+
+/// One contender.
+struct Claim {
+    env: Env,
+    api: SocketAddr,
+    prefix: String,
+    holders: u32,
+    session: String,
+}
+
+/// How the command ended.
+enum End {
+    Itself(ExitStatus),
+    Lost(String),
+}
+
+impl Claim {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+        within: Duration,
+    ) -> Result<Response, CallError> {
+        call(&self.env, self.api, method, path, body.into(), within).await
+    }
+
+    /// A request that must succeed; why it did not, in words.
+    async fn must(&self, method: Method, path: &str, body: String) -> Result<Response, String> {
+        let at = format!("the agent at {}", self.api);
+        let response =
+            self.request(method, path, body, REQUEST).await.map_err(|error| format!("{at}: {error}"))?;
+        if response.status == 200 {
+            return Ok(response);
+        }
+        Err(format!("{at} answers {}: {}", response.status, response.text().trim_end()))
+    }
+
+    async fn open_session(&self, name: &str) -> Result<String, Problem> {
+        let body = json!({ "Name": name, "TTL": format!("{}s", TTL.as_secs()), "Behavior": "release" });
+        let response = self.must(Method::PUT, "/v1/session/create", body.to_string()).await;
+        let response = response.map_err(|reason| Problem::failed(format!("no session: {reason}")))?;
+        let value: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        match text(&value, "ID") {
+            "" => Err(Problem::failed(format!("no session: the agent says {}", response.text()))),
+            id => Ok(id.to_owned()),
+        }
+    }
+
+    async fn hold(&self, args: &Lock, begun: Instant, within: Option<Duration>) -> Result<Vec<u8>, Problem> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))
+        };
+        let (mut interrupt, mut terminate) =
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let mut told = async || {
+            tokio::select! {
+                _ = interrupt.recv() => Signal::INT,
+                _ = terminate.recv() => Signal::TERM,
+            }
+        };
+        let expired = self.session_ends(begun);
+        tokio::pin!(expired);
+        let late = async {
+            match within {
+                Some(within) => self.env.sleep_until(begun + within).await,
+                None => std::future::pending().await,
+            }
+        };
+        let acquired = tokio::select! {
+            biased;
+            acquired = self.acquire() => acquired,
+            reason = &mut expired => Err(reason),
+            () = late => Err("the lock could not be had in time".to_owned()),
+            _ = told() => Err("interrupted before the lock was had".to_owned()),
+        };
+        acquired.map_err(Problem::failed)?;
+        let mut child = spawn(args)?;
+        let end = tokio::select! {
+            biased;
+            status = child.wait() => End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?),
+            reason = &mut expired => End::Lost(reason),
+            reason = self.lost() => End::Lost(reason),
+            signal = told() => {
+                // It is the command that was meant; the lock is held until it has ended.
+                tell(&child, signal);
+                let status = tokio::select! {
+                    biased;
+                    status = child.wait() => status,
+                    _ = &mut expired => stop(&self.env, &mut child).await,
+                    _ = self.lost() => stop(&self.env, &mut child).await,
+                };
+                End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?)
+            }
+        };
+        match end {
+            End::Itself(status) if status.success() => Ok(Vec::new()),
+            End::Itself(status) => {
+                let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+                Err(Problem { code, text: format!("the command ended with {status}") })
+            }
+            End::Lost(reason) => {
+                complain(&format!("the lock is lost, the command is stopped: {reason}"));
+                let _ = stop(&self.env, &mut child).await;
+                Err(Problem::failed("the lock was lost"))
+            }
+        }
+    }
+
+    /// Renews the session. Completes when it has ended, or may have.
+    async fn session_ends(&self, created: Instant) -> String {
+        let path = format!("/v1/session/renew/{}", self.session);
+        let mut sure_until = created + TTL;
+        let mut pause = RENEW_EVERY;
+        loop {
+            self.env.sleep_until((self.env.now() + pause).min(sure_until)).await;
+            let begun = self.env.now();
+            let left = sure_until.since(begun);
+            if left.is_zero() {
+                return format!("the session could not be renewed for {} s", TTL.as_secs());
+            }
+            pause = match self.request(Method::PUT, &path, String::new(), left).await {
+                Ok(response) if response.status == 200 => {
+                    // It counts from when the agent heard of it, which was not before it was asked.
+                    sure_until = begun + TTL;
+                    RENEW_EVERY
+                }
+                Ok(response) if response.status == 404 => return "the session has ended".to_owned(),
+                _ => RETRY,
+            };
+        }
+    }
+
+    fn lock_key(&self) -> String {
+        format!("/v1/kv/{}/.lock", path(&self.prefix))
+    }
+
+    fn own_key(&self) -> String {
+        format!("/v1/kv/{}/{}", path(&self.prefix), self.session)
+    }
+
+    /// Writes on a condition. Whether it held.
+    async fn write(&self, key: &str, query: &str, body: String) -> Result<bool, String> {
+        let response = self.must(Method::PUT, &format!("{key}?{query}"), body).await?;
+        Ok(response.text().trim() == "true")
+    }
+
+    /// The entries of the lock as they are, with their index; waits for a change of that index if it is not 0.
+    async fn entries(&self, index: u64) -> Result<(u64, Vec<Value>), String> {
+        let mut at = if self.holders == 1 {
+            format!("{}?consistent", self.lock_key())
+        } else {
+            format!("/v1/kv/{}/?recurse&consistent", path(&self.prefix))
+        };
+        let mut within = REQUEST;
+        if index > 0 {
+            at.push_str(&format!("&index={index}&wait={}s", WAIT.as_secs()));
+            within += WAIT * 2;
+        }
+        let response =
+            self.request(Method::GET, &at, String::new(), within).await.map_err(|error| error.to_string())?;
+        let index = response.header("x-consul-index").and_then(|index| index.parse().ok()).unwrap_or(0);
+        match response.status {
+            404 => Ok((index, Vec::new())),
+            200 => {
+                let entries: Value =
+                    serde_json::from_slice(&response.body).map_err(|error| error.to_string())?;
+                Ok((index, items(&entries).to_vec()))
+            }
+            status => Err(format!("{status}: {}", response.text().trim_end())),
+        }
+    }
+
+    /// Waits until the lock is held. Only what no waiting can help with is an error.
+    async fn acquire(&self) -> Result<(), String> {
+        loop {
+            match if self.holders == 1 { self.take_lock().await } else { self.take_slot().await } {
+                Ok(Taken::Yes) => return Ok(()),
+                Ok(Taken::No) => {}
+                Ok(Taken::Never(reason)) => return Err(reason),
+                Err(_) => self.env.sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Tries once, and waits until it is worth trying again.
+    async fn take_lock(&self) -> Result<Taken, String> {
+        let query = format!("acquire={}&flags={LOCK_FLAGS}", self.session);
+        if self.write(&self.lock_key(), &query, String::new()).await? {
+            return Ok(Taken::Yes);
+        }
+        let mut seen = 0;
+        loop {
+            let (index, entries) = self.entries(seen).await?;
+            let flags = entries.first().and_then(|entry| entry["Flags"].as_u64());
+            if flags.is_some_and(|flags| flags != LOCK_FLAGS) {
+                return Ok(Taken::Never(format!("{}/.lock is not a lock's", self.prefix)));
+            }
+            if entries.first().is_none_or(|entry| text(entry, "Session").is_empty()) {
+                // It is free: a lock-delay holds it back, or somebody else is as quick.
+                self.env.sleep(RETRY).await;
+                return Ok(Taken::No);
+            }
+            seen = if index < seen { 0 } else { index };
+        }
+    }
+
+    /// The same of a semaphore.
+    async fn take_slot(&self) -> Result<Taken, String> {
+        let query = format!("acquire={}&flags={SEMAPHORE_FLAGS}", self.session);
+        if !self.write(&self.own_key(), &query, String::new()).await? {
+            return Err("the contender's entry could not be made".to_owned());
+        }
+        let mut seen = 0;
+        loop {
+            let (index, entries) = self.entries(seen).await?;
+            match decide(&entries, &self.prefix, &self.session, self.holders) {
+                Slot::Held => return Ok(Taken::Yes),
+                Slot::Conflict(reason) => return Ok(Taken::Never(reason)),
+                Slot::Take { cas, list } => {
+                    let query = format!("cas={cas}&flags={SEMAPHORE_FLAGS}");
+                    let taken = self.write(&self.lock_key(), &query, list).await?;
+                    return Ok(if taken { Taken::Yes } else { Taken::No });
+                }
+                Slot::Wait => seen = if index < seen { 0 } else { index },
+            }
+        }
+    }
+
+    /// Completes when the lock is held no longer, with the reason. That it cannot be looked at says nothing: the session tells.
+    async fn lost(&self) -> String {
+        let mut seen = 0;
+        loop {
+            match self.entries(seen).await {
+                Ok((index, entries)) => {
+                    let held = if self.holders == 1 {
+                        entries.first().is_some_and(|entry| text(entry, "Session") == self.session)
+                    } else {
+                        decide(&entries, &self.prefix, &self.session, self.holders) == Slot::Held
+                    };
+                    if !held {
+                        return "it was taken away".to_owned();
+                    }
+                    seen = if index < seen { 0 } else { index };
+                }
+                Err(_) => {
+                    seen = 0;
+                    self.env.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Lets go of whatever is held, and of the session. What fails here ends by itself with the session.
+    async fn give_up(&self) {
+        if self.holders == 1 {
+            let query = format!("release={}&flags={LOCK_FLAGS}", self.session);
+            let _ = self.write(&self.lock_key(), &query, String::new()).await;
+        } else {
+            while let Ok((_, entries)) = self.entries(0).await {
+                let Some((cas, list)) = without(&entries, &self.prefix, &self.session) else { break };
+                let query = format!("cas={cas}&flags={SEMAPHORE_FLAGS}");
+                if self.write(&self.lock_key(), &query, list).await != Ok(false) {
+                    break;
+                }
+            }
+            let _ = self.must(Method::DELETE, &self.own_key(), String::new()).await;
+        }
+        let destroy = format!("/v1/session/destroy/{}", self.session);
+        if let Err(reason) = self.must(Method::PUT, &destroy, String::new()).await {
+            complain(&format!("the session ends by itself, it could not be ended now: {reason}"));
+        }
+        // Nobody holds the lock, or waits for it: nothing is left of it.
+        if self.holders == 1
+            && let Ok((_, entries)) = self.entries(0).await
+            && let Some(entry) = entries.first().filter(|entry| text(entry, "Session").is_empty())
+        {
+            let at = format!("{}?cas={}", self.lock_key(), entry["ModifyIndex"]);
+            let _ = self.must(Method::DELETE, &at, String::new()).await;
+        }
+    }
+}
+
+/// What a try came to.
+enum Taken {
+    Yes,
+    No,
+    Never(String),
+}
+
+/// Who may run, as `PREFIX/.lock` of a semaphore says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Holders {
+    limit: u32,
+    #[serde(default)]
+    holders: BTreeMap<String, bool>,
+}
+
+/// What a contender for a semaphore is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Slot {
+    Held,
+    Wait,
+    Take { cas: u64, list: String },
+    Conflict(String),
+}
+
+fn listed(entries: &[Value], prefix: &str) -> Option<(u64, Option<Holders>)> {
+    use base64::Engine;
+    let key = format!("{prefix}/.lock");
+    let entry = entries.iter().find(|entry| text(entry, "Key") == key)?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text(entry, "Value")).unwrap_or_default();
+    Some((entry["ModifyIndex"].as_u64().unwrap_or(0), serde_json::from_slice(&bytes).ok()))
+}
+
+/// Looks at a semaphore's entries. Holders whose sessions have ended hold nothing.
+fn decide(entries: &[Value], prefix: &str, session: &str, limit: u32) -> Slot {
+    let alive: BTreeSet<&str> = entries.iter().map(|entry| text(entry, "Session")).collect();
+    let (cas, mut list) = match listed(entries, prefix) {
+        None => (0, Holders { limit, holders: BTreeMap::new() }),
+        Some((cas, Some(list))) => (cas, list),
+        Some((_, None)) => return Slot::Conflict(format!("{prefix}/.lock is not a semaphore's")),
+    };
+    if list.limit != limit {
+        return Slot::Conflict(format!("others say that {} may hold it, not {limit}", list.limit));
+    }
+    list.holders.retain(|holder, _| alive.contains(holder.as_str()));
+    if list.holders.contains_key(session) {
+        return Slot::Held;
+    }
+    if list.holders.len() >= limit as usize {
+        return Slot::Wait;
+    }
+    list.holders.insert(session.to_owned(), true);
+    // Plain data always has a text.
+    Slot::Take { cas, list: serde_json::to_string(&list).unwrap_or_default() }
+}
+
+/// The list of holders without one of them. Nothing if it is not on it.
+fn without(entries: &[Value], prefix: &str, session: &str) -> Option<(u64, String)> {
+    let (cas, list) = listed(entries, prefix)?;
+    let mut list = list?;
+    list.holders.remove(session)?;
+    Some((cas, serde_json::to_string(&list).unwrap_or_default()))
+}
+
+fn spawn(args: &Lock) -> Result<Child, Problem> {
+    let (program, arguments) =
+        args.command.split_first().ok_or_else(|| Problem::usage("no command is named"))?;
+    let input = if args.pass_stdin { Stdio::inherit() } else { Stdio::null() };
+    Command::new(program)
+        .args(arguments)
+        .env("CONSUL_LOCK_HELD", "true")
+        .stdin(input)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| Problem::failed(format!("cannot run {program:?}: {error}")))
+}
+
+/// Sends a signal to the command and all that it has started.
+fn tell(child: &Child, signal: Signal) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(id) = id {
+        // It may have ended just now.
+        let _ = kill_process_group(id, signal);
+    }
+}
+
+/// Has the command end, gently at first.
+async fn stop(env: &Env, child: &mut Child) -> std::io::Result<ExitStatus> {
+    tell(child, Signal::TERM);
+    if let Ok(status) = env.timeout(GRACE, child.wait()).await {
+        return status;
+    }
+    tell(child, Signal::KILL);
+    child.wait().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+
+    fn contender(id: &str, session: bool) -> Value {
+        let holder = if session { id } else { "" };
+        json!({ "Key": format!("p/{id}"), "Session": holder, "ModifyIndex": 3 })
+    }
+
+    fn list(limit: u32, holders: &[&str]) -> Value {
+        let holders = holders.iter().map(|holder| ((*holder).to_owned(), true)).collect();
+        let text = serde_json::to_string(&Holders { limit, holders }).unwrap();
+        let value = base64::engine::general_purpose::STANDARD.encode(text);
+        json!({ "Key": "p/.lock", "Value": value, "ModifyIndex": 7 })
+    }
+
+    fn take(cas: u64, text: &str) -> Slot {
+        Slot::Take { cas, list: text.to_owned() }
+    }
+
+    #[test]
+    fn a_slot_is_taken_when_one_is_free_and_those_of_the_dead_are() {
+        let decide = |entries: &[Value]| decide(entries, "p", "me", 2);
+        let me = contender("me", true);
+        assert_eq!(decide(std::slice::from_ref(&me)), take(0, r#"{"Limit":2,"Holders":{"me":true}}"#));
+        let (a, b) = (contender("a", true), contender("b", true));
+        let full = [list(2, &["a", "b"]), me.clone(), a.clone(), b];
+        assert_eq!(decide(&full), Slot::Wait);
+        let gone = contender("b", false);
+        let free = [list(2, &["a", "b"]), me.clone(), a.clone(), gone];
+        assert_eq!(decide(&free), take(7, r#"{"Limit":2,"Holders":{"a":true,"me":true}}"#));
+        assert_eq!(decide(&[list(2, &["a", "me"]), me.clone(), a.clone()]), Slot::Held);
+        // Whose own session has ended holds nothing.
+        assert!(matches!(decide(&[list(2, &["a", "me"]), contender("me", false), a]), Slot::Take { .. }));
+        assert!(matches!(decide(&[list(3, &[]), me.clone()]), Slot::Conflict(_)));
+        let other = json!({ "Key": "p/.lock", "Value": "aGk=", "ModifyIndex": 7 });
+        assert!(matches!(decide(&[other, me]), Slot::Conflict(_)));
+    }
+
+    #[test]
+    fn who_gives_up_leaves_the_others_on_the_list() {
+        let all = [list(2, &["a", "me"])];
+        assert_eq!(without(&all, "p", "me"), Some((7, r#"{"Limit":2,"Holders":{"a":true}}"#.to_owned())));
+        assert_eq!(without(&all, "p", "nobody"), None);
+        assert_eq!(without(&[], "p", "me"), None);
+    }
+}

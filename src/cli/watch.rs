@@ -1,0 +1,113 @@
+//! `driftline watch`: shows something, or runs a program whenever it changes.
+
+use std::process::Stdio;
+
+use clap::Args;
+use driftline::config::watch::{Kind, Watch as Look};
+use driftline::env::Env;
+use driftline::watch::Follower;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::ask::{API_PORT, pretty};
+use super::{Api, Problem, complain, resolve};
+
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// What to look at: key, keyprefix, services, nodes, service, checks or event
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Kind,
+    /// With --type key: which
+    #[arg(long, default_value = "")]
+    key: String,
+    /// With --type keyprefix: which
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// With --type service: which; with --type checks: only its checks
+    #[arg(long, default_value = "")]
+    service: String,
+    /// With --type service: only instances with this tag
+    #[arg(long, default_value = "")]
+    tag: String,
+    /// With --type service: only instances whose checks all pass
+    #[arg(long, alias = "passing-only")]
+    passingonly: bool,
+    /// With --type checks: only those in this status
+    #[arg(long, default_value = "")]
+    state: String,
+    /// With --type event: only events of this name
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Let any server answer from what it has, which may be old
+    #[arg(long)]
+    stale: bool,
+    #[command(flatten)]
+    api: Api,
+    /// A program to run at each change, with the news as JSON on its standard input and their index in CONSUL_INDEX; without it
+    /// what there is now is printed
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "HANDLER")]
+    handler: Vec<String>,
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+}
+
+/// Prints, or runs the handler until it fails.
+pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
+    let Watch { kind, key, prefix, service, tag, passingonly, state, name, stale, api, handler } = args;
+    let look = Look {
+        kind,
+        key,
+        prefix,
+        service,
+        tag,
+        passing_only: passingonly,
+        state,
+        name,
+        stale,
+        ..Look::default()
+    };
+    look.check().map_err(Problem::usage)?;
+    let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
+    let addr = resolve(text, API_PORT)?;
+    let mut follower = Follower::new(env, addr, look);
+    let failed = |reason: String| Problem::failed(format!("the agent at {addr}: {reason}"));
+    let mut news = follower.look().await.map_err(failed)?;
+    let Some((program, arguments)) = handler.split_first() else {
+        let (_, value) = news.unwrap_or((0, json!([])));
+        return Ok(pretty(&value));
+    };
+    loop {
+        if let Some((index, value)) = news {
+            run(program, arguments, index, &value).await?;
+        }
+        news = match follower.look().await {
+            Ok(news) => news,
+            Err(reason) => {
+                let pause = follower.failed();
+                complain(&format!("the agent at {addr}: {reason}; trying again in {} s", pause.as_secs()));
+                env.sleep(pause).await;
+                None
+            }
+        };
+    }
+}
+
+async fn run(program: &str, arguments: &[String], index: u64, value: &Value) -> Result<(), Problem> {
+    let failed = |error: std::io::Error| Problem::failed(format!("cannot run {program:?}: {error}"));
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("CONSUL_INDEX", index.to_string())
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut input) = child.stdin.take() {
+        // It need not read all, or anything.
+        let _ = input.write_all(format!("{value}\n").as_bytes()).await;
+    }
+    let status = child.wait().await.map_err(failed)?;
+    if status.success() { Ok(()) } else { Err(Problem::failed(format!("the handler ended with {status}"))) }
+}

@@ -1,0 +1,263 @@
+//! The DNS server: nodes and services by name, for programs that know nothing of Consul.
+//!
+//! * [`name`]: what a name asks for. [`answer`]: what it is answered. [`wire`]: the messages. All three are pure.
+//! * here: the sockets, and the look into the catalog. It works on servers and on clients alike, through [`Agent`].
+//!
+//! Only instances that serve are told, in an order that chance chooses anew for each question, so that callers
+//! spread. By default any server answers from what it has (`dns.allow_stale`): an old address is better than none.
+//!
+//! What is bounded, and what happens at the bound: questions by UDP at once (further ones are dropped, whoever asked
+//! asks again), connections (one more is closed), the time between two questions on one (it is closed), an answer's
+//! size (see [`wire`]).
+//!
+//! Left out: recursion (names outside the domain are refused: a resolver beside it sends here what is ours), zone
+//! transfers, DNSSEC, the names of prepared queries, and services in reverse look-ups.
+
+mod answer;
+mod name;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::base::iana::Rcode;
+use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use crate::agent::local::book::CONSUL_SERVICE;
+use crate::agent::{Agent, Consistency, QueryOptions, ReadError};
+use crate::env::{BoxStream, Datagrams, Env, Listener, Rng};
+use crate::state::Question as Asked;
+use crate::state::catalog::{CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances};
+
+use answer::{Zone, serves};
+use name::Wanted;
+use wire::{NoQuestion, Question, Reply};
+
+/// Questions by UDP that are being answered at once.
+const QUESTIONS: usize = 512;
+/// Connections at once.
+const CONNECTIONS: usize = 256;
+/// How long a connection may be silent, and how long it may take to take an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Rest after a socket failed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the server listens.
+pub struct Sockets {
+    datagrams: Arc<dyn Datagrams>,
+    listener: Box<dyn Listener>,
+}
+
+impl Sockets {
+    /// Takes one port for both UDP and TCP. Port 0 picks a free one.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn bind(env: &Env, addr: SocketAddr) -> io::Result<Sockets> {
+        // A free UDP port may be a taken TCP port; if any will do, another is tried.
+        let mut tries = if addr.port() == 0 { 16 } else { 1 };
+        loop {
+            tries -= 1;
+            let datagrams = env.network().bind(addr).await?;
+            let port = datagrams.local_addr().port();
+            match env.network().listen(SocketAddr::new(addr.ip(), port)).await {
+                Ok(listener) => return Ok(Sockets { datagrams, listener }),
+                Err(_) if tries > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Where, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.datagrams.local_addr()
+    }
+}
+
+/// Answers until dropped.
+pub async fn serve(agent: Agent, sockets: Sockets) {
+    let Sockets { datagrams, listener } = sockets;
+    let rng = Mutex::new(agent.env().rng("dns"));
+    let resolver = Arc::new(Resolver { agent, rng });
+    futures_util::future::join(by_udp(&resolver, datagrams), by_tcp(&resolver, listener)).await;
+}
+
+async fn by_udp(resolver: &Arc<Resolver>, socket: Arc<dyn Datagrams>) {
+    let env = resolver.agent.env();
+    let slots = Arc::new(Semaphore::new(QUESTIONS));
+    loop {
+        let (bytes, from) = match socket.recv_from().await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::debug!(%error, "could not receive a DNS question");
+                env.sleep(PAUSE).await;
+                continue;
+            }
+        };
+        // Whoever gets no answer asks again.
+        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+        let (resolver, socket) = (resolver.clone(), socket.clone());
+        drop(env.spawn(async move {
+            if let Some(answer) = resolver.answer(&bytes, true).await
+                && let Err(error) = socket.send_to(&answer, from).await
+            {
+                tracing::debug!(%error, %from, "could not send a DNS answer");
+            }
+            drop(slot);
+        }));
+    }
+}
+
+async fn by_tcp(resolver: &Arc<Resolver>, listener: Box<dyn Listener>) {
+    let env = resolver.agent.env();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "could not accept a DNS connection");
+                env.sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+        let resolver = resolver.clone();
+        drop(env.spawn(async move {
+            if let Err(error) = connection(&resolver, stream).await {
+                tracing::debug!(%error, "a DNS connection ended");
+            }
+            drop(slot);
+        }));
+    }
+}
+
+/// Answers one question after the other, until the client has had enough or takes too long.
+async fn connection(resolver: &Resolver, mut stream: BoxStream) -> io::Result<()> {
+    let env = resolver.agent.env();
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    loop {
+        let question = env.timeout(PATIENCE, async {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).await?;
+            let mut question = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut question).await?;
+            Ok::<_, io::Error>(question)
+        });
+        let question = question.await.map_err(late)??;
+        let Some(answer) = resolver.answer(&question, false).await else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        // It was encoded into what the length can say.
+        let mut message = u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+        message.extend_from_slice(&answer);
+        env.timeout(PATIENCE, stream.write_all(&message)).await.map_err(late)??;
+    }
+}
+
+/// Looks into the catalog.
+struct Resolver {
+    agent: Agent,
+    rng: Mutex<Rng>,
+}
+
+impl Resolver {
+    /// Answers a message. Nothing is the answer to what is no question.
+    async fn answer(&self, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
+        let begun = self.agent.env().now();
+        let question = match wire::read(bytes) {
+            Ok(question) => question,
+            Err(NoQuestion::Answer(answer)) => return Some(answer),
+            Err(NoQuestion::Silence) => return None,
+        };
+        let reply = match self.reply(&question, udp).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::debug!(%error, name = %question.name, "a DNS question could not be answered");
+                Reply::failed(Rcode::SERVFAIL)
+            }
+        };
+        let took = self.agent.env().now().since(begun);
+        self.agent.metrics().time("consul.dns.domain_query", Vec::new(), took);
+        let limit = if udp { question.udp_limit() } else { usize::from(u16::MAX) };
+        Some(wire::encode(&question, &reply, limit))
+    }
+
+    async fn reply(&self, question: &Question, udp: bool) -> Result<Reply, ReadError> {
+        let config = self.agent.config();
+        let zone = Zone::new(config.dns.clone(), config.datacenter.clone());
+        Ok(match name::wanted(&question.labels(), zone.domain(), &config.datacenter) {
+            Wanted::Foreign => Reply::failed(Rcode::REFUSED),
+            Wanted::Nothing => zone.nothing(),
+            Wanted::Address(address) => zone.address(question, address),
+            Wanted::Apex => {
+                let (index, servers) = self.instances(CONSUL_SERVICE, None).await?;
+                zone.at(index).apex(question, &servers)
+            }
+            Wanted::NameServer => {
+                let (index, servers) = self.instances(CONSUL_SERVICE, None).await?;
+                zone.at(index).name_server(question, &servers)
+            }
+            Wanted::Node(node) => match self.node(&node).await? {
+                (index, Some(node)) => zone.at(index).node(question, &node),
+                (index, None) => zone.at(index).nothing(),
+            },
+            Wanted::Service { name, tag } => {
+                let (index, instances) = self.instances(&name, tag.as_deref()).await?;
+                zone.at(index).service(question, &name, &instances, udp)
+            }
+            Wanted::Reverse(address) => {
+                let answer = self.ask(&CatalogNodes).await?;
+                let there = |node: &NodeInfo| node.address.parse::<IpAddr>() == Ok(address);
+                let nodes: Vec<NodeInfo> = answer.1.into_iter().map(|row| row.info).filter(there).collect();
+                zone.at(answer.0).reverse(question, &nodes)
+            }
+        })
+    }
+
+    async fn ask<Q: Asked>(&self, question: &Q) -> Result<(u64, Q::Found), ReadError> {
+        let stale = self.agent.config().dns.allow_stale;
+        let consistency = if stale { Consistency::Stale } else { Consistency::Default };
+        let answer = self.agent.query(QueryOptions::now(consistency), question).await?;
+        Ok((answer.index, answer.value))
+    }
+
+    /// A node by its name in small letters. Most names are in small letters; the others are searched for.
+    async fn node(&self, name: &str) -> Result<(u64, Option<NodeInfo>), ReadError> {
+        let (index, found) = self.ask(&OneNode { node: name.to_owned(), checks: false }).await?;
+        if let Some(whole) = found {
+            return Ok((index, Some(whole.node.info)));
+        }
+        let (index, all) = self.ask(&CatalogNodes).await?;
+        let node = all.into_iter().map(|row| row.info).find(|node| node.name.eq_ignore_ascii_case(name));
+        Ok((index, node))
+    }
+
+    /// The instances of a service that serve, in an order that chance chooses.
+    async fn instances(&self, name: &str, tag: Option<&str>) -> Result<(u64, Vec<Instance>), ReadError> {
+        let of = |service: &str| ServiceInstances { service: service.to_owned(), health: true };
+        let (mut index, mut instances) = self.ask(&of(name)).await?;
+        if instances.is_empty() {
+            let (_, services) = self.ask(&CatalogServices { node_meta: Default::default() }).await?;
+            if let Some(real) = services.keys().find(|service| service.eq_ignore_ascii_case(name)) {
+                (index, instances) = self.ask(&of(real)).await?;
+            }
+        }
+        let only_passing = self.agent.config().dns.only_passing;
+        instances.retain(|instance| {
+            let tagged =
+                |wanted: &str| instance.service.info.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted));
+            serves(instance, only_passing) && tag.is_none_or(tagged)
+        });
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        for i in (1..instances.len()).rev() {
+            instances.swap(i, rng.random_range(0..=i));
+        }
+        Ok((index, instances))
+    }
+}
