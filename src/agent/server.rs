@@ -33,7 +33,7 @@ use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions};
 use crate::state::catalog::{CatalogNodes, Checks, ChecksOf, ServiceInstances};
 use crate::state::query::{Asked, Found, Query};
-use crate::state::{Command, Outcome, Request, RequestId, State};
+use crate::state::{Command, KvCommand, Outcome, Request, RequestId, State};
 
 use super::bootstrap::{found_together, founders};
 use super::call::{self, Call, CallError, Cluster, Configured, Reply};
@@ -173,12 +173,6 @@ impl Server {
 
     /// Applies a command of the server's own.
     pub(super) async fn write(&self, command: Command) -> Result<Outcome, CallError> {
-        // Mutant H01: the client hears that it is done before it is.
-        if mutant::is("H01") {
-            let client = self.inner.client.clone();
-            drop(self.inner.env.spawn(async move { client.write(command).await }));
-            return Ok(Outcome::Done { index: 0 });
-        }
         Ok(self.inner.client.write(command).await?)
     }
 
@@ -228,6 +222,16 @@ impl Server {
             {
                 // It would get into the log, and nobody could do anything with it there.
                 Err(CallError::Refused("this program has no state machine of its own".to_owned()))
+            }
+            // Mutant H01: the client hears that it is done before it is.
+            Call::Write(
+                command @ Command::Kv(
+                    KvCommand::Set { .. } | KvCommand::Delete { .. } | KvCommand::DeleteTree { .. },
+                ),
+            ) if mutant::is("H01") => {
+                let client = client.clone();
+                drop(self.inner.env.spawn(async move { client.write(command).await }));
+                Ok(Reply::Written(Outcome::Done { index: 0 }))
             }
             Call::Write(command) => {
                 let written = match id {

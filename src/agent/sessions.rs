@@ -63,7 +63,7 @@ impl Countdown {
             self.seen = 0;
         }
         // Mutant L03: a new leader takes the delays that it finds for over.
-        let forgets = mutant::is("L03") && self.seen == 0;
+        let forgets = mutant::is("L03") && self.counted.is_zero();
         for session in state.sessions().renewed_after(self.seen) {
             let time = Duration::from_nanos(session.made.ttl_ns).saturating_mul(2);
             self.begin(Counted::Session { id: session.made.id.clone(), renewed: session.renewed }, time);

@@ -792,6 +792,10 @@ impl Driver {
                 self.env.reachable("a peer still takes for alive a life that is known to be over");
                 self.tell_stale(id.node_id, id.addr);
             }
+            // Mutant G04: somebody who has not heard of a later life brings the earlier one back.
+            (true, Some((known, _))) if mutant::is("G04") && id.generation < known.generation => {
+                self.table.up(id, now);
+            }
             (true, Some(_)) => {}
             (false, None) => {
                 self.table.remember_down(id, now);

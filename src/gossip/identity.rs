@@ -52,10 +52,6 @@ impl foca::Identity for Identity {
     }
 
     fn win_addr_conflict(&self, adversary: &Identity) -> bool {
-        // Mutant G04: of two lives the one that spoke last is taken, not the later one.
-        if mutant::is("G04") && self.node_id == adversary.node_id {
-            return true;
-        }
         (self.generation, self.leaving, self.node_id)
             > (adversary.generation, adversary.leaving, adversary.node_id)
     }

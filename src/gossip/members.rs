@@ -179,9 +179,7 @@ impl Table {
         let rival = entry.live && id.generation == entry.id.generation && id.addr != entry.id.addr;
         // Part of mutant G04.
         let outdated = id.generation < entry.id.generation && !mutant::is("G04");
-        // Mutant G17: the dead stay dead, whatever generation they come back with.
-        let barred = mutant::is("G17") && !entry.live && entry.shown.is_some();
-        if outdated || rival || barred {
+        if outdated || rival {
             return Up::Outdated;
         }
         if !entry.live {
@@ -218,10 +216,7 @@ impl Table {
     /// changed by that. Says whether it is the address listed here.
     pub fn renamed(&mut self, to: Identity) -> bool {
         match self.entries.get_mut(&to.node_id) {
-            Some(entry)
-                if entry.id.addr == to.addr
-                    && (to.generation >= entry.id.generation || mutant::is("G04")) =>
-            {
+            Some(entry) if entry.id.addr == to.addr && to.generation >= entry.id.generation => {
                 entry.id = to;
                 self.touched.insert(to.node_id);
                 true
@@ -287,6 +282,10 @@ impl Table {
         for node_id in std::mem::take(&mut self.touched) {
             let Some(entry) = self.entries.get_mut(&node_id) else { continue };
             let view = entry.view();
+            // Mutant G17: the list keeps the dead as they were, whatever generation they come back with.
+            if mutant::is("G17") && entry.shown.as_ref().is_some_and(|old| !old.status.is_live()) {
+                continue;
+            }
             let change = match (&entry.shown, &view) {
                 (None, None) => None,
                 (Some(old), None) => Some(Change::Left(Member { status: Status::Left, ..old.clone() })),

@@ -606,7 +606,7 @@ impl RaftNode {
         if mutant::is("R27") && self.is_leader() {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
-        // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
+        // Mutant R31: trusts a majority's word for as long as no other can be elected, as the wall clock counts it.
         let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
@@ -636,10 +636,10 @@ impl RaftNode {
         }
     }
 
-    /// Part of mutant R31: the index that a majority confirmed in this term, two heartbeats ago at most.
+    /// Part of mutant R31: the index that a majority confirmed in this term, an election timeout ago at most.
     #[cfg(feature = "mutants")]
     fn leased_index(&self, (term, now): (u64, Duration)) -> Option<u64> {
-        let lease = Duration::from_millis(2 * self.inner.core.config().heartbeat_interval);
+        let lease = Duration::from_millis(self.inner.core.config().election_timeout_min);
         let (leased, since, index) = (*locked(&self.inner.lease))?;
         (leased == term && now < since + lease).then_some(index)
     }
@@ -849,6 +849,7 @@ impl RaftNode {
                     return Answer::Failed(reason);
                 }
                 self.bend_append(&mut request).await;
+                self.count_what_does_not_fit(&request).await;
                 match self.inner.core.append_entries(request).await {
                     Ok(answer) => {
                         let env = &self.inner.env;
@@ -930,27 +931,34 @@ impl RaftNode {
         }
     }
 
-    /// Mutants in how a follower takes entries.
+    /// Mutant R41: what the follower has already it keeps, without a look whether it is the leader's.
     async fn bend_append(&self, request: &mut AppendEntriesRequest<TypeConfig>) {
-        if !mutant::is("R15") && !mutant::is("R41") {
+        if !mutant::is("R41") {
             return;
         }
         let (purged, last) = self.inner.store.log_bounds();
-        let Some(before) =
-            request.prev_log_id.filter(|before| Some(before.index()) > purged.map(|id| id.index()))
-        else {
+        let has = |id: &LogId| Some(id.index()) <= last.map(|last| last.index());
+        let known = request.entries.iter().take_while(|entry| has(&entry.log_id)).count();
+        let before = request.entries[..known].last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let Some(before) = before.filter(|before| Some(before.index()) > purged.map(|id| id.index())) else {
             return;
         };
         let own = self.inner.store.entries(before.index()..=before.index(), usize::MAX).await;
-        let Some(own) = own.ok().and_then(|own| own.first().map(|entry| entry.log_id)) else { return };
-        if mutant::is("R41") {
-            // Mutant R41: whether the entry before the new ones is the leader's is not looked at.
+        if let Some(own) = own.ok().and_then(|own| own.first().map(|entry| entry.log_id)) {
+            request.entries.drain(..known);
             request.prev_log_id = Some(own);
-        } else if own != before || request.entries.is_empty() {
-            // Mutant R15: of what cannot be appended the commit index still counts, up to the follower's last entry.
-            request.entries.clear();
-            request.prev_log_id = last;
         }
+    }
+
+    /// Mutant R15: the commit index of every request counts up to the follower's own last entry, before anybody has
+    /// looked whether that is the leader's.
+    async fn count_what_does_not_fit(&self, request: &AppendEntriesRequest<TypeConfig>) {
+        let (purged, last) = self.inner.store.log_bounds();
+        if !mutant::is("R15") || last <= purged {
+            return;
+        }
+        let counted = AppendEntriesRequest { prev_log_id: last, entries: Vec::new(), ..request.clone() };
+        let _ = self.inner.core.append_entries(counted).await;
     }
 
     /// Takes one piece of a snapshot; with the last one, installs it.

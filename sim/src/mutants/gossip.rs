@@ -23,7 +23,8 @@ pub const TABLE: &[Mutant] = &[
         what: "a node never learns that it was declared dead",
         origin: "hashicorp/memberlist#311",
         needs: SILENCE,
-        checks: &["GC", "LIVE"],
+        // Two that hold each other for dead and do not learn of it tell each other so without end: GT.
+        checks: &["GC", "LIVE", "GT"],
     },
     Mutant {
         id: "G03",
@@ -34,7 +35,7 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "G04",
-        what: "of two lives of a node the one that spoke last is believed",
+        what: "of two lives of a node the one that was heard of last is believed",
         origin: "foca v0.17.1",
         needs: LATE_NEWS,
         checks: &["GR"],

@@ -51,7 +51,8 @@ pub const TABLE: &[Mutant] = &[
         what: "a condition that did not hold is reported as a success",
         origin: "design",
         needs: &[],
-        checks: &["LIN"],
+        // A lock is a condition too: two hold it.
+        checks: &["LIN", "LOCK"],
     },
     Mutant {
         id: "H08",

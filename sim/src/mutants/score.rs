@@ -285,9 +285,9 @@ mod tests {
 
     #[test]
     fn hunts_are_summed_up_by_rank() {
-        let mutant = find("R14").unwrap();
+        let mutant = find("S06").unwrap();
         let hunt = |start: u64, seeds: Option<u64>| Hunt {
-            mutant: "R14".to_owned(),
+            mutant: "S06".to_owned(),
             start,
             seeds: 200,
             failed: seeds.map(|seeds| (start + seeds - 1, vec!["DUR".to_owned()])).into_iter().collect(),

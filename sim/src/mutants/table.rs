@@ -131,7 +131,7 @@ mod tests {
         let none = Hunt { ablated: None, ..hunt("T02", &[], None) };
         let scores = [
             score("R02", vec![hunt("R02", &[(3, &["LIVE"]), (7, &["MV", "LIVE"])], None)], Some(small)),
-            score("R14", vec![hunt("R14", &[(1, &["CQ", "DUR"])], Some("LIN"))], None),
+            score("R44", vec![hunt("R44", &[(1, &["CQ", "DUR"])], Some("LC"))], None),
             score("T02", vec![none], None),
             score("R27", vec![], None),
         ];
@@ -144,7 +144,7 @@ mod tests {
             cells(lines[0]),
             ["LIVE 2, MV 1", "1 of 2", "7, 7 of 1", "survives", "1 faults, 4 operations, 2 nodes, 31 s", ""]
         );
-        assert_eq!(cells(lines[1]), ["CQ 1, DUR 1", "1 of 1", "1, 1 of 1", "**LIN (seed 1)**", "-", ""]);
+        assert_eq!(cells(lines[1]), ["CQ 1, DUR 1", "1 of 1", "1, 1 of 1", "**LC (seed 1)**", "-", ""]);
         assert_eq!(
             cells(lines[2]),
             ["**nothing**", "0 of 0", "**none**, **none** of 1", "needs none", "-", ""]

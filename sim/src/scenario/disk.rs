@@ -212,7 +212,7 @@ pub fn draw(
             (log_uniform(rng, 500, 10_000), DiskFault::Full { left_bytes, everywhere: rng.random_bool(0.3) })
         }
         "read-error" => {
-            let after_reads = if rng.random_bool(0.5) { log_uniform(rng, 1, 64) as u32 } else { 0 };
+            let after_reads = if rng.random_bool(0.75) { log_uniform(rng, 1, 64) as u32 } else { 0 };
             (log_uniform(rng, 200, 4_000), DiskFault::ReadError { reads: some, after_reads })
         }
         "write-error" => (log_uniform(rng, 200, 4_000), DiskFault::WriteError { writes: some }),

@@ -18,6 +18,8 @@ pub(super) fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
 
 /// The share of seeds in which more may break than can be repaired.
 const BEYOND: f64 = 0.1;
+/// The share of seeds with wrong clocks in which there are partitions.
+const CUT_OFF: f64 = 0.5;
 /// Damages of one kind in a run. A disk that went on and on would be given up by its server.
 const MOST_DAMAGES: usize = 2;
 
@@ -39,7 +41,10 @@ impl Scenario {
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
         let share: f64 = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
-        let is_on = |kind: &str| stream(seed, &format!("swarm {kind}")).random_bool(share);
+        let drawn = |kind: &str, share| stream(seed, &format!("swarm {kind}")).random_bool(share);
+        // A wrong clock shows what it does where somebody is cut off and does not know: then there is often a partition.
+        let cut_off = if drawn("clock", share) { share.max(CUT_OFF) } else { share };
+        let is_on = |kind: &str| drawn(kind, if kind == "partition" { cut_off } else { share });
         let beyond = stream(seed, "beyond").random_bool(BEYOND);
         let atlas = disk::atlas(seed, nodes, beyond, is_on("membership") || is_on("lose-disk"));
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
@@ -56,8 +61,8 @@ impl Scenario {
                 faults.extend(process::upgrades(rng, nodes, duration_ms));
                 continue;
             }
-            // Between one every three and one every twenty seconds.
-            let every_ms = rng.random_range(3_000..=20_000);
+            // Between one every three and one every twenty seconds. What a clock does is over at once, so it comes more often.
+            let every_ms = rng.random_range(3_000..=if kind == "clock" { 8_000 } else { 20_000 });
             let mut at_ms = rng.random_range(0..every_ms);
             let mut damages = 0;
             while at_ms < duration_ms {
@@ -106,16 +111,18 @@ fn settings(rng: &mut StdRng) -> Settings {
     let election_timeout_min_ms = heartbeat_ms * rng.random_range(3..=6);
     let latency_min_us = log_uniform(rng, 50, 2_000);
     let sync_min_us = log_uniform(rng, 50, 1_000);
-    let snapshot_entries = log_uniform(rng, 20, 500);
+    // Small against what a storm writes, so that most runs see several snapshots, and laggards need them.
+    let snapshot_entries = log_uniform(rng, 20, 250);
     let request_timeout_ms = rng.random_range(500..=5_000);
     Settings {
         founding: if rng.random_bool(0.5) { Founding::First } else { Founding::Together },
         heartbeat_ms,
         election_timeout_min_ms,
-        election_timeout_max_ms: election_timeout_min_ms * rng.random_range(2..=3),
+        // With little between the two, servers stand for election at the same time.
+        election_timeout_max_ms: election_timeout_min_ms * [3, 4, 4, 6, 6][rng.random_range(0..5)] / 2,
         snapshot_entries,
         trailing_entries: rng.random_range(0..=snapshot_entries),
-        snapshot_chunk_bytes: log_uniform(rng, 1_024, 65_536),
+        snapshot_chunk_bytes: log_uniform(rng, 1_024, 16_384),
         request_timeout_ms,
         // A client that is more patient than the node hears from it what became of a late request.
         client_timeout_ms: request_timeout_ms * rng.random_range(60..=200) / 100,
@@ -161,8 +168,12 @@ fn rate(rng: &mut StdRng) -> u64 {
 
 fn wall_step(rng: &mut StdRng) -> i64 {
     const DAY_MS: u64 = 86_400_000;
-    let rare = rng.random_bool(0.05);
-    let by = if rare { 5 * DAY_MS } else { log_uniform(rng, 11, 288_000) };
+    let by = match rng.random_range(0..20) {
+        0 => 5 * DAY_MS,
+        // As long as what is measured by clocks: leases, sessions, lock-delays.
+        1..8 => rng.random_range(500..=20_000),
+        _ => log_uniform(rng, 11, 288_000),
+    };
     let by = i64::try_from(by).unwrap_or(i64::MAX);
     if rng.random_bool(0.5) { by } else { -by }
 }
@@ -249,7 +260,11 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
             };
             (log_uniform(rng, 200, 16_000), FaultKind::Partition { shape })
         }
-        "loss" => (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent: rng.random_range(1..=30) }),
+        // Gossip must get over the half of it that is mild without an error; for that it may last.
+        "loss" if rng.random_bool(0.5) => {
+            (log_uniform(rng, 1_000, 40_000), FaultKind::Loss { percent: rng.random_range(1..=10) })
+        }
+        "loss" => (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent: rng.random_range(10..=30) }),
         "delay" => {
             let max_ms = log_uniform(rng, 1, 2 * election);
             let min_ms = rng.random_range(0..=max_ms);
@@ -307,8 +322,10 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
 
 fn operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
     let clients = rng.random_range(3..=8);
-    let keys = rng.random_range(3..=6);
+    let keys = rng.random_range(2..=6);
     let gap_ms = 1_000 / rng.random_range(10..=30);
+    // A third of the clusters are asked in bursts: many requests at once, then none for as long as they were too early.
+    let burst = if rng.random_bool(0.33) { rng.random_range(5..=30) } else { 1 };
     let mut planned = Vec::new();
     let mut at_ms = 0;
     while at_ms < duration_ms {
@@ -327,7 +344,8 @@ fn operations(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> 
             key: format!("k{}", rng.random_range(0..keys)),
             action,
         });
-        at_ms += rng.random_range(1..=2 * gap_ms);
+        let more = !(planned.len() as u64).is_multiple_of(burst);
+        at_ms += if more { rng.random_range(0..=3) } else { rng.random_range(1..=2 * gap_ms * burst) };
     }
     planned
 }

@@ -657,10 +657,6 @@ impl Store {
                 Ok::<_, io::Error>((entries, full, room))
             });
             let read = read.await.map_err(io::Error::other)?;
-            // Mutant S08: what cannot be read is not missed.
-            if mutant::is("S08") && read.is_err() {
-                return Ok(Vec::new());
-            }
             let (entries, full, room_left) = read.inspect_err(|error| self.shared.fail(error))?;
             // Purged while we read, or not yet removed from the disk.
             let purged = self.memory().purged.map_or(0, |log_id| log_id.index() + 1);
@@ -684,6 +680,19 @@ impl Store {
 
     /// Makes a snapshot durable; on a full disk, as soon as there is space for it.
     pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
+        // Mutants R22 and R23: index and data of a snapshot are written one after the other, as two commits of a
+        // database that commits now and then.
+        if mutant::is("R22") || mutant::is("R23") {
+            let (disk, lock) = (self.shared.env.disk(), self.shared.lock.clone());
+            let (half_meta, half_data) = (meta.clone(), data.clone());
+            let job = move || {
+                let _lock = lock;
+                snapshot::save_half(&*disk, &half_meta, &half_data)
+            };
+            if self.shared.env.blocking(job).await.is_ok_and(|half| half.is_ok()) {
+                self.shared.env.sleep(Duration::from_millis(50)).await;
+            }
+        }
         loop {
             self.shared.check()?;
             let (snapshots, disk) = (self.shared.snapshots.clone(), self.shared.env.disk());

@@ -310,8 +310,11 @@ impl Wal {
             let is_last = at + 1 == numbers.len();
             match wal.open_segment(*number, open.as_ref(), is_last) {
                 Ok(segment) => open = Some(segment),
-                // Mutant S02: the log ends at the first thing that cannot be read.
-                Err(error) if error.kind() == io::ErrorKind::InvalidData && mutant::is("S02") => {
+                // Mutants S02 and S08: the log ends at the first thing that is damaged, or that the disk does not give.
+                Err(error)
+                    if mutant::is("S02") && error.kind() == io::ErrorKind::InvalidData
+                        || mutant::is("S08") && at > 0 && error.kind() != io::ErrorKind::InvalidData =>
+                {
                     unused.extend(&numbers[at + 1..]);
                     let free = wal.free;
                     if let Some(segment) = wal.locked().segments.get(number) {
