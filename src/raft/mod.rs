@@ -606,7 +606,7 @@ impl RaftNode {
         if mutant::is("R27") && self.is_leader() {
             return Ok(self.inner.state.read(|state| state.applied()));
         }
-        // Mutant R31: trusts a majority's word for as long as no other can be elected, as the wall clock counts it.
+        // Mutant R31: trusts a majority's word for two heartbeats, as the wall clock counts them.
         let asked = (self.term(), self.inner.env.wall());
         if mutant::is("R31")
             && self.is_leader()
@@ -636,10 +636,10 @@ impl RaftNode {
         }
     }
 
-    /// Part of mutant R31: the index that a majority confirmed in this term, an election timeout ago at most.
+    /// Part of mutant R31: the index that a majority confirmed in this term, two heartbeats ago at most.
     #[cfg(feature = "mutants")]
     fn leased_index(&self, (term, now): (u64, Duration)) -> Option<u64> {
-        let lease = Duration::from_millis(self.inner.core.config().election_timeout_min);
+        let lease = Duration::from_millis(2 * self.inner.core.config().heartbeat_interval);
         let (leased, since, index) = (*locked(&self.inner.lease))?;
         (leased == term && now < since + lease).then_some(index)
     }
