@@ -37,7 +37,8 @@ pub const TABLE: &[Mutant] = &[
         what: "a default read is answered like a stale one",
         origin: "design",
         needs: &[],
-        checks: &["LIN"],
+        // Of the keys that are locks, LOCK judges the reads.
+        checks: &["LIN", "LOCK"],
     },
     Mutant {
         id: "H06",
