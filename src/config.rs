@@ -368,7 +368,8 @@ impl Config {
 
     /// The same without its secrets, for people to see.
     pub fn shown(&self) -> Config {
-        Config { encrypt: self.encrypt.hidden(), ..self.clone() }
+        let watches = self.watches.iter().map(watch::Watch::shown).collect();
+        Config { encrypt: self.encrypt.hidden(), watches, ..self.clone() }
     }
 }
 

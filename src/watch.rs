@@ -80,7 +80,7 @@ pub fn look_at(watch: &Watch) -> String {
         add("stale", "");
     }
     if !watch.token.is_empty() {
-        add("token", &watch.token);
+        add("token", watch.token.reveal());
     }
     format!("{at}?{}", query.join("&"))
 }

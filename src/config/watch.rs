@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Secret;
+
 /// A look at something that is repeated whenever it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,7 +29,7 @@ pub struct Watch {
     /// Whether any server may answer from what it has.
     pub stale: bool,
     /// The token to look with, if there is to be one.
-    pub token: String,
+    pub token: Secret,
     /// Runs this program, with the news as JSON on its standard input and their index in CONSUL_INDEX.
     pub args: Vec<String>,
     /// Sends the news as JSON to this address instead.
@@ -121,6 +123,16 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// What people get to see of it: neither its token nor what its headers say.
+    pub fn shown(&self) -> Watch {
+        let mut shown = Watch { token: self.token.hidden(), ..self.clone() };
+        let headers = shown.http_handler_config.iter_mut().flat_map(|http| http.header.values_mut());
+        headers.flatten().for_each(|value| *value = "hidden".to_owned());
+        shown
+    }
+}
+
 impl HttpHandler {
     /// How long it may take.
     pub fn timeout(&self) -> Option<std::time::Duration> {
@@ -139,6 +151,16 @@ mod tests {
 
     fn watch(json: serde_json::Value) -> Watch {
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn what_a_watch_proves_itself_with_is_not_shown() {
+        let header = json!({ "Authorization": ["open sesame"] });
+        let http = json!({ "path": "http://127.0.0.1:1", "header": header });
+        let whole = watch(json!({ "type": "nodes", "token": "open sesame", "http_handler_config": http }));
+        assert!(serde_json::to_string(&whole).unwrap().contains("open sesame"));
+        assert!(!serde_json::to_string(&whole.shown()).unwrap().contains("open sesame"));
+        assert!(!format!("{:?}", whole.token).contains("open sesame"));
     }
 
     #[test]
