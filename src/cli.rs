@@ -15,13 +15,17 @@ mod programs;
 mod recover;
 mod rtt;
 mod secrets;
+mod tls;
 mod watch;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use driftline::env::real::tls::ApiClient;
+use driftline::env::{Env, real};
 
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -83,6 +87,9 @@ enum Command {
     Keyring(keyring::Keyring),
     /// Prints a new key for gossip
     Keygen,
+    /// Makes the certificates of a cluster
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Collects all that helps to find a fault into one file
     Debug(operate::Debug),
     /// Checks configuration files without starting anything
@@ -132,9 +139,51 @@ impl Format {
 /// Where the agent is that a command asks.
 #[derive(Args, Clone, Debug)]
 struct Api {
-    /// Address of the agent's HTTP API: host:port
+    /// Address of the agent's HTTP API: host:port, or https://host:port
     #[arg(long, env = "DRIFTLINE_HTTP_ADDR", default_value = "127.0.0.1:8500", value_name = "HOST:PORT")]
     http_addr: String,
+    /// With https: certificate of the authority behind the agent's
+    #[arg(long, env = "DRIFTLINE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// With https: own certificate, if the agent asks for one
+    #[arg(long, env = "DRIFTLINE_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// With https: the key of the own certificate
+    #[arg(long, env = "DRIFTLINE_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// With https: the name in the agent's certificate, if it is not the host's
+    #[arg(long, env = "DRIFTLINE_TLS_SERVER_NAME", value_name = "NAME")]
+    tls_server_name: Option<String>,
+}
+
+impl Api {
+    /// Where the agent is, and the world in which it is reached.
+    fn reach(&self, env: &Env) -> Result<(Env, SocketAddr), Problem> {
+        let Some(text) = self.http_addr.strip_prefix("https://") else {
+            let text = self.http_addr.strip_prefix("http://").unwrap_or(&self.http_addr);
+            return Ok((env.clone(), resolve(text.trim_end_matches('/'), ask::API_PORT)?));
+        };
+        let text = text.trim_end_matches('/');
+        let addr = resolve(text, ask::HTTPS_PORT)?;
+        let Some(ca_file) = &self.ca_file else {
+            return Err(Problem::usage("https needs the authority's certificate: --ca-file FILE"));
+        };
+        let own = match (&self.client_cert, &self.client_key) {
+            (Some(cert), Some(key)) => {
+                secrets::check(key)?;
+                Some((cert, key))
+            }
+            _ => None,
+        };
+        // Without the port, and an address of IPv6 without its brackets.
+        let host = text.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        let host = host.map_or(text, |(host, _)| host).trim_matches(['[', ']']);
+        let name = self.tls_server_name.as_deref().unwrap_or(host);
+        let client = ApiClient::new(ca_file, own, name).map_err(Problem::failed)?;
+        let env = real::https_env(client)
+            .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
+        Ok((env, addr))
+    }
 }
 
 /// Why a command did not do what it was asked: an exit code and a text.
@@ -174,6 +223,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => agent::validate(&args.paths),
         Command::Recover(args) => recover::run(&args),
         Command::Keygen => keyring::keygen(),
+        Command::Tls(command) => tls::run(command),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "driftline", &mut script);

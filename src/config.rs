@@ -11,6 +11,7 @@ pub mod secret;
 pub mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct Config {
     pub datacenter: String,
     /// Where the HTTP API listens.
     pub http_addr: SocketAddr,
+    /// Where the HTTP API listens for HTTPS; nowhere if absent. Needs a certificate: see `tls`.
+    pub https_addr: Option<SocketAddr>,
     /// Where servers talk to each other (Raft and forwarded requests).
     pub rpc_addr: SocketAddr,
     /// Where gossip listens, UDP and TCP.
@@ -73,6 +76,49 @@ pub struct Config {
     pub gossip: Timing,
     /// What a client may ask for.
     pub limits: Limits,
+    /// Certificates, and what they are demanded for.
+    pub tls: Tls,
+}
+
+/// Certificates, and what they are demanded for. Files are in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificates of the authorities whose certificates count.
+    pub ca_file: Option<PathBuf>,
+    /// This agent's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// The key of its certificate.
+    pub key_file: Option<PathBuf>,
+    /// Whether other agents must come to the RPC port with TLS and a certificate.
+    pub verify_incoming: bool,
+    /// Whether this agent goes to servers with TLS.
+    pub verify_outgoing: bool,
+    /// Whether only a certificate for `server.<datacenter>.driftline` (or `.consul`) makes a server.
+    pub verify_server_hostname: bool,
+    /// Whether clients of the HTTPS API must show a certificate.
+    pub verify_incoming_https: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls {
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            verify_incoming: false,
+            verify_outgoing: false,
+            verify_server_hostname: true,
+            verify_incoming_https: false,
+        }
+    }
+}
+
+impl Tls {
+    /// Whether this agent must not run without.
+    pub fn is_demanded(&self) -> bool {
+        self.verify_incoming || self.verify_outgoing || self.verify_incoming_https
+    }
 }
 
 /// The DNS server, and how it answers.
@@ -165,6 +211,8 @@ pub struct Limits {
     pub value_bytes: usize,
     /// Connections to the HTTP API at once.
     pub http_connections: usize,
+    /// Connections to the HTTP API at once from one address.
+    pub http_connections_per_client: usize,
     /// Shortest time to live of a session, in milliseconds (Consul's `session_ttl_min`).
     pub session_ttl_min_ms: u64,
     /// Milliseconds a client may take to send a request's head, and again its body.
@@ -185,6 +233,7 @@ impl Default for Config {
             server: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
+            https_addr: None,
             rpc_addr: any(8300),
             gossip_addr: any(8301),
             advertise: None,
@@ -204,6 +253,7 @@ impl Default for Config {
             raft: RaftConfig::default(),
             gossip: Timing::default(),
             limits: Limits::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -246,6 +296,7 @@ impl Default for Limits {
             value_bytes: 512 * 1024,
             session_ttl_min_ms: 10_000,
             http_connections: 4096,
+            http_connections_per_client: 1024,
             http_read_timeout_ms: 10_000,
         }
     }
@@ -345,6 +396,23 @@ impl Config {
         }
         if self.limits.http_connections == 0 {
             return invalid("limits.http_connections", "must be at least 1".to_owned());
+        }
+        if self.limits.http_connections_per_client == 0 {
+            return invalid("limits.http_connections_per_client", "must be at least 1".to_owned());
+        }
+        let tls = &self.tls;
+        if tls.cert_file.is_some() != tls.key_file.is_some() {
+            return invalid(
+                "tls.key_file",
+                "a certificate and its key go together: say both or none".to_owned(),
+            );
+        }
+        if tls.is_demanded() && (tls.cert_file.is_none() || tls.ca_file.is_none()) {
+            let reason = "to verify others, this agent needs ca_file, and cert_file and key_file of its own";
+            return invalid("tls", reason.to_owned());
+        }
+        if self.https_addr.is_some() && tls.cert_file.is_none() {
+            return invalid("https_addr", "HTTPS needs tls.cert_file and tls.key_file".to_owned());
         }
         if self.limits.http_read_timeout_ms == 0 {
             return invalid("limits.http_read_timeout_ms", "must be at least 1".to_owned());

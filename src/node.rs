@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::agent::{Agent, Error, Program};
 use crate::config::Config;
 use crate::dns;
-use crate::env::{AbortOnDrop, Env, JoinHandle};
+use crate::env::{AbortOnDrop, Env, JoinHandle, Purpose};
 use crate::watch;
 
 /// Where a node listens, with the real ports.
@@ -19,6 +19,8 @@ use crate::watch;
 pub struct Listening {
     /// The HTTP API.
     pub http: SocketAddr,
+    /// The same by HTTPS, if configured.
+    pub https: Option<SocketAddr>,
     /// The DNS server, if there is one.
     pub dns: Option<SocketAddr>,
     /// Other servers; a client has no such place.
@@ -40,10 +42,10 @@ pub struct Extension {
 pub struct Node {
     agent: Agent,
     listening: Listening,
-    serving: JoinHandle<()>,
+    serving: Vec<JoinHandle<()>>,
     /// What else runs for as long as the node does.
     beside: Vec<JoinHandle<()>>,
-    close: oneshot::Sender<()>,
+    close: Vec<oneshot::Sender<()>>,
 }
 
 /// How a node that runs well is ended.
@@ -81,6 +83,17 @@ impl Node {
         let listener =
             listener.map_err(|source| Error::Listen { addr: wanted, purpose: "the HTTP API", source })?;
         let http = listener.local_addr();
+        let mut listeners = vec![listener];
+        if let Some(wanted) = config.https_addr {
+            let listener = env.network().listen_for(Purpose::Api, wanted).await;
+            let listener = listener.map_err(|source| Error::Listen {
+                addr: wanted,
+                purpose: "the API by HTTPS",
+                source,
+            })?;
+            listeners.push(listener);
+        }
+        let https = listeners.get(1).map(|listener| listener.local_addr());
         let dns = match config.dns.addr {
             None => None,
             Some(addr) => {
@@ -93,6 +106,7 @@ impl Node {
         let routes = routes.map_or_else(Router::new, |routes| routes(agent.clone()));
         let listening = Listening {
             http,
+            https,
             dns: dns.as_ref().map(dns::Sockets::local_addr),
             rpc: agent.rpc_addr(),
             gossip: agent.local_member().addr,
@@ -105,10 +119,14 @@ impl Node {
         if agent.process().is_some() || !agent.config().watches.is_empty() {
             beside.push(env.spawn(watch::keep(agent.clone(), http)));
         }
-        let (close, closed) = oneshot::channel();
-        // A dropped sender closes the API too.
-        let serving = env
-            .spawn(crate::http::serve_until(agent.clone(), routes, listener, async { drop(closed.await) }));
+        let (mut serving, mut close) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            let (closing, closed) = oneshot::channel();
+            // A dropped sender closes the API too.
+            let until = async { drop(closed.await) };
+            serving.push(env.spawn(crate::http::serve_until(agent.clone(), routes.clone(), listener, until)));
+            close.push(closing);
+        }
         Ok(Node { agent, listening, serving, beside, close })
     }
 
@@ -142,8 +160,10 @@ impl Node {
             }
         };
         drop(self.close);
-        // It ends by itself, within its own bound.
-        let _ = self.serving.await;
+        // They end by themselves, within their own bounds.
+        for serving in self.serving {
+            let _ = serving.await;
+        }
         outcome
     }
 }

@@ -5,11 +5,12 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Home, Http, Node, QUICK, eventually, run, shown, text_of};
+use common::{Home, Http, Node, QUICK, driftline, eventually, run, shown, text_of};
 use hyper::Method;
 use serde_json::json;
 
@@ -177,4 +178,156 @@ fn a_key_that_others_may_read_or_that_is_none_is_refused() {
         };
         assert!(log.contains(why) && !log.contains("c2hvcnQ="), "{log}");
     }
+}
+
+/// A place in which `driftline tls` has made an authority.
+struct Authority {
+    home: Home,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let authority = Authority { home: Home::new() };
+        authority.tls(&["ca", "create"]);
+        authority
+    }
+
+    fn tls(&self, args: &[&str]) {
+        let made = driftline().arg("tls").args(args).current_dir(self.home.path("")).output().unwrap();
+        assert!(made.status.success(), "{}", shown(&made));
+    }
+
+    fn file(&self, name: &str) -> String {
+        text_of(&self.home.path(name))
+    }
+
+    /// Makes a certificate and gives the table of a configuration that uses it.
+    fn table(&self, kind: &str) -> String {
+        let number = (0..).find(|number| !self.home.path(&format!("dc1-{kind}-{number}.pem")).exists());
+        self.tls(&["cert", "create", &format!("--{kind}")]);
+        let stem = format!("dc1-{kind}-{}", number.unwrap());
+        let [ca, cert, key] = ["driftline-ca.pem", &format!("{stem}.pem"), &format!("{stem}-key.pem")]
+            .map(|name| self.file(name));
+        format!(
+            "[tls]\nca_file = {ca:?}\ncert_file = {cert:?}\nkey_file = {key:?}\n\
+             verify_incoming = true\nverify_outgoing = true\n"
+        )
+    }
+}
+
+/// Starts a node with this text as its configuration.
+fn configured(home: &Home, name: &str, text: &str, more: &[&str], others: &[&Node]) -> Node {
+    let config = home.file(&format!("{name}.toml"), &format!("{QUICK}{text}"));
+    let data = text_of(&home.path(name));
+    let mut args = vec!["--config", &config, "--data-dir", &data];
+    args.extend(["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"]);
+    args.extend(more);
+    let others: Vec<String> = others.iter().map(|node| node.at.gossip.to_string()).collect();
+    for addr in &others {
+        args.extend(["--retry-join", addr]);
+    }
+    Node::start(name, &args)
+}
+
+#[test]
+fn with_tls_a_cluster_forms_a_client_works_and_strangers_do_not() {
+    let (home, ours, theirs) = (Home::new(), Authority::new(), Authority::new());
+    let key = secret(&home, "gossip.key", &keygen());
+    let encrypted = format!("encrypt_file = {key:?}\n");
+    let mut nodes: Vec<Node> = Vec::new();
+    for name in ["a", "b", "c"] {
+        let others: Vec<&Node> = nodes.iter().collect();
+        let text = encrypted.clone() + "https_addr = '127.0.0.1:0'\n" + &ours.table("server");
+        let flags = ["--server", "--bootstrap-expect", "3"];
+        let node = configured(&home, name, &text, &flags, &others);
+        nodes.push(node);
+    }
+    eventually("three voters", || nodes.iter().all(|node| node.http().voters() == 3).then_some(()));
+    let all: Vec<&Node> = nodes.iter().collect();
+    let client = configured(&home, "d", &(encrypted.clone() + &ours.table("client")), &[], &all);
+    eventually("a write through the client", || client.http().set("by", "client").then_some(()));
+    for node in &nodes {
+        eventually("it is read at every server", || {
+            (node.http().value("by").as_deref() == Some("client")).then_some(())
+        });
+    }
+
+    // They have the key of gossip, and are members; they have no certificate of ours, and no server talks to them.
+    let bare = configured(&home, "bare", &encrypted, &[], &all);
+    let foreign = configured(&home, "foreign", &(encrypted.clone() + &theirs.table("client")), &[], &all);
+    for stranger in [&bare, &foreign] {
+        eventually("the stranger sees servers", || (stranger.http().status_of("a") == Some(1)).then_some(()));
+        assert!(!stranger.http().set("by", "stranger"));
+        assert_eq!(stranger.http().local_value("by"), None);
+    }
+    // A client's certificate makes no server, nor does a stranger's.
+    for (name, table) in [("posing", ours.table("client")), ("alien", theirs.table("server"))] {
+        let poser = configured(&home, name, &(encrypted.clone() + &table), &["--server"], &all);
+        eventually("the leader sees it and does not take it in", || {
+            let refused = nodes.iter().any(|node| {
+                let log = node.log();
+                log.contains("the configuration does not follow gossip yet")
+                    && log.contains(&poser.at.rpc().to_string())
+            });
+            refused.then_some(())
+        });
+        assert!(nodes.iter().all(|node| node.http().voters() == 3));
+    }
+    let kept_out: Vec<usize> =
+        nodes.iter().map(|node| node.log().matches("a stranger is kept out by TLS").count()).collect();
+    assert!(kept_out.iter().sum::<usize>() >= 1 && kept_out.iter().all(|times| *times <= 1), "{kept_out:?}");
+    assert!(nodes.iter().all(|node| !node.log().contains("PRIVATE KEY")));
+
+    // The API by HTTPS.
+    let api = format!("https://{}", nodes[0].at.https.expect("HTTPS"));
+    let ca = ours.file("driftline-ca.pem");
+    let got = run(&["kv", "get", "by", "--http-addr", &api, "--ca-file", &ca]);
+    assert_eq!(shown(&got), "exit 0\nclient\n");
+    let put = run(&["kv", "put", "by", "hand", "--http-addr", &api, "--ca-file", &ca]);
+    assert!(put.status.success(), "{}", shown(&put));
+    let unknown =
+        run(&["kv", "get", "by", "--http-addr", &api, "--ca-file", &theirs.file("driftline-ca.pem")]);
+    assert!(shown(&unknown).contains("UnknownIssuer"), "{}", shown(&unknown));
+    assert_eq!(run(&["kv", "get", "by", "--http-addr", &api]).status.code(), Some(2));
+}
+
+#[test]
+fn new_certificates_are_in_force_after_a_reload() {
+    let (home, ours) = (Home::new(), Authority::new());
+    let table = ours.table("server").replace("true", "false") + "verify_incoming_https = true\n";
+    let text = "https_addr = '127.0.0.1:0'\n".to_owned() + &table;
+    let flags = ["--server", "--bootstrap"];
+    let node = configured(&home, "solo", &text, &flags, &[]);
+    eventually("it leads", || node.http().leader());
+    let api = format!("https://{}", node.at.https.expect("HTTPS"));
+    ours.tls(&["cert", "create", "--cli"]);
+    let ask = |authority: &Authority| {
+        let files =
+            ["driftline-ca.pem", "dc1-cli-0.pem", "dc1-cli-0-key.pem"].map(|name| authority.file(name));
+        let [ca, cert, key] = &files;
+        let own = ["--ca-file", ca, "--client-cert", cert, "--client-key", key];
+        run(&[&["status", "--http-addr", &api], &own[..]].concat())
+    };
+    assert!(ask(&ours).status.success(), "{}", shown(&ask(&ours)));
+    let without = run(&["status", "--http-addr", &api, "--ca-file", &ours.file("driftline-ca.pem")]);
+    assert!(!without.status.success(), "a certificate was demanded");
+
+    // Another authority's files under the same names.
+    let theirs = Authority::new();
+    theirs.table("server");
+    theirs.tls(&["cert", "create", "--cli"]);
+    let copy = |name: &str| {
+        let (from, to): (PathBuf, PathBuf) = (theirs.home.path(name), ours.home.path(name));
+        std::fs::copy(from, to).unwrap();
+    };
+    copy("dc1-server-0.pem");
+    let bad = node.http().put("/v1/agent/reload", "");
+    assert!(bad.status == 500 && bad.text().contains("do not fit"), "{}", bad.text());
+    assert!(ask(&ours).status.success(), "what was in force stays");
+    copy("dc1-server-0-key.pem");
+    std::fs::copy(theirs.home.path("driftline-ca.pem"), ours.home.path("driftline-ca.pem")).unwrap();
+    let done = node.http().put("/v1/agent/reload", "");
+    assert!(done.status == 200 && done.text().contains("\"tls\""), "{}", done.text());
+    assert!(ask(&theirs).status.success(), "{}", shown(&ask(&theirs)));
+    assert!(!ask(&ours).status.success(), "the old certificate still counts");
 }

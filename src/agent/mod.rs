@@ -250,6 +250,10 @@ impl Agent {
     /// See [`Error`]. Nothing of the node runs then.
     pub async fn start(env: Env, config: Config, program: Program, http_port: u16) -> Result<Agent, Error> {
         config.check()?;
+        if config.tls.is_demanded() && !env.network().protects() {
+            let reason = "this program's network has no TLS, so nothing can be verified".to_owned();
+            return Err(Invalid { key: "tls", reason }.into());
+        }
         let process = program.process.clone();
         let local = Local::new(&env);
         if config.server {

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::config::{Bootstrap, Config, RaftConfig};
-use crate::env::{AbortOnDrop, Env, Instant, hazard};
+use crate::env::{AbortOnDrop, Env, Instant, Purpose, hazard};
 use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
@@ -102,7 +102,7 @@ impl Server {
             config.bootstrap = Bootstrap::Wait;
         }
         let config = &config;
-        let listening = env.network().listen(config.rpc_addr).await;
+        let listening = env.network().listen_for(Purpose::Peers, config.rpc_addr).await;
         let listener = listening.map_err(|source| Error::Listen {
             addr: config.rpc_addr,
             purpose: "other servers",

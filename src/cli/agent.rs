@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
-use driftline::{http, telemetry};
+use driftline::env::real::tls;
+use driftline::{config, http, telemetry};
 
 use super::{Problem, process, resolve, secrets};
 
@@ -57,6 +58,9 @@ pub struct AgentArgs {
     /// Address of the HTTP API
     #[arg(long, value_name = "IP:PORT")]
     http_addr: Option<SocketAddr>,
+    /// Address of the HTTP API by HTTPS
+    #[arg(long, value_name = "IP:PORT")]
+    https_addr: Option<SocketAddr>,
     /// Port of the HTTP API; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
@@ -92,6 +96,7 @@ pub struct Plan {
     pub leaves: Leaves,
     /// `None` keeps everything in memory.
     pub data_dir: Option<PathBuf>,
+    pub tls: tls::Options,
     pub log_level: String,
     pub log_json: bool,
     pub pid_file: Option<PathBuf>,
@@ -187,6 +192,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     if let Some(addr) = args.http_addr {
         config.http_addr = addr;
     }
+    config.https_addr = args.https_addr.or(config.https_addr);
     let ports = [
         (args.http_port, &mut config.http_addr),
         (args.rpc_port, &mut config.rpc_addr),
@@ -258,8 +264,13 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
         on_terminate: process.leave_on_terminate.unwrap_or(!config.server),
     };
+    if let Some(key) = &config.tls.key_file {
+        secrets::check(key)?;
+    }
+    let tls = tls_options(&config);
     Ok(Plan {
         config,
+        tls,
         leaves,
         data_dir,
         log_level: args
@@ -269,6 +280,29 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         log_json: args.log_json || process.log_json.unwrap_or(false),
         pid_file: args.pid_file.or(process.pid_file),
     })
+}
+
+/// What the network is told about TLS.
+fn tls_options(config: &Config) -> tls::Options {
+    let config::Tls {
+        ca_file,
+        cert_file,
+        key_file,
+        verify_incoming,
+        verify_outgoing,
+        verify_server_hostname,
+        verify_incoming_https,
+    } = config.tls.clone();
+    tls::Options {
+        ca_file,
+        cert_file,
+        key_file,
+        verify_incoming,
+        verify_outgoing,
+        verify_server_hostname,
+        verify_incoming_https,
+        datacenter: config.datacenter.clone(),
+    }
 }
 
 #[cfg(test)]

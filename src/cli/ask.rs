@@ -13,13 +13,15 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, keyring, lock, operate, resolve, rtt, watch};
+use super::{Api, Command, Format, Problem, keyring, lock, operate, rtt, watch};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The port of an API that is named without one.
 pub const API_PORT: u16 = 8500;
+/// The same by HTTPS.
+pub const HTTPS_PORT: u16 = 8501;
 
 /// What a path escapes. Slashes stay, as they are part of keys.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
@@ -213,6 +215,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             | Command::Validate(_)
             | Command::Recover(_)
             | Command::Keygen
+            | Command::Tls(_)
             | Command::Completions(_) => Ok(Vec::new()),
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
@@ -267,10 +270,9 @@ pub async fn ask(
     body: impl Into<Bytes>,
     may_be_missing: bool,
 ) -> Result<Response, Problem> {
-    let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
-    let addr = resolve(text, API_PORT)?;
+    let (env, addr) = api.reach(env)?;
     let reads = method == Method::GET;
-    let response = match client::call(env, addr, method, path, body.into(), TIMEOUT).await {
+    let response = match client::call(&env, addr, method, path, body.into(), TIMEOUT).await {
         Ok(response) => response,
         Err(CallError::NotSent(reason)) => {
             return Err(Problem::failed(format!(

@@ -1,19 +1,22 @@
 //! `driftline keyring` and `driftline keygen`: the keys that gossip is encrypted with.
 //!
-//! A key is not given on the command line, where every user of the machine could read it: `-` reads it from standard input,
-//! `@FILE` from a file. As Consul's command takes it there, it is taken there too.
+//! A key is not taken on the command line, where every user of the machine could read it: `-` reads it from standard input,
+//! `@FILE` from a file that is its owner's only.
+
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use driftline::config::Secret;
 use driftline::env::Env;
 use hyper::Method;
 use rand::TryRng;
 use serde_json::{Value, json};
 
 use super::ask::{ask, content, items, lines, parse, pretty, query, row, table};
-use super::{Api, Format, Problem};
+use super::{Api, Format, Problem, secrets};
 
 #[derive(Debug, Subcommand)]
 pub enum Keyring {
@@ -43,7 +46,8 @@ pub struct List {
 
 #[derive(Args, Debug)]
 pub struct Change {
-    /// The key in base64; `-` reads standard input, `@FILE` a file
+    /// Where the key is, in base64: `-` reads standard input, `@FILE` a file that only its owner may read
+    #[arg(value_name = "-|@FILE")]
     key: String,
     /// Accepted for Consul's sake: members are asked directly
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
@@ -60,11 +64,25 @@ pub async fn keyring(env: &Env, command: Keyring) -> Result<Vec<u8>, Problem> {
         Keyring::Use(args) => (Method::PUT, "All members encrypt with the key.", args),
         Keyring::Remove(args) => (Method::DELETE, "No member has the key any more.", args),
     };
-    let key = String::from_utf8(content(args.key)?).map_err(|_| Problem::usage("the key is not text"))?;
+    let key = read_key(args.key)?;
     let query = query([("relay-factor", args.relay_factor.map(|relays| relays.to_string()))]);
-    let body = json!({ "Key": key.trim() }).to_string();
+    let body = json!({ "Key": key.reveal() }).to_string();
     ask(env, &args.api, method, &format!("/v1/operator/keyring{query}"), body, false).await?;
     Ok(lines([done]))
+}
+
+fn read_key(argument: String) -> Result<Secret, Problem> {
+    match argument.strip_prefix('@') {
+        Some(file) => secrets::read(Path::new(file)),
+        None if argument == "-" => {
+            let key = String::from_utf8(content(argument)?);
+            let key = key.map_err(|_| Problem::usage("the key is not text"))?;
+            Ok(Secret::new(key.trim()))
+        }
+        None => Err(Problem::usage(
+            "on the command line every user of this machine can read a key: give it as - (standard input) or @FILE",
+        )),
+    }
 }
 
 async fn list(env: &Env, args: List) -> Result<Vec<u8>, Problem> {
@@ -108,6 +126,12 @@ pub fn keygen() -> Result<Vec<u8>, Problem> {
 mod tests {
     use super::*;
     use driftline::gossip::keyring::Key;
+
+    #[test]
+    fn a_key_on_the_command_line_is_refused_without_repeating_it() {
+        let refused = read_key("c2VjcmV0".to_owned()).unwrap_err();
+        assert!(refused.code == 2 && !refused.text.contains("c2VjcmV0"), "{}", refused.text);
+    }
 
     #[test]
     fn a_new_key_is_one_that_is_taken() {

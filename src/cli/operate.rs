@@ -12,8 +12,8 @@ use driftline::http::client::{self, CallError};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::ask::{API_PORT, ask, items, lines, parse, path, pretty, query, row, table, text};
-use super::{Api, Format, Problem, resolve};
+use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text};
+use super::{Api, Format, Problem};
 
 /// How long the agent may take to begin to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,15 +185,10 @@ pub async fn reload(env: &Env, args: Reload) -> Result<Vec<u8>, Problem> {
     Ok(lines([applied.as_str(), waiting.as_str()]))
 }
 
-fn api_addr(api: &Api) -> Result<std::net::SocketAddr, Problem> {
-    let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
-    resolve(text, API_PORT)
-}
-
 async fn open_log(env: &Env, api: &Api, level: &str, json: bool) -> Result<client::Streaming, Problem> {
-    let addr = api_addr(api)?;
+    let (env, addr) = api.reach(env)?;
     let query = query([("loglevel", Some(level.to_owned())), ("logjson", json.then(|| "true".to_owned()))]);
-    let opened = client::open(env, addr, &format!("/v1/agent/monitor{query}"), PATIENCE).await;
+    let opened = client::open(&env, addr, &format!("/v1/agent/monitor{query}"), PATIENCE).await;
     let mut log = opened.map_err(|error| match error {
         CallError::NotSent(reason) => Problem::failed(format!(
             "cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?"

@@ -22,6 +22,7 @@ use std::time::Duration;
 use driftline::agent::process::{Fresh, Given, LogError, Process};
 use driftline::agent::{Agent, Program};
 use driftline::config::reload::Reloaded;
+use driftline::env::real::tls::{Loaded, Tls};
 use driftline::env::{Env, real};
 use driftline::node::{Ending, Extension, Listening, Node};
 use driftline::telemetry::{self, Logs, WatchError};
@@ -38,6 +39,8 @@ const LAST_JOBS: Duration = Duration::from_secs(2);
 
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
+    let certificates = Loaded::read(&plan.tls).map_err(Problem::failed)?;
+    let tls = Arc::new(Tls::new(certificates));
     let logs = telemetry::start(&plan.log_level, plan.log_json).map_err(Problem::usage)?;
     let _pid_file = plan.pid_file.clone().map(PidFile::write).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -54,14 +57,11 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
                 mutant.iter().for_each(|mutant| driftline::mutant::activate(mutant));
                 env
             }
-            Some(directory) => {
-                real::env(directory).map_err(|error| Problem::failed(format!("data directory: {error}")))?
-            }
-            None => real::ephemeral_env()
-                .map_err(|error| Problem::failed(format!("cannot start in memory: {error}")))?,
+            directory => real::agent_env(directory.as_deref(), tls.clone())
+                .map_err(|error| Problem::failed(format!("data directory: {error}")))?,
         };
         let config = plan.config.clone();
-        let around = Arc::new(Around { env: env.clone(), args, logs, plan: Arc::new(Mutex::new(plan)) });
+        let around = Arc::new(Around { env: env.clone(), args, logs, tls, plan: Arc::new(Mutex::new(plan)) });
         let end = signals(&env, around.clone())?;
         let hangup = listen(SignalKind::hangup())?;
         let program = Program { process: Some(around.clone()), ..Program::default() };
@@ -82,12 +82,16 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
 fn announce(plan: &Plan, listening: &Listening) {
     let node = &plan.config.node_name;
     let place = plan.data_dir.as_deref().map_or("in memory".to_owned(), |dir| dir.display().to_string());
-    let Listening { http, dns, rpc, gossip } = listening;
+    let Listening { http, https, dns, rpc, gossip } = listening;
     let dns = dns.map_or(String::new(), |dns| format!("DNS {dns}, "));
     let role = rpc.map_or("client".to_owned(), |rpc| format!("RPC {rpc}"));
+    let https = https.map_or_else(String::new, |https| format!(", HTTPS {https}"));
     let mut out = io::stdout();
     // Nobody may be reading; the node runs all the same.
-    let _ = writeln!(out, "driftline: {node} is up: HTTP {http}, {role}, gossip {gossip}, {dns}data {place}");
+    let _ = writeln!(
+        out,
+        "driftline: {node} is up: HTTP {http}{https}, {role}, gossip {gossip}, {dns}data {place}"
+    );
     let _ = out.flush();
 }
 
@@ -195,6 +199,7 @@ struct Around {
     env: Env,
     args: AgentArgs,
     logs: Logs,
+    tls: Arc<Tls>,
     /// What is in force.
     plan: Arc<Mutex<Plan>>,
 }
@@ -232,9 +237,18 @@ impl Process for Around {
             let read = self.env.blocking(move || planned(&args)).await.map_err(|error| error.to_string())?;
             let plan = read.map_err(|problem| problem.text)?;
             telemetry::filter(&plan.log_level)?;
-            let reloaded = self.compare(&plan);
+            let options = plan.tls.clone();
+            let certificates = self.env.blocking(move || Loaded::read(&options)).await;
+            let certificates = certificates.map_err(|error| error.to_string())??;
+            let mut reloaded = self.compare(&plan);
+            // New files under the old names are a change too.
+            if certificates != *self.tls.loaded() {
+                reloaded.applied.push("tls".to_owned());
+            }
             let (logs, config, current) = (self.logs.clone(), plan.config.clone(), self.plan.clone());
+            let tls = self.tls.clone();
             let commit = Box::new(move || {
+                tls.set(certificates);
                 if let Err(reason) = logs.set_level(&plan.log_level) {
                     tracing::error!(reason, "the log level stays as it was");
                 }

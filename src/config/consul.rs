@@ -49,6 +49,8 @@ pub const ALIASES: &[Alias] = &[
     alias("bind_addr", "rpc_addr", Kind::Ip(&[("rpc_addr", 8300), ("gossip_addr", 8301)])),
     alias("bootstrap", "bootstrap", Kind::BootstrapAlone),
     alias("bootstrap_expect", "bootstrap", Kind::BootstrapExpect),
+    alias("ca_file", "tls.ca_file", Kind::Same),
+    alias("cert_file", "tls.cert_file", Kind::Same),
     alias("client_addr", "http_addr", Kind::Ip(&[("http_addr", 8500)])),
     alias("dns_config.allow_stale", "dns.allow_stale", Kind::Same),
     alias("dns_config.enable_truncate", "dns.enable_truncate", Kind::Same),
@@ -62,6 +64,8 @@ pub const ALIASES: &[Alias] = &[
     alias("gossip_lan.probe_timeout", "gossip.probe_timeout_ms", Kind::Milliseconds),
     alias("gossip_lan.retransmit_mult", "gossip.retransmit_mult", Kind::Same),
     alias("gossip_lan.suspicion_mult", "gossip.suspicion_mult", Kind::Same),
+    alias("key_file", "tls.key_file", Kind::Same),
+    alias("limits.http_max_conns_per_client", "limits.http_connections_per_client", Kind::Same),
     alias("limits.kv_max_value_size", "limits.value_bytes", Kind::Same),
     alias("node_meta", "tags", Kind::Same),
     alias("performance.rpc_hold_timeout", "raft.request_timeout_ms", Kind::Milliseconds),
@@ -74,6 +78,10 @@ pub const ALIASES: &[Alias] = &[
     alias("reconnect_timeout", "gossip.reap_after_ms", Kind::Milliseconds),
     alias("retry_interval", "retry_interval_ms", Kind::Milliseconds),
     alias("start_join", "join", Kind::Same),
+    alias("verify_incoming", "tls.verify_incoming", Kind::Same),
+    alias("verify_incoming_https", "tls.verify_incoming_https", Kind::Same),
+    alias("verify_outgoing", "tls.verify_outgoing", Kind::Same),
+    alias("verify_server_hostname", "tls.verify_server_hostname", Kind::Same),
 ];
 
 /// Our names for what the table says. `base` has the addresses that a lone IP or port goes into. Names to join

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 17] = [
+pub const RELOADABLE: [&str; 18] = [
     "dns.allow_stale",
     "dns.domain",
     "dns.enable_truncate",
@@ -26,6 +26,7 @@ pub const RELOADABLE: [&str; 17] = [
     "retry_join",
     "retry_max",
     "tags.",
+    "tls.",
     "watches",
 ];
 
@@ -65,6 +66,7 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.retry_max = new.retry_max;
     config.tags = new.tags.clone();
     config.watches = new.watches.clone();
+    config.tls = new.tls.clone();
     (config, Reloaded { applied, needs_restart })
 }
 
@@ -141,6 +143,7 @@ mod tests {
             udp_answer_limit: 1,
             enable_truncate: true,
         };
+        new.tls.verify_outgoing = true;
         new.limits.key_bytes = 1;
         new.limits.value_bytes = 1;
         new.limits.http_read_timeout_ms = 1;

@@ -17,6 +17,7 @@ pub mod assertion;
 pub mod hazard;
 mod memory;
 pub mod observe;
+pub mod places;
 pub mod real;
 pub mod strangers;
 
@@ -112,6 +113,26 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// that returned may still be lost. Dropping it closes it.
 pub type BoxStream = Box<dyn Stream>;
 
+/// What a stream is for. A network may protect each in its own way; the testbed's protects none, see [`real::tls`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Exchanges of gossip, which has an encryption of its own.
+    Gossip,
+    /// Calls between agents.
+    Peers,
+    /// The HTTP API, where it is protected.
+    Api,
+}
+
+/// What the other side of a stream has proved of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// That it may act as a server; or nothing was to be proved.
+    Server,
+    /// That it is one of the cluster's, and no more.
+    Member,
+}
+
 /// A node's network.
 pub trait Network: Send + Sync {
     /// Listens for streams. `addr` with port 0 picks a free port.
@@ -123,6 +144,28 @@ pub trait Network: Send + Sync {
     /// Connects a stream. May hang for as long as the peer's silence lasts: callers bound it with
     /// [`Env::timeout`].
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>>;
+
+    /// Listens for streams of a purpose, as [`Network::listen`] does, protected as this network protects those.
+    ///
+    /// # Errors
+    /// As for [`Network::listen`].
+    fn listen_for(
+        &self,
+        _purpose: Purpose,
+        addr: SocketAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        self.listen(addr)
+    }
+
+    /// Connects a stream of a purpose, as [`Network::connect`] does, protected as this network protects those.
+    fn connect_for(&self, _purpose: Purpose, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>> {
+        self.connect(addr)
+    }
+
+    /// Whether it can protect streams at all. Who is told to demand that must not run without.
+    fn protects(&self) -> bool {
+        false
+    }
 
     /// Binds a datagram socket. `addr` with port 0 picks a free port.
     ///
@@ -138,6 +181,11 @@ pub trait Listener: Send + Sync {
     /// The next incoming stream and its peer. Cancel safe. An error concerns one incoming
     /// connection, not the listener: keep accepting.
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
+
+    /// The same, with what the peer has proved. Cancel safe.
+    fn accept_known(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr, Proof)>> {
+        Box::pin(async { self.accept().await.map(|(stream, peer)| (stream, peer, Proof::Server)) })
+    }
 }
 
 /// A datagram socket: datagrams may be lost, repeated and reordered, never joined or split.

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "testbed")]
 pub mod puppet;
+pub mod tls;
 
 use std::fs;
 use std::io;
@@ -21,7 +22,10 @@ use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::observe::NoObserver;
-use super::{BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Listener, MemoryDisk, Network};
+use super::{
+    BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Listener, MemoryDisk, Network, Purpose,
+};
+use tls::{ApiClient, Tls, TlsListener};
 
 /// The production world with its files in `directory`, which is created if it is absent.
 ///
@@ -30,6 +34,28 @@ use super::{BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Lis
 pub fn env(directory: &Path) -> io::Result<Env> {
     let disk = RealDisk::open(directory)?;
     Ok(assemble(Arc::new(disk), system_seed()?))
+}
+
+/// The production world of an agent: its files in `directory` or in memory, its streams protected by `tls`.
+///
+/// # Errors
+/// When the directory cannot be created, or the system gives no random seed.
+pub fn agent_env(directory: Option<&Path>, tls: Arc<Tls>) -> io::Result<Env> {
+    let disk: Arc<dyn Disk> = match directory {
+        Some(directory) => Arc::new(RealDisk::open(directory)?),
+        None => Arc::new(MemoryDisk::default()),
+    };
+    let network = RealNetwork { tls: Some(tls), ..RealNetwork::default() };
+    Ok(assemble_with(network, disk, system_seed()?))
+}
+
+/// The world of a command that asks an agent by HTTPS.
+///
+/// # Errors
+/// When the system gives no random seed.
+pub fn https_env(client: ApiClient) -> io::Result<Env> {
+    let network = RealNetwork { https: Some(Arc::new(client)), ..RealNetwork::default() };
+    Ok(assemble_with(network, Arc::new(MemoryDisk::default()), system_seed()?))
 }
 
 /// The production world with its files in memory.
@@ -51,9 +77,13 @@ pub fn env_on(disk: Arc<dyn Disk>, seed: u64) -> Env {
 }
 
 fn assemble(disk: Arc<dyn Disk>, seed: u64) -> Env {
+    assemble_with(RealNetwork::default(), disk, seed)
+}
+
+fn assemble_with(network: RealNetwork, disk: Arc<dyn Disk>, seed: u64) -> Env {
     Env::new(
         Arc::new(RealClock { start: std::time::Instant::now() }),
-        Arc::new(RealNetwork { source: None }),
+        Arc::new(network),
         disk,
         Arc::new(TokioExecutor),
         Arc::new(NoObserver),
@@ -90,9 +120,27 @@ impl Clock for RealClock {
     }
 }
 
+#[derive(Default)]
 struct RealNetwork {
     /// Where connections come from; the system's choice if absent, as always in production.
     source: Option<IpAddr>,
+    /// What protects an agent's streams.
+    tls: Option<Arc<Tls>>,
+    /// How a command connects to the API.
+    https: Option<Arc<ApiClient>>,
+}
+
+async fn connected(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = match source {
+        None => TcpStream::connect(addr).await?,
+        Some(source) => {
+            let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.bind(SocketAddr::new(source, 0))?;
+            socket.connect(addr).await?
+        }
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl Network for RealNetwork {
@@ -106,20 +154,44 @@ impl Network for RealNetwork {
     }
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>> {
-        let source = self.source;
-        async move {
-            let stream = match source {
-                None => TcpStream::connect(addr).await?,
-                Some(source) => {
-                    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                    socket.bind(SocketAddr::new(source, 0))?;
-                    socket.connect(addr).await?
+        connected(self.source, addr).map(|stream| stream.map(|stream| Box::new(stream) as BoxStream)).boxed()
+    }
+
+    fn listen_for(
+        &self,
+        purpose: Purpose,
+        addr: SocketAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        match (&self.tls, purpose) {
+            (Some(tls), Purpose::Peers | Purpose::Api) => {
+                let tls = tls.clone();
+                async move {
+                    let listener = TcpListener::bind(addr).await?;
+                    Ok(Box::new(TlsListener::new(listener, tls, purpose)?) as Box<dyn Listener>)
                 }
-            };
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as BoxStream)
+                .boxed()
+            }
+            _ => self.listen(addr),
         }
-        .boxed()
+    }
+
+    fn connect_for(&self, purpose: Purpose, addr: SocketAddr) -> BoxFuture<'static, io::Result<BoxStream>> {
+        let source = self.source;
+        match (purpose, &self.tls, &self.https) {
+            (Purpose::Peers, Some(tls), _) => {
+                let tls = tls.clone();
+                async move { tls.connect(connected(source, addr).await?).await }.boxed()
+            }
+            (Purpose::Api, _, Some(https)) => {
+                let https = https.clone();
+                async move { https.connect(connected(source, addr).await?).await }.boxed()
+            }
+            _ => self.connect(addr),
+        }
+    }
+
+    fn protects(&self) -> bool {
+        self.tls.is_some()
     }
 
     fn bind(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Arc<dyn Datagrams>>> {

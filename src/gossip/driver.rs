@@ -27,7 +27,7 @@ use super::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
 use super::delegate::{Delegate, EventDelegate, META_LIMIT};
 use super::identity::{Identity, MAX_GENERATION};
 use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
-use super::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record, Terms};
+use super::pushpull::{self, MAX_EXCHANGES, MAX_EXCHANGES_EACH, MAX_USER_STATE, Record, Terms};
 use super::seal::Sealer;
 use super::timing::Timing;
 use super::vivaldi::Vivaldi;
@@ -36,6 +36,7 @@ use super::wire::{
 };
 use super::{Error, Shared};
 use crate::env::observe::MemberChange;
+use crate::env::places::Places;
 use crate::env::strangers::{Notice, Strangers};
 use crate::env::{AbortOnDrop, BoxStream, Datagrams, Env, Instant, Listener, Observed, Rng};
 use crate::mutant;
@@ -270,6 +271,8 @@ pub(super) struct Driver {
     newest: u8,
     sealer: Sealer,
     strangers: Strangers,
+    /// Room for streams of others.
+    places: Places,
     /// The addresses whose last datagram was of a version above the oldest, or promised one.
     modern: BTreeSet<SocketAddr>,
     /// This node, as it is now.
@@ -435,6 +438,7 @@ impl Driver {
             newest,
             sealer,
             strangers: Strangers::default(),
+            places: Places::new(MAX_EXCHANGES, MAX_EXCHANGES_EACH),
             modern: BTreeSet::new(),
             socket,
             listener,
@@ -617,6 +621,13 @@ impl Driver {
             debug!(%peer, "refused a stream");
             return;
         }
+        let place = match self.places.take(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                debug!(%peer, %full, "refused a stream");
+                return;
+            }
+        };
         self.exchange_number += 1;
         let number = self.exchange_number;
         let (env, reporter) = (self.env.clone(), self.reporter.clone());
@@ -631,6 +642,7 @@ impl Driver {
                 }
             };
             let result = pushpull::serve(&env, stream, &terms, merge).await;
+            drop(place);
             let _ = reporter.send(Report::Served { number, peer, result }).await;
         });
         self.exchanges.insert(number, task.abort_on_drop());

@@ -30,6 +30,8 @@ use crate::env::{BoxStream, Env};
 /// How many exchanges may run at once. When so many run, further ones are refused: the peer tries again at
 /// its next interval.
 pub const MAX_EXCHANGES: usize = 128;
+/// Of those that others begin, how many may come from one address.
+pub const MAX_EXCHANGES_EACH: usize = 32;
 /// How large a program's state may be.
 pub const MAX_USER_STATE: usize = MAX_FRAME - (8 << 20);
 

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use crate::env::{AbortOnDrop, BoxStream, Env};
+use crate::env::{AbortOnDrop, BoxStream, Env, Purpose};
 
 /// An answer longer than this is given up on.
 const MAX_BODY: usize = 1 << 30;
@@ -112,7 +112,7 @@ async fn connect(
 ) -> Result<(Sender, http1::Connection<TokioIo<BoxStream>, Full<Bytes>>), CallError> {
     let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
     let stream = env
-        .timeout(timeout, env.network().connect(addr))
+        .timeout(timeout, env.network().connect_for(Purpose::Api, addr))
         .await
         .map_err(|_| CallError::NotSent("the connection timed out".to_owned()))?
         .map_err(|error| not_sent(&error))?;
@@ -227,7 +227,8 @@ pub async fn open(
         .body(Full::new(Bytes::new()))
         .map_err(|error| not_sent(&error))?;
     let begin = async {
-        let stream = env.network().connect(addr).await.map_err(|error| not_sent(&error))?;
+        let connecting = env.network().connect_for(Purpose::Api, addr);
+        let stream = connecting.await.map_err(|error| not_sent(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))?;
         let connection = env.spawn(async move { drop(connection.await) }).abort_on_drop();

@@ -16,12 +16,14 @@
 //!
 //! JSON shapes live here and nowhere below: renaming a field of the agent changes no client.
 //!
-//! What is bounded, and what happens at the bound: connections (one more is told 503 and closed), the
+//! What is bounded, and what happens at the bound: connections, in all and from one address (one more is told 503 and closed), the
 //! time a client may take (the connection is closed, a late body is told 408), a body's size (413),
 //! the bytes of large bodies held at once (further ones wait, and are told 503 when their time is up),
 //! keys (400). All of it is checked before anything is proposed to the cluster.
 //!
-//! What is deliberately absent: TLS, compression, HTTP/2, and the `Date` header, which would be the
+//! TLS is the network's business: this serves whatever streams its listener gives.
+//!
+//! What is deliberately absent: compression, HTTP/2, and the `Date` header, which would be the
 //! only reading of the wall clock.
 
 mod agent;
@@ -72,6 +74,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::agent::Agent;
 use crate::config::Limits;
+use crate::env::places::Places;
 use crate::env::{BoxStream, Env, Listener, Rng};
 
 pub use crate::config::duration::parse_duration;
@@ -106,8 +109,10 @@ pub async fn serve_until(
     stop: impl Future<Output = ()>,
 ) {
     let env = agent.env().clone();
-    let most = agent.config().limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
+    let limits = agent.config().limits.clone();
+    let most = limits.http_connections.clamp(1, Semaphore::MAX_PERMITS);
     let slots = Arc::new(Semaphore::new(most));
+    let places = Places::new(most, limits.http_connections_per_client);
     // Nothing is ever sent: that the sender is gone is the message.
     let (open, stopped) = watch::channel(());
     let service = TowerToHyperService::new(router(Arc::new(Api::new(agent.clone()))).merge(routes));
@@ -120,16 +125,16 @@ pub async fn serve_until(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match slots.clone().try_acquire_owned() {
-                Ok(slot) => {
+            Ok((stream, peer)) => match (slots.clone().try_acquire_owned(), places.take(peer.ip())) {
+                (Ok(slot), Ok(place)) => {
                     let patience = Duration::from_millis(agent.config().limits.http_read_timeout_ms);
                     let serving = connection(env.clone(), stream, service.clone(), patience, stopped.clone());
                     drop(env.spawn(async move {
                         serving.await;
-                        drop(slot);
+                        drop((slot, place));
                     }));
                 }
-                Err(_) => turn_away(stream),
+                _ => turn_away(stream),
             },
             Err(error) => {
                 tracing::warn!(%error, "could not accept an HTTP connection");

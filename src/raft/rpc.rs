@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 
 use super::frame::{self, Codec, Frame};
 use super::{SnapshotMeta, TypeConfig, Vote};
-use crate::env::{AbortOnDrop, BoxStream, Env, Listener, hazard};
+use crate::env::places::Places;
+use crate::env::{AbortOnDrop, BoxStream, Env, Listener, Proof, Purpose, hazard};
 use crate::mutant;
 use crate::state::{Outcome, Request};
 
@@ -39,6 +40,10 @@ use crate::state::{Outcome, Request};
 pub const MAX_IN_FLIGHT: usize = 512;
 /// Connections served at once; past that new ones are closed.
 const MAX_CONNECTIONS: usize = 1024;
+/// Of these, so many from one address: a few dozen agents behind it have room, and no single one takes everybody's.
+const MAX_CONNECTIONS_EACH: usize = 256;
+/// How long a new connection may stay silent. Later it may, as long as it likes: a lane is kept for when it is needed.
+const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 /// Frames waiting to be written to one connection. When it is full, callers wait.
 const OUTBOX: usize = 256;
 
@@ -375,7 +380,7 @@ impl Pool {
         {
             return Ok(connection.clone());
         }
-        let stream = self.inner.env.network().connect(addr).await?;
+        let stream = self.inner.env.network().connect_for(Purpose::Peers, addr).await?;
         let connection = Arc::new(open(&self.inner.env, stream, self.inner.caller.newest()));
         // Two calls may have connected at once: the later one's connection is kept, the earlier one's
         // lives as long as its call.
@@ -486,9 +491,9 @@ pub trait Handler: Caller + 'static {
 
 /// Serves other servers until dropped.
 pub async fn serve<H: Handler>(env: Env, listener: Box<dyn Listener>, handler: Arc<H>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Places::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let (stream, peer, proof) = match listener.accept_known().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // One connection's error, or the process is out of descriptors: do not spin on it.
@@ -497,39 +502,75 @@ pub async fn serve<H: Handler>(env: Env, listener: Box<dyn Listener>, handler: A
                 continue;
             }
         };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "too many connections; this one is closed");
-            continue;
+        let place = match room.take(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                tracing::debug!(%peer, %full, "a connection is closed at once");
+                continue;
+            }
         };
-        let serving = serve_connection(env.clone(), stream, handler.clone());
+        let serving = serve_connection(env.clone(), stream, proof, handler.clone());
         env.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::debug!(%peer, %error, "connection closed");
             }
-            drop(permit);
+            drop(place);
         });
     }
 }
 
-async fn serve_connection<H: Handler>(env: Env, stream: BoxStream, handler: Arc<H>) -> io::Result<()> {
+/// Whether a node may ask this that has proved no more than to be one of the cluster's.
+fn is_for_members(ask: &Ask) -> bool {
+    matches!(ask, Ask::Status | Ask::Agent(_))
+}
+
+async fn serve_connection<H: Handler>(
+    env: Env,
+    stream: BoxStream,
+    proof: Proof,
+    handler: Arc<H>,
+) -> io::Result<()> {
     let newest = handler.newest();
     let (sink, mut source) = Framed::new(stream, Codec { newest }).split();
     let (outbox, answers) = mpsc::channel::<Bytes>(OUTBOX);
     let _writing = env.spawn(write_frames(sink, answers)).abort_on_drop();
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-    while let Some(frame) = source.next().await {
+    let posed = Arc::new(AtomicBool::new(false));
+    let mut first = true;
+    loop {
+        let frame = if std::mem::take(&mut first) {
+            env.timeout(FIRST_FRAME_WITHIN, source.next())
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it said nothing"))?
+        } else {
+            source.next().await
+        };
+        let Some(frame) = frame else { break };
         let decoded = frame.and_then(|frame| Ok((frame.version, decode::<Ask>(&frame)?)));
         let damaged = decoded.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
         env.sometimes(damaged, "a damaged frame ends its connection");
         let (version, (Envelope { number, from, to, cluster, body }, _)) = decoded?;
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let (handler, outbox, told) = (handler.clone(), outbox.clone(), env.clone());
+        let posed = posed.clone();
         env.spawn(async move {
             let (me, mine) = (handler.node_id(), handler.cluster());
             let body = match to {
                 Some(to) if to != me => {
                     told.reachable("a request for the server that had this address before is turned away");
                     Answer::WrongServer { node_id: me }
+                }
+                _ if proof == Proof::Member && !is_for_members(&body) => {
+                    // Once a connection: it may ask as often as it likes.
+                    if !posed.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            from = format!("{from:016x}"),
+                            "a request that only servers may make, from one without a server's certificate"
+                        );
+                    }
+                    Answer::Failed(
+                        "only a server may ask this, and the certificate is not a server's".to_owned(),
+                    )
                 }
                 _ => handler.handle(from, cluster, body).await,
             };

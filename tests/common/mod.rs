@@ -55,6 +55,8 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
     pub http: SocketAddr,
+    /// Only where it is configured.
+    pub https: Option<SocketAddr>,
     /// A client has none.
     pub rpc: Option<SocketAddr>,
     pub gossip: SocketAddr,
@@ -68,8 +70,13 @@ fn listening(line: &str) -> Option<Listening> {
         let part = after.split(", ").find_map(|part| part.strip_prefix(what))?;
         part.trim().parse().ok()
     };
-    let (http, rpc, gossip, dns) = (addr("HTTP ")?, addr("RPC "), addr("gossip ")?, addr("DNS "));
-    Some(Listening { http, rpc, gossip, dns })
+    Some(Listening {
+        http: addr("HTTP ")?,
+        https: addr("HTTPS "),
+        rpc: addr("RPC "),
+        gossip: addr("gossip ")?,
+        dns: addr("DNS "),
+    })
 }
 
 impl Listening {

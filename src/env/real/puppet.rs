@@ -87,7 +87,7 @@ pub fn env(directory: &Path) -> io::Result<(Env, Option<String>)> {
     std::thread::Builder::new().name("strings".to_owned()).spawn(move || obey(&pulled))?;
     let env = Env::new(
         Arc::new(clock),
-        Arc::new(RealNetwork { source: Some(start.source) }),
+        Arc::new(RealNetwork { source: Some(start.source), ..RealNetwork::default() }),
         Arc::new(RealDisk::open(directory)?),
         Arc::new(TokioExecutor),
         Arc::new(Teller),
@@ -100,7 +100,7 @@ pub fn env(directory: &Path) -> io::Result<(Env, Option<String>)> {
 pub fn caller(source: IpAddr, seed: u64) -> Env {
     Env::new(
         Arc::new(RealClock { start: Mono::now() }),
-        Arc::new(RealNetwork { source: Some(source) }),
+        Arc::new(RealNetwork { source: Some(source), ..RealNetwork::default() }),
         Arc::new(MemoryDisk::default()),
         Arc::new(TokioExecutor),
         Arc::new(NoObserver),

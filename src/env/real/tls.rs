@@ -1,0 +1,692 @@
+//! TLS, on the streams of the real network: between agents, where both sides show certificates, and for the HTTP API.
+//!
+//! It is here and nowhere else: a node asks its network for a stream *for* something ([`Purpose`]) and is told what the other side
+//! has proved ([`Proof`]); it never sees a certificate. In simulation there is none of it. TLS draws randomness of its own
+//! and reads the wall clock, so a run could not be repeated; and what it protects against, somebody in between who can forge,
+//! is nothing that the testbed plays. Everything above the stream runs there all the same.
+//!
+//! A certificate of the cluster's authority makes a member. What makes a *server* is a name in it that only servers'
+//! certificates have, `server.<datacenter>.driftline` (or `.consul`): who connects to a server looks for it, and a server takes
+//! Raft's requests from nobody else.
+//!
+//! After the handshake the side that was called says one byte. In TLS 1.3 the caller is done before its own
+//! certificate was looked at; without the byte it would take a refusal for a connection that broke, and a request on it for one that
+//! may have been done.
+//!
+//! Sessions are never resumed: each connection looks at certificates anew, so a reload that takes an authority away is in
+//! force for every connection that begins after it. Those that exist go on.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::super::strangers::{Notice, Strangers};
+use super::super::{BoxStream, Instant, Listener, Proof, Purpose};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How many handshakes one port may have under way. One connection more is closed.
+const HANDSHAKES: usize = 128;
+/// How many connections may wait to be accepted after their handshake. When so many do, the next wait, and their time runs.
+const ARRIVALS: usize = 64;
+/// The first byte of a TLS connection. No frame between agents begins so: its length would be beyond all limits.
+const TLS_RECORD: u8 = 0x16;
+/// What is said after the handshake.
+const WELCOME: u8 = b'+';
+
+/// What an agent is told about TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Certificates of the authorities whose certificates count.
+    pub ca_file: Option<PathBuf>,
+    /// This agent's certificate, and those between it and the authority.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// Whether other agents must come with TLS and a certificate.
+    pub verify_incoming: bool,
+    /// Whether this agent goes to servers with TLS.
+    pub verify_outgoing: bool,
+    /// Whether only certificates with a server's name make a server.
+    pub verify_server_hostname: bool,
+    /// Whether clients of the HTTP API must show a certificate.
+    pub verify_incoming_https: bool,
+    /// The datacenter, which is in a server's name.
+    pub datacenter: String,
+}
+
+/// What is in force; it can be replaced while the agent runs.
+#[derive(Debug, Default)]
+pub struct Tls {
+    loaded: RwLock<Arc<Loaded>>,
+}
+
+/// Certificates and keys, read and found to fit together.
+#[derive(Default)]
+pub struct Loaded {
+    options: Options,
+    /// What was read, to see whether it changed.
+    certificates: Vec<CertificateDer<'static>>,
+    incoming: Option<Arc<ServerConfig>>,
+    outgoing: Option<Arc<ClientConfig>>,
+    api: Option<Arc<ServerConfig>>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Loaded {
+    fn eq(&self, other: &Loaded) -> bool {
+        (&self.options, &self.certificates) == (&other.options, &other.certificates)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |reason: String| format!("cannot use the certificates in {}: {reason}", path.display());
+    let text = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| failed(error.to_string()))?;
+    if found.is_empty() { Err(failed("there is none in PEM form".to_owned())) } else { Ok(found) }
+}
+
+fn read_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| format!("cannot use the key in {}: {error}", path.display()))
+}
+
+/// The names that a server's certificate has one of.
+pub fn server_names(datacenter: &str) -> [String; 2] {
+    ["driftline", "consul"].map(|domain| format!("server.{datacenter}.{domain}"))
+}
+
+impl Loaded {
+    /// Reads the files that these options name.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words. Never shows a key.
+    pub fn read(options: &Options) -> Result<Loaded, String> {
+        let said = |error: rustls::Error| format!("certificate and key do not fit: {error}");
+        let roots = match &options.ca_file {
+            None => None,
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for authority in read_certificates(path)? {
+                    roots.add(authority).map_err(|error| {
+                        format!("{} is no certificate of an authority: {error}", path.display())
+                    })?;
+                }
+                Some(Arc::new(roots))
+            }
+        };
+        let own = match (&options.cert_file, &options.key_file) {
+            (Some(cert), Some(key)) => Some((read_certificates(cert)?, read_key(key)?)),
+            (None, None) => None,
+            _ => return Err("a certificate and its key go together: say both or none".to_owned()),
+        };
+        let mut certificates = own.as_ref().map(|(chain, _)| chain.clone()).unwrap_or_default();
+        if let Some(path) = &options.ca_file {
+            certificates.extend(read_certificates(path)?);
+        }
+        let names = server_names(&options.datacenter).map(|name| {
+            ServerName::try_from(name.clone())
+                .map_err(|_| format!("{name} cannot be in a certificate: name the datacenter otherwise"))
+        });
+        let names = if options.verify_server_hostname && roots.is_some() {
+            names.into_iter().collect::<Result<Vec<_>, _>>()?
+        } else {
+            Vec::new()
+        };
+        let mut loaded = Loaded { options: options.clone(), certificates, names, ..Loaded::default() };
+        let Some((chain, key)) = own else {
+            if options.verify_incoming || options.verify_outgoing || options.verify_incoming_https {
+                return Err(
+                    "to verify others, this agent needs a certificate of its own: cert_file and key_file"
+                        .to_owned(),
+                );
+            }
+            return Ok(loaded);
+        };
+        if let Some(roots) = roots {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
+            let strict = |strict: bool| {
+                let verifier = verifier.clone();
+                let verifier = if strict { verifier } else { verifier.allow_unauthenticated() };
+                verifier.build().map_err(|error| error.to_string())
+            };
+            let incoming = server_config(&[&rustls::version::TLS13])
+                .with_client_cert_verifier(strict(options.verify_incoming)?)
+                .with_single_cert(chain.clone(), key.clone_key())
+                .map_err(said)?;
+            loaded.incoming = Some(Arc::new(unresumed(incoming)));
+            let api = server_config(rustls::ALL_VERSIONS);
+            let api = if options.verify_incoming_https {
+                api.with_client_cert_verifier(strict(true)?)
+            } else {
+                api.with_no_client_auth()
+            };
+            let api = api.with_single_cert(chain.clone(), key.clone_key()).map_err(said)?;
+            loaded.api = Some(Arc::new(unresumed(api)));
+            let verifier = Arc::new(IsServer { roots, names: loaded.names.clone(), provider: provider() });
+            let mut outgoing = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(said)?
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_client_auth_cert(chain, key)
+                .map_err(said)?;
+            outgoing.resumption = Resumption::disabled();
+            loaded.outgoing = Some(Arc::new(outgoing));
+        } else {
+            if options.verify_incoming || options.verify_outgoing || options.verify_incoming_https {
+                return Err(
+                    "to verify others, this agent needs the authority's certificate: ca_file".to_owned()
+                );
+            }
+            let api = server_config(rustls::ALL_VERSIONS)
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .map_err(said)?;
+            loaded.api = Some(Arc::new(unresumed(api)));
+        }
+        Ok(loaded)
+    }
+
+    /// What a certificate makes of who showed it.
+    fn proof(&self, certificate: Option<&CertificateDer<'_>>) -> Proof {
+        if self.names.is_empty() {
+            return Proof::Server;
+        }
+        let Some(certificate) = certificate else { return Proof::Member };
+        let parsed = ParsedCertificate::try_from(certificate);
+        let named = |parsed: &ParsedCertificate<'_>| {
+            self.names.iter().any(|name| rustls::client::verify_server_name(parsed, name).is_ok())
+        };
+        if parsed.is_ok_and(|parsed| named(&parsed)) { Proof::Server } else { Proof::Member }
+    }
+}
+
+fn server_config(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    // The provider has all versions that there are: this has no way to fail, and if it had, the default ones would do.
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap_or_else(|_| ServerConfig::builder())
+}
+
+fn unresumed(mut config: ServerConfig) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+/// Looks whether who was called is a server of this cluster: its authority signed for it, and for its being a server.
+#[derive(Debug)]
+struct IsServer {
+    roots: Arc<RootCertStore>,
+    /// One of these must be in the certificate; none are asked for if there are none.
+    names: Vec<ServerName<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for IsServer {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            between,
+            now,
+            algorithms,
+        )?;
+        let mut refused = None;
+        for name in &self.names {
+            match rustls::client::verify_server_name(&parsed, name) {
+                Ok(()) => return Ok(ServerCertVerified::assertion()),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        refused.map_or_else(|| Ok(ServerCertVerified::assertion()), Err)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl Tls {
+    /// With these certificates in force.
+    pub fn new(loaded: Loaded) -> Tls {
+        Tls { loaded: RwLock::new(Arc::new(loaded)) }
+    }
+
+    /// What is in force.
+    pub fn loaded(&self) -> Arc<Loaded> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts others in force, for connections that begin from now on.
+    pub fn set(&self, loaded: Loaded) {
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+    }
+
+    /// Connects to another agent.
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<BoxStream> {
+        let loaded = self.loaded();
+        let Some(config) = loaded.outgoing.clone().filter(|_| loaded.options.verify_outgoing) else {
+            return Ok(Box::new(stream));
+        };
+        // Not looked at by `IsServer`, and without one that can be written down no use.
+        let name = loaded.names.first().cloned();
+        let name =
+            name.map_or_else(|| ServerName::try_from("server.driftline").map_err(io::Error::other), Ok)?;
+        let talk = async {
+            let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+            match stream.read_u8().await? {
+                WELCOME => Ok(Box::new(stream) as BoxStream),
+                _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no agent")),
+            }
+        };
+        match tokio::time::timeout(HANDSHAKE, talk).await {
+            Ok(done) => done.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}"))),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
+        }
+    }
+
+    async fn accept(&self, stream: TcpStream, purpose: Purpose) -> io::Result<(BoxStream, Proof)> {
+        let loaded = self.loaded();
+        let config = match purpose {
+            Purpose::Api => loaded.api.clone(),
+            Purpose::Peers | Purpose::Gossip => loaded.incoming.clone(),
+        };
+        let Some(config) = config else {
+            return match purpose {
+                Purpose::Api => Err(io::Error::other("there is no certificate for HTTPS")),
+                Purpose::Peers | Purpose::Gossip => Ok((Box::new(stream), Proof::Server)),
+            };
+        };
+        if purpose == Purpose::Peers && !loaded.options.verify_incoming {
+            let mut first = [0];
+            if stream.peek(&mut first).await? == 0 || first != [TLS_RECORD] {
+                return Ok((Box::new(stream), Proof::Server));
+            }
+        }
+        let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let proof = loaded.proof(certificates.and_then(|chain| chain.first()));
+        if purpose == Purpose::Peers {
+            stream.write_all(&[WELCOME]).await?;
+            stream.flush().await?;
+        }
+        Ok((Box::new(stream), proof))
+    }
+}
+
+/// What a connection came to.
+type Arrival = io::Result<(BoxStream, SocketAddr, Proof)>;
+
+/// A listener whose connections have shown their certificates before anybody else sees them. Handshakes run beside one another,
+/// so that a slow one holds up nobody.
+pub(super) struct TlsListener {
+    addr: SocketAddr,
+    arrivals: tokio::sync::Mutex<mpsc::Receiver<Arrival>>,
+    /// Dropping it ends all handshakes and frees the port.
+    _tasks: JoinSet<()>,
+}
+
+impl TlsListener {
+    pub fn new(listener: TcpListener, tls: Arc<Tls>, purpose: Purpose) -> io::Result<TlsListener> {
+        let addr = listener.local_addr()?;
+        let (sender, arrivals) = mpsc::channel(ARRIVALS);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Doorkeeper::new(tls, purpose, sender).run(listener));
+        Ok(TlsListener { addr, arrivals: tokio::sync::Mutex::new(arrivals), _tasks: tasks })
+    }
+}
+
+impl Listener for TlsListener {
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        self.accept_known().map(|accepted| accepted.map(|(stream, peer, _)| (stream, peer))).boxed()
+    }
+
+    fn accept_known(&self) -> BoxFuture<'_, Arrival> {
+        async {
+            match self.arrivals.lock().await.recv().await {
+                Some(arrival) => arrival,
+                // The task ends with the listener only.
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+struct Doorkeeper {
+    tls: Arc<Tls>,
+    purpose: Purpose,
+    arrivals: mpsc::Sender<Arrival>,
+    room: Arc<Semaphore>,
+    strangers: Arc<Mutex<Strangers>>,
+    start: std::time::Instant,
+}
+
+impl Doorkeeper {
+    fn new(tls: Arc<Tls>, purpose: Purpose, arrivals: mpsc::Sender<Arrival>) -> Doorkeeper {
+        Doorkeeper {
+            tls,
+            purpose,
+            arrivals,
+            room: Arc::new(Semaphore::new(HANDSHAKES)),
+            strangers: Arc::default(),
+            start: std::time::Instant::now(),
+        }
+    }
+
+    async fn run(self, listener: TcpListener) {
+        let door = Arc::new(self);
+        let mut handshakes = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                Some(_) = handshakes.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => match door.room.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let door = door.clone();
+                        handshakes.spawn(async move {
+                            door.open(stream, peer).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => door.turned_away(peer, "too many handshakes are under way"),
+                },
+                // Who accepts knows how long to wait then.
+                Err(error) => drop(door.arrivals.send(Err(error)).await),
+            }
+        }
+    }
+
+    async fn open(&self, stream: TcpStream, peer: SocketAddr) {
+        let ready = stream.set_nodelay(true);
+        let shaken = tokio::time::timeout(HANDSHAKE, self.tls.accept(stream, self.purpose)).await;
+        match (ready, shaken) {
+            (Ok(()), Ok(Ok((stream, proof)))) => {
+                let _ = self.arrivals.send(Ok((stream, peer, proof))).await;
+            }
+            (Err(error), _) | (_, Ok(Err(error))) => self.turned_away(peer, &error.to_string()),
+            (_, Err(_)) => self.turned_away(peer, "no handshake in time"),
+        }
+    }
+
+    fn turned_away(&self, peer: SocketAddr, reason: &str) {
+        let now = Instant(super::super::nanos(self.start.elapsed()));
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = match self.purpose {
+            Purpose::Api => "HTTPS",
+            Purpose::Peers | Purpose::Gossip => "RPC",
+        };
+        if let Some(Notice { times, crowd }) = strangers.turned_away(now, peer.ip()) {
+            let who = if crowd { "many strangers are" } else { "a stranger is" };
+            tracing::warn!(%peer, port, reason, times, "{who} kept out by TLS");
+        }
+    }
+}
+
+/// How a command connects to an agent's API by HTTPS.
+pub struct ApiClient {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl ApiClient {
+    /// For an agent whose certificate has `name`, and an authority of `ca_file` behind it; with a certificate of its own if need be.
+    ///
+    /// # Errors
+    /// What is wrong with the files, in words.
+    pub fn new(
+        ca_file: &PathBuf,
+        own: Option<(&PathBuf, &PathBuf)>,
+        name: &str,
+    ) -> Result<ApiClient, String> {
+        let mut roots = RootCertStore::empty();
+        for authority in read_certificates(ca_file)? {
+            roots.add(authority).map_err(|error| error.to_string())?;
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots);
+        let config = match own {
+            Some((cert, key)) => config
+                .with_client_auth_cert(read_certificates(cert)?, read_key(key)?)
+                .map_err(|error| format!("certificate and key do not fit: {error}"))?,
+            None => config.with_no_client_auth(),
+        };
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| format!("{name:?} cannot be the name of a server"))?;
+        Ok(ApiClient { config: Arc::new(config), name })
+    }
+
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<BoxStream> {
+        let shaking = TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream);
+        match tokio::time::timeout(HANDSHAKE, shaking).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("TLS: {error}"))),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use tempfile::TempDir;
+
+    /// An authority, and a place for what it signs.
+    struct Authority {
+        home: TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Authority {
+            let home = tempfile::tempdir().unwrap();
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let name = format!("authority {:?}", key.public_key_raw());
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            fs::write(home.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            Authority { home, issuer: Issuer::new(params, key) }
+        }
+
+        /// Options of an agent whose certificate has this name.
+        fn options(&self, name: &str) -> Options {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let file = |ending: &str| self.home.path().join(format!("{name}{ending}"));
+            fs::write(file(".pem"), params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+            fs::write(file("-key.pem"), key.serialize_pem()).unwrap();
+            Options {
+                ca_file: Some(self.home.path().join("ca.pem")),
+                cert_file: Some(file(".pem")),
+                key_file: Some(file("-key.pem")),
+                verify_incoming: true,
+                verify_outgoing: true,
+                verify_server_hostname: true,
+                verify_incoming_https: false,
+                datacenter: "dc1".to_owned(),
+            }
+        }
+    }
+
+    fn tls(options: Options) -> Arc<Tls> {
+        Arc::new(Tls::new(Loaded::read(&options).unwrap()))
+    }
+
+    async fn listen(tls: Arc<Tls>) -> TlsListener {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        TlsListener::new(listener, tls, Purpose::Peers).unwrap()
+    }
+
+    async fn dial(tls: &Tls, listener: &TlsListener) -> io::Result<BoxStream> {
+        tls.connect(TcpStream::connect(listener.local_addr()).await.unwrap()).await
+    }
+
+    const SERVER: &str = "server.dc1.driftline";
+
+    #[tokio::test]
+    async fn a_certificate_makes_a_member_and_a_servers_name_a_server() {
+        let authority = Authority::new();
+        let listener = listen(tls(authority.options(SERVER))).await;
+        for (name, proves) in [
+            (SERVER, Proof::Server),
+            ("server.dc1.consul", Proof::Server),
+            ("client.dc1.driftline", Proof::Member),
+            ("server.dc2.driftline", Proof::Member),
+        ] {
+            let mut near = dial(&tls(authority.options(name)), &listener).await.unwrap();
+            let (mut far, _, proof) = listener.accept_known().await.unwrap();
+            assert_eq!(proof, proves, "{name}");
+            near.write_all(b"ping").await.unwrap();
+            near.flush().await.unwrap();
+            let mut heard = [0; 4];
+            far.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"ping");
+        }
+        // Where names are not looked at, all are alike.
+        let lax = Options { verify_server_hostname: false, ..authority.options("x.dc1.driftline") };
+        let listener = listen(tls(lax.clone())).await;
+        drop(dial(&tls(lax), &listener).await.unwrap());
+        assert_eq!(listener.accept_known().await.unwrap().2, Proof::Server);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_refused_before_it_can_say_anything() {
+        let (ours, theirs) = (Authority::new(), Authority::new());
+        let listener = listen(tls(ours.options(SERVER))).await;
+        // One who does not care who we are and shows a certificate that we do not know.
+        let mut stranger = theirs.options(SERVER);
+        stranger.ca_file = ours.options("unused").ca_file;
+        let refused = dial(&tls(stranger), &listener).await.err().unwrap().to_string();
+        assert!(refused.starts_with("TLS: "), "{refused}");
+        // One who finds that we are strangers.
+        let refused = dial(&tls(theirs.options(SERVER)), &listener).await.err().unwrap().to_string();
+        assert!(refused.contains("UnknownIssuer"), "{refused}");
+        // One without TLS.
+        let plain = Options { verify_incoming: false, verify_outgoing: false, ..ours.options(SERVER) };
+        let mut stream = dial(&tls(plain.clone()), &listener).await.unwrap();
+        stream.write_all(b"hello, are you there?").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        // None of them arrived; who comes next does.
+        drop(dial(&tls(ours.options(SERVER)), &listener).await.unwrap());
+        assert_eq!(listener.accept_known().await.unwrap().2, Proof::Server);
+        // A client's certificate is no server's, and who calls sees it.
+        let listener = listen(tls(ours.options("client.dc1.driftline"))).await;
+        let refused = dial(&tls(ours.options(SERVER)), &listener).await.err().unwrap().to_string();
+        assert!(refused.contains("not valid for"), "{refused}");
+        // While a cluster is changed over, those without TLS are let in.
+        let listener = listen(tls(plain.clone())).await;
+        let mut stream = dial(&tls(plain), &listener).await.unwrap();
+        stream.write_all(b"plain").await.unwrap();
+        assert_eq!(listener.accept_known().await.unwrap().2, Proof::Server);
+    }
+
+    #[tokio::test]
+    async fn new_certificates_count_for_new_connections() {
+        let (old, new) = (Authority::new(), Authority::new());
+        let (near, far) = (tls(old.options(SERVER)), tls(old.options(SERVER)));
+        let listener = listen(far.clone()).await;
+        drop(dial(&near, &listener).await.unwrap());
+        far.set(Loaded::read(&new.options(SERVER)).unwrap());
+        assert!(dial(&near, &listener).await.is_err());
+        near.set(Loaded::read(&new.options(SERVER)).unwrap());
+        drop(dial(&near, &listener).await.unwrap());
+        assert_ne!(*near.loaded(), Loaded::read(&old.options(SERVER)).unwrap());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_in_words() {
+        let authority = Authority::new();
+        let good = authority.options(SERVER);
+        let other = authority.options("other.dc1.driftline");
+        let cases = [
+            (Options { key_file: None, ..good.clone() }, "go together"),
+            (Options { key_file: other.key_file.clone(), ..good.clone() }, "do not fit"),
+            (Options { key_file: good.cert_file.clone(), ..good.clone() }, "cannot use the key"),
+            (Options { ca_file: Some("/nowhere".into()), ..good.clone() }, "/nowhere"),
+            (Options { ca_file: None, ..good.clone() }, "ca_file"),
+            (Options { cert_file: None, key_file: None, ..good.clone() }, "cert_file"),
+            (Options { datacenter: "no name".to_owned(), ..good.clone() }, "datacenter"),
+        ];
+        for (options, words) in cases {
+            let refused = Loaded::read(&options).err().unwrap();
+            assert!(refused.contains(words), "{refused}");
+            assert!(!refused.contains("PRIVATE"), "{refused}");
+        }
+        assert!(Loaded::read(&Options::default()).is_ok());
+    }
+}
