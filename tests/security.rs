@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -330,4 +331,21 @@ fn new_certificates_are_in_force_after_a_reload() {
     assert!(done.status == 200 && done.text().contains("\"tls\""), "{}", done.text());
     assert!(ask(&theirs).status.success(), "{}", shown(&ask(&theirs)));
     assert!(!ask(&ours).status.success(), "the old certificate still counts");
+}
+
+#[test]
+fn one_address_does_not_get_all_the_connections() {
+    let home = Home::new();
+    let text = "[limits]\nhttp_connections_per_client = 2\n";
+    let node = configured(&home, "solo", text, &["--server", "--bootstrap"], &[]);
+    eventually("it leads", || node.http().leader());
+    let connect = || TcpStream::connect(node.at.http).unwrap();
+    // Connections are accepted in the order in which they were made.
+    let held = [connect(), connect()];
+    eventually("there is no room for a third", || {
+        let told = node.http().call(Method::GET, "/v1/status/leader", "").ok()?;
+        (told.status == 503).then_some(())
+    });
+    drop(held);
+    eventually("there is room again", || node.http().leader());
 }
