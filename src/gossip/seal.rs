@@ -50,6 +50,8 @@ pub const OVERHEAD: usize = 1 + NONCE + TAG;
 pub const RECORD: usize = 16 * 1024;
 /// The longest message: a frame with its head.
 const MAX_MESSAGE: usize = MAX_FRAME + 64;
+/// How often the file of keys is read before it counts as damaged.
+const READS: usize = 3;
 
 /// The nonce of what is answered, and the like.
 pub type Context = [u8; NONCE];
@@ -384,8 +386,17 @@ fn load(disk: &dyn Disk, configured: &str) -> Result<Option<Ring>, Error> {
     let failed = |error: io::Error| {
         Error::Keyring(format!("cannot read the file {FILE_NAME} in {}: {error}", disk.describe()))
     };
-    let file = read(disk).map_err(failed)?;
-    let ring = match Ring::at_start(configured, file.as_deref()) {
+    let mut file = read(disk).map_err(failed)?;
+    let mut ring = Ring::at_start(configured, file.as_deref());
+    // A disk may read the wrong place once, and what a node takes for damaged it does not come back to.
+    for _ in 1..READS {
+        if ring != Err(KeyError::File) {
+            break;
+        }
+        file = read(disk).map_err(failed)?;
+        ring = Ring::at_start(configured, file.as_deref());
+    }
+    let ring = match ring {
         Err(KeyError::File) if !configured.trim().is_empty() => {
             warn!(
                 "the file {FILE_NAME} is damaged and was moved to {FILE_NAME}.damaged; the configured keys are used"
