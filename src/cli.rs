@@ -3,6 +3,7 @@
 //! What a command prints goes to standard output as a whole, once it has succeeded; what went wrong
 //! goes to standard error as one message, and the exit code says which kind of wrong it was.
 
+mod acl;
 mod agent;
 mod ask;
 mod bench;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use driftline::env::real::tls::ApiClient;
 use driftline::env::{Env, real};
+use driftline::secret::Secret;
 
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -90,6 +92,9 @@ enum Command {
     /// Makes the certificates of a cluster
     #[command(subcommand)]
     Tls(tls::Tls),
+    /// Looks after tokens, policies and roles
+    #[command(subcommand)]
+    Acl(acl::Acl),
     /// Collects all that helps to find a fault into one file
     Debug(operate::Debug),
     /// Checks configuration files without starting anything
@@ -154,6 +159,8 @@ struct Api {
     /// With https: the name in the agent's certificate, if it is not the host's
     #[arg(long, env = "DRIFTLINE_TLS_SERVER_NAME", value_name = "NAME")]
     tls_server_name: Option<String>,
+    #[command(flatten)]
+    token: Token,
 }
 
 impl Api {
@@ -183,6 +190,28 @@ impl Api {
         let env = real::https_env(client)
             .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
         Ok((env, addr))
+    }
+}
+
+/// By whose right a command asks. Never on the command line, which every user of the machine can read: by a file, or by
+/// the environment.
+#[derive(Args, Clone, Debug)]
+struct Token {
+    /// File that holds the ACL token to show and that nobody else may read; or DRIFTLINE_HTTP_TOKEN (CONSUL_HTTP_TOKEN) holds it
+    #[arg(long, env = "DRIFTLINE_HTTP_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Token {
+    /// The token; an empty one if there is none.
+    fn secret(&self) -> Result<Secret, Problem> {
+        let file = self.token_file.clone();
+        if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
+            return Ok(Secret::new(secrets::read(&path)?.reveal()));
+        }
+        let named = ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"];
+        let found = named.into_iter().find_map(|name| std::env::var(name).ok());
+        Ok(Secret::new(found.unwrap_or_default().trim()))
     }
 }
 

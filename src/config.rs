@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gossip::keyring::Ring;
 use crate::gossip::{Encryption, Timing};
+use crate::secret::Secret as Token;
 
 pub use secret::Secret;
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub limits: Limits,
     /// Certificates, and what they are demanded for.
     pub tls: Tls,
+    /// Who may ask for what.
+    pub acl: AclConfig,
 }
 
 /// Certificates, and what they are demanded for. Files are in PEM form.
@@ -219,6 +222,73 @@ pub struct Limits {
     pub http_read_timeout_ms: u64,
 }
 
+/// Who may ask for what. All servers of a cluster must be told the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AclConfig {
+    /// Whether rights are looked at.
+    pub enabled: bool,
+    /// What is allowed where no rule says anything.
+    pub default_policy: DefaultPolicy,
+    /// Whether to list keys under a prefix needs the right to `list` that prefix.
+    pub enable_key_list_policy: bool,
+    /// Whether tokens that are set by the API are kept on disk and are there again after a restart.
+    pub enable_token_persistence: bool,
+    /// How long a client agent remembers which rights a token has, in milliseconds.
+    pub token_ttl_ms: u64,
+    /// The tokens that the agent itself uses.
+    pub tokens: AclTokens,
+}
+
+/// What is allowed where no rule says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefaultPolicy {
+    /// Everything but tokens, policies and snapshots.
+    Allow,
+    /// Nothing.
+    Deny,
+}
+
+/// The tokens that the agent itself uses. In a file, `file:PATH` and `env:NAME` stand for what is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AclTokens {
+    /// A token that may do everything, which the leader makes if there is none.
+    pub initial_management: Token,
+    /// With which the agent does what nobody asked it for, keeping the catalog true above all.
+    pub agent: Token,
+    /// For requests that show no token, and for the agent if it has none of its own.
+    pub default: Token,
+    /// With which this agent lets itself be looked after even if no server can say what a token may.
+    pub agent_recovery: Token,
+}
+
+impl AclTokens {
+    /// Each with its name.
+    pub fn each(&mut self) -> [(&'static str, &mut Token); 4] {
+        [
+            ("initial_management", &mut self.initial_management),
+            ("agent", &mut self.agent),
+            ("default", &mut self.default),
+            ("agent_recovery", &mut self.agent_recovery),
+        ]
+    }
+}
+
+impl Default for AclConfig {
+    fn default() -> AclConfig {
+        AclConfig {
+            enabled: false,
+            default_policy: DefaultPolicy::Allow,
+            enable_key_list_policy: false,
+            enable_token_persistence: false,
+            token_ttl_ms: 5_000,
+            tokens: AclTokens::default(),
+        }
+    }
+}
+
 /// The newest version of the protocols between nodes.
 pub const NEWEST_PROTOCOL: u8 = 2;
 
@@ -254,6 +324,7 @@ impl Default for Config {
             gossip: Timing::default(),
             limits: Limits::default(),
             tls: Tls::default(),
+            acl: AclConfig::default(),
         }
     }
 }
@@ -419,6 +490,9 @@ impl Config {
         }
         if let Err(error) = Ring::parse(self.encrypt.reveal()) {
             return invalid("encrypt", error.to_string());
+        }
+        if self.acl.token_ttl_ms > 600_000 {
+            return invalid("acl.token_ttl_ms", "must be at most 600000".to_owned());
         }
         self.gossip.check().map_err(|reason| Invalid { key: "gossip", reason })
     }

@@ -40,6 +40,7 @@ pub mod http;
 pub mod mutant;
 pub mod node;
 pub mod raft;
+pub mod secret;
 pub mod state;
 pub mod telemetry;
 pub mod watch;

@@ -34,7 +34,8 @@ pub struct Listening {
 pub struct Extension {
     /// To the agent.
     pub program: Program,
-    /// To the HTTP API: paths that it does not have.
+    /// To the HTTP API: paths that it does not have. Rights are theirs to look at: the agent they get asks by the node's own;
+    /// [`Agent::on_behalf_of`] makes one that asks by a client's.
     pub routes: Option<Box<dyn FnOnce(Agent) -> Router + Send>>,
 }
 

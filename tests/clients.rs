@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Http, Node, eventually};
+use common::{Home, Http, Node, eventually};
 
 /// Where `.ci/clients` puts things: beside what Cargo builds.
 fn installed(path: &str) -> PathBuf {
@@ -36,7 +36,13 @@ fn agent() -> Node {
 /// Runs a client's script against an agent of its own, with the agent's port as its argument.
 fn passes(mut client: Command) {
     let node = agent();
-    let output = client.arg(node.at.http.port().to_string()).output().expect("the client runs");
+    client.arg(node.at.http.port().to_string());
+    succeeds(client);
+}
+
+/// Runs a client's script to its end.
+fn succeeds(mut client: Command) {
+    let output = client.output().expect("the client runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
     // A script that does nothing would succeed as well.
@@ -139,4 +145,19 @@ fn a_scraper_of_prometheus_targets_discovers_services() {
     eventually("the second target", || of(9102));
     assert_eq!(node.http().put("/v1/agent/service/deregister/web-1", "").status, 200);
     eventually("the first target is gone", || of(9101).is_none().then_some(()));
+}
+
+#[test]
+fn py_consul_uses_tokens_policies_and_roles() {
+    // As a client library's users may write it: not a UUID.
+    let root = "1f2e3d4c5b6a79880123456789abcdef";
+    let home = Home::new();
+    let acl = format!("[acl]\nenabled = true\n[acl.tokens]\ninitial_management = '{root}'\n");
+    let config = home.file("acl.toml", &acl);
+    let ports = ["--dev", "--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+    let node = Node::start("a", &[&ports[..], &["--config", &config]].concat());
+    eventually("the token", || node.http().showing(root).json("/v1/acl/token/self"));
+    let mut client = Command::new(installed("python/bin/python"));
+    client.arg(script("py_consul_acl.py")).arg(node.at.http.port().to_string()).arg(root);
+    succeeds(client);
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Call`] is answered by whichever server is asked, which goes to the leader itself if it must. A client
 //! agent sends it as one frame of [`crate::raft::rpc`], whose layer knows it as bytes only. It goes with what
-//! makes it safe to send again: the id of a write, and how long the sender will wait.
+//! makes it safe to send again: the id of a write, and how long the sender will wait; and with the token of whoever
+//! asks, whose rights the server judges by.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::raft::client::WriteError;
+use crate::secret::Secret;
 use crate::state::query::{Found, Query};
+use crate::state::txn::OpError;
 use crate::state::{Command, NodePlace, Outcome, RequestId};
 
 use super::why::Explanation;
@@ -20,8 +23,23 @@ use super::{Answer, Consistency, QueryOptions};
 /// The version of what is sent; the first byte.
 const VERSION: u8 = 1;
 
+/// The version of a call that a token goes with. Who shows none sends the older one, which every server understands.
+const WITH_TOKEN: u8 = 2;
+
 /// What is said by a client agent that knows no server; Consul's words.
 pub const NO_SERVERS: &str = "No known Consul servers";
+
+/// What is said of a token that nobody knows; Consul's words.
+pub const NO_TOKEN: &str = "ACL not found";
+
+/// By whose right something is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// The node's own: nobody asked for it.
+    Node,
+    /// Of whoever shows this token; an empty one is shown by those who have none.
+    Token(Secret),
+}
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +111,8 @@ pub enum Reply {
     Snapshot(Bytes),
     /// To [`Call::Why`].
     Why(Explanation),
+    /// To [`Call::Read`], when something was left out that whoever asks may not see.
+    FoundSome(Box<Answer<Found>>),
 }
 
 /// The servers, as one of them knows them.
@@ -153,6 +173,15 @@ pub enum CallError {
         /// The cluster it was to join.
         mine: u64,
     },
+    /// Nothing was done: whoever asks may not.
+    #[error("{0}")]
+    Denied(String),
+    /// Nothing was done: there is no such token.
+    #[error("{NO_TOKEN}")]
+    NoToken,
+    /// Nothing of a transaction was done: whoever asks may not do some of it.
+    #[error("{} operations may not be done", .0.len())]
+    DeniedOps(Vec<OpError>),
 }
 
 impl CallError {
@@ -203,16 +232,23 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
 }
 
 /// What is sent to a server.
-pub fn encode_call(call: &Forwarded) -> Bytes {
-    encode(call)
+pub fn encode_call(token: &Secret, call: &Forwarded) -> Bytes {
+    if token.is_empty() {
+        return encode(call);
+    }
+    // Plain data into memory has no way to fail.
+    postcard::to_extend(&(token, call), vec![WITH_TOKEN]).unwrap_or_default().into()
 }
 
 /// What a server was sent.
 ///
 /// # Errors
 /// Why it cannot be understood. Nothing was done.
-pub fn decode_call(bytes: &[u8]) -> Result<Forwarded, String> {
-    decode(bytes)
+pub fn decode_call(bytes: &[u8]) -> Result<(Secret, Forwarded), String> {
+    match bytes.split_first() {
+        Some((&WITH_TOKEN, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+        _ => Ok((Secret::default(), decode(bytes)?)),
+    }
 }
 
 /// What a server sends back.
@@ -240,7 +276,9 @@ mod tests {
             id: Some((RequestId { origin: 1, number: 2 }, 1)),
             call: Call::Write(Command::Noop),
         };
-        assert_eq!(decode_call(&encode_call(&call)), Ok(call));
+        for token in [Secret::default(), Secret::new("secret")] {
+            assert_eq!(decode_call(&encode_call(&token, &call)), Ok((token, call.clone())));
+        }
         let reply = Ok(Reply::Cluster(Cluster::default()));
         assert_eq!(decode_reply(&encode_reply(&reply)), Ok(reply));
         let error = Err(CallError::NoLeader("nobody".to_owned()));
@@ -258,6 +296,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_call_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+            bytes[0] = WITH_TOKEN;
+            let _ = decode_call(&bytes);
             bytes[0] = VERSION;
             let _ = decode_call(&bytes);
             let _ = decode_reply(&bytes);

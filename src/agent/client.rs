@@ -15,8 +15,9 @@ use crate::config::Config;
 use crate::env::{AbortOnDrop, Env};
 use crate::gossip::Member;
 use crate::mutant;
+use crate::secret::Secret;
 
-use super::call::{Call, CallError, Reply};
+use super::call::{Bearer, Call, CallError, Reply};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
 use super::identity::{self, Identity};
 use super::lan::{self, Lan};
@@ -88,7 +89,7 @@ impl Client {
         }
         let sees = format!("{name} is a client and sees {known} servers alive");
         let fine = here(Level::Fine, sees.clone(), "");
-        match self.inner.servers.call(Call::Why).await {
+        match self.inner.servers.call(&Secret::default(), Call::Why).await {
             Ok(Reply::Why(mut told)) => {
                 told.findings.iter_mut().for_each(|one| one.what = format!("{}: {}", told.node, one.what));
                 told.findings.push(fine);
@@ -138,27 +139,33 @@ impl Delegate for Client {
         Box::pin(self.inner.lan.force_leave(name, prune))
     }
 
-    fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+    fn rpc(&self, bearer: &Bearer, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+        // The servers do not take a node's word for it that it is one: its agent shows the agent's token.
+        let token = match bearer {
+            Bearer::Node => Secret::default(),
+            Bearer::Token(token) => token.clone(),
+        };
         Box::pin(async move {
             match call {
                 Call::Why => Ok(Reply::Why(self.why().await)),
                 // Its place is given up when nobody waits any more.
-                call if call.waits() => self.inner.servers.call(call).await,
+                call if call.waits() => self.inner.servers.call(&token, call).await,
                 // In a task of its own: whoever asked may hang up before the attempt is over, and only its end shows
                 // that the connection is dead.
                 call => {
                     let servers = self.inner.servers.clone();
-                    let asked = self.inner.env.spawn(async move { servers.call(call).await }).await;
+                    let asked = self.inner.env.spawn(async move { servers.call(&token, call).await }).await;
                     asked.unwrap_or_else(|error| Err(CallError::Unknown(error.to_string())))
                 }
             }
         })
     }
 
-    fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+    fn snapshot_rpc(&self, bearer: &Bearer, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let bearer = bearer.clone();
         Box::pin(async move {
             let consistency = if stale { Consistency::Stale } else { Consistency::Default };
-            match self.rpc(Call::Snapshot(consistency)).await? {
+            match self.rpc(&bearer, Call::Snapshot(consistency)).await? {
                 Reply::Snapshot(bytes) => Ok(bytes),
                 _ => Err(CallError::misfit()),
             }

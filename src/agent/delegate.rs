@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 pub use crate::gossip::Coordinate;
 use crate::gossip::Member;
 
-use super::call::{Call, CallError, Reply};
+use super::call::{Bearer, Call, CallError, Reply};
 
 /// A subsystem's numbers, for people: all as text.
 pub type Stats = BTreeMap<String, BTreeMap<String, String>>;
@@ -75,19 +75,19 @@ pub trait Delegate: Send + Sync {
     /// When there is no such member.
     fn remove_failed_node<'a>(&'a self, name: &'a str, prune: bool) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Answers a call, wherever the answer is. Waits for a leader, and for a server, as long as the configured
+    /// Answers a call, wherever the answer is, if `bearer` may have it answered. Waits for a leader, and for a server, as long as the configured
     /// request timeout; a blocking read waits on top of that for as long as it says.
     ///
     /// # Errors
     /// See [`CallError`]: it tells whether the call may have had an effect.
-    fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>>;
+    fn rpc(&self, bearer: &Bearer, call: Call) -> BoxFuture<'_, Result<Reply, CallError>>;
 
     /// The whole replicated state as one file's bytes; see [`crate::state::State::to_snapshot`]. `stale` takes
     /// it from whichever server is asked, as it is there.
     ///
     /// # Errors
     /// When no server could be asked, or none knew in time how current it is.
-    fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<bytes::Bytes, CallError>>;
+    fn snapshot_rpc(&self, bearer: &Bearer, stale: bool) -> BoxFuture<'_, Result<bytes::Bytes, CallError>>;
 
     /// Stops at once, without telling anyone. What was acknowledged is on disk.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

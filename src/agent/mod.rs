@@ -17,6 +17,7 @@
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
 //! * [`coordinates`]: where nodes stand, told to the servers; [`events`]: whom a user event concerns.
+//! * [`rights`]: what each call needs, and what of its answer may be seen; [`tokens`]: those that the agent itself uses.
 //! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
 //!
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
@@ -39,9 +40,12 @@ pub mod pool;
 pub mod process;
 pub mod reconcile;
 mod rejoin;
+pub mod rights;
 pub mod server;
 mod sessions;
 pub mod stats;
+pub mod tokens;
+pub mod uuid;
 pub mod version;
 pub mod why;
 
@@ -55,21 +59,26 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::reload::{self, Reloaded};
-use crate::config::{Config, Invalid};
-use crate::env::{AbortOnDrop, Env};
+use crate::config::{Config, DefaultPolicy, Invalid};
+use crate::env::{AbortOnDrop, Env, Rng};
 use crate::gossip::{self, EventDelegate, Member, NewEvent, UserEvent};
 use crate::raft::{OpenError, StartError};
+use crate::secret::Secret;
+use crate::state::acl::authorizer::Default as ByDefault;
+use crate::state::acl::rules::{Access, Kind, Rule, Rules};
+use crate::state::acl::{AclHolder, Authorizer, Holder};
 use crate::state::query::AskMachine;
-use crate::state::{Command, Machine, NodePlace, Outcome, Question};
+use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal};
 
 use call::Reply;
 use lan::Lan;
 use local::Local;
 use metrics::Metrics;
 use process::{LogError, Process};
+use tokens::{Purpose, Tokens};
 use why::Explanation;
 
-pub use call::{Call, CallError, Cluster, Configured};
+pub use call::{Bearer, Call, CallError, Cluster, Configured};
 pub use client::Client;
 pub use delegate::{Coordinate, Delegate, Stats, UnknownSegment};
 pub use events::EventFilters;
@@ -149,6 +158,9 @@ pub struct Answer<T> {
     pub known_leader: bool,
     /// How long ago that server last heard from the leader; zero on the leader.
     pub last_contact: Duration,
+    /// Whether something was left out that whoever asks may not see.
+    #[serde(skip)]
+    pub filtered: bool,
 }
 
 /// Why a read has no answer.
@@ -157,11 +169,17 @@ pub enum ReadError {
     /// Nobody leads, or nobody could confirm that they do; or no server could be asked.
     #[error("{0}")]
     NoLeader(String),
+    /// Whoever asks may not, or is nobody.
+    #[error("{0}")]
+    Denied(String),
 }
 
 impl From<CallError> for ReadError {
     fn from(error: CallError) -> ReadError {
-        ReadError::NoLeader(error.to_string())
+        match error {
+            CallError::Denied(_) | CallError::NoToken => ReadError::Denied(error.to_string()),
+            error => ReadError::NoLeader(error.to_string()),
+        }
     }
 }
 
@@ -187,6 +205,9 @@ pub enum WriteError {
         /// The cluster it was to join.
         mine: u64,
     },
+    /// It was not applied: whoever asks may not, or is nobody.
+    #[error("{0}")]
+    Denied(String),
 }
 
 impl From<CallError> for WriteError {
@@ -197,6 +218,9 @@ impl From<CallError> for WriteError {
             }
             CallError::Unknown(_) => WriteError::Unknown(error.to_string()),
             CallError::OtherCluster { addr, theirs, mine } => WriteError::OtherCluster { addr, theirs, mine },
+            CallError::Denied(_) | CallError::NoToken | CallError::DeniedOps(_) => {
+                WriteError::Denied(error.to_string())
+            }
         }
     }
 }
@@ -214,10 +238,11 @@ pub struct Program {
     pub process: Option<Arc<dyn Process>>,
 }
 
-/// One node. Clones are the same node.
+/// One node. Clones are the same node, and ask by the same right.
 #[derive(Clone)]
 pub struct Agent {
     inner: Arc<Inner>,
+    bearer: Bearer,
 }
 
 struct Inner {
@@ -228,6 +253,10 @@ struct Inner {
     reloading: tokio::sync::Mutex<()>,
     process: Option<Arc<dyn Process>>,
     metrics: Metrics,
+    tokens: Tokens,
+    /// One generator for all who ask, whichever listener they come by: the same stream twice gives every id twice.
+    session_ids: Mutex<Rng>,
+    acl_ids: Mutex<Rng>,
     lan: Lan,
     local: Local,
     delegate: Arc<dyn Delegate>,
@@ -261,7 +290,7 @@ impl Agent {
             let delegate = Arc::new(server.clone());
             let rpc_addr = Some(server.raft().me().addr);
             let lan = server.lan().clone();
-            let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr);
+            let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr).await;
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -271,7 +300,7 @@ impl Agent {
         } else {
             let client = Client::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(client.clone());
-            let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None);
+            let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None).await;
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());
@@ -279,7 +308,7 @@ impl Agent {
         }
     }
 
-    fn new(
+    async fn new(
         env: Env,
         config: Config,
         process: Option<Arc<dyn Process>>,
@@ -291,6 +320,9 @@ impl Agent {
         Agent {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&env),
+                tokens: Tokens::open(&env, config.acl.enable_token_persistence).await,
+                session_ids: Mutex::new(env.rng("session ids")),
+                acl_ids: Mutex::new(env.rng("acl ids")),
                 local,
                 env,
                 config: watch::Sender::new(Arc::new(config)),
@@ -304,6 +336,7 @@ impl Agent {
                 stopping: watch::Sender::new(None),
                 duties: Mutex::default(),
             }),
+            bearer: Bearer::Node,
         }
     }
 
@@ -546,13 +579,123 @@ impl Agent {
         all
     }
 
+    // ---- by whose right ----
+
+    /// The same node, asked by whoever shows this token.
+    pub fn on_behalf_of(&self, token: Secret) -> Agent {
+        Agent { inner: self.inner.clone(), bearer: Bearer::Token(token) }
+    }
+
+    /// The same node, asked by itself: for what it must know to answer someone else. What that is, they do not hear.
+    pub fn itself(&self) -> Agent {
+        Agent { inner: self.inner.clone(), bearer: Bearer::Node }
+    }
+
+    /// By whose right it is asked.
+    pub fn bearer(&self) -> &Bearer {
+        &self.bearer
+    }
+
+    /// A server may do on its own what it is asked to by nobody; a client shows the servers its agent's token.
+    fn bearer_of_calls(&self) -> Bearer {
+        let config = self.inner.config.borrow();
+        match &self.bearer {
+            Bearer::Node if config.acl.enabled && !config.server => {
+                drop(config);
+                Bearer::Token(self.token(Purpose::Agent))
+            }
+            bearer => bearer.clone(),
+        }
+    }
+
+    /// An id for a session, which nobody has.
+    pub fn new_session_id(&self) -> String {
+        uuid::random(&mut self.inner.session_ids.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An id or a secret for a token, a policy or a role, which nobody has.
+    pub fn new_acl_id(&self) -> String {
+        uuid::random(&mut self.inner.acl_ids.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The agent's token for a purpose; where there is none, the default one.
+    pub fn token(&self, purpose: Purpose) -> Secret {
+        let configured = self.config().acl.tokens.clone();
+        let own = self.inner.tokens.of(purpose, &configured);
+        if own.is_empty() && purpose != Purpose::Recovery {
+            return self.inner.tokens.of(Purpose::Default, &configured);
+        }
+        own
+    }
+
+    /// Sets the agent's token for a purpose.
+    ///
+    /// # Errors
+    /// When it could not be kept over a restart, as configured. It is in force all the same.
+    pub async fn set_token(&self, purpose: Purpose, token: Secret) -> Result<(), String> {
+        let persistent = self.config().acl.enable_token_persistence;
+        self.inner.tokens.set(purpose, token, persistent).await
+    }
+
+    /// What whoever asks may do, for what this agent decides itself; see [`tokens`].
+    ///
+    /// # Errors
+    /// When there is no such token, or nobody could say and nothing is remembered.
+    pub async fn authorizer(&self) -> Result<Authorizer, ReadError> {
+        let Bearer::Token(token) = &self.bearer else { return Ok(Authorizer::unlimited()) };
+        let config = self.config();
+        if !config.acl.enabled {
+            return Ok(Authorizer::unlimited());
+        }
+        let default = match config.acl.default_policy {
+            DefaultPolicy::Allow => ByDefault::Allow,
+            DefaultPolicy::Deny => ByDefault::Deny,
+        };
+        let recovery = self.token(Purpose::Recovery);
+        if !recovery.is_empty() && recovery == *token {
+            return Ok(Authorizer::of(&recovery_holder(&config.node_name), default));
+        }
+        match self.holder(token, &config).await? {
+            Some(holder) => Ok(Authorizer::of(&holder, default)),
+            None => Err(CallError::NoToken.into()),
+        }
+    }
+
+    async fn holder(&self, token: &Secret, config: &Config) -> Result<Option<Holder>, ReadError> {
+        let question = AclHolder { secret: token.clone(), datacenter: config.datacenter.clone() };
+        let ask = async |consistency| {
+            let answer = self.itself().query(QueryOptions::now(consistency), &question).await;
+            answer.map(|answer| answer.value)
+        };
+        if config.server {
+            // Its own state will do, even without a leader, unless the token is too new for it.
+            return match ask(Consistency::Stale).await {
+                Ok(Some(holder)) => Ok(Some(holder)),
+                stale => ask(Consistency::Default).await.or(stale),
+            };
+        }
+        let remembered = self.inner.tokens.remembered(token);
+        if let Some((age, Some(holder))) = &remembered
+            && *age < Duration::from_millis(config.acl.token_ttl_ms)
+        {
+            return Ok(Some(holder.clone()));
+        }
+        match ask(Consistency::Default).await {
+            Ok(holder) => {
+                self.inner.tokens.remember(token, holder.clone());
+                Ok(holder)
+            }
+            Err(error) => remembered.map(|(_, holder)| holder).ok_or(error),
+        }
+    }
+
     // ---- reads and writes ----
 
     /// Every call to the cluster goes through here.
     async fn call(&self, call: Call) -> Result<Reply, CallError> {
         let kind = vec![("kind", call.kind().to_owned())];
         let begun = self.inner.env.now();
-        let reply = self.inner.delegate.rpc(call).await;
+        let reply = self.inner.delegate.rpc(&self.bearer_of_calls(), call).await;
         let took = self.inner.env.now().since(begun);
         if reply.is_err() {
             self.inner.metrics.count("consul.rpc.failed", kind.clone());
@@ -571,12 +714,14 @@ impl Agent {
         question: &Q,
     ) -> Result<Answer<Q::Found>, ReadError> {
         let query = question.clone().into();
-        let Reply::Found(answer) = self.call(Call::Read { query, options }).await? else {
-            return Err(CallError::misfit().into());
+        let (answer, filtered) = match self.call(Call::Read { query, options }).await? {
+            Reply::Found(answer) => (answer, false),
+            Reply::FoundSome(answer) => (*answer, true),
+            _ => return Err(CallError::misfit().into()),
         };
-        let Answer { index, value, known_leader, last_contact } = answer;
+        let Answer { index, value, known_leader, last_contact, .. } = answer;
         let value = Q::unpack(value).ok_or_else(CallError::misfit)?;
-        Ok(Answer { index, value, known_leader, last_contact })
+        Ok(Answer { index, value, known_leader, last_contact, filtered })
     }
 
     /// Applies a command to the replicated state, wherever the leader is.
@@ -584,9 +729,14 @@ impl Agent {
     /// # Errors
     /// [`WriteError`] tells whether it may have been applied all the same.
     pub async fn write(&self, command: Command) -> Result<Outcome, WriteError> {
-        match self.call(Call::Write(command)).await? {
-            Reply::Written(outcome) => Ok(outcome),
-            _ => Err(CallError::misfit().into()),
+        match self.call(Call::Write(command)).await {
+            Ok(Reply::Written(outcome)) => Ok(outcome),
+            Ok(_) => Err(CallError::misfit().into()),
+            // As if they had failed otherwise.
+            Err(CallError::DeniedOps(errors)) => {
+                Ok(Outcome::Refused { index: 0, refusal: Refusal::Txn(errors) })
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -759,6 +909,16 @@ impl Agent {
             }
         }
     }
+}
+
+/// May look after its agent.
+fn recovery_holder(node: &str) -> Holder {
+    let rule = |kind, access| Rule { kind, name: node.to_owned(), prefix: false, access };
+    let named = vec![
+        rule(Kind::Agent, Access::Write),
+        Rule { kind: Kind::Node, name: String::new(), prefix: true, access: Access::Read },
+    ];
+    Holder { accessor: "agent-recovery".to_owned(), rules: vec![Rules { named, ..Rules::default() }] }
 }
 
 /// A number in the form of a UUID, as Consul's clients expect node ids.

@@ -33,6 +33,7 @@ use crate::mutant;
 use crate::raft::client::NO_LEADER;
 use crate::raft::requests::Requests;
 use crate::raft::rpc::{self, Answer as RpcAnswer, Ask, CallError as NoAnswer, Lane};
+use crate::secret::Secret;
 
 use super::call::{self, Call, CallError, Forwarded, Reply};
 use super::lan::Lan;
@@ -163,7 +164,7 @@ impl Servers {
     ///
     /// # Errors
     /// See [`CallError`]: it tells whether the call may have had an effect.
-    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+    pub async fn call(&self, token: &Secret, call: Call) -> Result<Reply, CallError> {
         let (call, ends, lane) = self.prepare(call)?;
         let mut turn = matches!(call, Call::Write(_)).then(|| self.requests.turn());
         let mut deadline = self.env.now() + self.timeout;
@@ -182,7 +183,7 @@ impl Servers {
                     call: with_wait(&call, wait),
                 };
                 let on = lane.as_ref().map_or(Lane::Client, |watching| watching.lane);
-                match self.attempt(server, on, &forwarded, hold + wait + GRACE).await {
+                match self.attempt(server, on, (token, &forwarded), hold + wait + GRACE).await {
                     Attempt::Answered(Ok(reply)) => {
                         let now = self.env.now();
                         // The two clocks may differ; an index that the server has not reached comes back at once.
@@ -202,7 +203,8 @@ impl Servers {
                     Attempt::Answered(Err(CallError::Unknown(reason))) if turn.is_some() => {
                         in_doubt = Some(reason);
                     }
-                    Attempt::Answered(Err(error)) => return Err(error),
+                    // What this server refuses, an earlier one may have let through.
+                    Attempt::Answered(Err(error)) => return Err(in_doubt.map_or(error, CallError::Unknown)),
                     Attempt::NotDone(reason) => last = CallError::NoLeader(format!("{NO_LEADER}: {reason}")),
                     Attempt::NoAnswer(reason) if changes_the_configuration(&call) => {
                         return Err(CallError::Unknown(reason));
@@ -255,11 +257,17 @@ impl Servers {
     }
 
     /// Asks one server once.
-    async fn attempt(&self, server: u64, lane: Lane, call: &Forwarded, within: Duration) -> Attempt {
+    async fn attempt(
+        &self,
+        server: u64,
+        lane: Lane,
+        (token, call): (&Secret, &Forwarded),
+        within: Duration,
+    ) -> Attempt {
         let Some(addr) = self.addr_of(server) else {
             return Attempt::NotDone("the server is gone".to_owned());
         };
-        let ask = Ask::Agent(call::encode_call(call));
+        let ask = Ask::Agent(call::encode_call(token, call));
         let answer = tokio::select! {
             biased;
             answer = self.connections.call(addr, Some(server), lane, &ask, within) => answer,
@@ -320,6 +328,9 @@ fn takes_its_time(call: &Call) -> bool {
 fn is_no_news(call: &Call, reply: &Reply) -> bool {
     match (call, reply) {
         (Call::Read { options, .. }, Reply::Found(found)) => {
+            options.min_index > 0 && found.index <= options.min_index
+        }
+        (Call::Read { options, .. }, Reply::FoundSome(found)) => {
             options.min_index > 0 && found.index <= options.min_index
         }
         _ => false,

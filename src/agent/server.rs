@@ -23,20 +23,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::config::{Bootstrap, Config, RaftConfig};
-use crate::env::{AbortOnDrop, Env, Instant, Purpose, hazard};
+use crate::config::{Bootstrap, Config, DefaultPolicy, RaftConfig};
+use crate::env::{AbortOnDrop, Disk, Env, Instant, Purpose, hazard};
 use crate::gossip::{Member, Status};
 use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
 use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions};
+use crate::secret::Secret;
+use crate::state::acl::authorizer::Default as ByDefault;
+use crate::state::acl::{Authorizer, GLOBAL_MANAGEMENT, Grants, Link, NewToken};
 use crate::state::catalog::{CatalogNodes, Checks, ChecksOf, ServiceInstances};
-use crate::state::query::{Asked, Found, Query};
-use crate::state::{Command, KvCommand, Outcome, Request, RequestId, State};
+use crate::state::query::{Asked, Found, Indexed, Query};
+use crate::state::{AclCommand, Command, KvCommand, Outcome, Request, RequestId, State};
 
 use super::bootstrap::{found_together, founders};
-use super::call::{self, Call, CallError, Cluster, Configured, Reply};
+use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Reply};
 use super::census::{self, Entered};
 use super::coordinates::{self, Gathered};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
@@ -45,9 +48,10 @@ use super::local::Local;
 use super::local::book::CONSUL_SERVICE;
 use super::meta::{Meta, Role};
 use super::reconcile::{Seen, Step, plan};
+use super::rights::{self, No};
 use super::stats;
 use super::why::{self, Facts, Other, Says};
-use super::{Answer, Consistency, Error, Program, QueryOptions};
+use super::{Answer, Consistency, Error, Program, QueryOptions, uuid};
 
 /// How often the leader looks whether configuration and gossip agree, when nothing tells it to.
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
@@ -57,6 +61,22 @@ const ENTER_EVERY: Duration = Duration::from_secs(60);
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a leaving server waits to be taken out of the configuration.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// The file that lets one bootstrap again, with the reset index in it.
+const RESET_FILE: &str = "acl-bootstrap-reset";
+
+/// What the file says, which is gone then.
+fn take_reset(disk: &dyn Disk) -> std::io::Result<Option<u64>> {
+    if !disk.exists(RESET_FILE)? {
+        return Ok(None);
+    }
+    let file = disk.open(RESET_FILE)?;
+    let mut text = vec![0; usize::try_from(file.len()?.min(64)).unwrap_or_default()];
+    file.read_at(0, &mut text)?;
+    disk.remove(RESET_FILE)?;
+    disk.sync_dir()?;
+    Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()))
+}
 
 /// A server. Clones are the same one.
 #[derive(Clone)]
@@ -152,14 +172,19 @@ impl Server {
     /// What it does unasked. It runs until these are dropped.
     pub fn duties(&self) -> Vec<AbortOnDrop> {
         let env = &self.inner.env;
-        vec![
+        let mut duties = vec![
             env.spawn(self.clone().found()).abort_on_drop(),
             env.spawn(self.clone().reconcile()).abort_on_drop(),
             env.spawn(self.clone().count_sessions()).abort_on_drop(),
             env.spawn(self.clone().enter_members()).abort_on_drop(),
             env.spawn(self.clone().propose_places()).abort_on_drop(),
             env.spawn(self.clone().watch_recovery()).abort_on_drop(),
-        ]
+        ];
+        let acl = &self.inner.config.acl;
+        if acl.enabled && !acl.tokens.initial_management.is_empty() {
+            duties.push(env.spawn(self.clone().introduce()).abort_on_drop());
+        }
+        duties
     }
 
     /// Its Raft half.
@@ -195,9 +220,9 @@ impl Server {
             let server = inner.upgrade().map(|inner| Server { inner });
             Box::pin(async move {
                 let reply = match (server, call::decode_call(&bytes)) {
-                    (Some(server), Ok(forwarded)) => {
+                    (Some(server), Ok((token, forwarded))) => {
                         let hold = forwarded.hold().min(server.inner.config.raft.request_timeout());
-                        server.answer(forwarded.call, forwarded.id, hold).await
+                        server.answer(&Bearer::Token(token), forwarded.call, forwarded.id, hold).await
                     }
                     (None, _) => Err(CallError::NoLeader("this server is stopping".to_owned())),
                     (_, Err(reason)) => Err(CallError::Refused(format!("not understood: {reason}"))),
@@ -207,16 +232,83 @@ impl Server {
         }));
     }
 
-    /// Answers a call. Finding a leader may take as long as `hold`.
+    /// Whose rights count, if any do: the token that was shown.
+    fn judged<'a>(&self, bearer: &'a Bearer) -> Option<&'a Secret> {
+        match bearer {
+            Bearer::Token(token) if self.inner.config.acl.enabled => Some(token),
+            _ => None,
+        }
+    }
+
+    /// What a token allows in this state.
+    fn authorizer(&self, token: &Secret, state: &State) -> Result<Authorizer, CallError> {
+        let config = &self.inner.config;
+        let default = match config.acl.default_policy {
+            DefaultPolicy::Allow => ByDefault::Allow,
+            DefaultPolicy::Deny => ByDefault::Deny,
+        };
+        let holder = state.acl().holder(token, &config.datacenter).ok_or(CallError::NoToken)?;
+        Ok(Authorizer::of(&holder, default))
+    }
+
+    /// Judges a call that is no read, by a state that is current now.
+    async fn judge(&self, bearer: &Bearer, call: &Call, hold: Duration) -> Result<(), CallError> {
+        // Reads are judged by the state that answers them; what is open to all is, whoever leads.
+        let open = matches!(call, Call::Read { .. } | Call::Cluster(_) | Call::Why);
+        let Some(token) = self.judged(bearer).filter(|_| !open) else { return Ok(()) };
+        self.current(Consistency::Default, hold).await?;
+        self.inner.node.state().read(|state| {
+            let who = self.authorizer(token, state)?;
+            rights::permit(&who, call, state).map_err(|no| match no {
+                No::Denied(denied) => CallError::Denied(denied.0),
+                No::Txn(errors) => CallError::DeniedOps(errors),
+            })
+        })
+    }
+
+    /// Bootstrapping again is for whoever can write into a server's directory: what a file there says counts, and never
+    /// what came with the call. Once read it is removed: it opens the door once.
+    async fn with_reset(&self, call: Call) -> Call {
+        let Call::Write(Command::Acl(AclCommand::Bootstrap { token, .. })) = call else { return call };
+        let disk = self.inner.env.disk();
+        let read = self.inner.env.blocking(move || take_reset(&*disk)).await;
+        let reset = read.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
+        let reset = reset.unwrap_or_else(|error| {
+            tracing::warn!(%error, "{RESET_FILE} cannot be read");
+            None
+        });
+        Call::Write(Command::Acl(AclCommand::Bootstrap { token, reset }))
+    }
+
+    /// What a query finds that may be seen, and whether something else was left out.
+    fn look(
+        &self,
+        token: Option<&Secret>,
+        query: &Query,
+        state: &State,
+    ) -> Result<(Indexed<Found>, bool), CallError> {
+        let Some(token) = token else { return Ok((state.answer(query), false)) };
+        let who = self.authorizer(token, state)?;
+        let lists_need_list = self.inner.config.acl.enable_key_list_policy;
+        rights::look(&who, query, lists_need_list, state).map_err(|denied| CallError::Denied(denied.0))
+    }
+
+    /// Answers a call, if `bearer` may have it answered. Finding a leader may take as long as `hold`.
     async fn answer(
         &self,
+        bearer: &Bearer,
         call: Call,
         id: Option<(RequestId, u64)>,
         hold: Duration,
     ) -> Result<Reply, CallError> {
+        let call = self.with_reset(call).await;
         let client = &self.inner.client;
+        self.judge(bearer, &call, hold).await?;
         match call {
-            Call::Read { query, options } => Ok(Reply::Found(self.read(options, hold, &query).await?)),
+            Call::Read { query, options } => {
+                let answer = self.read(self.judged(bearer), options, hold, &query).await?;
+                Ok(if answer.filtered { Reply::FoundSome(Box::new(answer)) } else { Reply::Found(answer) })
+            }
             Call::Write(Command::Machine(_))
                 if self.inner.node.state().read(|state| state.machine().is_none()) =>
             {
@@ -296,6 +388,7 @@ impl Server {
     /// Looks at the state, as currently as asked; waits for a change if asked to.
     async fn read(
         &self,
+        token: Option<&Secret>,
         options: QueryOptions,
         hold: Duration,
         query: &Query,
@@ -305,8 +398,9 @@ impl Server {
         let mut applied = self.inner.node.state().applied();
         loop {
             applied.mark_unchanged();
-            let (found, newest) =
-                self.inner.node.state().read(|state| (state.answer(query), state.applied()));
+            let (looked, newest) =
+                self.inner.node.state().read(|state| (self.look(token, query, state), state.applied()));
+            let (found, filtered) = looked?;
             let newer = options.min_index == 0
                 || found.index > options.min_index
                 // The client knows more than we do: it saw another history, so it must start over.
@@ -329,6 +423,7 @@ impl Server {
                     value: found.value,
                     known_leader: self.inner.node.leader().is_some(),
                     last_contact: self.inner.node.last_contact(),
+                    filtered,
                 });
             }
         }
@@ -648,6 +743,37 @@ impl Server {
         }
     }
 
+    /// On the leader: makes the token that the configuration names, if there is none of its secret.
+    async fn introduce(self) {
+        let Inner { env, config, node, client, .. } = &*self.inner;
+        let secret = &config.acl.tokens.initial_management;
+        let accessor = uuid::random(&mut env.rng("initial token"));
+        let grants = Grants { policies: vec![Link::Id(GLOBAL_MANAGEMENT.to_owned())], ..Grants::default() };
+        let token = NewToken {
+            accessor,
+            secret: secret.clone(),
+            description: "Initial Management Token".to_owned(),
+            grants,
+            created_ms: env.wall().as_millis().try_into().unwrap_or_default(),
+            ..NewToken::default()
+        };
+        loop {
+            let led = node.is_leader();
+            if led {
+                match client.write(Command::Acl(AclCommand::Introduce(token.clone()))).await {
+                    Ok(Outcome::Refused { refusal, .. }) => {
+                        tracing::error!(%refusal, "acl.tokens.initial_management is not taken");
+                        return;
+                    }
+                    Ok(_) => return,
+                    Err(error) => tracing::debug!(%error, "the initial token could not be made yet"),
+                }
+            }
+            // Whichever comes first; both are followed by another look.
+            let _ = env.timeout(Duration::from_secs(1), node.leadership_changed(led)).await;
+        }
+    }
+
     async fn watch_recovery(self) {
         if self.inner.node.recovered().await {
             self.inner.recovered.store(true, Ordering::Relaxed);
@@ -699,14 +825,18 @@ impl Delegate for Server {
         Box::pin(self.inner.lan.force_leave(name, prune))
     }
 
-    fn rpc(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
-        Box::pin(self.answer(call, None, self.inner.config.raft.request_timeout()))
+    fn rpc(&self, bearer: &Bearer, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+        let bearer = bearer.clone();
+        Box::pin(
+            async move { self.answer(&bearer, call, None, self.inner.config.raft.request_timeout()).await },
+        )
     }
 
-    fn snapshot_rpc(&self, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+    fn snapshot_rpc(&self, bearer: &Bearer, stale: bool) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        let bearer = bearer.clone();
         Box::pin(async move {
             let consistency = if stale { Consistency::Stale } else { Consistency::Default };
-            match self.rpc(Call::Snapshot(consistency)).await? {
+            match self.rpc(&bearer, Call::Snapshot(consistency)).await? {
                 Reply::Snapshot(bytes) => Ok(bytes),
                 _ => Err(CallError::misfit()),
             }

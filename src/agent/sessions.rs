@@ -1,5 +1,5 @@
-//! Counts out what replicated state cannot, since it sees no clock: sessions' times to live, and the delays
-//! on keys whose sessions ended. A duty of the leader.
+//! Counts out what replicated state cannot, since it sees no clock: the times to live of sessions and tokens, and the
+//! delays on keys whose sessions ended. A duty of the leader.
 //!
 //! A time is counted from the moment at which the leader sees its beginning in its state, on the leader's
 //! own monotonic clock, and when it is over the leader says so by a command. A new leader counts
@@ -7,6 +7,9 @@
 //! promise is a lower bound: a session lives at least its TTL after it was last renewed, a key is locked by
 //! nobody for at least its lock-delay. A session's TTL is counted twice before it expires, as in Consul, which
 //! leaves room for a leader whose clock is fast and for a renewal that is slow to arrive.
+//!
+//! A token's time to live is counted once, and anew by a new leader too: it may live longer by as much as was counted
+//! before each change of leaders, and never shorter.
 //!
 //! No wait counts for more than it asked for: after a suspended machine or a stalled process the clock has
 //! jumped, and what jumps with it must not be sessions.
@@ -21,7 +24,7 @@ use futures_util::future::join_all;
 
 use super::Server;
 use crate::mutant;
-use crate::state::{Command, SessionCommand, State};
+use crate::state::{AclCommand, Command, SessionCommand, State};
 
 /// Longest wait before the state is looked at again: how much later than seen a time may begin.
 const STEP: Duration = Duration::from_millis(250);
@@ -41,6 +44,7 @@ const LIFTED_AT_ONCE: usize = 256;
 enum Counted {
     Session { id: String, renewed: u64 },
     Delay { key: String, since: u64 },
+    Token { accessor: String, created: u64 },
 }
 
 /// All times that are being counted, and how far.
@@ -72,6 +76,10 @@ impl Countdown {
             let time = Duration::from_nanos(delay.for_ns).min(MAX_LOCK_DELAY);
             let time = if forgets { Duration::ZERO } else { time };
             self.begin(Counted::Delay { key: key.clone(), since: delay.since }, time);
+        }
+        for token in state.acl().mortal_after(self.seen) {
+            let (accessor, created) = (token.it.accessor.clone(), token.create_index);
+            self.begin(Counted::Token { accessor, created }, Duration::from_nanos(token.it.ttl_ns));
         }
         self.seen = state.applied();
     }
@@ -109,6 +117,9 @@ impl Countdown {
                 Counted::Delay { key, since } => {
                     state.sessions().delay_of(key).is_some_and(|delay| delay.since == *since)
                 }
+                Counted::Token { accessor, created } => {
+                    state.acl().token(accessor).is_some_and(|token| token.create_index == *created)
+                }
             };
             if in_force {
                 over.push(what);
@@ -126,14 +137,19 @@ fn commands(over: Vec<Counted>) -> Vec<Command> {
     let (mut commands, mut delays) = (Vec::new(), Vec::new());
     for what in over {
         match what {
-            Counted::Session { id, renewed } => commands.push(SessionCommand::Expire { id, renewed }),
+            Counted::Session { id, renewed } => {
+                commands.push(Command::Session(SessionCommand::Expire { id, renewed }));
+            }
+            Counted::Token { accessor, created } => {
+                commands.push(Command::Acl(AclCommand::Expire { accessor, created }));
+            }
             Counted::Delay { key, since } => delays.push((key, since)),
         }
     }
-    commands.extend(
-        delays.chunks(LIFTED_AT_ONCE).map(|delays| SessionCommand::LiftDelays { delays: delays.to_vec() }),
-    );
-    commands.into_iter().map(Command::Session).collect()
+    let lifts = delays.chunks(LIFTED_AT_ONCE);
+    commands
+        .extend(lifts.map(|delays| Command::Session(SessionCommand::LiftDelays { delays: delays.to_vec() })));
+    commands
 }
 
 impl Server {
@@ -174,6 +190,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::acl::NewToken;
     use crate::state::session::NewSession;
     use crate::state::{KvCommand, Request, RequestId};
 
@@ -251,6 +268,25 @@ mod tests {
             apply(&mut state, command);
         }
         assert_eq!(state.sessions().delay_of("k"), None);
+    }
+
+    #[test]
+    fn a_token_is_over_after_its_time() {
+        let mut state = State::default();
+        let token =
+            NewToken { accessor: "t".to_owned(), ttl_ns: TTL.as_nanos() as u64, ..NewToken::default() };
+        apply(&mut state, Command::Acl(AclCommand::PutToken { token, new: true }));
+        let mut countdown = Countdown::default();
+        countdown.look(&state);
+        countdown.count(TTL - Duration::from_millis(1));
+        assert!(countdown.over(&state).is_empty());
+        countdown.count(Duration::from_millis(1));
+        for command in commands(countdown.over(&state)) {
+            apply(&mut state, command);
+        }
+        assert!(state.acl().token("t").is_none());
+        countdown.count(AGAIN);
+        assert!(countdown.over(&state).is_empty() && countdown.next().is_none());
     }
 
     #[test]

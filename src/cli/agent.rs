@@ -9,6 +9,7 @@ use clap::Args;
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
 use driftline::env::real::tls;
+use driftline::secret::Secret;
 use driftline::{config, http, telemetry};
 
 use super::{Problem, process, resolve, secrets};
@@ -167,6 +168,22 @@ fn read(path: &Path) -> Result<Source, Problem> {
     }
 }
 
+/// A secret of a configuration file: what it says, or where it is.
+fn looked_up(secret: &Secret) -> Result<Secret, String> {
+    let text = secret.expose();
+    let found = if let Some(path) = text.strip_prefix("file:") {
+        secrets::read(Path::new(path)).map_err(|problem| problem.text)?.reveal().to_owned()
+    } else if let Some(name) = text.strip_prefix("env:") {
+        std::env::var(name).map_err(|_| format!("the environment has no {name}"))?
+    } else {
+        return Ok(secret.clone());
+    };
+    match found.trim() {
+        "" => Err("there is nothing in what it names".to_owned()),
+        found => Ok(Secret::new(found)),
+    }
+}
+
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
@@ -182,6 +199,9 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         file::merge(&base, sources, &|text, port| resolve(text, port).map_err(|problem| problem.text))
             .map_err(|error| Problem::failed(error.to_string()))?;
 
+    for (name, token) in config.acl.tokens.each() {
+        *token = looked_up(token).map_err(|why| Problem::failed(format!("acl.tokens.{name}: {why}")))?;
+    }
     if let Some(name) = args.node {
         config.node_name = name;
     }
@@ -354,6 +374,27 @@ mod tests {
             assert!(problem.code == 2 && problem.text.contains("--server"), "{}", problem.text);
         }
         assert_eq!(planned("--data-dir /x", "bootstrap = 'alone'").unwrap_err().code, 1);
+    }
+
+    #[test]
+    fn a_token_may_be_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "from the file\n").unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let toml = format!("[acl.tokens]\nagent = 'file:{}'\ndefault = 'plain'", file.display());
+        let tokens = planned("--dev", &toml).unwrap().config.acl.tokens;
+        assert_eq!((tokens.agent.expose(), tokens.default.expose()), ("from the file", "plain"));
+        for (place, why) in
+            [("file:/nowhere", "cannot read /nowhere"), ("env:NO_SUCH_NAME", "has no NO_SUCH_NAME")]
+        {
+            let problem = planned("--dev", &format!("acl.tokens.agent = '{place}'")).unwrap_err();
+            assert!(
+                problem.text.starts_with("acl.tokens.agent: ") && problem.text.contains(why),
+                "{}",
+                problem.text
+            );
+        }
     }
 
     #[test]

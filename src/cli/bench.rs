@@ -26,12 +26,13 @@ use clap::{Args, ValueEnum};
 use driftline::env::{Env, Instant, Rng, real};
 use driftline::history::{self, Action, Operation, Outcome, Response};
 use driftline::http::client::Connection;
+use driftline::secret::Secret;
 use hdrhistogram::Histogram;
 use rand::{Rng as _, RngExt};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Problem, resolve};
+use super::{Problem, Token, resolve};
 
 /// After a server that could not be reached a client rests this long, so that it does not spin.
 const REST: Duration = Duration::from_millis(20);
@@ -97,6 +98,8 @@ pub struct BenchArgs {
     /// Overwrite that FILE if it exists
     #[arg(long, requires = "history")]
     force: bool,
+    #[command(flatten)]
+    token: Token,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -158,6 +161,7 @@ fn plain_prefix(text: &str) -> Result<String, String> {
 
 /// What all clients share.
 struct Bench {
+    token: Secret,
     servers: Vec<SocketAddr>,
     mix: Mix,
     keys: u64,
@@ -280,6 +284,7 @@ async fn bench(
     let begun = env.now();
     let bench = Arc::new(Bench {
         servers,
+        token: args.token.secret()?,
         mix: args.mix,
         keys: args.keys,
         prefix: args.prefix.clone().unwrap_or_else(|| format!("bench/{run}")),
@@ -360,7 +365,7 @@ impl Bench {
     async fn client(self: Arc<Bench>, env: Env, number: u32) {
         let mut rng = env.rng(&format!("client {number}"));
         let mut at = number as usize % self.servers.len();
-        let mut connection = Connection::new(env.clone(), self.servers[at]);
+        let mut connection = Connection::new(env.clone(), self.servers[at]).showing(self.token.clone());
         let mut written = 0u64;
         while let Some(due) = self.due(&env).await {
             let kind = self.mix.draw(&mut rng);
@@ -387,7 +392,7 @@ impl Bench {
             };
             if !matches!(outcome, Outcome::Ok(_)) {
                 at = (at + 1) % self.servers.len();
-                connection = Connection::new(env.clone(), self.servers[at]);
+                connection = Connection::new(env.clone(), self.servers[at]).showing(self.token.clone());
                 env.sleep(REST).await;
             }
         }

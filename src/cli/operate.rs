@@ -188,7 +188,8 @@ pub async fn reload(env: &Env, args: Reload) -> Result<Vec<u8>, Problem> {
 async fn open_log(env: &Env, api: &Api, level: &str, json: bool) -> Result<client::Streaming, Problem> {
     let (env, addr) = api.reach(env)?;
     let query = query([("loglevel", Some(level.to_owned())), ("logjson", json.then(|| "true".to_owned()))]);
-    let opened = client::open(&env, addr, &format!("/v1/agent/monitor{query}"), PATIENCE).await;
+    let opened =
+        client::open(&env, addr, &api.token.secret()?, &format!("/v1/agent/monitor{query}"), PATIENCE).await;
     let mut log = opened.map_err(|error| match error {
         CallError::NotSent(reason) => Problem::failed(format!(
             "cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?"

@@ -45,6 +45,7 @@ const fn alias(consul: &'static str, ours: &'static str, kind: Kind) -> Alias {
 
 /// Every name of Consul's that is taken.
 pub const ALIASES: &[Alias] = &[
+    alias("acl.token_ttl", "acl.token_ttl_ms", Kind::Milliseconds),
     alias("advertise_addr", "advertise", Kind::Same),
     alias("bind_addr", "rpc_addr", Kind::Ip(&[("rpc_addr", 8300), ("gossip_addr", 8301)])),
     alias("bootstrap", "bootstrap", Kind::BootstrapAlone),

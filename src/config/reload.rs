@@ -9,7 +9,10 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 18] = [
+pub const RELOADABLE: [&str; 21] = [
+    "acl.tokens.agent",
+    "acl.tokens.agent_recovery",
+    "acl.tokens.default",
     "dns.allow_stale",
     "dns.domain",
     "dns.enable_truncate",
@@ -58,6 +61,9 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.dns = DnsConfig { addr: old.dns.addr, ..new.dns.clone() };
     config.encrypt_verify_incoming = new.encrypt_verify_incoming;
     config.encrypt_verify_outgoing = new.encrypt_verify_outgoing;
+    config.acl.tokens = new.acl.tokens.clone();
+    // It is made once, by a leader.
+    config.acl.tokens.initial_management = old.acl.tokens.initial_management.clone();
     config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
     config.limits.key_bytes = new.limits.key_bytes;
     config.limits.value_bytes = new.limits.value_bytes;
@@ -76,6 +82,15 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     // Plain data always has a value.
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     differences("", &value(old), &value(new), &mut found);
+    // Secrets have no value to compare.
+    let (mut before, mut after) = (old.acl.tokens.clone(), new.acl.tokens.clone());
+    for ((name, before), (_, after)) in before.each().into_iter().zip(after.each()) {
+        let key = format!("acl.tokens.{name}");
+        if before != after && !found.contains(&key) {
+            found.push(key);
+        }
+    }
+    found.sort();
     found
 }
 
@@ -144,6 +159,7 @@ mod tests {
             enable_truncate: true,
         };
         new.tls.verify_outgoing = true;
+        new.acl.tokens.each().into_iter().for_each(|(_, token)| *token = crate::secret::Secret::new("x"));
         new.limits.key_bytes = 1;
         new.limits.value_bytes = 1;
         new.limits.http_read_timeout_ms = 1;
@@ -154,7 +170,14 @@ mod tests {
         assert_eq!(changed(&config, &new), reloaded.needs_restart);
         assert_eq!(
             reloaded.needs_restart,
-            ["dns.addr", "encrypt", "limits.http_connections", "node_name", "server"]
+            [
+                "acl.tokens.initial_management",
+                "dns.addr",
+                "encrypt",
+                "limits.http_connections",
+                "node_name",
+                "server"
+            ]
         );
         assert_eq!(reloaded.applied.len(), RELOADABLE.len());
     }

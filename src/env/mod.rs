@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, Either, select};
 use rand::{Rng as _, SeedableRng};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -295,6 +296,7 @@ struct Inner {
     executor: Arc<dyn Executor>,
     observer: Arc<dyn Observer>,
     seed: u64,
+    entropy: Option<[u8; 32]>,
     ambient: Mutex<Rng>,
 }
 
@@ -312,8 +314,28 @@ impl Env {
         observer: Arc<dyn Observer>,
         seed: u64,
     ) -> Env {
-        let ambient = Mutex::new(stream_rng(seed, "ambient"));
-        Env { inner: Arc::new(Inner { clock, network, disk, executor, observer, seed, ambient }) }
+        let ambient = Mutex::new(stream_rng(seed, None, "ambient"));
+        let entropy = None;
+        Env { inner: Arc::new(Inner { clock, network, disk, executor, observer, seed, entropy, ambient }) }
+    }
+
+    /// The same world, with more randomness than fits into a seed. Secrets are drawn from [`Env::rng`] too, and 64 bits
+    /// can be tried out, by whoever has time and something that was drawn beside the secret to compare with.
+    pub fn with_entropy(self, entropy: [u8; 32]) -> Env {
+        let Inner { clock, network, disk, executor, observer, seed, .. } = &*self.inner;
+        let ambient = Mutex::new(stream_rng(*seed, Some(&entropy), "ambient"));
+        Env {
+            inner: Arc::new(Inner {
+                clock: clock.clone(),
+                network: network.clone(),
+                disk: disk.clone(),
+                executor: executor.clone(),
+                observer: observer.clone(),
+                seed: *seed,
+                entropy: Some(entropy),
+                ambient,
+            }),
+        }
     }
 
     /// The `Env` of the running task, if it was started by [`Env::spawn`] or [`Env::scope`].
@@ -379,7 +401,7 @@ impl Env {
     /// Each component asks for its stream by name, so that one that draws more does not move the
     /// others. The same name gives the same stream again.
     pub fn rng(&self, stream: &str) -> Rng {
-        stream_rng(self.inner.seed, stream)
+        stream_rng(self.inner.seed, self.inner.entropy.as_ref(), stream)
     }
 
     /// The next number of the one stream that belongs to nobody: for code that can own no generator
@@ -455,7 +477,10 @@ impl Env {
     }
 }
 
-fn stream_rng(seed: u64, stream: &str) -> Rng {
+fn stream_rng(seed: u64, entropy: Option<&[u8; 32]>, stream: &str) -> Rng {
+    if let Some(entropy) = entropy {
+        return Rng::from_seed(Sha256::new().chain_update(entropy).chain_update(stream).finalize().into());
+    }
     let mut bytes = [0u8; 32];
     for (i, chunk) in bytes.chunks_mut(8).enumerate() {
         let salted = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));

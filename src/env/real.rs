@@ -12,7 +12,7 @@ pub mod tls;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,7 +33,7 @@ use tls::{ApiClient, Tls, TlsListener};
 /// When the directory cannot be created, or the system gives no random seed.
 pub fn env(directory: &Path) -> io::Result<Env> {
     let disk = RealDisk::open(directory)?;
-    Ok(assemble(Arc::new(disk), system_seed()?))
+    Ok(assemble(Arc::new(disk), 0).with_entropy(system_entropy()?))
 }
 
 /// The production world of an agent: its files in `directory` or in memory, its streams protected by `tls`.
@@ -46,7 +46,7 @@ pub fn agent_env(directory: Option<&Path>, tls: Arc<Tls>) -> io::Result<Env> {
         None => Arc::new(MemoryDisk::default()),
     };
     let network = RealNetwork { tls: Some(tls), ..RealNetwork::default() };
-    Ok(assemble_with(network, disk, system_seed()?))
+    Ok(assemble_with(network, disk, 0).with_entropy(system_entropy()?))
 }
 
 /// The world of a command that asks an agent by HTTPS.
@@ -55,7 +55,7 @@ pub fn agent_env(directory: Option<&Path>, tls: Arc<Tls>) -> io::Result<Env> {
 /// When the system gives no random seed.
 pub fn https_env(client: ApiClient) -> io::Result<Env> {
     let network = RealNetwork { https: Some(Arc::new(client)), ..RealNetwork::default() };
-    Ok(assemble_with(network, Arc::new(MemoryDisk::default()), system_seed()?))
+    Ok(assemble_with(network, Arc::new(MemoryDisk::default()), 0).with_entropy(system_entropy()?))
 }
 
 /// The production world with its files in memory.
@@ -63,7 +63,7 @@ pub fn https_env(client: ApiClient) -> io::Result<Env> {
 /// # Errors
 /// When the system gives no random seed.
 pub fn ephemeral_env() -> io::Result<Env> {
-    Ok(env_in_memory(system_seed()?))
+    Ok(env_in_memory(0).with_entropy(system_entropy()?))
 }
 
 /// The production world with its files in memory and a given seed: for tests.
@@ -91,11 +91,11 @@ fn assemble_with(network: RealNetwork, disk: Arc<dyn Disk>, seed: u64) -> Env {
     )
 }
 
-fn system_seed() -> io::Result<u64> {
-    let mut bytes = [0u8; 8];
+fn system_entropy() -> io::Result<[u8; 32]> {
+    let mut bytes = [0u8; 32];
     rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut bytes)
         .map_err(|error| io::Error::other(format!("the system gives no randomness: {error}")))?;
-    Ok(u64::from_le_bytes(bytes))
+    Ok(bytes)
 }
 
 struct RealClock {
@@ -275,7 +275,10 @@ struct RealDisk {
 
 impl RealDisk {
     fn open(directory: &Path) -> io::Result<RealDisk> {
-        fs::create_dir_all(directory).map_err(|error| {
+        // It will hold the tokens of all, among others: nobody else's to read.
+        let above = directory.parent().map_or(Ok(()), fs::create_dir_all);
+        let made = above.and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(directory));
+        made.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
         })?;
         Ok(RealDisk { directory: directory.to_owned() })

@@ -11,6 +11,7 @@ use crate::agent::delegate::DEFAULT_SEGMENT;
 use crate::agent::{member_tags, version};
 use crate::config::Config;
 use crate::gossip::{self, Status};
+use crate::state::acl::{Access, Kind};
 
 use super::coordinate::Coord;
 use super::reply::{self, Failure, Reply};
@@ -123,14 +124,18 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
             members.map_err(|error| Failure::internal(error.to_string()))?
         }
     };
-    let mut members: Vec<Member> = members.iter().map(Member::new).collect();
+    let who = api.who().await?;
+    let all = members.len();
+    let seen = members.iter().filter(|member| who.allows(Kind::Node, &member.name, Access::Read));
+    let mut members: Vec<Member> = seen.map(Member::new).collect();
+    let filtered = members.len() < all;
     if call.params.switch("wan") {
         // There is one datacenter: its members are all that the wide area has.
         for member in &mut members {
             member.name = format!("{}.{}", member.name, api.agent.config().datacenter);
         }
     }
-    reply::json(&members, call.params.pretty())
+    Ok(reply::sifted(reply::json(&members, call.params.pretty())?, filtered))
 }
 
 /// `IP`, `IP:port`, `[IP]` or `[IP]:port`.

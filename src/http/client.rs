@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::http::{Method, Request, header};
+use axum::http::{HeaderValue, Method, Request, header};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::env::{AbortOnDrop, BoxStream, Env, Purpose};
+use crate::secret::Secret;
 
 /// An answer longer than this is given up on.
 const MAX_BODY: usize = 1 << 30;
@@ -67,8 +68,24 @@ pub async fn call(
     body: Bytes,
     timeout: Duration,
 ) -> Result<Response, CallError> {
+    call_as(env, addr, &Secret::default(), method, path_and_query, body, timeout).await
+}
+
+/// The same, showing a token; none if it is empty.
+///
+/// # Errors
+/// See [`call`].
+pub async fn call_as(
+    env: &Env,
+    addr: SocketAddr,
+    token: &Secret,
+    method: Method,
+    path_and_query: &str,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<Response, CallError> {
     let deadline = env.now() + timeout;
-    let request = request(addr, method, path_and_query, body)?;
+    let request = request(addr, token, method, path_and_query, body)?;
     let (mut sender, connection) = connect(env, addr, timeout).await?;
     // The connection is driven beside the exchange; how it ends, the exchange learns by itself.
     let connection = async {
@@ -93,16 +110,22 @@ type Sender = http1::SendRequest<Full<Bytes>>;
 
 fn request(
     addr: SocketAddr,
+    token: &Secret,
     method: Method,
     path_and_query: &str,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>, CallError> {
-    Request::builder()
-        .method(method)
-        .uri(path_and_query)
-        .header(header::HOST, addr.to_string())
-        .body(Full::new(body))
-        .map_err(|error| CallError::NotSent(error.to_string()))
+    let mut builder =
+        Request::builder().method(method).uri(path_and_query).header(header::HOST, addr.to_string());
+    if !token.is_empty() {
+        let value = HeaderValue::try_from(token.expose());
+        let mut value = value.map_err(|_| {
+            CallError::NotSent("the token holds characters that no header can hold".to_owned())
+        })?;
+        value.set_sensitive(true);
+        builder = builder.header("X-Consul-Token", value);
+    }
+    builder.body(Full::new(body)).map_err(|error| CallError::NotSent(error.to_string()))
 }
 
 async fn connect(
@@ -142,6 +165,7 @@ async fn exchange(sender: &mut Sender, request: Request<Full<Bytes>>) -> Result<
 pub struct Connection {
     env: Env,
     addr: SocketAddr,
+    token: Secret,
     /// The task that moves the bytes ends with the sender.
     open: Option<(Sender, AbortOnDrop)>,
 }
@@ -149,7 +173,12 @@ pub struct Connection {
 impl Connection {
     /// A connection to `addr`, not made yet.
     pub fn new(env: Env, addr: SocketAddr) -> Connection {
-        Connection { env, addr, open: None }
+        Connection { env, addr, token: Secret::default(), open: None }
+    }
+
+    /// The same, showing a token with every request.
+    pub fn showing(self, token: Secret) -> Connection {
+        Connection { token, ..self }
     }
 
     /// Sends one request and waits for the whole answer, at most for `timeout`; `path_and_query` must be
@@ -168,7 +197,7 @@ impl Connection {
         let env = self.env.clone();
         let deadline = env.now() + timeout;
         if let Some((mut sender, driver)) = self.open.take() {
-            let request = request(self.addr, method.clone(), path_and_query, body.clone())?;
+            let request = request(self.addr, &self.token, method.clone(), path_and_query, body.clone())?;
             let answer = env.timeout(timeout, exchange(&mut sender, request)).await;
             match answer.unwrap_or_else(|_| Err(silence(timeout))) {
                 Err(CallError::NotSent(_)) => {}
@@ -179,7 +208,7 @@ impl Connection {
                 unknown => return unknown,
             }
         }
-        let request = request(self.addr, method, path_and_query, body)?;
+        let request = request(self.addr, &self.token, method, path_and_query, body)?;
         let (mut sender, connection) = connect(&env, self.addr, deadline.since(env.now())).await?;
         // How it ends, the exchange learns by itself.
         let driver = env.spawn(async move { drop(connection.await) }).abort_on_drop();
@@ -210,22 +239,19 @@ impl Streaming {
     }
 }
 
-/// Begins to read an answer that may never end. Its head must come within `timeout`.
+/// Begins to read an answer that may never end, showing a token if there is one. Its head must come within `timeout`.
 ///
 /// # Errors
 /// See [`CallError`].
 pub async fn open(
     env: &Env,
     addr: SocketAddr,
+    token: &Secret,
     path_and_query: &str,
     timeout: Duration,
 ) -> Result<Streaming, CallError> {
     let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
-    let request = Request::builder()
-        .uri(path_and_query)
-        .header(header::HOST, addr.to_string())
-        .body(Full::new(Bytes::new()))
-        .map_err(|error| not_sent(&error))?;
+    let request = request(addr, token, Method::GET, path_and_query, Bytes::new())?;
     let begin = async {
         let connecting = env.network().connect_for(Purpose::Api, addr);
         let stream = connecting.await.map_err(|error| not_sent(&error))?;

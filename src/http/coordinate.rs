@@ -9,6 +9,7 @@ use crate::agent::coordinates::{self, Distances};
 use crate::agent::delegate::DEFAULT_SEGMENT;
 use crate::agent::{Consistency, Coordinate, QueryOptions, member_tags};
 use crate::state::NodePlace;
+use crate::state::acl::{Access, Kind};
 use crate::state::coordinate::{CoordinatesOf, CoordinatesOfAll};
 
 use super::decode;
@@ -70,9 +71,12 @@ pub async fn datacenters(api: Arc<Api>, call: Call) -> Reply {
         let at = place.map_or_else(Coordinate::default, |known| coordinates::coordinate(&known.place));
         Entry { node: format!("{name}.{datacenter}"), segment: String::new(), coord: at.into() }
     };
-    let coordinates = servers.map(|member| entry(member.name)).collect();
+    let who = api.who().await?;
+    let (seen, unseen): (Vec<_>, Vec<_>) =
+        servers.partition(|member| who.allows(Kind::Node, &member.name, Access::Read));
+    let coordinates = seen.into_iter().map(|member| entry(member.name)).collect();
     let all = [Datacenter { datacenter: datacenter.clone(), area_id: "wan", coordinates }];
-    reply::json(&all, call.params.pretty())
+    Ok(reply::sifted(reply::json(&all, call.params.pretty())?, !unseen.is_empty()))
 }
 
 fn in_segment(params: &Params, found: Vec<NodePlace>) -> Vec<Entry> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::agent::EventFilters;
 use crate::gossip::UserEvent;
+use crate::state::acl::{Access, Kind};
 
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
@@ -55,6 +56,7 @@ pub async fn fire(api: Arc<Api>, call: Call) -> Reply {
     if name.is_empty() {
         return Err(Failure::bad_request("Missing name"));
     }
+    api.who().await?.require(Kind::Event, &name, Access::Write)?;
     let filter = |filter: &str| call.params.get(filter).unwrap_or_default().to_owned();
     let filters = EventFilters { node: filter("node"), service: filter("service"), tag: filter("tag") };
     // Before the body is waited for.
@@ -71,6 +73,9 @@ pub async fn fire(api: Arc<Api>, call: Call) -> Reply {
 pub async fn list(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
     let (index, events) = api.agent.events(call.params.text("name"), options.min_index, options.wait).await;
-    let listed: Vec<Event<'_>> = events.iter().map(Event::new).collect();
-    Ok(reply::indexed(reply::json(&listed, call.params.pretty())?, index))
+    let who = api.who().await?;
+    let seen = events.iter().filter(|event| who.allows(Kind::Event, &event.name, Access::Read));
+    let seen: Vec<Event<'_>> = seen.map(Event::new).collect();
+    let filtered = seen.len() < events.len();
+    Ok(reply::sifted(reply::indexed(reply::json(&seen, call.params.pretty())?, index), filtered))
 }

@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::gossip::keyring::Change;
+use crate::state::acl::Access;
 
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call, decode};
@@ -36,6 +37,8 @@ struct KeyBody {
 
 /// All four.
 pub async fn keyring(api: Arc<Api>, call: Call) -> Reply {
+    let wanted = if call.head.method == Method::GET { Access::Read } else { Access::Write };
+    api.who().await?.require_keyring(wanted)?;
     let relays = call.params.text("relay-factor").map(str::parse::<u8>);
     match relays {
         None | Some(Ok(0..=5)) => {}

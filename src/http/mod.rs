@@ -7,12 +7,17 @@
 //!
 //! * `kv`, `session`, `txn`, `catalog`, `health`, `coordinate`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each
 //!   family of paths.
+//! * `acl`: tokens, policies and roles.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
 //! * `legacy`: the three paths of the older API, `/set`, `/get` and `/join`.
 //! * `params`, `reply`: what a request says in its address, and what goes back.
 //! * [`client`]: the other end, for the command line, the tests and the testbed.
+//!
+//! Who may do what: every route is entered with what it [`Needs`]. The handler's agent is asked by the right of whoever
+//! sent the request, so what reaches the cluster is judged by the servers; what this agent decides itself, the route or the
+//! handler asks for. A new route has to say which ([`routes`]), and a test asks every one of them without any right.
 //!
 //! JSON shapes live here and nowhere below: renaming a field of the agent changes no client.
 //!
@@ -26,6 +31,7 @@
 //! What is deliberately absent: compression, HTTP/2, and the `Date` header, which would be the
 //! only reading of the wall clock.
 
+mod acl;
 mod agent;
 mod catalog;
 pub mod client;
@@ -73,9 +79,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::agent::Agent;
+use crate::agent::tokens::Purpose;
 use crate::config::Limits;
 use crate::env::places::Places;
 use crate::env::{BoxStream, Env, Listener, Rng};
+
+use crate::secret::Secret;
+use crate::state::acl::{Access, Authorizer, Kind};
 
 pub use crate::config::duration::parse_duration;
 
@@ -204,20 +214,51 @@ fn turn_away(mut stream: BoxStream) {
     let _ = stream.write_all(FULL).now_or_never();
 }
 
-/// What handlers share.
+/// What handlers share. Its agent is asked by the right of whoever sent the request.
+#[derive(Clone)]
 struct Api {
     agent: Agent,
-    rng: Mutex<Rng>,
-    session_ids: Mutex<Rng>,
+    rng: Arc<Mutex<Rng>>,
     body_room: Arc<Semaphore>,
 }
 
 impl Api {
     fn new(agent: Agent) -> Api {
-        let rng = Mutex::new(agent.env().rng("http"));
-        let session_ids = Mutex::new(agent.env().rng("session ids"));
+        let rng = Arc::new(Mutex::new(agent.env().rng("http")));
         let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
-        Api { agent, rng, session_ids, body_room }
+        Api { agent, rng, body_room }
+    }
+
+    /// The same, for a handler that answers whoever shows this token, if they have what its route needs.
+    async fn for_whom(self: &Arc<Api>, token: Secret, needs: Needs) -> Result<Arc<Api>, Failure> {
+        let config = self.agent.config();
+        if !config.acl.enabled {
+            if matches!(needs, Needs::AclCalls | Needs::AclRefused) {
+                return Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled"));
+            }
+            return Ok(self.clone());
+        }
+        let token = if token.is_empty() { self.agent.token(Purpose::Default) } else { token };
+        let api = Arc::new(Api { agent: self.agent.on_behalf_of(token), ..Api::clone(self) });
+        let who = match needs {
+            Needs::Nothing | Needs::Calls | Needs::AclCalls | Needs::AclRefused | Needs::Handler => {
+                return Ok(api);
+            }
+            _ => api.who().await?,
+        };
+        match needs {
+            Needs::Agent(wanted) => who.require(Kind::Agent, &config.node_name, wanted)?,
+            Needs::Node(wanted) => who.require(Kind::Node, &config.node_name, wanted)?,
+            Needs::Operator(wanted) => who.require_operator(wanted)?,
+            Needs::Acl(wanted) => who.require_acl(wanted)?,
+            _ => {}
+        }
+        Ok(api)
+    }
+
+    /// What whoever asks may do, for what this agent decides itself.
+    async fn who(&self) -> Result<Authorizer, Failure> {
+        Ok(self.agent.authorizer().await?)
     }
 
     /// What a client may ask for, as configured now.
@@ -318,94 +359,196 @@ impl Call {
     }
 }
 
+/// Every route there is: path, methods, and what it needs.
+fn all() -> Routes {
+    const KEY: &[&str] = &["GET", "PUT", "DELETE"];
+    use Access::{Read, Write};
+    Routes::new()
+        .route("/", &["GET"], Needs::Nothing, status::root)
+        .route("/v1/kv", KEY, Needs::Calls, kv::key)
+        .route("/v1/kv/", KEY, Needs::Calls, kv::key)
+        .route("/v1/kv/{*key}", KEY, Needs::Calls, kv::key)
+        .route("/v1/txn", &["PUT"], Needs::Calls, txn::txn)
+        .route("/v1/session/create", &["PUT"], Needs::Calls, session::create)
+        .route("/v1/session/destroy/", &["PUT"], Needs::Calls, session::destroy)
+        .route("/v1/session/destroy/{*id}", &["PUT"], Needs::Calls, session::destroy)
+        .route("/v1/session/renew/", &["PUT"], Needs::Calls, session::renew)
+        .route("/v1/session/renew/{*id}", &["PUT"], Needs::Calls, session::renew)
+        .route("/v1/session/info/", &["GET"], Needs::Calls, session::info)
+        .route("/v1/session/info/{*id}", &["GET"], Needs::Calls, session::info)
+        .route("/v1/session/node/", &["GET"], Needs::Calls, session::node)
+        .route("/v1/session/node/{*node}", &["GET"], Needs::Calls, session::node)
+        .route("/v1/session/list", &["GET"], Needs::Calls, session::list)
+        .route("/v1/agent/services", &["GET"], Needs::Handler, own::services)
+        .route("/v1/agent/service/register", &["PUT"], Needs::Handler, own::register_service)
+        .route("/v1/agent/service/deregister/{*id}", &["PUT"], Needs::Handler, own::deregister_service)
+        .route("/v1/agent/service/maintenance/{*id}", &["PUT"], Needs::Handler, own::service_maintenance_mode)
+        .route("/v1/agent/service/{*id}", &["GET"], Needs::Handler, own::service)
+        .route("/v1/agent/health/service/name/{*name}", &["GET"], Needs::Handler, own::health_by_name)
+        .route("/v1/agent/health/service/id/{*id}", &["GET"], Needs::Handler, own::health_by_id)
+        .route("/v1/agent/maintenance", &["PUT"], Needs::Node(Write), own::node_maintenance)
+        .route("/v1/agent/checks", &["GET"], Needs::Handler, own::checks)
+        .route("/v1/agent/check/register", &["PUT"], Needs::Handler, own::register_check)
+        .route("/v1/agent/check/deregister/{*id}", &["PUT"], Needs::Handler, own::deregister_check)
+        .route("/v1/agent/check/pass/{*id}", &["PUT"], Needs::Handler, own::pass)
+        .route("/v1/agent/check/warn/{*id}", &["PUT"], Needs::Handler, own::warn)
+        .route("/v1/agent/check/fail/{*id}", &["PUT"], Needs::Handler, own::fail)
+        .route("/v1/agent/check/update/{*id}", &["PUT"], Needs::Handler, own::update)
+        .route("/v1/catalog/register", &["PUT"], Needs::Calls, catalog::register)
+        .route("/v1/catalog/deregister", &["PUT"], Needs::Calls, catalog::deregister)
+        .route("/v1/catalog/datacenters", &["GET"], Needs::Nothing, catalog::datacenters)
+        .route("/v1/catalog/nodes", &["GET"], Needs::Calls, catalog::nodes)
+        .route("/v1/catalog/services", &["GET"], Needs::Calls, catalog::services)
+        .route("/v1/catalog/service/{*service}", &["GET"], Needs::Calls, catalog::service)
+        .route("/v1/catalog/connect/{*service}", &["GET"], Needs::Calls, catalog::connect)
+        .route("/v1/catalog/gateway-services/{*service}", &["GET"], Needs::Calls, catalog::gateway_services)
+        .route("/v1/catalog/node/{*node}", &["GET"], Needs::Calls, catalog::node)
+        .route("/v1/catalog/node-services/{*node}", &["GET"], Needs::Calls, catalog::node_services)
+        .route("/v1/health/node/{*node}", &["GET"], Needs::Calls, health::node)
+        .route("/v1/health/checks/{*service}", &["GET"], Needs::Calls, health::of_service)
+        .route("/v1/health/state/{*state}", &["GET"], Needs::Calls, health::state)
+        .route("/v1/health/service/{*service}", &["GET"], Needs::Calls, health::service)
+        .route("/v1/health/connect/{*service}", &["GET"], Needs::Calls, health::none)
+        .route("/v1/health/ingress/{*service}", &["GET"], Needs::Calls, health::none)
+        .route("/v1/coordinate/datacenters", &["GET"], Needs::Handler, coordinate::datacenters)
+        .route("/v1/coordinate/nodes", &["GET"], Needs::Calls, coordinate::nodes)
+        .route("/v1/coordinate/node/{*node}", &["GET"], Needs::Calls, coordinate::node)
+        .route("/v1/coordinate/update", &["PUT"], Needs::Calls, coordinate::update)
+        .route("/v1/event/fire/", &["PUT"], Needs::Handler, event::fire)
+        .route("/v1/event/fire/{*name}", &["PUT"], Needs::Handler, event::fire)
+        .route("/v1/event/list", &["GET"], Needs::Handler, event::list)
+        .route("/v1/status/leader", &["GET"], Needs::Nothing, status::leader)
+        .route("/v1/status/peers", &["GET"], Needs::Nothing, status::peers)
+        .route("/v1/status/why", &["GET"], Needs::Nothing, status::why)
+        .route("/v1/agent/self", &["GET"], Needs::Agent(Read), agent::this)
+        .route("/v1/agent/members", &["GET"], Needs::Handler, agent::members)
+        .route("/v1/agent/join/{*addr}", &["PUT"], Needs::Agent(Write), agent::join)
+        .route("/v1/agent/leave", &["PUT"], Needs::Agent(Write), agent::leave)
+        .route("/v1/agent/force-leave/{*node}", &["PUT"], Needs::Operator(Write), agent::force_leave)
+        .route("/v1/agent/reload", &["PUT"], Needs::Agent(Write), agent::reload)
+        .route("/v1/agent/host", &["GET"], Needs::Operator(Read), agent::host)
+        .route("/v1/agent/version", &["GET"], Needs::Agent(Read), agent::version)
+        .route("/v1/agent/metrics", &["GET"], Needs::Agent(Read), telemetry::metrics)
+        .route("/v1/agent/monitor", &["GET"], Needs::Agent(Read), telemetry::monitor)
+        .route("/v1/operator/keyring", &["GET", "POST", "PUT", "DELETE"], Needs::Handler, keyring::keyring)
+        .route("/v1/operator/raft/configuration", &["GET"], Needs::Operator(Read), operator::configuration)
+        .route(
+            "/v1/operator/raft/transfer-leader",
+            &["POST", "PUT"],
+            Needs::Operator(Write),
+            operator::transfer_leader,
+        )
+        .route("/v1/operator/raft/peer", &["DELETE"], Needs::Operator(Write), operator::remove_peer)
+        .route("/ui", &["GET"], Needs::Nothing, ui::redirect)
+        .route("/ui/", &["GET"], Needs::Nothing, ui::file)
+        .route("/ui/{*file}", &["GET"], Needs::Nothing, ui::file)
+        .route("/set", &["GET", "PUT", "POST"], Needs::Calls, legacy::set)
+        .route("/get", &["GET"], Needs::Calls, legacy::get)
+        .route("/join", &["GET", "PUT", "POST"], Needs::Calls, legacy::join)
+        .route("/v1/acl/bootstrap", &["PUT"], Needs::AclCalls, acl::bootstrap)
+        .route("/v1/acl/tokens", &["GET"], Needs::AclCalls, acl::tokens)
+        .route("/v1/acl/token", &["PUT"], Needs::AclCalls, acl::create_token)
+        .route("/v1/acl/token/self", &["GET"], Needs::AclCalls, acl::own_token)
+        .route("/v1/acl/token/{accessor}", &["GET", "PUT", "DELETE"], Needs::AclCalls, acl::token)
+        .route("/v1/acl/token/{accessor}/clone", &["PUT"], Needs::AclCalls, acl::clone_token)
+        .route("/v1/acl/policies", &["GET"], Needs::AclCalls, acl::policies)
+        .route("/v1/acl/policy", &["PUT"], Needs::AclCalls, acl::create_policy)
+        .route("/v1/acl/policy/{id}", &["GET", "PUT", "DELETE"], Needs::AclCalls, acl::policy)
+        .route("/v1/acl/policy/name/{*name}", &["GET"], Needs::AclCalls, acl::policy_by_name)
+        .route("/v1/acl/roles", &["GET"], Needs::AclCalls, acl::roles)
+        .route("/v1/acl/role", &["PUT"], Needs::AclCalls, acl::create_role)
+        .route("/v1/acl/role/{id}", &["GET", "PUT", "DELETE"], Needs::AclCalls, acl::role)
+        .route("/v1/acl/role/name/{*name}", &["GET"], Needs::AclCalls, acl::role_by_name)
+        .route("/v1/acl/login", &["POST", "PUT"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/logout", &["POST", "PUT"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/auth-methods", &["GET"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/auth-method", &["PUT"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/auth-method/{*name}", KEY, Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/binding-rules", &["GET"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/binding-rule", &["PUT"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/binding-rule/{*id}", KEY, Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/templated-policies", &["GET"], Needs::AclRefused, acl::not_here)
+        .route("/v1/acl/templated-policy/{*name}", &["GET", "POST"], Needs::AclRefused, acl::not_here)
+        .route("/v1/agent/token/{purpose}", &["PUT"], Needs::Agent(Write), acl::set_token)
+}
+
+/// What a route asks of whoever calls it, before its handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: what it tells, anybody may know who reaches the port.
+    Nothing,
+    /// What the servers ask for the calls that it makes: see [`crate::agent::rights`].
+    Calls,
+    /// The same, and rights must be looked at here at all.
+    AclCalls,
+    /// Rights must be looked at; then it is refused.
+    AclRefused,
+    /// What the handler asks for, or leaves out, by what the request names.
+    Handler,
+    /// The right to this agent.
+    Agent(Access),
+    /// The right to this agent's node.
+    Node(Access),
+    /// The right to the servers.
+    Operator(Access),
+    /// The right to all rights.
+    Acl(Access),
+}
+
+/// A route, for whoever wants to know which there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its path; `{…}` stands for what the request names.
+    pub path: &'static str,
+    /// Its methods.
+    pub methods: &'static [&'static str],
+    /// What it needs.
+    pub needs: Needs,
+}
+
+/// Every route there is. A test asks each of them without any right.
+pub fn routes() -> Vec<Described> {
+    all().described
+}
+
+/// Routes with what they need: none can be without.
+struct Routes {
+    router: Router<Arc<Api>>,
+    described: Vec<Described>,
+}
+
+impl Routes {
+    fn new() -> Routes {
+        Routes { router: Router::new(), described: Vec::new() }
+    }
+
+    fn route<H, F>(
+        mut self,
+        path: &'static str,
+        methods: &'static [&'static str],
+        needs: Needs,
+        handler: H,
+    ) -> Routes
+    where
+        H: Fn(Arc<Api>, Call) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.described.push(Described { path, methods, needs });
+        self.router = self.router.route(path, route(methods, needs, handler));
+        self
+    }
+}
+
 fn router(api: Arc<Api>) -> Router {
-    let key = || route(&["GET", "PUT", "DELETE"], kv::key);
-    Router::new()
-        .route("/", route(&["GET"], status::root))
-        .route("/v1/kv", key())
-        .route("/v1/kv/", key())
-        .route("/v1/kv/{*key}", key())
-        .route("/v1/txn", route(&["PUT"], txn::txn))
-        .route("/v1/session/create", route(&["PUT"], session::create))
-        .route("/v1/session/destroy/", route(&["PUT"], session::destroy))
-        .route("/v1/session/destroy/{*id}", route(&["PUT"], session::destroy))
-        .route("/v1/session/renew/", route(&["PUT"], session::renew))
-        .route("/v1/session/renew/{*id}", route(&["PUT"], session::renew))
-        .route("/v1/session/info/", route(&["GET"], session::info))
-        .route("/v1/session/info/{*id}", route(&["GET"], session::info))
-        .route("/v1/session/node/", route(&["GET"], session::node))
-        .route("/v1/session/node/{*node}", route(&["GET"], session::node))
-        .route("/v1/session/list", route(&["GET"], session::list))
-        .route("/v1/agent/services", route(&["GET"], own::services))
-        .route("/v1/agent/service/register", route(&["PUT"], own::register_service))
-        .route("/v1/agent/service/deregister/{*id}", route(&["PUT"], own::deregister_service))
-        .route("/v1/agent/service/maintenance/{*id}", route(&["PUT"], own::service_maintenance_mode))
-        .route("/v1/agent/service/{*id}", route(&["GET"], own::service))
-        .route("/v1/agent/health/service/name/{*name}", route(&["GET"], own::health_by_name))
-        .route("/v1/agent/health/service/id/{*id}", route(&["GET"], own::health_by_id))
-        .route("/v1/agent/maintenance", route(&["PUT"], own::node_maintenance))
-        .route("/v1/agent/checks", route(&["GET"], own::checks))
-        .route("/v1/agent/check/register", route(&["PUT"], own::register_check))
-        .route("/v1/agent/check/deregister/{*id}", route(&["PUT"], own::deregister_check))
-        .route("/v1/agent/check/pass/{*id}", route(&["PUT"], own::pass))
-        .route("/v1/agent/check/warn/{*id}", route(&["PUT"], own::warn))
-        .route("/v1/agent/check/fail/{*id}", route(&["PUT"], own::fail))
-        .route("/v1/agent/check/update/{*id}", route(&["PUT"], own::update))
-        .route("/v1/catalog/register", route(&["PUT"], catalog::register))
-        .route("/v1/catalog/deregister", route(&["PUT"], catalog::deregister))
-        .route("/v1/catalog/datacenters", route(&["GET"], catalog::datacenters))
-        .route("/v1/catalog/nodes", route(&["GET"], catalog::nodes))
-        .route("/v1/catalog/services", route(&["GET"], catalog::services))
-        .route("/v1/catalog/service/{*service}", route(&["GET"], catalog::service))
-        .route("/v1/catalog/connect/{*service}", route(&["GET"], catalog::connect))
-        .route("/v1/catalog/gateway-services/{*service}", route(&["GET"], catalog::gateway_services))
-        .route("/v1/catalog/node/{*node}", route(&["GET"], catalog::node))
-        .route("/v1/catalog/node-services/{*node}", route(&["GET"], catalog::node_services))
-        .route("/v1/health/node/{*node}", route(&["GET"], health::node))
-        .route("/v1/health/checks/{*service}", route(&["GET"], health::of_service))
-        .route("/v1/health/state/{*state}", route(&["GET"], health::state))
-        .route("/v1/health/service/{*service}", route(&["GET"], health::service))
-        .route("/v1/health/connect/{*service}", route(&["GET"], health::none))
-        .route("/v1/health/ingress/{*service}", route(&["GET"], health::none))
-        .route("/v1/coordinate/datacenters", route(&["GET"], coordinate::datacenters))
-        .route("/v1/coordinate/nodes", route(&["GET"], coordinate::nodes))
-        .route("/v1/coordinate/node/{*node}", route(&["GET"], coordinate::node))
-        .route("/v1/coordinate/update", route(&["PUT"], coordinate::update))
-        .route("/v1/event/fire/", route(&["PUT"], event::fire))
-        .route("/v1/event/fire/{*name}", route(&["PUT"], event::fire))
-        .route("/v1/event/list", route(&["GET"], event::list))
-        .route("/v1/status/leader", route(&["GET"], status::leader))
-        .route("/v1/status/peers", route(&["GET"], status::peers))
-        .route("/v1/status/why", route(&["GET"], status::why))
-        .route("/v1/agent/self", route(&["GET"], agent::this))
-        .route("/v1/agent/members", route(&["GET"], agent::members))
-        .route("/v1/agent/join/{*addr}", route(&["PUT"], agent::join))
-        .route("/v1/agent/leave", route(&["PUT"], agent::leave))
-        .route("/v1/agent/force-leave/{*node}", route(&["PUT"], agent::force_leave))
-        .route("/v1/agent/reload", route(&["PUT"], agent::reload))
-        .route("/v1/agent/host", route(&["GET"], agent::host))
-        .route("/v1/agent/version", route(&["GET"], agent::version))
-        .route("/v1/agent/metrics", route(&["GET"], telemetry::metrics))
-        .route("/v1/agent/monitor", route(&["GET"], telemetry::monitor))
-        .route("/v1/operator/keyring", route(&["GET", "POST", "PUT", "DELETE"], keyring::keyring))
-        .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
-        .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
-        .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))
-        .route("/ui", route(&["GET"], ui::redirect))
-        .route("/ui/", route(&["GET"], ui::file))
-        .route("/ui/{*file}", route(&["GET"], ui::file))
-        .route("/set", route(&["GET", "PUT", "POST"], legacy::set))
-        .route("/get", route(&["GET"], legacy::get))
-        .route("/join", route(&["GET", "PUT", "POST"], legacy::join))
-        .fallback(any(|| async {
-            let text = "Invalid URL path: not a recognized HTTP API endpoint";
-            Failure::new(StatusCode::NOT_FOUND, text)
-        }))
-        .with_state(api)
+    let nowhere = any(|| async {
+        let text = "Invalid URL path: not a recognized HTTP API endpoint";
+        Failure::new(StatusCode::NOT_FOUND, text)
+    });
+    all().router.fallback(nowhere).with_state(api)
 }
 
 /// A route: what all of them do first, then the handler.
-fn route<H, F>(methods: &'static [&'static str], handler: H) -> MethodRouter<Arc<Api>>
+fn route<H, F>(methods: &'static [&'static str], needs: Needs, handler: H) -> MethodRouter<Arc<Api>>
 where
     H: Fn(Arc<Api>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
@@ -420,7 +563,10 @@ where
         let known = ["GET", "PUT", "POST", "DELETE", "HEAD", "PATCH"];
         let method = known.into_iter().find(|known| *known == request.method().as_str()).unwrap_or("other");
         let reply = match admit(&api, methods, request) {
-            Ok(call) => handler(api.clone(), call).await,
+            Ok((token, call)) => match api.for_whom(token, needs).await {
+                Ok(api) => handler(api, call).await,
+                Err(failure) => Err(failure),
+            },
             Err(failure) => Err(failure),
         };
         let status = reply.as_ref().map_or_else(|failure| failure.status, |response| response.status());
@@ -440,17 +586,30 @@ fn family(path: &str) -> &str {
     &path[..end]
 }
 
-/// Checks what every route checks.
-fn admit(api: &Api, methods: &[&str], request: Request) -> Result<Call, Failure> {
+/// Checks what every route checks, and takes out the token: from here on no text can repeat it.
+fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call), Failure> {
     let (head, body) = request.into_parts();
     if !methods.contains(&head.method.as_str()) {
         let text = format!("method {} not allowed", head.method);
         let allow = Some(methods.join(","));
         return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
     }
-    let params = Params::parse(head.uri.query())?;
+    let mut params = Params::parse(head.uri.query())?;
+    let token = token(&head, &mut params);
     if params.text("dc").is_some_and(|dc| dc != api.agent.config().datacenter) {
         return Err(Failure::refused("No path to datacenter"));
     }
-    Ok(Call { head, params, body })
+    Ok((token, Call { head, params, body }))
+}
+
+/// The token that a request shows: `?token`, else `X-Consul-Token`, else `Authorization: Bearer`.
+fn token(head: &request::Parts, params: &mut Params) -> Secret {
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || {
+        let (scheme, token) = header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    };
+    let asked = params.take("token").filter(|token| !token.is_empty());
+    let headed = || header("x-consul-token").filter(|token| !token.is_empty()).or_else(bearer);
+    Secret::new(asked.or_else(|| headed().map(str::to_owned)).unwrap_or_default())
 }

@@ -11,8 +11,9 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::agent::local::book::{Definition, OwnCheck, Probe, Unknown};
+use crate::agent::local::book::{Book, Definition, OwnCheck, Probe, Unknown};
 use crate::agent::local::{NODE_MAINTENANCE, service_maintenance};
+use crate::state::acl::{Access, Authorizer, Denied, Kind};
 use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
 
 use super::catalog::ServiceBody;
@@ -33,6 +34,33 @@ impl From<Unknown> for Failure {
     fn from(error: Unknown) -> Failure {
         Failure::new(StatusCode::NOT_FOUND, error.to_string())
     }
+}
+
+/// What a check, or a service, is to rights: a service by its name, or this node.
+fn subject(api: &Api, book: &Book, service_id: &str) -> (Kind, String) {
+    match book.services().get(service_id) {
+        Some(service) => (Kind::Service, service.name.clone()),
+        None => (Kind::Node, api.agent.config().node_name.clone()),
+    }
+}
+
+fn may(who: &Authorizer, (kind, name): &(Kind, String), wanted: Access) -> Result<(), Denied> {
+    who.require(*kind, name, wanted)
+}
+
+/// Whoever changes a check must have the right to what it is about.
+async fn may_change_check(api: &Api, id: &str) -> Result<(), Failure> {
+    let who = api.who().await?;
+    let book = api.agent.local().book();
+    let about = book.checks().get(id).map_or("", |check| check.definition.service_id.as_str());
+    Ok(may(&who, &subject(api, &book, about), Access::Write)?)
+}
+
+/// Whoever changes a service must have the right to it.
+async fn may_change_service(api: &Api, id: &str) -> Result<(), Failure> {
+    let who = api.who().await?;
+    let book = api.agent.local().book();
+    Ok(may(&who, &subject(api, &book, id), Access::Write)?)
 }
 
 /// A check in a request.
@@ -181,6 +209,12 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
         return Err(Failure::bad_request("Invalid service address"));
     }
+    let who = api.who().await?;
+    who.require(Kind::Service, &service.name, Access::Write)?;
+    // Its place may be another service's.
+    if let Some(known) = api.agent.local().book().services().get(&service.id) {
+        who.require(Kind::Service, &known.name, Access::Write)?;
+    }
     let bodies: Vec<CheckBody> = check.into_iter().chain(checks).filter(|check| !check.is_empty()).collect();
     let several = bodies.len() > 1;
     let mut definitions = Vec::new();
@@ -201,6 +235,7 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
 /// Removes a service.
 pub async fn deregister_service(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/service/deregister/")?;
+    may_change_service(&api, &id).await?;
     api.agent.local().deregister(&id)?;
     Ok(reply::empty(StatusCode::OK))
 }
@@ -214,6 +249,11 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     }
     let default = if body.name.is_empty() { body.id.clone() } else { body.name.clone() };
     let definition = body.definition(&api, "", &default)?;
+    may(&api.who().await?, &subject(&api, &api.agent.local().book(), &definition.service_id), Access::Write)?;
+    // Its place may be another check's.
+    if api.agent.local().book().checks().contains_key(&definition.id) {
+        may_change_check(&api, &definition.id).await?;
+    }
     if let Err(error) = api.agent.local().register_check(&api.agent, definition) {
         return Err(Failure::refused(error.to_string()));
     }
@@ -223,28 +263,31 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
 /// Removes a check.
 pub async fn deregister_check(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/check/deregister/")?;
+    may_change_check(&api, &id).await?;
     api.agent.local().deregister_check(&id)?;
     Ok(reply::empty(StatusCode::OK))
 }
 
 /// `…/pass/`, `…/warn/`, `…/fail/`: tells a check how things are.
 pub async fn pass(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/pass/", Status::Passing)
+    tell(&api, call, "/v1/agent/check/pass/", Status::Passing).await
 }
 
 /// See [`pass`].
 pub async fn warn(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/warn/", Status::Warning)
+    tell(&api, call, "/v1/agent/check/warn/", Status::Warning).await
 }
 
 /// See [`pass`].
 pub async fn fail(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/fail/", Status::Critical)
+    tell(&api, call, "/v1/agent/check/fail/", Status::Critical).await
 }
 
-fn tell(api: &Api, call: &Call, prefix: &str, status: Status) -> Reply {
+async fn tell(api: &Api, call: Call, prefix: &str, status: Status) -> Reply {
     let id = call.tail(prefix)?;
     let note = call.params.get("note").unwrap_or_default().to_owned();
+    drop(call);
+    may_change_check(api, &id).await?;
     api.agent.local().tell(&id, status, note)?;
     Ok(reply::empty(StatusCode::OK))
 }
@@ -259,6 +302,7 @@ struct UpdateBody {
 /// Tells a check how things are, in the body.
 pub async fn update(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/check/update/")?;
+    may_change_check(&api, &id).await?;
     let bytes = api.read_body(call.body).await?;
     let body: UpdateBody = decode::body(&bytes)?;
     let status = Status::of_word(&body.status)
@@ -320,15 +364,20 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     let filter = Filter::of(&call.params)?;
     let datacenter = api.agent.config().datacenter.clone();
     let book = api.agent.local().book();
-    let services = book.services().values().map(|service| Own::new(service, &datacenter)).collect();
+    let who = api.who().await?;
+    let seen = book.services().values().filter(|own| who.allows(Kind::Service, &own.name, Access::Read));
+    let services: Vec<Own> = seen.map(|service| Own::new(service, &datacenter)).collect();
+    let filtered = services.len() < book.services().len();
     let services =
         Filter::choose(&filter, services)?.into_iter().map(|service| (service.id.clone(), service));
-    reply::json(&services.collect::<BTreeMap<_, _>>(), call.params.pretty())
+    let response = reply::json(&services.collect::<BTreeMap<_, _>>(), call.params.pretty())?;
+    Ok(reply::sifted(response, filtered))
 }
 
 /// One of this agent's services. With `?hash`, waits until it is another than that.
 pub async fn service(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/service/")?;
+    let who = api.who().await?;
     let mut waiting = call.params.clone();
     // A hash is waited for as an index is.
     let known = call.params.text("hash").map(str::to_owned);
@@ -341,8 +390,11 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
         let changed = api.agent.local().changed();
         let book = api.agent.local().book();
         let Some(service) = book.services().get(&id) else {
+            // Whether there is one is told to those only who might have been told of it.
+            who.require(Kind::Service, &id, Access::Read)?;
             return Err(Failure::new(StatusCode::NOT_FOUND, format!("unknown service ID: {id}")));
         };
+        who.require(Kind::Service, &service.name, Access::Read)?;
         let own = Own::new(service, &datacenter).hashed()?;
         let left = deadline.since(env.now());
         if own.content_hash != known || left.is_zero() || env.timeout(left, changed).await.is_err() {
@@ -370,9 +422,16 @@ fn row(api: &Api, check: &OwnCheck, services: &BTreeMap<String, ServiceInfo>) ->
 pub async fn checks(api: Arc<Api>, call: Call) -> Reply {
     let filter = Filter::of(&call.params)?;
     let book = api.agent.local().book();
-    let checks = book.checks().values().map(|check| row(&api, check, book.services())).collect();
+    let who = api.who().await?;
+    let seen = book.checks().values().filter(|check| {
+        let (kind, name) = subject(&api, &book, &check.definition.service_id);
+        who.allows(kind, &name, Access::Read)
+    });
+    let checks: Vec<Check> = seen.map(|check| row(&api, check, book.services())).collect();
+    let filtered = checks.len() < book.checks().len();
     let checks = Filter::choose(&filter, checks)?.into_iter().map(|check| (check.check_id.clone(), check));
-    reply::json(&checks.collect::<BTreeMap<_, _>>(), call.params.pretty())
+    let response = reply::json(&checks.collect::<BTreeMap<_, _>>(), call.params.pretty())?;
+    Ok(reply::sifted(response, filtered))
 }
 
 #[derive(Serialize)]
@@ -436,12 +495,15 @@ fn health(api: &Api, call: &Call, wanted: impl Fn(&ServiceInfo) -> bool, many: b
 /// How this agent's instances of a service fare.
 pub async fn health_by_name(api: Arc<Api>, call: Call) -> Reply {
     let name = call.tail("/v1/agent/health/service/name/")?;
+    api.who().await?.require(Kind::Service, &name, Access::Read)?;
     health(&api, &call, |service| service.name == name, true)
 }
 
 /// How one of this agent's services fares.
 pub async fn health_by_id(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/health/service/id/")?;
+    let name = api.agent.local().book().services().get(&id).map_or(id.clone(), |own| own.name.clone());
+    api.who().await?.require(Kind::Service, &name, Access::Read)?;
     health(&api, &call, |service| service.id == id, false)
 }
 
@@ -493,6 +555,7 @@ pub async fn service_maintenance_mode(api: Arc<Api>, call: Call) -> Reply {
         return Err(Failure::bad_request("Missing service ID"));
     }
     let on = enable(&call)?;
+    may_change_service(&api, &id).await?;
     if !api.agent.local().book().services().contains_key(&id) {
         return Err(Unknown::Service(id).into());
     }

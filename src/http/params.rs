@@ -55,6 +55,13 @@ impl Params {
         self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    /// Takes a parameter out, and gives its first value.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        let value = self.get(name).map(str::to_owned);
+        self.0.retain(|(found, _)| found != name);
+        value
+    }
+
     /// Gives the parameter another value.
     pub fn set(&mut self, name: &str, value: &str) {
         self.0.retain(|(found, _)| found != name);

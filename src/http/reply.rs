@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::agent::{Answer, Consistency, ReadError, WriteError};
 use crate::state::Outcome;
+use crate::state::acl::Denied;
 
 /// What a handler returns.
 pub type Reply = Result<Response, Failure>;
@@ -15,6 +16,7 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const OUTCOME: HeaderName = HeaderName::from_static("x-driftline-outcome");
 
 /// Whether a write that failed may still happen.
@@ -48,6 +50,11 @@ impl Failure {
     /// 400: the client should change the request.
     pub fn bad_request(text: impl Into<String>) -> Failure {
         Failure::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// 403: whoever asks may not.
+    pub fn denied(text: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::FORBIDDEN, text)
     }
 
     /// 500: the API's answer to everything that went wrong here.
@@ -86,7 +93,16 @@ pub fn yes_or_no(outcome: Outcome) -> Result<bool, Failure> {
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Failure {
-        Failure::internal(error.to_string())
+        match error {
+            ReadError::Denied(text) => Failure::denied(text),
+            ReadError::NoLeader(text) => Failure::internal(text),
+        }
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Failure {
+        Failure::denied(denied.0)
     }
 }
 
@@ -95,6 +111,9 @@ impl From<WriteError> for Failure {
         match error {
             WriteError::Refused(_) => Failure::refused(error.to_string()),
             WriteError::Unknown(_) => Failure::unknown(error.to_string()),
+            WriteError::Denied(text) => {
+                Failure { write: Some(FailedWrite::Refused), ..Failure::denied(text) }
+            }
             WriteError::OtherCluster { .. } => {
                 Failure { status: StatusCode::CONFLICT, ..Failure::refused(error.to_string()) }
             }
@@ -194,6 +213,14 @@ pub fn describe_unindexed<T>(
         Consistency::Stale => "stale",
     };
     headers.insert(EFFECTIVE_CONSISTENCY, HeaderValue::from_static(consistency));
+    sifted(response, answer.filtered)
+}
+
+/// Says that something was left out which whoever asks may not see, if something was.
+pub fn sifted(mut response: Response, filtered: bool) -> Response {
+    if filtered {
+        response.headers_mut().insert(FILTERED, HeaderValue::from_static("true"));
+    }
     response
 }
 

@@ -1,17 +1,17 @@
 //! `/v1/session/…`: sessions, as [`crate::state::session`] keeps them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::agent::{Consistency, QueryOptions};
 use crate::config::duration::parse_duration;
 use crate::gossip::Status;
+use crate::state::acl::{Access, Kind};
 use crate::state::catalog::{OneNode, SERF_HEALTH, Status as Health};
 use crate::state::query::{SessionInfo, SessionList, SessionsOfNode};
 use crate::state::session::{Behavior, NewSession, ServiceCheck, SessionCommand};
@@ -102,6 +102,8 @@ async fn new_session(api: &Api, fields: &Fields) -> Result<NewSession, Failure> 
         None => fields.texts("Checks")?.unwrap_or_else(|| vec![SERF_HEALTH.to_owned()]),
     };
     let service_checks = fields.service_checks()?;
+    // First: whether a node has a check is told to those only who may hold a session there.
+    api.who().await?.require(Kind::Session, &node, Access::Write)?;
     registered(api, &node, &node_checks, &service_checks).await?;
 
     let behavior = match fields.text("Behavior")?.as_deref() {
@@ -112,7 +114,7 @@ async fn new_session(api: &Api, fields: &Fields) -> Result<NewSession, Failure> 
     let ttl = fields.text("TTL")?.unwrap_or_default();
     let ttl_ns = if ttl.is_empty() { 0 } else { time_to_live(api, &ttl)? };
     Ok(NewSession {
-        id: new_id(api),
+        id: api.agent.new_session_id(),
         name: fields.text("Name")?.unwrap_or_default(),
         node,
         lock_delay_ns: fields.lock_delay()?,
@@ -133,7 +135,7 @@ async fn registered(
     service_checks: &[ServiceCheck],
 ) -> Result<(), Failure> {
     let question = OneNode { node: node.to_owned(), checks: true };
-    let entered = api.agent.query(QueryOptions::now(Consistency::Default), &question).await;
+    let entered = api.agent.itself().query(QueryOptions::now(Consistency::Default), &question).await;
     // Nothing was written, and nothing will be.
     let entered = entered.map_err(|error| Failure::refused(error.to_string()))?.value;
     let members = api.agent.members();
@@ -169,20 +171,6 @@ fn time_to_live(api: &Api, ttl: &str) -> Result<u64, Failure> {
         let (shortest, longest) = (show_duration(shortest), show_duration(MAX_TTL));
         Failure::refused(format!("Invalid Session TTL '{nanos}', must be between [{shortest}={longest}]"))
     })
-}
-
-/// A UUID that nobody has.
-fn new_id(api: &Api) -> String {
-    let mut rng = api.session_ids.lock().unwrap_or_else(PoisonError::into_inner);
-    let (a, b): (u64, u64) = (rng.random(), rng.random());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        (a >> 16) & 0xffff,
-        a & 0xfff,
-        0x8000 | (b >> 48 & 0x3fff),
-        b & 0xffff_ffff_ffff
-    )
 }
 
 /// The id at the path's end.

@@ -111,7 +111,18 @@ pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
 
 /// A time since 1970 as go-metrics shows it: `2024-02-29 23:59:50 +0000 UTC`.
 fn timestamp(since_1970: Duration) -> String {
-    let seconds = since_1970.as_secs();
+    let [year, month, day, hour, minute, second] = civil(since_1970.as_secs());
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
+}
+
+/// A time since 1970 as JSON has it: `2024-02-29T23:59:50Z`.
+pub fn rfc3339(since_1970: Duration) -> String {
+    let [year, month, day, hour, minute, second] = civil(since_1970.as_secs());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month, day, hour, minute and second of a time in seconds since 1970.
+fn civil(seconds: u64) -> [u64; 6] {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a date of the Gregorian calendar: years are counted from March, so that leap days come last
     // (Hinnant, "chrono-compatible low-level date algorithms").
@@ -123,8 +134,7 @@ fn timestamp(since_1970: Duration) -> String {
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
+    [year, month, day, second / 3_600, second / 60 % 60, second % 60]
 }
 
 #[cfg(test)]

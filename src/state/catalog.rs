@@ -510,6 +510,11 @@ impl Catalog {
         })
     }
 
+    /// A service of a node.
+    pub fn service(&self, node: &str, id: &str) -> Option<&ServiceInfo> {
+        self.services.get(&(node.to_owned(), id.to_owned())).map(|row| &row.info)
+    }
+
     /// A check of a node.
     pub fn check(&self, node: &str, id: &str) -> Option<&CheckInfo> {
         self.checks.get(&(node.to_owned(), id.to_owned())).map(|row| &row.info)

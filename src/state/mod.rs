@@ -10,6 +10,7 @@
 //! * [`txn`]: several operations at once, all or none.
 //! * [`catalog`]: nodes, their services, and the checks of both.
 //! * [`coordinate`]: where nodes stand in the network, for those who want the nearest.
+//! * [`acl`]: tokens, policies and roles.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
@@ -29,6 +30,7 @@
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
+pub mod acl;
 pub mod catalog;
 pub mod coordinate;
 pub mod dedup;
@@ -46,6 +48,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use acl::{Acl, AclCommand};
 pub use catalog::{Catalog, CatalogCommand};
 pub use coordinate::{NodePlace, Place, Places};
 pub use dedup::RequestId;
@@ -89,6 +92,8 @@ pub enum Command {
     Catalog(CatalogCommand),
     /// Where nodes stand now.
     Coordinates(Vec<NodePlace>),
+    /// A change to tokens, policies and roles.
+    Acl(AclCommand),
 }
 
 impl Command {
@@ -112,6 +117,7 @@ impl Command {
             Command::Coordinates(updates) => {
                 updates.iter().map(|update| update.node.len() + update.segment.len() + 128).sum()
             }
+            Command::Acl(command) => command.weight(),
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -162,6 +168,8 @@ pub enum Returned {
     Session(Session),
     /// A transaction's results.
     Txn(Vec<TxnResult>),
+    /// A policy, role or token, as it is now.
+    Acl(Box<acl::Made>),
 }
 
 /// Why a command was refused. The text is for the client, in Consul's words where Consul has some; the
@@ -177,6 +185,9 @@ pub enum Refusal {
     /// A transaction, some of whose operations failed.
     #[error("{} operations failed", .0.len())]
     Txn(Vec<OpError>),
+    /// Whoever asks may not.
+    #[error("{0}")]
+    Denied(String),
 }
 
 impl fmt::Display for Request {
@@ -212,6 +223,7 @@ impl fmt::Display for Request {
             Command::Txn(ops) => write!(f, "{} operations at once", ops.len()),
             Command::Catalog(command) => write!(f, "{command}"),
             Command::Coordinates(updates) => write!(f, "the places of {} nodes", updates.len()),
+            Command::Acl(command) => write!(f, "{command}"),
         }
     }
 }
@@ -244,6 +256,7 @@ pub struct State {
     sessions: Sessions,
     catalog: Catalog,
     places: Places,
+    acl: Acl,
     dedup: Dedup,
     machine: Slot,
 }
@@ -275,6 +288,7 @@ impl State {
                 self.apply_places(index, updates);
                 Outcome::Done { index }
             }
+            Command::Acl(command) => self.acl.apply(index, command),
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -420,6 +434,11 @@ impl State {
         &self.places
     }
 
+    /// Tokens, policies and roles, to read from.
+    pub fn acl(&self) -> &Acl {
+        &self.acl
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
         let parts = [
@@ -428,6 +447,7 @@ impl State {
             self.sessions.digest(),
             self.catalog.digest(),
             self.places.digest(),
+            self.acl.digest(),
             self.dedup.digest(),
             self.machine.digest(),
         ];
@@ -454,6 +474,7 @@ impl State {
         self.sessions.rebuild();
         self.catalog.rebuild_digest();
         self.places.rebuild_digest();
+        self.acl.rebuild();
         self.dedup.rebuild_digest();
     }
 }
@@ -479,6 +500,7 @@ mod tests {
             4 => kv::tests::any_command().prop_map(Command::Kv),
             3 => session::tests::any_command().prop_map(Command::Session),
             2 => prop::collection::vec(txn::tests::any_op(), 0..6).prop_map(Command::Txn),
+            2 => acl::tests::any_command().prop_map(Command::Acl),
             1 => Just(Command::Noop),
             1 => prop::collection::vec(coordinate::tests::any_update(), 0..3).prop_map(Command::Coordinates),
             1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),

@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::acl::{AclHolder, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens};
 use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
 use super::coordinate::{CoordinatesOf, CoordinatesOfAll};
 use super::{Entry, Session, State, TxnOp, txn};
@@ -128,6 +129,22 @@ questions! {
     CoordinatesOfAll,
     /// Where one node stands.
     CoordinatesOf,
+    /// All tokens.
+    AclTokens,
+    /// A token by its accessor id.
+    AclToken,
+    /// The token of whoever asks.
+    AclSelf,
+    /// All policies.
+    AclPolicies,
+    /// A policy.
+    AclPolicy,
+    /// All roles.
+    AclRoles,
+    /// A role.
+    AclRole,
+    /// Who shows a secret, and which rules they have.
+    AclHolder,
 }
 
 /// See [`Query::KvGet`].

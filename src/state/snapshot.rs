@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dedup::Dedup;
-use super::{KvStore, State};
+use super::{Acl, KvStore, State};
 
 /// Version of the encoding; the first byte of every snapshot.
 const VERSION: u8 = 2;
@@ -67,6 +67,10 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     part(&mut bytes, "sessions", &state.sessions);
     part(&mut bytes, "catalog", &state.catalog);
     part(&mut bytes, "coordinates", &state.places);
+    // A program that does not know the section can read a snapshot of a cluster that never used it.
+    if state.acl != Acl::default() {
+        part(&mut bytes, "acl", &state.acl);
+    }
     // Mutant R33: the table of applied requests is left out.
     if !crate::mutant::is("R33") {
         part(&mut bytes, "dedup", &state.dedup);
@@ -108,6 +112,7 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
             "sessions" => state.sessions = decoded(name, content)?,
             "catalog" => state.catalog = decoded(name, content)?,
             "coordinates" => state.places = decoded(name, content)?,
+            "acl" => state.acl = decoded(name, content)?,
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use driftline::env::{Env, real};
 use driftline::http::client::{self, CallError, Response};
+use driftline::secret::Secret;
 use hyper::Method;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,7 +36,10 @@ pub const QUICK: &str = "log_level = 'debug'\nretry_interval_ms = 200\n";
 /// The program under test.
 pub fn driftline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
-    command.env_remove("DRIFTLINE_HTTP_ADDR").env_remove("RUST_LOG").stdin(Stdio::null());
+    for name in ["DRIFTLINE_HTTP_ADDR", "DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
     command
 }
 
@@ -186,6 +190,7 @@ impl Drop for Node {
 /// A client of one address. Each has a runtime of its own, so that threads can each have one.
 pub struct Http {
     addr: SocketAddr,
+    token: Secret,
     runtime: Runtime,
     env: Env,
 }
@@ -194,11 +199,16 @@ impl Http {
     pub fn new(addr: SocketAddr) -> Http {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let env = runtime.block_on(async { real::env_in_memory(1) });
-        Http { addr, runtime, env }
+        Http { addr, token: Secret::default(), runtime, env }
+    }
+
+    /// Another client of the same address, which shows this token.
+    pub fn showing(&self, token: &str) -> Http {
+        Http { token: Secret::new(token), ..Http::new(self.addr) }
     }
 
     pub fn call(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Response, CallError> {
-        let calling = client::call(&self.env, self.addr, method, path, body.into(), PATIENCE);
+        let calling = client::call_as(&self.env, self.addr, &self.token, method, path, body.into(), PATIENCE);
         self.runtime.block_on(calling)
     }
 
@@ -268,6 +278,14 @@ impl Home {
 
     pub fn data(&self) -> PathBuf {
         self.path("data")
+    }
+
+    /// Writes a file that nobody else may read, and returns its path.
+    pub fn secret(&self, name: &str, text: &str) -> String {
+        let path = self.file(name, text);
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, own).expect("a file's mode");
+        path
     }
 
     /// Writes a file and returns its path.

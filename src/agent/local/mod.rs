@@ -9,6 +9,9 @@
 //! fails it is tried again after 15 to 30 seconds, and as soon as a server turns up. (Consul, whose pace
 //! this is, waits out that time too when it was paused meanwhile; there is no pause here.)
 //!
+//! The catalog is told by the agent's own right. Where that does not reach, by that of whoever registered what is told:
+//! an agent whose token may write its node only runs services whose tokens may write those.
+//!
 //! Left out: checks by gRPC, Docker and HTTPS. What is registered does not outlive the agent's process yet.
 
 pub mod book;
@@ -26,8 +29,8 @@ use crate::env::{AbortOnDrop, Env, Instant, Rng};
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
 use crate::state::{CatalogCommand, Command, Outcome};
 
-use super::{Agent, Consistency, QueryOptions, uuid_of};
-use book::{Book, Definition, Probe, Unknown, scale};
+use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
+use book::{Book, Definition, Item, Probe, Unknown, scale};
 
 /// How often all is compared in a small cluster.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
@@ -55,6 +58,8 @@ pub struct Local {
 struct Inner {
     env: Env,
     book: Mutex<Book>,
+    /// By whose right something was registered. It goes when the catalog has heard that the thing has gone.
+    bearers: Mutex<BTreeMap<Item, Bearer>>,
     /// The tasks of checks that look, and of those whose time runs.
     looking: Mutex<BTreeMap<String, AbortOnDrop>>,
     /// Wakes whoever tells the catalog.
@@ -69,8 +74,8 @@ impl Local {
     pub fn new(env: &Env) -> Local {
         let rng = Mutex::new(env.rng("local"));
         let (book, looking, changed) = (Mutex::default(), Mutex::default(), Notify::new());
-        let changes = watch::Sender::new(0);
-        Local { inner: Arc::new(Inner { env: env.clone(), book, looking, changed, changes, rng }) }
+        let (changes, bearers) = (watch::Sender::new(0), Mutex::default());
+        Local { inner: Arc::new(Inner { env: env.clone(), book, bearers, looking, changed, changes, rng }) }
     }
 
     fn locked(&self) -> MutexGuard<'_, Book> {
@@ -127,6 +132,7 @@ impl Local {
                     book.remove_check(id)?;
                 }
             }
+            self.bearers().insert(Item::Service(service.id.clone()), agent.bearer().clone());
             book.set_service(service);
         }
         for id in gone {
@@ -160,6 +166,7 @@ impl Local {
         let env = &self.inner.env;
         self.locked().set_check(definition.clone(), env.now())?;
         let id = definition.id.clone();
+        self.bearers().insert(Item::Check(id.clone()), agent.bearer().clone());
         self.stop_looking(&id);
         let task = match definition.probe.clone() {
             None => None,
@@ -210,6 +217,10 @@ impl Local {
 
     fn looking(&self) -> MutexGuard<'_, BTreeMap<String, AbortOnDrop>> {
         self.inner.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bearers(&self) -> MutexGuard<'_, BTreeMap<Item, Bearer>> {
+        self.inner.bearers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop_looking(&self, id: &str) {
@@ -380,15 +391,45 @@ impl Local {
     }
 
     async fn write_all(&self, agent: &Agent, plan: Vec<CatalogCommand>) -> Result<(), String> {
+        // What may not be told must not keep the rest from being told.
+        let mut denied = Ok(());
         for command in plan {
-            let told = command.to_string();
-            match agent.write(Command::Catalog(command)).await {
+            let (told, item) = (command.to_string(), item(&command));
+            let goes = !matches!(command, CatalogCommand::Register(_));
+            let mut written = agent.write(Command::Catalog(command.clone())).await;
+            let bearer = item.as_ref().and_then(|item| self.bearers().get(item).cloned());
+            if let (Err(WriteError::Denied(_)), Some(Bearer::Token(token))) = (&written, bearer) {
+                written = agent.on_behalf_of(token).write(Command::Catalog(command)).await;
+            }
+            match written {
                 Ok(Outcome::Refused { refusal, .. }) => return Err(format!("{told}: {refusal}")),
-                Ok(_) => {}
+                Ok(_) => {
+                    if let Some(item) = item.filter(|_| goes) {
+                        self.bearers().remove(&item);
+                    }
+                }
+                Err(WriteError::Denied(reason)) => {
+                    tracing::warn!(told, reason, "the catalog may not be told: see acl.tokens.agent");
+                    denied = Err(format!("{told}: {reason}"));
+                }
                 Err(error) => return Err(format!("{told}: {error}")),
             }
         }
-        Ok(())
+        denied
+    }
+}
+
+/// What of the agent's own a command is about, if not the node.
+fn item(command: &CatalogCommand) -> Option<Item> {
+    match command {
+        CatalogCommand::Register(registration) => match (&registration.service, &registration.checks[..]) {
+            (Some(service), _) => Some(Item::Service(service.id.clone())),
+            (None, [check, ..]) => Some(Item::Check(check.id.clone())),
+            (None, []) => None,
+        },
+        CatalogCommand::DeregisterNode { .. } => None,
+        CatalogCommand::DeregisterService { id, .. } => Some(Item::Service(id.clone())),
+        CatalogCommand::DeregisterCheck { id, .. } => Some(Item::Check(id.clone())),
     }
 }
 

@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{RealClock, RealDisk, RealNetwork, TokioExecutor, system_seed};
+use super::{RealClock, RealDisk, RealNetwork, TokioExecutor, system_entropy};
 use crate::env::observe::NoObserver;
 use crate::env::{Clock, Env, Instant, MemoryDisk, Observed, Observer};
 
@@ -91,8 +91,9 @@ pub fn env(directory: &Path) -> io::Result<(Env, Option<String>)> {
         Arc::new(RealDisk::open(directory)?),
         Arc::new(TokioExecutor),
         Arc::new(Teller),
-        system_seed()?,
-    );
+        0,
+    )
+    .with_entropy(system_entropy()?);
     Ok((env, start.mutant))
 }
 

@@ -1,0 +1,677 @@
+//! `/v1/acl/…`: tokens, policies and roles, as [`crate::state::acl`] keeps them, and `/v1/agent/token/…`.
+//!
+//! Who may do this, the servers judge as they judge everything else; the one thing that is open to all is bootstrapping,
+//! which works once. A secret is shown to whoever made it or shows it, and in reads to those who may write.
+//!
+//! Left out, and refused in words: auth methods, binding rules, login, templated policies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::agent::tokens::Purpose;
+use crate::agent::uuid;
+use crate::secret::Secret;
+use crate::state::acl::{
+    self, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens, Entered,
+    GLOBAL_MANAGEMENT, Grants, Link, Made, NewRole, NewToken, NodeIdentity, Policy, Rules, ServiceIdentity,
+    ShownRole, ShownToken,
+};
+use crate::state::{AclCommand, Command, Outcome, Refusal, Returned};
+
+use super::decode::{self, GoDuration};
+use super::params::{Params, show_duration};
+use super::reply::{self, Failure, Reply};
+use super::telemetry::rfc3339;
+use super::{Api, Call};
+
+/// What is said of what is not there; Consul's words, and for tokens and policies its status too: 403.
+const NOT_FOUND: &str = "ACL not found";
+
+/// A token may live no shorter and no longer than this, if not for ever.
+const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3600);
+
+// ---- shapes ----
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ShownLink {
+    #[serde(rename = "ID")]
+    id: String,
+    name: String,
+}
+
+impl ShownLink {
+    fn all(named: &[acl::Named]) -> Vec<ShownLink> {
+        named.iter().map(|one| ShownLink { id: one.id.clone(), name: one.name.clone() }).collect()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ShownService {
+    service_name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    datacenters: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ShownNode {
+    node_name: String,
+    datacenter: String,
+}
+
+/// What a role or a token gives.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ShownGrants {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    policies: Vec<ShownLink>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    roles: Vec<ShownLink>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    service_identities: Vec<ShownService>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    node_identities: Vec<ShownNode>,
+}
+
+impl ShownGrants {
+    fn new(grants: &Grants<String>, policies: &[acl::Named], roles: &[acl::Named]) -> ShownGrants {
+        let service = |one: &ServiceIdentity| ShownService {
+            service_name: one.name.clone(),
+            datacenters: one.datacenters.clone(),
+        };
+        let node = |one: &NodeIdentity| ShownNode {
+            node_name: one.name.clone(),
+            datacenter: one.datacenter.clone(),
+        };
+        ShownGrants {
+            policies: ShownLink::all(policies),
+            roles: ShownLink::all(roles),
+            service_identities: grants.services.iter().map(service).collect(),
+            node_identities: grants.nodes.iter().map(node).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TokenReply {
+    #[serde(rename = "AccessorID")]
+    accessor_id: String,
+    #[serde(rename = "SecretID")]
+    secret_id: String,
+    #[serde(rename = "Description")]
+    description: String,
+    #[serde(flatten)]
+    grants: ShownGrants,
+    #[serde(rename = "Local")]
+    local: bool,
+    #[serde(rename = "ExpirationTTL", skip_serializing_if = "Option::is_none")]
+    expiration_ttl: Option<String>,
+    #[serde(rename = "ExpirationTime", skip_serializing_if = "Option::is_none")]
+    expiration_time: Option<String>,
+    #[serde(rename = "CreateTime")]
+    create_time: String,
+    #[serde(rename = "Hash")]
+    hash: String,
+    #[serde(rename = "CreateIndex")]
+    create_index: u64,
+    #[serde(rename = "ModifyIndex")]
+    modify_index: u64,
+}
+
+/// A hash of what readers see, in the form that clients expect.
+fn hash(of: &impl Serialize) -> String {
+    // Plain data always has a text; a secret in it is hidden.
+    BASE64.encode(Sha256::digest(serde_json::to_vec(of).unwrap_or_default()))
+}
+
+impl TokenReply {
+    fn new(shown: &ShownToken) -> TokenReply {
+        let Entered { it, create_index, modify_index } = &shown.token;
+        let made = Duration::from_millis(it.created_ms);
+        let ttl = (it.ttl_ns > 0).then(|| Duration::from_nanos(it.ttl_ns));
+        TokenReply {
+            accessor_id: it.accessor.clone(),
+            secret_id: it.secret.expose().to_owned(),
+            description: it.description.clone(),
+            grants: ShownGrants::new(&it.grants, &shown.policies, &shown.roles),
+            local: it.local,
+            expiration_ttl: ttl.map(show_duration),
+            expiration_time: ttl.map(|ttl| rfc3339(made + ttl)),
+            create_time: rfc3339(made),
+            hash: hash(it),
+            create_index: *create_index,
+            modify_index: *modify_index,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PolicyReply {
+    #[serde(rename = "ID")]
+    id: String,
+    name: String,
+    description: String,
+    /// Lists leave it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    datacenters: Vec<String>,
+    hash: String,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl PolicyReply {
+    fn new(policy: &Entered<Policy>, whole: bool) -> PolicyReply {
+        let Entered { it, create_index, modify_index } = policy;
+        PolicyReply {
+            id: it.id.clone(),
+            name: it.name.clone(),
+            description: it.description.clone(),
+            rules: whole.then(|| it.text.clone()),
+            datacenters: it.datacenters.clone(),
+            hash: hash(it),
+            create_index: *create_index,
+            modify_index: *modify_index,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RoleReply {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Name")]
+    name: String,
+    #[serde(rename = "Description")]
+    description: String,
+    #[serde(flatten)]
+    grants: ShownGrants,
+    #[serde(rename = "Hash")]
+    hash: String,
+    #[serde(rename = "CreateIndex")]
+    create_index: u64,
+    #[serde(rename = "ModifyIndex")]
+    modify_index: u64,
+}
+
+impl RoleReply {
+    fn new(shown: &ShownRole) -> RoleReply {
+        let Entered { it, create_index, modify_index } = &shown.role;
+        RoleReply {
+            id: it.id.clone(),
+            name: it.name.clone(),
+            description: it.description.clone(),
+            grants: ShownGrants::new(&it.grants, &shown.policies, &[]),
+            hash: hash(it),
+            create_index: *create_index,
+            modify_index: *modify_index,
+        }
+    }
+}
+
+// ---- bodies ----
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct LinkBody {
+    id: String,
+    name: String,
+}
+
+impl LinkBody {
+    fn link(self) -> Link {
+        if self.id.is_empty() { Link::Name(self.name) } else { Link::Id(self.id) }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct ServiceBody {
+    servicename: String,
+    datacenters: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct NodeBody {
+    nodename: String,
+    datacenter: String,
+}
+
+/// Of a token or a role.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct GrantsBody {
+    policies: Vec<LinkBody>,
+    roles: Vec<LinkBody>,
+    serviceidentities: Vec<ServiceBody>,
+    nodeidentities: Vec<NodeBody>,
+    templatedpolicies: Vec<serde_json::Value>,
+}
+
+impl GrantsBody {
+    fn links(self) -> Result<(Grants<Link>, Vec<Link>), Failure> {
+        if !self.templatedpolicies.is_empty() {
+            return Err(Failure::bad_request(
+                "Templated policies are not supported: use a policy, or ServiceIdentities and NodeIdentities",
+            ));
+        }
+        let nameless = self.serviceidentities.iter().any(|one| one.servicename.is_empty())
+            || self.nodeidentities.iter().any(|one| one.nodename.is_empty() || one.datacenter.is_empty());
+        if nameless {
+            return Err(Failure::bad_request(
+                "A service identity needs a ServiceName, a node identity a NodeName and a Datacenter",
+            ));
+        }
+        let services = self.serviceidentities.into_iter();
+        let nodes = self.nodeidentities.into_iter();
+        let grants = Grants {
+            policies: self.policies.into_iter().map(LinkBody::link).collect(),
+            services: services
+                .map(|one| ServiceIdentity { name: one.servicename, datacenters: one.datacenters })
+                .collect(),
+            nodes: nodes.map(|one| NodeIdentity { name: one.nodename, datacenter: one.datacenter }).collect(),
+        };
+        Ok((grants, self.roles.into_iter().map(LinkBody::link).collect()))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct TokenBody {
+    accessorid: String,
+    secretid: Secret,
+    description: String,
+    local: bool,
+    expirationttl: GoDuration,
+    expirationtime: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct NamedBody {
+    id: String,
+    name: String,
+    description: String,
+    rules: String,
+    datacenters: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct BootstrapBody {
+    bootstrapsecret: Secret,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct AgentTokenBody {
+    token: Secret,
+}
+
+/// A body that may be left out.
+fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Failure> {
+    if bytes.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { decode::body(bytes) }
+}
+
+fn uuid_or(given: &str, what: &str, fresh: impl FnOnce() -> String) -> Result<String, Failure> {
+    match given {
+        "" => Ok(fresh()),
+        given if uuid::is_uuid(given) => Ok(given.to_owned()),
+        _ => Err(Failure::bad_request(format!("Invalid Token: {what} is not a valid UUID"))),
+    }
+}
+
+fn fresh(api: &Api) -> String {
+    api.agent.new_acl_id()
+}
+
+fn now_ms(api: &Api) -> u64 {
+    api.agent.env().wall().as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// What the body says, on top of ids: one that was made before keeps what it has.
+fn token_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewToken, Failure> {
+    let TokenBody { accessorid, secretid, description, local, expirationttl, expirationtime } = body(bytes)?;
+    let (grants, roles) = body::<GrantsBody>(bytes)?.links()?;
+    if !expirationtime.is_empty() {
+        return Err(Failure::bad_request("ExpirationTime is not supported: give an ExpirationTTL"));
+    }
+    let ttl = expirationttl.0;
+    if !ttl.is_zero() && !TTL.contains(&ttl) {
+        let (least, most) = (show_duration(*TTL.start()), show_duration(*TTL.end()));
+        return Err(Failure::bad_request(format!("ExpirationTTL must be between {least} and {most}")));
+    }
+    let (accessor, secret) = match known {
+        Some(accessor) => {
+            if !accessorid.is_empty() && accessorid != accessor {
+                return Err(Failure::bad_request("Token Accessor ID in URL and payload do not match"));
+            }
+            (accessor, secretid)
+        }
+        None => {
+            let secret = uuid_or(secretid.expose(), "SecretID", || fresh(api))?;
+            (uuid_or(&accessorid, "AccessorID", || fresh(api))?, Secret::new(secret))
+        }
+    };
+    let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+    Ok(NewToken { accessor, secret, description, grants, roles, local, ttl_ns, created_ms: now_ms(api) })
+}
+
+fn well_named(name: &str, what: &str, most: usize) -> Result<(), Failure> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > most || !name.chars().all(fits) {
+        return Err(Failure::bad_request(format!(
+            "Invalid {what}: invalid Name. Only 1 to {most} characters, of alphanumerics, '-' and '_', are allowed"
+        )));
+    }
+    Ok(())
+}
+
+fn same_id(given: &str, id: &str) -> Result<(), Failure> {
+    if given.is_empty() || given == id {
+        return Ok(());
+    }
+    Err(Failure::bad_request("The ID in the URL and the one in the payload do not match"))
+}
+
+fn policy_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<Policy, Failure> {
+    let NamedBody { id, name, description, rules: text, datacenters } = body(bytes)?;
+    well_named(&name, "Policy", 128)?;
+    let id = match known {
+        Some(known) => same_id(&id, &known).map(|()| known)?,
+        None => uuid_or(&id, "ID", || fresh(api))?,
+    };
+    let rules = Rules::parse(&text).map_err(|error| Failure::bad_request(error.to_string()))?;
+    Ok(Policy { id, name, description, text, rules, datacenters })
+}
+
+fn role_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewRole, Failure> {
+    let NamedBody { id, name, description, .. } = body(bytes)?;
+    well_named(&name, "Role", 256)?;
+    let (grants, roles) = body::<GrantsBody>(bytes)?.links()?;
+    if !roles.is_empty() {
+        return Err(Failure::bad_request("A role cannot have roles"));
+    }
+    let id = match known {
+        Some(known) => same_id(&id, &known).map(|()| known)?,
+        None => uuid_or(&id, "ID", || fresh(api))?,
+    };
+    Ok(NewRole { id, name, description, grants })
+}
+
+// ---- handlers ----
+
+/// Carries out a command, and gives what it made.
+async fn change(api: &Api, command: AclCommand) -> Result<Option<Made>, Failure> {
+    match api.agent.write(Command::Acl(command)).await? {
+        Outcome::Returned { value: Returned::Acl(made), .. } => Ok(Some(*made)),
+        Outcome::Refused { refusal: Refusal::Denied(text), .. } => Err(Failure::denied(text)),
+        Outcome::Refused { refusal: Refusal::NotFound(text), .. } => {
+            Err(Failure::denied(format!("{text}: {NOT_FOUND}")))
+        }
+        Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
+        Outcome::Stale => Err(Failure::forgotten()),
+        _ => Ok(None),
+    }
+}
+
+/// Carries out a command that makes something, and shows that.
+async fn make(api: &Api, command: AclCommand, pretty: bool) -> Reply {
+    match change(api, command).await? {
+        Some(Made::Token(token)) => reply::json(&TokenReply::new(&token), pretty),
+        Some(Made::Policy(policy)) => reply::json(&PolicyReply::new(&policy, true), pretty),
+        Some(Made::Role(role)) => reply::json(&RoleReply::new(&role), pretty),
+        None => Err(Failure::internal("nothing came of it")),
+    }
+}
+
+async fn done(api: &Api, command: AclCommand, pretty: bool) -> Reply {
+    change(api, command).await?;
+    reply::json(&true, pretty)
+}
+
+/// What a path names, between its prefix and its suffix.
+fn named(call: &Call, prefix: &str, suffix: &str) -> Result<String, Failure> {
+    let tail = call.tail(prefix)?;
+    let name = tail.strip_suffix(suffix).unwrap_or(&tail);
+    if name.is_empty() {
+        Err(Failure::bad_request("Missing the ID or name in the path"))
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
+/// The first token that may do everything. Open to all, and works once.
+pub async fn bootstrap(api: Arc<Api>, call: Call) -> Reply {
+    let pretty = call.params.pretty();
+    let bytes = api.read_body(call.body).await?;
+    let BootstrapBody { bootstrapsecret } = body(&bytes)?;
+    let secret = uuid_or(bootstrapsecret.expose(), "BootstrapSecret", || fresh(&api))?;
+    let token = NewToken {
+        accessor: fresh(&api),
+        secret: Secret::new(secret),
+        description: "Bootstrap Token (Global Management)".to_owned(),
+        grants: Grants { policies: vec![Link::Id(GLOBAL_MANAGEMENT.to_owned())], ..Grants::default() },
+        created_ms: now_ms(&api),
+        ..NewToken::default()
+    };
+    make(&api, AclCommand::Bootstrap { token, reset: None }, pretty).await
+}
+
+/// All tokens.
+pub async fn tokens(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let wanted = |name: &str| call.params.text(name).map(str::to_owned);
+    let answer =
+        api.agent.query(options, &AclTokens { policy: wanted("policy"), role: wanted("role") }).await?;
+    let shown: Vec<TokenReply> = answer.value.iter().map(TokenReply::new).collect();
+    let response = reply::json(&shown, call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// Makes a token.
+pub async fn create_token(api: Arc<Api>, call: Call) -> Reply {
+    let bytes = api.read_body(call.body).await?;
+    let token = token_of(&api, &bytes, None)?;
+    make(&api, AclCommand::PutToken { token, new: true }, call.params.pretty()).await
+}
+
+/// The token that the request shows.
+pub async fn own_token(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let crate::agent::Bearer::Token(secret) = api.agent.bearer() else {
+        return Err(Failure::denied(NOT_FOUND));
+    };
+    let answer = api.agent.query(options, &AclSelf { secret: secret.clone() }).await?;
+    let Some(token) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
+    let response = reply::json(&TokenReply::new(token), call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// One token, by its accessor id.
+pub async fn token(api: Arc<Api>, call: Call) -> Reply {
+    let accessor = named(&call, "/v1/acl/token/", "")?;
+    let pretty = call.params.pretty();
+    match call.head.method {
+        Method::PUT => {
+            let bytes = api.read_body(call.body).await?;
+            let token = token_of(&api, &bytes, Some(accessor))?;
+            make(&api, AclCommand::PutToken { token, new: false }, pretty).await
+        }
+        Method::DELETE => {
+            if let crate::agent::Bearer::Token(secret) = api.agent.bearer() {
+                let options = call.params.query_options(|| 0.0)?;
+                let own = api.agent.query(options, &AclSelf { secret: secret.clone() }).await?.value;
+                // Whoever is anonymous is refused as everybody else is.
+                if accessor != acl::ANONYMOUS && own.is_some_and(|own| own.token.it.accessor == accessor) {
+                    return Err(Failure::refused(
+                        "Deletion of the request's authorization token is not permitted",
+                    ));
+                }
+            }
+            done(&api, AclCommand::DeleteToken { accessor }, pretty).await
+        }
+        _ => {
+            let options = call.params.query_options(|| api.spread())?;
+            let answer = api.agent.query(options, &AclToken { accessor }).await?;
+            let Some(token) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
+            let response = reply::json(&TokenReply::new(token), pretty)?;
+            Ok(reply::describe(response, answer.index, &answer, options.consistency))
+        }
+    }
+}
+
+/// A token that may do what another may.
+pub async fn clone_token(api: Arc<Api>, call: Call) -> Reply {
+    let accessor = named(&call, "/v1/acl/token/", "/clone")?;
+    let options = call.params.query_options(|| 0.0)?;
+    let pretty = call.params.pretty();
+    let bytes = api.read_body(call.body).await?;
+    let TokenBody { description, .. } = body(&bytes)?;
+    let found = api.agent.query(options, &AclToken { accessor }).await?.value;
+    let it = found.ok_or_else(|| Failure::denied(NOT_FOUND))?.token.it;
+    let links = |ids: Vec<String>| ids.into_iter().map(Link::Id).collect();
+    let token = NewToken {
+        accessor: fresh(&api),
+        secret: Secret::new(fresh(&api)),
+        description: if description.is_empty() { it.description } else { description },
+        grants: Grants {
+            policies: links(it.grants.policies),
+            services: it.grants.services,
+            nodes: it.grants.nodes,
+        },
+        roles: links(it.roles),
+        local: it.local,
+        ttl_ns: it.ttl_ns,
+        created_ms: now_ms(&api),
+    };
+    make(&api, AclCommand::PutToken { token, new: true }, pretty).await
+}
+
+/// All policies, without their rules.
+pub async fn policies(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let answer = api.agent.query(options, &AclPolicies).await?;
+    let shown: Vec<PolicyReply> = answer.value.iter().map(|policy| PolicyReply::new(policy, false)).collect();
+    let response = reply::json(&shown, call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// Makes a policy.
+pub async fn create_policy(api: Arc<Api>, call: Call) -> Reply {
+    let bytes = api.read_body(call.body).await?;
+    let policy = policy_of(&api, &bytes, None)?;
+    make(&api, AclCommand::PutPolicy { policy, new: true }, call.params.pretty()).await
+}
+
+/// One policy, by its id.
+pub async fn policy(api: Arc<Api>, call: Call) -> Reply {
+    let id = named(&call, "/v1/acl/policy/", "")?;
+    let pretty = call.params.pretty();
+    match call.head.method {
+        Method::PUT => {
+            let bytes = api.read_body(call.body).await?;
+            let policy = policy_of(&api, &bytes, Some(id))?;
+            make(&api, AclCommand::PutPolicy { policy, new: false }, pretty).await
+        }
+        Method::DELETE => done(&api, AclCommand::DeletePolicy { id }, pretty).await,
+        _ => show_policy(&api, &call.params, Link::Id(id)).await,
+    }
+}
+
+/// One policy, by its name.
+pub async fn policy_by_name(api: Arc<Api>, call: Call) -> Reply {
+    let name = named(&call, "/v1/acl/policy/name/", "")?;
+    show_policy(&api, &call.params, Link::Name(name)).await
+}
+
+async fn show_policy(api: &Api, params: &Params, link: Link) -> Reply {
+    let options = params.query_options(|| api.spread())?;
+    let answer = api.agent.query(options, &AclPolicy { link }).await?;
+    let Some(policy) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
+    let response = reply::json(&PolicyReply::new(policy, true), params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// All roles.
+pub async fn roles(api: Arc<Api>, call: Call) -> Reply {
+    let options = call.params.query_options(|| api.spread())?;
+    let policy = call.params.text("policy").map(str::to_owned);
+    let answer = api.agent.query(options, &AclRoles { policy }).await?;
+    let shown: Vec<RoleReply> = answer.value.iter().map(RoleReply::new).collect();
+    let response = reply::json(&shown, call.params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// Makes a role.
+pub async fn create_role(api: Arc<Api>, call: Call) -> Reply {
+    let bytes = api.read_body(call.body).await?;
+    let role = role_of(&api, &bytes, None)?;
+    make(&api, AclCommand::PutRole { role, new: true }, call.params.pretty()).await
+}
+
+/// One role, by its id.
+pub async fn role(api: Arc<Api>, call: Call) -> Reply {
+    let id = named(&call, "/v1/acl/role/", "")?;
+    let pretty = call.params.pretty();
+    match call.head.method {
+        Method::PUT => {
+            let bytes = api.read_body(call.body).await?;
+            let role = role_of(&api, &bytes, Some(id))?;
+            make(&api, AclCommand::PutRole { role, new: false }, pretty).await
+        }
+        Method::DELETE => done(&api, AclCommand::DeleteRole { id }, pretty).await,
+        _ => show_role(&api, &call.params, Link::Id(id)).await,
+    }
+}
+
+/// One role, by its name.
+pub async fn role_by_name(api: Arc<Api>, call: Call) -> Reply {
+    let name = named(&call, "/v1/acl/role/name/", "")?;
+    show_role(&api, &call.params, Link::Name(name)).await
+}
+
+/// Of roles, unlike of tokens and policies, Consul says with 404 that there is none.
+async fn show_role(api: &Api, params: &Params, link: Link) -> Reply {
+    let options = params.query_options(|| api.spread())?;
+    let answer = api.agent.query(options, &AclRole { link }).await?;
+    let Some(role) = &answer.value else { return Err(Failure::new(StatusCode::NOT_FOUND, NOT_FOUND)) };
+    let response = reply::json(&RoleReply::new(role), params.pretty())?;
+    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+}
+
+/// What Consul has and this has not.
+pub async fn not_here(_: Arc<Api>, _: Call) -> Reply {
+    let text = "Auth methods, binding rules, login and templated policies are not supported: make tokens by \
+                /v1/acl/token";
+    Err(Failure::new(StatusCode::NOT_IMPLEMENTED, text))
+}
+
+/// Sets one of the agent's own tokens.
+pub async fn set_token(api: Arc<Api>, call: Call) -> Reply {
+    let name = named(&call, "/v1/agent/token/", "")?;
+    if !api.agent.config().acl.enabled {
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled"));
+    }
+    let purpose = Purpose::named(&name).ok_or_else(|| {
+        Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("Token {name:?} is unknown: there are default, agent and agent_recovery"),
+        )
+    })?;
+    let bytes = api.read_body(call.body).await?;
+    let AgentTokenBody { token } = decode::body(&bytes)?;
+    api.agent.set_token(purpose, token).await.map_err(Failure::internal)?;
+    Ok(reply::empty(StatusCode::OK))
+}

@@ -1,0 +1,517 @@
+//! Rights, with real processes: a server and a client agent that allow nothing by default.
+
+#![allow(clippy::disallowed_methods)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Home, Http, Node, QUICK, driftline, eventually, shown, text_of};
+use driftline::http::client::Response;
+use driftline::http::{Needs, routes};
+use hyper::Method;
+use serde_json::{Value, json};
+
+const ROOT: &str = "11111111-aaaa-4bbb-8ccc-222222222222";
+const AGENT: &str = "33333333-aaaa-4bbb-8ccc-444444444444";
+const RECOVERY: &str = "55555555-aaaa-4bbb-8ccc-666666666666";
+const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
+
+/// A server, and a client agent beside it.
+struct Pair {
+    home: Home,
+    server: Node,
+    client: Option<Node>,
+}
+
+fn ports() -> [&'static str; 6] {
+    ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"]
+}
+
+impl Pair {
+    /// The server, with a token that may do everything.
+    fn server(acl: &str) -> Pair {
+        let home = Home::new();
+        let root = home.secret("root", &format!("{ROOT}\n"));
+        let config = home.file(
+            "server.toml",
+            &format!(
+                "{QUICK}[acl]\nenabled = true\n{acl}\n[acl.tokens]\ninitial_management = 'file:{root}'\n"
+            ),
+        );
+        let data = text_of(&home.path("server"));
+        let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap"];
+        args.extend(ports());
+        let server = Node::start("a", &args);
+        let pair = Pair { home, server, client: None };
+        eventually("the first token", || pair.root().json("/v1/acl/token/self"));
+        pair
+    }
+
+    fn with_client(acl: &str) -> Pair {
+        let mut pair = Pair::server(acl);
+        let body = json!({
+            "SecretID": AGENT,
+            "Description": "the client agent's own",
+            "NodeIdentities": [{ "NodeName": "d", "Datacenter": "dc1" }],
+            "Policies": [{ "Name": pair.policy("services", "service_prefix \"\" { policy = \"write\" }") }],
+        });
+        made(&pair.root().put("/v1/acl/token", body.to_string()));
+        pair.start_client(acl);
+        pair
+    }
+
+    fn start_client(&mut self, acl: &str) {
+        let config = self.home.file(
+            "client.toml",
+            &format!(
+                "{QUICK}[acl]\nenabled = true\ntoken_ttl_ms = 0\n{acl}\n[acl.tokens]\nagent = '{AGENT}'\n\
+                 agent_recovery = '{RECOVERY}'\n"
+            ),
+        );
+        let (data, join) = (text_of(&self.home.path("client")), self.server.at.gossip.to_string());
+        let mut args = vec!["--config", &config, "--data-dir", &data, "--retry-join", &join];
+        args.extend(ports());
+        self.client = Some(Node::start("d", &args));
+        eventually("a server that the client knows", || {
+            self.client().showing(ROOT).json("/v1/acl/token/self")
+        });
+    }
+
+    fn root(&self) -> Http {
+        self.server.http().showing(ROOT)
+    }
+
+    fn client(&self) -> &Http {
+        self.client.as_ref().expect("a client").http()
+    }
+
+    /// Makes a policy and gives its name.
+    fn policy(&self, name: &str, rules: &str) -> String {
+        made(&self.root().put("/v1/acl/policy", json!({ "Name": name, "Rules": rules }).to_string()));
+        name.to_owned()
+    }
+
+    /// Makes a token with one policy, and gives its accessor and its secret.
+    fn token(&self, name: &str, rules: &str) -> (String, String) {
+        let policy = self.policy(name, rules);
+        let body = json!({ "Description": name, "Policies": [{ "Name": policy }] });
+        let token = made(&self.root().put("/v1/acl/token", body.to_string()));
+        let field = |name: &str| token[name].as_str().expect("a text").to_owned();
+        (field("AccessorID"), field("SecretID"))
+    }
+}
+
+/// The JSON of a 200.
+fn made(response: &Response) -> Value {
+    assert_eq!(response.status, 200, "{}", response.text());
+    serde_json::from_slice(&response.body).expect("JSON")
+}
+
+fn filtered(response: &Response) -> bool {
+    response.header("x-consul-results-filtered-by-acls") == Some("true")
+}
+
+/// What is open to all although nothing is allowed by default: it tells nothing, or what one must know to begin.
+const OPEN: [&str; 11] = [
+    "/",
+    "/ui",
+    "/ui/",
+    "/ui/{*file}",
+    // A token's own.
+    "/v1/acl/token/self",
+    "/v1/catalog/datacenters",
+    // There is no mesh: always empty.
+    "/v1/health/connect/{*service}",
+    "/v1/health/ingress/{*service}",
+    "/v1/status/leader",
+    "/v1/status/peers",
+    "/v1/status/why",
+];
+
+/// Where a node may stand.
+fn place() -> Value {
+    json!({ "Node": "a", "Coord": { "Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Height": 0.1 } })
+}
+
+/// A request to a route, with names of what is there.
+fn example(path: &str, session: &str) -> (String, String) {
+    let id = if path.contains("/session/") { session } else { "web" };
+    let named = [
+        ("{*key}", "secret"),
+        ("{*id}", id),
+        ("{id}", ANONYMOUS),
+        ("{*service}", "web"),
+        ("{*node}", "a"),
+        ("{*name}", "web"),
+        ("{*state}", "any"),
+        ("{*addr}", "127.0.0.1:1"),
+        ("{*file}", "ui.js"),
+        ("{accessor}", ANONYMOUS),
+        ("{purpose}", "agent"),
+    ];
+    let full = named.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
+    assert!(!full.contains('{'), "{path}: say in this test what its name stands for");
+    let query = match path {
+        "/set" => "?key=secret&value=1",
+        "/get" => "?key=secret",
+        "/join" => "?peerAddress=127.0.0.1:1",
+        path if path.contains("maintenance") => "?enable=true",
+        _ => "",
+    };
+    let body = match path {
+        "/v1/coordinate/update" => place(),
+        "/v1/txn" => json!([{ "KV": { "Verb": "get", "Key": "secret" } }]),
+        _ => {
+            json!({ "Node": "n9", "Address": "10.0.0.9", "Name": "web", "TTL": "30s", "Status": "passing", "Token": "x" })
+        }
+    };
+    (format!("{full}{query}"), body.to_string())
+}
+
+#[test]
+fn without_a_token_every_route_refuses_or_leaves_out() {
+    let pair = Pair::server("default_policy = 'deny'");
+    let root = pair.root();
+    assert!(root.set("secret", "hidden"));
+    let web = json!({ "Name": "web", "Port": 80, "Check": { "TTL": "1h" } });
+    assert_eq!(root.put("/v1/agent/service/register", web.to_string()).status, 200);
+    let session = made(&eventually("a session", || {
+        Some(root.put("/v1/session/create", "")).filter(|response| response.status == 200)
+    }));
+    let session = session["ID"].as_str().unwrap();
+    made(&root.put("/v1/event/fire/secret", "x"));
+    eventually("the service in the catalog", || {
+        let found = root.json("/v1/catalog/service/web")?;
+        (!found.as_array()?.is_empty()).then_some(())
+    });
+    eventually("a place in the network", || {
+        root.put("/v1/coordinate/update", place().to_string());
+        root.json("/v1/coordinate/node/a")
+    });
+    let mut open = BTreeSet::new();
+    for route in routes() {
+        for method in route.methods {
+            let (path, body) = example(route.path, session);
+            let asked = format!("{method} {path}");
+            let method: Method = method.parse().unwrap();
+            let body = if method == Method::GET { String::new() } else { body };
+            let response = pair.server.http().call(method, &path, body).unwrap();
+            let text = response.text();
+            match response.status {
+                403 => assert!(
+                    text.starts_with("Permission denied: ") || text.starts_with("ACL "),
+                    "{asked}: {text}"
+                ),
+                409 => assert!(
+                    text.contains("Permission denied: ") && route.path == "/v1/txn",
+                    "{asked}: {text}"
+                ),
+                501 => assert_eq!(route.needs, Needs::AclRefused, "{asked}"),
+                // It names nothing.
+                400 => assert!(path.ends_with('/') || path == "/v1/kv", "{asked}: {text}"),
+                200 if filtered(&response) => {
+                    let seen = ["web", "secret", session].into_iter().find(|name| text.contains(name));
+                    assert_eq!(seen, None, "{asked}: {text}");
+                }
+                404 if filtered(&response) => assert_eq!(text, "", "{asked}"),
+                200 | 301 => drop(open.insert(route.path)),
+                status => panic!("{asked}: {status} {text}"),
+            }
+        }
+    }
+    assert_eq!(open, BTreeSet::from(OPEN));
+    assert_eq!(
+        root.value("secret").as_deref(),
+        Some("hidden"),
+        "nobody without a token can change or stop anything"
+    );
+}
+
+#[test]
+fn the_rights_of_every_route_are_documented() {
+    let text = include_str!("../docs/acl.md");
+    for route in routes() {
+        // The same route without a name has no row of its own.
+        if route.path.ends_with('/') && route.path.len() > 1 {
+            continue;
+        }
+        let path: String = route.path.replace("{*", ":").replace('{', ":").replace('}', "");
+        assert!(text.contains(&format!("`{path}`")), "docs/acl.md does not say what {path} needs");
+    }
+}
+
+#[test]
+fn a_token_opens_what_its_policies_name_and_nothing_else() {
+    let pair = Pair::with_client("default_policy = 'deny'");
+    let (accessor, secret) = pair.token(
+        "app",
+        "key_prefix \"app/\" { policy = \"write\" } key \"app/sealed\" { policy = \"deny\" }
+         session_prefix \"\" { policy = \"write\" } service \"web\" { policy = \"write\" } node_prefix \"\" { policy = \"read\" }",
+    );
+    for key in ["app/sealed", "other"] {
+        assert!(pair.root().set(key, "1"));
+    }
+    // A server and a client agent say the same.
+    for http in [pair.server.http(), pair.client()] {
+        let app = http.showing(&secret);
+        assert!(app.set("app/x", "1"));
+        assert_eq!(app.value("app/x").as_deref(), Some("1"));
+        let denied = app.put("/v1/kv/other", "1");
+        assert_eq!(
+            (denied.status, denied.text()),
+            (
+                403,
+                format!(
+                    "Permission denied: token with AccessorID '{accessor}' lacks permission 'key:write' on \"other\""
+                )
+            )
+        );
+        assert_eq!(denied.header("x-driftline-outcome"), Some("refused"));
+        assert_eq!(app.get("/v1/kv/app/sealed").status, 403);
+        let listed = app.get("/v1/kv/?recurse&keys");
+        assert!(filtered(&listed), "{}", listed.text());
+        assert_eq!(made(&listed), json!(["app/x"]));
+        assert_eq!(
+            app.call(Method::DELETE, "/v1/kv/app/?recurse", "").unwrap().status,
+            403,
+            "one key in it is sealed"
+        );
+
+        let txn = json!([
+            { "KV": { "Verb": "set", "Key": "app/x", "Value": "Mg==" } },
+            { "KV": { "Verb": "set", "Key": "other", "Value": "Mg==" } },
+        ]);
+        let refused = app.put("/v1/txn", txn.to_string());
+        assert_eq!(refused.status, 409);
+        let refused: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!(refused["Errors"].as_array().unwrap().len(), 1);
+        assert_eq!(refused["Errors"][0]["OpIndex"], 1);
+        assert_eq!(app.value("app/x").as_deref(), Some("1"), "nothing was applied");
+
+        let nodes = app.get("/v1/catalog/nodes");
+        assert!(!filtered(&nodes));
+        assert!(filtered(&app.get("/v1/catalog/services")), "the servers' own service may not be seen");
+        assert_eq!(http.get("/v1/kv/app/x").status, 403);
+        let nonsense = http.showing("7e57a7e5-0000-4000-8000-000000000000").get("/v1/kv/app/x");
+        assert_eq!((nonsense.status, nonsense.text().as_str()), (403, "ACL not found"));
+        // Each way to show a token.
+        assert_eq!(http.get(&format!("/v1/kv/app/x?token={secret}")).status, 200);
+        let conflict = http.put(&format!("/v1/kv/app/x?cas=1&acquire=s&token={secret}"), "1").text();
+        assert!(conflict.starts_with("Conflicting flags: ") && !conflict.contains(&secret), "{conflict}");
+    }
+    // Taken away is taken away, on whatever agent.
+    let gone = pair.root().call(Method::DELETE, &format!("/v1/acl/token/{accessor}"), "").unwrap();
+    assert_eq!(gone.text(), "true");
+    for http in [pair.server.http(), pair.client()] {
+        for response in
+            [http.showing(&secret).put("/v1/kv/app/x", "2"), http.showing(&secret).get("/v1/kv/app/x")]
+        {
+            assert_eq!((response.status, response.text().as_str()), (403, "ACL not found"));
+        }
+    }
+    // No log and no page tells a secret.
+    for node in [&pair.server, pair.client.as_ref().unwrap()] {
+        let page = node.http().showing(ROOT).get("/v1/agent/self").text();
+        for text in [node.log(), page] {
+            for secret in [ROOT, AGENT, RECOVERY, &secret] {
+                assert!(!text.contains(secret), "{} tells {secret}", node.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_agent_keeps_the_catalog_true_with_its_own_token_and_is_looked_after_without_servers() {
+    let mut pair = Pair::with_client("default_policy = 'deny'");
+    let (_, secret) =
+        pair.token("web", "service \"web\" { policy = \"write\" } agent \"d\" { policy = \"read\" }");
+    let web = pair.client().showing(&secret);
+    let body = |name: &str| json!({ "Name": name, "Port": 80 }).to_string();
+    assert_eq!(web.put("/v1/agent/service/register", body("db")).status, 403);
+    assert_eq!(web.put("/v1/agent/service/register", body("web")).status, 200);
+    eventually("the service in the catalog, by the agent's token", || {
+        let found = pair.root().json("/v1/catalog/service/web")?;
+        (found.as_array()?.len() == 1).then_some(())
+    });
+    assert_eq!(web.get("/v1/agent/self").status, 200);
+    assert_eq!(web.put("/v1/agent/reload", "").status, 403);
+
+    // The agent's token, by the API.
+    let put = |http: &Http, purpose: &str, token: &str| {
+        http.put(&format!("/v1/agent/token/{purpose}"), json!({ "Token": token }).to_string()).status
+    };
+    assert_eq!(put(&web, "default", &secret), 403);
+    assert_eq!(put(&pair.client().showing(ROOT), "nonsense", &secret), 404);
+    assert_eq!(put(&pair.client().showing(ROOT), "default", &secret), 200);
+    assert_eq!(pair.client().get("/v1/agent/self").status, 200, "who shows none shows the default one");
+    assert_eq!(put(&pair.client().showing(ROOT), "default", ""), 200);
+    assert_eq!(pair.client().get("/v1/agent/self").status, 403);
+
+    pair.server.kill();
+    // What was remembered, and what needs no server.
+    eventually("an answer without servers", || (web.get("/v1/agent/self").status == 200).then_some(()));
+    let recovery = pair.client().showing(RECOVERY);
+    assert_eq!(recovery.get("/v1/agent/self").status, 200);
+    assert_eq!(recovery.put("/v1/agent/service/register", body("db")).status, 403);
+}
+
+#[test]
+fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
+    let home = Home::new();
+    let config = home.file("a.toml", &format!("{QUICK}[acl]\nenabled = true\ndefault_policy = 'deny'\n"));
+    let data = text_of(&home.data());
+    let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap"];
+    args.extend(ports());
+    let node = Node::start("a", &args);
+    let first = made(&eventually("a first token", || {
+        Some(node.http().put("/v1/acl/bootstrap", "")).filter(|response| response.status == 200)
+    }));
+    assert_eq!(first["Policies"][0]["Name"], "global-management");
+    let again = node.http().put("/v1/acl/bootstrap", "");
+    assert_eq!(again.status, 403);
+    let index = again.text();
+    let index = index.strip_prefix("ACL bootstrap no longer allowed (reset index: ");
+    let index = index.and_then(|rest| rest.strip_suffix(")")).expect("the index").to_owned();
+    std::fs::write(home.data().join("acl-bootstrap-reset"), format!("{index}\n")).unwrap();
+    let second = made(&node.http().put("/v1/acl/bootstrap", json!({ "BootstrapSecret": ROOT }).to_string()));
+    assert_eq!(second["SecretID"], ROOT);
+    assert_eq!(node.http().put("/v1/acl/bootstrap", "").status, 403, "the file opens the door once");
+    let tokens = made(&node.http().showing(ROOT).get("/v1/acl/tokens"));
+    assert_eq!(tokens.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn without_acls_nothing_is_asked_for_and_acl_calls_say_so() {
+    let mut args = vec!["--dev"];
+    args.extend(ports());
+    let node = Node::start("a", &args);
+    eventually("a leader", || node.http().leader());
+    for (method, path) in [
+        (Method::PUT, "/v1/acl/bootstrap"),
+        (Method::GET, "/v1/acl/tokens"),
+        (Method::GET, "/v1/acl/token/self"),
+        (Method::PUT, "/v1/acl/policy"),
+        (Method::GET, "/v1/acl/auth-methods"),
+        (Method::PUT, "/v1/agent/token/agent"),
+    ] {
+        let response = node.http().call(method, path, "{}").unwrap();
+        assert_eq!((response.status, response.text().as_str()), (401, "ACL support disabled"), "{path}");
+    }
+    assert!(node.http().showing("whatever").set("k", "v"));
+}
+
+#[test]
+fn the_default_may_allow_everything_but_rights() {
+    let pair = Pair::server("default_policy = 'allow'");
+    let anybody = pair.server.http();
+    assert!(anybody.set("k", "v"));
+    assert_eq!(anybody.get("/v1/operator/raft/configuration").status, 200);
+    let refused = anybody.get("/v1/acl/tokens");
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().starts_with("Permission denied: anonymous token lacks permission 'acl:read'"));
+    assert_eq!(anybody.get(&format!("/v1/acl/token/{ANONYMOUS}?token=anonymous")).status, 403);
+    // Who may read tokens does not see secrets, who may write does.
+    let (_, auditor) = pair.token("auditor", "acl = \"read\"");
+    let secrets = |token: &str| -> BTreeSet<String> {
+        let tokens = made(&anybody.showing(token).get("/v1/acl/tokens"));
+        let secrets =
+            tokens.as_array().unwrap().iter().map(|token| token["SecretID"].as_str().unwrap().to_owned());
+        secrets.collect()
+    };
+    assert_eq!(secrets(&auditor), BTreeSet::from(["<hidden>".to_owned()]));
+    assert!(secrets(ROOT).contains(&auditor));
+    assert_eq!(made(&anybody.showing(&auditor).get("/v1/acl/token/self"))["SecretID"], auditor.as_str());
+}
+
+#[test]
+fn the_command_line_looks_after_tokens() {
+    let pair = Pair::server("default_policy = 'deny'");
+    let addr = pair.server.at.http.to_string();
+    let root = text_of(&pair.home.path("root"));
+    let rules = pair.home.file("rules.hcl", "key_prefix \"app/\" {\n  policy = \"write\"\n}\n");
+    let run = |args: &[&str]| {
+        let output = driftline().args(args).args(["--http-addr", &addr, "--token-file", &root]).output();
+        let output = output.expect("the program runs");
+        assert!(output.status.success(), "{args:?}: {}", shown(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["acl", "policy", "create", "--name", "app", "--rules", &format!("@{rules}")]);
+    assert!(run(&["acl", "policy", "read", "--name", "app"]).contains("key_prefix \"app/\" {"));
+    let created = run(&[
+        "acl",
+        "token",
+        "create",
+        "--description",
+        "ci",
+        "--policy-name",
+        "app",
+        "--expires-ttl",
+        "8h",
+        "--format",
+        "json",
+    ]);
+    let created: Value = serde_json::from_str(&created).unwrap();
+    assert_eq!(created["ExpirationTTL"], "8h0m0s");
+    let (accessor, secret) = (created["AccessorID"].as_str().unwrap(), created["SecretID"].as_str().unwrap());
+    assert!(run(&["acl", "token", "list"]).contains(accessor));
+    run(&["acl", "role", "create", "--name", "ops", "--node-identity", "a:dc1"]);
+    let updated = run(&["acl", "token", "update", "--id", accessor, "--role-name", "ops"]);
+    assert!(updated.contains("ops") && updated.contains("app") && updated.contains("ci"), "{updated}");
+
+    // By the environment, under either name.
+    for name in ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"] {
+        let put =
+            driftline().args(["kv", "put", "app/x", "1", "--http-addr", &addr]).env(name, secret).output();
+        assert!(put.unwrap().status.success());
+    }
+    let denied = driftline().args(["kv", "get", "app/x", "--http-addr", &addr]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(shown(&denied).contains("Permission denied"), "{}", shown(&denied));
+    run(&["acl", "token", "delete", "--id", accessor]);
+    assert!(!run(&["acl", "token", "list"]).contains(accessor));
+}
+
+#[test]
+fn what_is_given_and_taken_away_counts_everywhere_at_once() {
+    let home = Home::new();
+    let config = home.file(
+        "server.toml",
+        &format!(
+            "{QUICK}[acl]\nenabled = true\ndefault_policy = 'deny'\n[acl.tokens]\ninitial_management = '{ROOT}'\n"
+        ),
+    );
+    let mut servers: Vec<Node> = Vec::new();
+    for name in ["a", "b", "c"] {
+        let data = text_of(&home.path(name));
+        let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap-expect", "3"];
+        args.extend(ports());
+        let join: Vec<String> = servers.iter().map(|node| node.at.gossip.to_string()).collect();
+        for addr in &join {
+            args.extend(["--retry-join", addr]);
+        }
+        servers.push(Node::start(name, &args));
+    }
+    for server in &servers {
+        eventually("the first token", || server.http().showing(ROOT).json("/v1/acl/token/self"));
+    }
+    let (made_by, used_by) = (servers[0].http().showing(ROOT), servers[1].http());
+    let policy = json!({ "Name": "all", "Rules": "key_prefix \"\" { policy = \"write\" }" });
+    made(&made_by.put("/v1/acl/policy", policy.to_string()));
+    for round in 0..10 {
+        let at = |server: usize| servers[(round + server) % 3].http();
+        let body = json!({ "Policies": [{ "Name": "all" }] }).to_string();
+        let token = made(&at(0).showing(ROOT).put("/v1/acl/token", body));
+        let (accessor, secret) = (token["AccessorID"].as_str().unwrap(), token["SecretID"].as_str().unwrap());
+        // No server has to be waited for: none judges by what it has not heard of yet.
+        assert!(at(1).showing(secret).set("k", "1"), "round {round}");
+        assert_eq!(at(2).showing(secret).value("k").as_deref(), Some("1"), "round {round}");
+        let gone = at(1).showing(ROOT).call(Method::DELETE, &format!("/v1/acl/token/{accessor}"), "");
+        assert_eq!(gone.unwrap().text(), "true");
+        for server in 0..3 {
+            assert_eq!(at(server).showing(secret).put("/v1/kv/k", "2").status, 403, "round {round}");
+            assert_eq!(at(server).showing(secret).get("/v1/kv/k").status, 403, "round {round}");
+        }
+    }
+    assert_eq!(used_by.showing(ROOT).value("k").as_deref(), Some("1"));
+}
