@@ -13,6 +13,7 @@ mod process;
 mod programs;
 mod recover;
 mod secrets;
+mod snapshot;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -74,6 +75,9 @@ enum Command {
     Keyring(keyring::Keyring),
     /// Prints a new key for gossip
     Keygen,
+    /// Saves the whole state into a file, and restores it from one
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Collects all that helps to find a fault into one file
     Debug(operate::Debug),
     /// Checks configuration files without starting anything

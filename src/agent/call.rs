@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::raft::client::WriteError;
+use crate::raft::frame::MAX_FRAME;
 use crate::state::query::{Found, Query};
 use crate::state::{Command, Outcome, RequestId};
 
@@ -19,6 +20,9 @@ use super::{Answer, Consistency, QueryOptions};
 
 /// The version of what is sent; the first byte.
 const VERSION: u8 = 1;
+
+/// Bytes of an answer that fit into a frame of peer RPC, with what comes around them.
+pub const MAX_REPLY: usize = MAX_FRAME - 64 * 1024;
 
 /// What is said by a client agent that knows no server; Consul's words.
 pub const NO_SERVERS: &str = "No known Consul servers";

@@ -16,11 +16,13 @@
 //! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
+//! * [`archive`]: the file that a snapshot is kept in.
 //! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
 //!
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
 //! of [`Agent`] that the API uses. The client carries whatever there is.
 
+pub mod archive;
 pub mod bootstrap;
 pub mod call;
 pub mod census;
@@ -48,16 +50,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::reload::{self, Reloaded};
 use crate::config::{Config, Invalid};
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{AbortOnDrop, Env, Rng};
 use crate::gossip::{self, EventDelegate, Member, NewEvent, UserEvent};
 use crate::raft::{OpenError, StartError};
 use crate::state::query::AskMachine;
-use crate::state::{Command, Machine, Outcome, Question};
+use crate::state::{Command, Machine, Outcome, Question, RestoreCommand};
 
 use call::Reply;
 use lan::Lan;
@@ -71,6 +74,9 @@ pub use client::Client;
 pub use delegate::{Coordinate, Delegate, Stats, UnknownSegment};
 pub use lan::member_tags;
 pub use server::Server;
+
+/// Bytes of a snapshot that go into one entry of the log when it is restored.
+const RESTORED_AT_ONCE: usize = 1 << 20;
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -235,6 +241,8 @@ struct Inner {
     reloading: tokio::sync::Mutex<()>,
     process: Option<Arc<dyn Process>>,
     metrics: Metrics,
+    /// Names restores.
+    restores: Mutex<Rng>,
     lan: Lan,
     local: Local,
     delegate: Arc<dyn Delegate>,
@@ -291,6 +299,7 @@ impl Agent {
         Agent {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&env),
+                restores: Mutex::new(env.rng("restores")),
                 local: Local::new(&env),
                 env,
                 config: watch::Sender::new(Arc::new(config)),
@@ -531,10 +540,7 @@ impl Agent {
     /// Numbers for people, by subsystem.
     pub fn stats(&self) -> Stats {
         let mut all = self.inner.delegate.stats();
-        // The agent's own services and checks are counted here as soon as it has some.
-        let none = ["check_monitors", "check_ttls", "checks", "services"];
-        let counts = none.map(|count| (count.to_owned(), "0".to_owned()));
-        all.insert("agent".to_owned(), counts.into());
+        all.insert("agent".to_owned(), stats::of_book(&self.inner.local.book()));
         all
     }
 
@@ -613,6 +619,65 @@ impl Agent {
     ) -> Result<Option<Vec<u8>>, ReadError> {
         let question = AskMachine { question: question.to_vec() };
         Ok(self.query(QueryOptions::now(consistency), &question).await?.value)
+    }
+
+    // ---- snapshots ----
+
+    /// The whole replicated state as bytes; `stale`: from whichever server is asked, as it is there.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no server could say, or none knew in time how current it is.
+    pub async fn snapshot(&self, stale: bool) -> Result<Bytes, ReadError> {
+        Ok(self.inner.delegate.snapshot_rpc(stale).await?)
+    }
+
+    /// Makes the state of the whole cluster what these bytes say: see [`crate::state::restore`].
+    ///
+    /// # Errors
+    /// Refused: nothing was restored. Unknown: it may have been, or may yet be.
+    pub async fn restore(&self, state: Bytes) -> Result<(), WriteError> {
+        let id = self.inner.restores.lock().unwrap_or_else(PoisonError::into_inner).random();
+        let sent = self.send_pieces(id, &state).await;
+        if let Err(reason) = sent {
+            // If this does not arrive either, it is forgotten in time.
+            let _ = self.restore_step(RestoreCommand::Abort { id }).await;
+            return Err(WriteError::Refused(format!("nothing was restored: {reason}")));
+        }
+        match self.restore_step(RestoreCommand::Commit { id }).await? {
+            Outcome::Refused { refusal, .. } => Err(WriteError::Refused(refusal.to_string())),
+            Outcome::Stale => {
+                Err(WriteError::Unknown("the outcome of this restore is no longer known".into()))
+            }
+            outcome => {
+                tracing::warn!(%outcome, bytes = state.len(), "the state was restored from a snapshot");
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a snapshot to where it can be restored. Nothing has changed after that.
+    async fn send_pieces(&self, id: u64, state: &[u8]) -> Result<(), String> {
+        let bytes = state.len() as u64;
+        let begin = std::iter::once(RestoreCommand::Begin { id, bytes });
+        let starts = (0..).step_by(RESTORED_AT_ONCE);
+        let pieces = starts.zip(state.chunks(RESTORED_AT_ONCE)).map(|(offset, data)| RestoreCommand::Piece {
+            id,
+            offset,
+            data: data.into(),
+        });
+        for step in begin.chain(pieces) {
+            match self.restore_step(step).await {
+                Ok(Outcome::Refused { refusal, .. }) => return Err(refusal.to_string()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn restore_step(&self, step: RestoreCommand) -> Result<Outcome, WriteError> {
+        // Boxed, so that whoever awaits this need not know how deep it goes.
+        Box::pin(self.write(Command::Restore(step))).await
     }
 
     // ---- servers ----

@@ -200,7 +200,16 @@ impl Server {
                     (None, _) => Err(CallError::NoLeader("this server is stopping".to_owned())),
                     (_, Err(reason)) => Err(CallError::Refused(format!("not understood: {reason}"))),
                 };
-                call::encode_reply(&reply)
+                let bytes = call::encode_reply(&reply);
+                if bytes.len() <= call::MAX_REPLY {
+                    return bytes;
+                }
+                let text = format!(
+                    "the answer has {} bytes, and {} can be carried to a client agent: ask a server's own API",
+                    bytes.len(),
+                    call::MAX_REPLY
+                );
+                call::encode_reply(&Err(CallError::Refused(text)))
             })
         }));
     }

@@ -13,7 +13,7 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, keyring, operate, resolve};
+use super::{Api, Command, Format, Problem, keyring, operate, resolve, snapshot};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -231,6 +231,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Monitor(args) => operate::monitor(&env, args).await,
             Command::Operator(command) => operate::operator(&env, command).await,
             Command::Keyring(command) => keyring::keyring(&env, command).await,
+            Command::Snapshot(command) => snapshot::run(&env, command).await,
             Command::Debug(args) => operate::debug(&env, args).await,
         }
     })
@@ -264,10 +265,23 @@ pub async fn ask(
     body: impl Into<Bytes>,
     may_be_missing: bool,
 ) -> Result<Response, Problem> {
+    ask_within(env, api, method, path, body, may_be_missing, TIMEOUT).await
+}
+
+/// The same, for what may take longer.
+pub async fn ask_within(
+    env: &Env,
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: impl Into<Bytes>,
+    may_be_missing: bool,
+    within: Duration,
+) -> Result<Response, Problem> {
     let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
     let addr = resolve(text, API_PORT)?;
     let reads = method == Method::GET;
-    let response = match client::call(env, addr, method, path, body.into(), TIMEOUT).await {
+    let response = match client::call(env, addr, method, path, body.into(), within).await {
         Ok(response) => response,
         Err(CallError::NotSent(reason)) => {
             return Err(Problem::failed(format!(

@@ -9,11 +9,12 @@ use serde_json::Value;
 use super::Config;
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 9] = [
+pub const RELOADABLE: [&str; 10] = [
     "encrypt_verify_incoming",
     "encrypt_verify_outgoing",
     "limits.http_read_timeout_ms",
     "limits.key_bytes",
+    "limits.snapshot_bytes",
     "limits.value_bytes",
     "retry_interval_ms",
     "retry_join",
@@ -49,6 +50,7 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.encrypt_verify_outgoing = new.encrypt_verify_outgoing;
     config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
     config.limits.key_bytes = new.limits.key_bytes;
+    config.limits.snapshot_bytes = new.limits.snapshot_bytes;
     config.limits.value_bytes = new.limits.value_bytes;
     config.retry_interval_ms = new.retry_interval_ms;
     config.retry_join = new.retry_join.clone();
@@ -120,6 +122,7 @@ mod tests {
         };
         new.tags.insert("a".into(), "b".into());
         new.limits.key_bytes = 1;
+        new.limits.snapshot_bytes = 1;
         new.limits.value_bytes = 1;
         new.limits.http_read_timeout_ms = 1;
         new.limits.http_connections = 1;

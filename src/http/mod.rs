@@ -6,6 +6,7 @@
 //! reply. Handlers hold no state, so a node serves as many as there are connections.
 //!
 //! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each family of paths.
+//! * `snapshot`: the whole state as one file, and back.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -38,6 +39,7 @@ mod own;
 mod params;
 mod reply;
 mod session;
+mod snapshot;
 mod status;
 mod stream;
 mod telemetry;
@@ -203,6 +205,8 @@ struct Api {
     rng: Mutex<Rng>,
     session_ids: Mutex<Rng>,
     body_room: Arc<Semaphore>,
+    /// One snapshot at a time is restored.
+    restoring: Arc<Semaphore>,
 }
 
 impl Api {
@@ -210,7 +214,8 @@ impl Api {
         let rng = Mutex::new(agent.env().rng("http"));
         let session_ids = Mutex::new(agent.env().rng("session ids"));
         let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
-        Api { agent, rng, session_ids, body_room }
+        let restoring = Arc::new(Semaphore::new(1));
+        Api { agent, rng, session_ids, body_room, restoring }
     }
 
     /// What a client may ask for, as configured now.
@@ -319,6 +324,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/kv/", key())
         .route("/v1/kv/{*key}", key())
         .route("/v1/txn", route(&["PUT"], txn::txn))
+        .route("/v1/snapshot", route(&["GET", "PUT"], snapshot::snapshot))
         .route("/v1/session/create", route(&["PUT"], session::create))
         .route("/v1/session/destroy/", route(&["PUT"], session::destroy))
         .route("/v1/session/destroy/{*id}", route(&["PUT"], session::destroy))

@@ -14,13 +14,14 @@
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
 //! * [`machine`]: a state machine of the embedding program, if it has one.
 //! * [`snapshot`]: the state as bytes, and back.
+//! * [`restore`]: the state replaced by what a snapshot holds, as a command.
 //!
 //! Where time matters (a session's time to live, a lock's delay) the state keeps the log index at which it
 //! began; an agent counts, and says by a command whose time is over. [`session`] tells how that is safe.
 //!
 //! A new family of commands is: a file with its command and its tables; a variant of [`Command`] and a
-//! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`] and
-//! in `rebuild`. A command that gives more than yes or no is [`Outcome::Returned`]. One that makes no
+//! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`], in
+//! `rebuild`, and in [`restore`]. A command that gives more than yes or no is [`Outcome::Returned`]. One that makes no
 //! sense in the state it meets is [`Outcome::Refused`] with the words for the client: every server finds
 //! the same, so it is an outcome and no error. What ends sessions calls [`State::invalidate_session`]. Variants are
 //! only ever added at the end of an enum: their place is their number in the log, and old logs are read.
@@ -33,6 +34,7 @@ pub mod dedup;
 pub mod kv;
 pub mod machine;
 pub mod query;
+pub mod restore;
 pub mod session;
 pub mod snapshot;
 pub mod tables;
@@ -49,6 +51,7 @@ pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
 pub use query::{Asked, Found, Indexed, Query, Question};
+pub use restore::RestoreCommand;
 pub use session::{Session, SessionCommand, Sessions};
 pub use snapshot::BadSnapshot;
 pub use txn::{OpError, TxnOp, TxnResult};
@@ -84,6 +87,8 @@ pub enum Command {
     Txn(Vec<TxnOp>),
     /// A change to the catalog.
     Catalog(CatalogCommand),
+    /// A step of a restore.
+    Restore(RestoreCommand),
 }
 
 impl Command {
@@ -104,6 +109,7 @@ impl Command {
             }
             Command::Session(_) => 256,
             Command::Catalog(command) => command.weight(),
+            Command::Restore(command) => command.size(),
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -203,6 +209,14 @@ impl fmt::Display for Request {
             }
             Command::Txn(ops) => write!(f, "{} operations at once", ops.len()),
             Command::Catalog(command) => write!(f, "{command}"),
+            Command::Restore(RestoreCommand::Begin { id, bytes }) => {
+                write!(f, "begin restore {id:016x} of {bytes} bytes")
+            }
+            Command::Restore(RestoreCommand::Piece { id, offset, data }) => {
+                write!(f, "{} bytes at {offset} of restore {id:016x}", data.len())
+            }
+            Command::Restore(RestoreCommand::Commit { id }) => write!(f, "commit restore {id:016x}"),
+            Command::Restore(RestoreCommand::Abort { id }) => write!(f, "abort restore {id:016x}"),
         }
     }
 }
@@ -236,6 +250,8 @@ pub struct State {
     catalog: Catalog,
     dedup: Dedup,
     machine: Slot,
+    /// A snapshot that is about to be restored, as far as it has come.
+    upload: Option<restore::Upload>,
 }
 
 impl State {
@@ -254,6 +270,7 @@ impl State {
     /// A request that was applied before (same id) changes nothing and gets the outcome it got then.
     pub fn apply(&mut self, index: u64, request: &Request) -> Outcome {
         self.applied = index;
+        self.forget_upload(index);
         if let Some(earlier) = self.dedup.outcome_of(request.id) {
             return earlier;
         }
@@ -261,6 +278,7 @@ impl State {
             Command::Kv(command) => self.kv.apply(index, command, &self.sessions),
             Command::Session(command) => self.apply_session(index, command),
             Command::Catalog(command) => self.apply_catalog(index, command),
+            Command::Restore(command) => self.apply_restore(index, command),
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -408,7 +426,9 @@ impl State {
             self.dedup.digest(),
             self.machine.digest(),
         ];
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+        // Absent nearly always, and then the digest is what it was before there was such a thing.
+        let upload = self.upload.as_ref().map(restore::Upload::digest);
+        let bytes: Vec<u8> = parts.iter().chain(&upload).flat_map(|part| part.to_le_bytes()).collect();
         xxh3_64(&bytes)
     }
 
@@ -457,6 +477,7 @@ mod tests {
             2 => prop::collection::vec(txn::tests::any_op(), 0..6).prop_map(Command::Txn),
             1 => Just(Command::Noop),
             1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),
+            1 => restore::tests::any_command().prop_map(Command::Restore),
         ]
     }
 
