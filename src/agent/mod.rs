@@ -271,6 +271,7 @@ impl Agent {
             let delegate = Arc::new(server.clone());
             let rpc_addr = Some(server.raft().me().addr);
             let agent = Agent::new(env, config, process, server.lan().clone(), delegate, rpc_addr);
+            agent.local().load(&agent).await;
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -281,6 +282,7 @@ impl Agent {
             let client = Client::start(&env, &config, program, http_port).await?;
             let delegate = Arc::new(client.clone());
             let agent = Agent::new(env, config, process, client.lan().clone(), delegate, None);
+            agent.local().load(&agent).await;
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());

@@ -1,6 +1,6 @@
 //! `/v1/agent/service…`, `/v1/agent/check…`: this agent's own services and checks.
 //!
-//! What is registered here the agent keeps in the catalog: see [`crate::agent::local`].
+//! What is registered here the agent keeps in the catalog, and on its disk: see [`crate::agent::local`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -195,13 +195,20 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     }
     let replace = call.params.switch("replace-existing-checks");
     api.agent.local().register(&api.agent, service, definitions, replace)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+/// What was changed is on disk before it is answered.
+async fn keep(api: &Api) -> Result<(), Failure> {
+    api.agent.local().save().await.map_err(Failure::internal)
 }
 
 /// Removes a service.
 pub async fn deregister_service(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/service/deregister/")?;
     api.agent.local().deregister(&id)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -217,6 +224,7 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     if let Err(error) = api.agent.local().register_check(&api.agent, definition) {
         return Err(Failure::refused(error.to_string()));
     }
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -224,28 +232,30 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
 pub async fn deregister_check(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/check/deregister/")?;
     api.agent.local().deregister_check(&id)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
 /// `…/pass/`, `…/warn/`, `…/fail/`: tells a check how things are.
 pub async fn pass(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/pass/", Status::Passing)
+    tell(&api, call, "/v1/agent/check/pass/", Status::Passing).await
 }
 
 /// See [`pass`].
 pub async fn warn(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/warn/", Status::Warning)
+    tell(&api, call, "/v1/agent/check/warn/", Status::Warning).await
 }
 
 /// See [`pass`].
 pub async fn fail(api: Arc<Api>, call: Call) -> Reply {
-    tell(&api, &call, "/v1/agent/check/fail/", Status::Critical)
+    tell(&api, call, "/v1/agent/check/fail/", Status::Critical).await
 }
 
-fn tell(api: &Api, call: &Call, prefix: &str, status: Status) -> Reply {
+async fn tell(api: &Api, call: Call, prefix: &str, status: Status) -> Reply {
     let id = call.tail(prefix)?;
     let note = call.params.get("note").unwrap_or_default().to_owned();
     api.agent.local().tell(&id, status, note)?;
+    keep(api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -264,6 +274,7 @@ pub async fn update(api: Arc<Api>, call: Call) -> Reply {
     let status = Status::of_word(&body.status)
         .ok_or_else(|| Failure::bad_request(format!("Invalid check status: '{}'", body.status)))?;
     api.agent.local().tell(&id, status, body.output)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -455,11 +466,12 @@ fn enable(call: &Call) -> Result<bool, Failure> {
     }
 }
 
-fn maintenance(api: &Api, call: &Call, id: String, service_id: String, what: &str, on: bool) -> Reply {
+async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what: &str, on: bool) -> Reply {
     let local = api.agent.local();
     if !on {
         // Not being in maintenance is what was wanted.
         let _ = local.deregister_check(&id);
+        keep(api).await?;
         return Ok(reply::empty(StatusCode::OK));
     }
     let reason = call.params.text("reason").map(str::to_owned);
@@ -477,13 +489,14 @@ fn maintenance(api: &Api, call: &Call, id: String, service_id: String, what: &st
         failures_before_critical: 0,
     };
     local.register_check(&api.agent, definition)?;
+    keep(api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
 /// Puts the node into maintenance, or takes it out.
 pub async fn node_maintenance(api: Arc<Api>, call: Call) -> Reply {
     let on = enable(&call)?;
-    maintenance(&api, &call, NODE_MAINTENANCE.to_owned(), String::new(), "node", on)
+    maintenance(&api, call, NODE_MAINTENANCE.to_owned(), String::new(), "node", on).await
 }
 
 /// Puts a service into maintenance, or takes it out.
@@ -496,5 +509,5 @@ pub async fn service_maintenance_mode(api: Arc<Api>, call: Call) -> Reply {
     if !api.agent.local().book().services().contains_key(&id) {
         return Err(Unknown::Service(id).into());
     }
-    maintenance(&api, &call, service_maintenance(&id), id, "service", on)
+    maintenance(&api, call, service_maintenance(&id), id, "service", on).await
 }
