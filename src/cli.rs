@@ -5,6 +5,7 @@
 
 mod agent;
 mod ask;
+mod autopilot;
 mod bench;
 mod host;
 mod keyring;

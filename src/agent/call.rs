@@ -15,6 +15,7 @@ use crate::raft::frame::MAX_FRAME;
 use crate::state::query::{Found, Query};
 use crate::state::{Command, Outcome, RequestId};
 
+use super::autopilot::Health;
 use super::why::Explanation;
 use super::{Answer, Consistency, QueryOptions};
 
@@ -57,6 +58,11 @@ pub enum Call {
     Snapshot(Consistency),
     /// Why there is no leader, or that all is well.
     Why,
+    /// How the servers fare, as the leader sees them.
+    Health {
+        /// Whether a server asks, which took this one for the leader. It is not sent on again.
+        sent_on: bool,
+    },
 }
 
 impl Call {
@@ -75,6 +81,7 @@ impl Call {
             Call::AddServer(_) | Call::RemoveServer { .. } | Call::TransferLeadership { .. } => "change",
             Call::Snapshot(_) => "snapshot",
             Call::Why => "why",
+            Call::Health { .. } => "health",
         }
     }
 }
@@ -94,6 +101,8 @@ pub enum Reply {
     Snapshot(Bytes),
     /// To [`Call::Why`].
     Why(Explanation),
+    /// To [`Call::Health`].
+    Health(Health),
 }
 
 /// The servers, as one of them knows them.

@@ -13,7 +13,8 @@
 //! * [`call`]: what can be asked of the cluster, and how it travels from a client to a server; [`pool`] carries it.
 //! * [`keys`]: the keys of gossip at every member.
 //! * [`lan`]: gossip as an agent has it; [`meta`]: what a node says of itself there.
-//! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
+//! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again;
+//!   [`autopilot`]: who of them may vote, and how they fare.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
 //! * [`archive`]: the file that a snapshot is kept in.
@@ -23,6 +24,7 @@
 //! of [`Agent`] that the API uses. The client carries whatever there is.
 
 pub mod archive;
+pub mod autopilot;
 pub mod bootstrap;
 pub mod call;
 pub mod census;
@@ -62,6 +64,7 @@ use crate::raft::{OpenError, StartError};
 use crate::state::query::AskMachine;
 use crate::state::{Command, Machine, Outcome, Question, RestoreCommand};
 
+use autopilot::Health;
 use call::Reply;
 use lan::Lan;
 use local::Local;
@@ -691,6 +694,17 @@ impl Agent {
     pub async fn cluster(&self, consistency: Consistency) -> Result<Cluster, ReadError> {
         match self.call(Call::Cluster(consistency)).await? {
             Reply::Cluster(cluster) => Ok(cluster),
+            _ => Err(CallError::misfit().into()),
+        }
+    }
+
+    /// How the servers fare, as the leader sees them.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the leader could not be asked.
+    pub async fn health(&self) -> Result<Health, ReadError> {
+        match self.call(Call::Health { sent_on: false }).await? {
+            Reply::Health(health) => Ok(health),
             _ => Err(CallError::misfit().into()),
         }
     }

@@ -7,6 +7,7 @@
 //!
 //! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each family of paths.
 //! * `snapshot`: the whole state as one file, and back.
+//! * `autopilot`: how the servers fare.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -25,6 +26,7 @@
 //! only reading of the wall clock.
 
 mod agent;
+mod autopilot;
 mod catalog;
 pub mod client;
 mod decode;
@@ -386,6 +388,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/operator/raft/configuration", route(&["GET"], operator::configuration))
         .route("/v1/operator/raft/transfer-leader", route(&["POST", "PUT"], operator::transfer_leader))
         .route("/v1/operator/raft/peer", route(&["DELETE"], operator::remove_peer))
+        .route("/v1/operator/autopilot/configuration", route(&["GET", "PUT"], autopilot::configuration))
+        .route("/v1/operator/autopilot/health", route(&["GET"], autopilot::health))
+        .route("/v1/operator/autopilot/state", route(&["GET"], autopilot::state))
+        .route("/v1/operator/usage", route(&["GET"], autopilot::usage))
         .route("/ui", route(&["GET"], ui::redirect))
         .route("/ui/", route(&["GET"], ui::file))
         .route("/ui/{*file}", route(&["GET"], ui::file))

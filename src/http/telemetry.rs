@@ -110,7 +110,7 @@ pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
 }
 
 /// A time since 1970 as go-metrics shows it: `2024-02-29 23:59:50 +0000 UTC`.
-fn timestamp(since_1970: Duration) -> String {
+pub fn timestamp(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a date of the Gregorian calendar: years are counted from March, so that leap days come last

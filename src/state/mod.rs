@@ -9,6 +9,7 @@
 //! * [`session`]: sessions, which hold locks on keys.
 //! * [`txn`]: several operations at once, all or none.
 //! * [`catalog`]: nodes, their services, and the checks of both.
+//! * [`autopilot`]: how the leader is to look after the servers.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
@@ -29,6 +30,7 @@
 //! [`State::digest`] is a hash of the whole state, kept up to date with every change; replicas that
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
+pub mod autopilot;
 pub mod catalog;
 pub mod dedup;
 pub mod kv;
@@ -46,6 +48,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use autopilot::{Autopilot, AutopilotCommand};
 pub use catalog::{Catalog, CatalogCommand};
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
@@ -89,6 +92,8 @@ pub enum Command {
     Catalog(CatalogCommand),
     /// A step of a restore.
     Restore(RestoreCommand),
+    /// A change of autopilot's configuration.
+    Autopilot(AutopilotCommand),
 }
 
 impl Command {
@@ -110,6 +115,7 @@ impl Command {
             Command::Session(_) => 256,
             Command::Catalog(command) => command.weight(),
             Command::Restore(command) => command.size(),
+            Command::Autopilot(_) => 64,
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -217,6 +223,10 @@ impl fmt::Display for Request {
             }
             Command::Restore(RestoreCommand::Commit { id }) => write!(f, "commit restore {id:016x}"),
             Command::Restore(RestoreCommand::Abort { id }) => write!(f, "abort restore {id:016x}"),
+            Command::Autopilot(AutopilotCommand::Set { cas, .. }) => {
+                write!(f, "configure autopilot")?;
+                cas.map_or(Ok(()), |cas| write!(f, " if at {cas}"))
+            }
         }
     }
 }
@@ -252,6 +262,7 @@ pub struct State {
     machine: Slot,
     /// A snapshot that is about to be restored, as far as it has come.
     upload: Option<restore::Upload>,
+    autopilot: Autopilot,
 }
 
 impl State {
@@ -279,6 +290,7 @@ impl State {
             Command::Session(command) => self.apply_session(index, command),
             Command::Catalog(command) => self.apply_catalog(index, command),
             Command::Restore(command) => self.apply_restore(index, command),
+            Command::Autopilot(command) => self.autopilot.apply(index, command),
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -416,6 +428,11 @@ impl State {
         &self.catalog
     }
 
+    /// How autopilot is to behave, to read from.
+    pub fn autopilot(&self) -> &Autopilot {
+        &self.autopilot
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
         let parts = [
@@ -426,9 +443,13 @@ impl State {
             self.dedup.digest(),
             self.machine.digest(),
         ];
-        // Absent nearly always, and then the digest is what it was before there was such a thing.
-        let upload = self.upload.as_ref().map(restore::Upload::digest);
-        let bytes: Vec<u8> = parts.iter().chain(&upload).flat_map(|part| part.to_le_bytes()).collect();
+        // Absent in most clusters, and then the digest is what it was before there were such things.
+        let more = [
+            self.upload.as_ref().map(restore::Upload::digest),
+            self.autopilot.is_set().then(|| self.autopilot.digest()),
+        ];
+        let bytes: Vec<u8> =
+            parts.iter().chain(more.iter().flatten()).flat_map(|part| part.to_le_bytes()).collect();
         xxh3_64(&bytes)
     }
 

@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::autopilot::AutopilotInForce;
 use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
 use super::{Entry, Session, State, TxnOp, txn};
 
@@ -123,6 +124,10 @@ questions! {
     OneNode,
     /// Checks, by what they are about or what they found.
     Checks,
+    /// How autopilot is to behave.
+    AutopilotInForce,
+    /// How much there is of everything.
+    Usage,
 }
 
 /// See [`Query::KvGet`].
@@ -196,6 +201,36 @@ impl Asked for Applied {
 
     fn ask(&self, state: &State) -> Indexed<()> {
         Indexed { index: state.applied(), value: () }
+    }
+}
+
+/// See [`Query::Usage`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage;
+
+/// What [`Usage`] finds: how many there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Nodes.
+    pub nodes: u64,
+    /// Services, by name.
+    pub services: u64,
+    /// Their instances.
+    pub instances: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Sessions.
+    pub sessions: u64,
+}
+
+impl Asked for Usage {
+    type Found = Used;
+
+    fn ask(&self, state: &State) -> Indexed<Used> {
+        let (nodes, services, instances) = state.catalog().counts();
+        let [nodes, services, instances, keys, sessions] =
+            [nodes, services, instances, state.kv().len(), state.sessions().len()].map(|count| count as u64);
+        Indexed { index: state.applied(), value: Used { nodes, services, instances, keys, sessions } }
     }
 }
 

@@ -158,7 +158,7 @@ impl State {
     /// What was read from a snapshot, as what follows `present` at log index `index`: see the module's head.
     fn in_place_of(self, present: &State, index: u64) -> State {
         // Each part by its name: a new one has to say what becomes of it.
-        let State { applied: _, kv, sessions, catalog, dedup: _, machine, upload: _ } = self;
+        let State { applied: _, kv, sessions, catalog, dedup: _, machine, upload: _, autopilot } = self;
         let ephemeral = |session: &str| {
             sessions.get(session).is_some_and(|session| session.made.behavior == Behavior::Delete)
         };
@@ -176,6 +176,7 @@ impl State {
             dedup: present.dedup.clone(),
             machine,
             upload: None,
+            autopilot: autopilot.written_at(index),
         }
     }
 }

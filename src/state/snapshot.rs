@@ -74,7 +74,10 @@ pub(super) fn write(state: &State) -> Vec<u8> {
         bytes.extend_from_slice(&state.machine.snapshot());
         bytes
     });
-    // Only while there is one: a program that does not know restores can read every other snapshot.
+    // Only what there is: a program that does not know of such things can read every other snapshot.
+    if state.autopilot.is_set() {
+        part(&mut bytes, "autopilot", &state.autopilot);
+    }
     if let Some(upload) = &state.upload {
         part(&mut bytes, "upload", upload);
     }
@@ -155,6 +158,7 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
             "catalog" => state.catalog = decoded(name, content)?,
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
+            "autopilot" => state.autopilot = decoded(name, content)?,
             "upload" => state.upload = Some(decoded(name, content)?),
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),
         }
