@@ -7,7 +7,7 @@
 //!
 //! * `kv`, `session`, `txn`, `catalog`, `health`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each family of paths.
 //! * `snapshot`: the whole state as one file, and back.
-//! * `autopilot`: how the servers fare.
+//! * `autopilot`: how the servers fare; `query`: prepared queries.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -39,6 +39,7 @@ mod legacy;
 mod operator;
 mod own;
 mod params;
+mod query;
 mod reply;
 mod session;
 mod snapshot;
@@ -392,6 +393,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/operator/autopilot/health", route(&["GET"], autopilot::health))
         .route("/v1/operator/autopilot/state", route(&["GET"], autopilot::state))
         .route("/v1/operator/usage", route(&["GET"], autopilot::usage))
+        .route("/v1/query", route(&["GET", "POST"], query::all))
+        .route("/v1/query/{*query}", route(&["GET", "PUT", "DELETE"], query::one))
         .route("/ui", route(&["GET"], ui::redirect))
         .route("/ui/", route(&["GET"], ui::file))
         .route("/ui/{*file}", route(&["GET"], ui::file))

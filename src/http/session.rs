@@ -172,7 +172,7 @@ fn time_to_live(api: &Api, ttl: &str) -> Result<u64, Failure> {
 }
 
 /// A UUID that nobody has.
-fn new_id(api: &Api) -> String {
+pub fn new_id(api: &Api) -> String {
     let mut rng = api.session_ids.lock().unwrap_or_else(PoisonError::into_inner);
     let (a, b): (u64, u64) = (rng.random(), rng.random());
     format!(

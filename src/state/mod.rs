@@ -9,6 +9,7 @@
 //! * [`session`]: sessions, which hold locks on keys.
 //! * [`txn`]: several operations at once, all or none.
 //! * [`catalog`]: nodes, their services, and the checks of both.
+//! * [`prepared`]: questions about services that were written down.
 //! * [`autopilot`]: how the leader is to look after the servers.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
@@ -35,6 +36,7 @@ pub mod catalog;
 pub mod dedup;
 pub mod kv;
 pub mod machine;
+pub mod prepared;
 pub mod query;
 pub mod restore;
 pub mod session;
@@ -53,6 +55,7 @@ pub use catalog::{Catalog, CatalogCommand};
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
+pub use prepared::{PreparedCommand, PreparedQueries};
 pub use query::{Asked, Found, Indexed, Query, Question};
 pub use restore::RestoreCommand;
 pub use session::{Session, SessionCommand, Sessions};
@@ -94,6 +97,8 @@ pub enum Command {
     Restore(RestoreCommand),
     /// A change of autopilot's configuration.
     Autopilot(AutopilotCommand),
+    /// A change to prepared queries.
+    Prepared(PreparedCommand),
 }
 
 impl Command {
@@ -116,6 +121,7 @@ impl Command {
             Command::Catalog(command) => command.weight(),
             Command::Restore(command) => command.size(),
             Command::Autopilot(_) => 64,
+            Command::Prepared(command) => command.size(),
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -227,6 +233,9 @@ impl fmt::Display for Request {
                 write!(f, "configure autopilot")?;
                 cas.map_or(Ok(()), |cas| write!(f, " if at {cas}"))
             }
+            Command::Prepared(PreparedCommand::Create(query)) => write!(f, "create query {}", query.id),
+            Command::Prepared(PreparedCommand::Update(query)) => write!(f, "update query {}", query.id),
+            Command::Prepared(PreparedCommand::Delete { id }) => write!(f, "delete query {id}"),
         }
     }
 }
@@ -263,6 +272,7 @@ pub struct State {
     /// A snapshot that is about to be restored, as far as it has come.
     upload: Option<restore::Upload>,
     autopilot: Autopilot,
+    prepared: PreparedQueries,
 }
 
 impl State {
@@ -291,6 +301,7 @@ impl State {
             Command::Catalog(command) => self.apply_catalog(index, command),
             Command::Restore(command) => self.apply_restore(index, command),
             Command::Autopilot(command) => self.autopilot.apply(index, command),
+            Command::Prepared(command) => self.prepared.apply(index, command, &self.sessions),
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -357,6 +368,7 @@ impl State {
     /// Ends a session and what depends on it, whatever the reason. One that is not there is ended already.
     pub fn invalidate_session(&mut self, index: u64, id: &str) {
         let Some(session) = self.sessions.remove(index, id) else { return };
+        self.prepared.session_ended(index, id);
         let keys: Vec<String> = self.kv.held_by(id).cloned().collect();
         for key in keys {
             match session.made.behavior {
@@ -433,6 +445,11 @@ impl State {
         &self.autopilot
     }
 
+    /// The prepared queries, to read from.
+    pub fn prepared(&self) -> &PreparedQueries {
+        &self.prepared
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
         let parts = [
@@ -447,6 +464,7 @@ impl State {
         let more = [
             self.upload.as_ref().map(restore::Upload::digest),
             self.autopilot.is_set().then(|| self.autopilot.digest()),
+            (!self.prepared.is_blank()).then(|| self.prepared.digest()),
         ];
         let bytes: Vec<u8> =
             parts.iter().chain(more.iter().flatten()).flat_map(|part| part.to_le_bytes()).collect();
@@ -472,6 +490,7 @@ impl State {
         self.sessions.rebuild();
         self.catalog.rebuild_digest();
         self.dedup.rebuild_digest();
+        self.prepared.rebuild();
     }
 }
 
@@ -499,6 +518,7 @@ mod tests {
             1 => Just(Command::Noop),
             1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),
             1 => restore::tests::any_command().prop_map(Command::Restore),
+            1 => prepared::tests::any_command().prop_map(Command::Prepared),
         ]
     }
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::autopilot::AutopilotInForce;
 use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
+use super::prepared::{Prepared, PreparedList};
 use super::{Entry, Session, State, TxnOp, txn};
 
 /// What a read finds.
@@ -128,6 +129,10 @@ questions! {
     AutopilotInForce,
     /// How much there is of everything.
     Usage,
+    /// All prepared queries.
+    PreparedList,
+    /// One prepared query.
+    Prepared,
 }
 
 /// See [`Query::KvGet`].

@@ -18,6 +18,7 @@
 //!   come back unlocked; ephemeral ones (of sessions with the behaviour `delete`) do not come back. What a session of
 //!   now held has its lock-delay, as after any other end of it, and delays in force go on.
 //! * A key's **lock index** is never less than it was, so that it stays a fencing token.
+//! * **Prepared queries** that went with a session do not come back.
 //! * **Requests** that were applied stay applied: the table that tells them is that of now, because it is about this
 //!   log and not about the snapshot's.
 
@@ -158,7 +159,8 @@ impl State {
     /// What was read from a snapshot, as what follows `present` at log index `index`: see the module's head.
     fn in_place_of(self, present: &State, index: u64) -> State {
         // Each part by its name: a new one has to say what becomes of it.
-        let State { applied: _, kv, sessions, catalog, dedup: _, machine, upload: _, autopilot } = self;
+        let State { applied: _, kv, sessions, catalog, dedup: _, machine, upload: _, autopilot, prepared } =
+            self;
         let ephemeral = |session: &str| {
             sessions.get(session).is_some_and(|session| session.made.behavior == Behavior::Delete)
         };
@@ -177,6 +179,7 @@ impl State {
             machine,
             upload: None,
             autopilot: autopilot.written_at(index),
+            prepared: prepared.written_at(index),
         }
     }
 }

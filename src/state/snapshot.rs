@@ -78,6 +78,9 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     if state.autopilot.is_set() {
         part(&mut bytes, "autopilot", &state.autopilot);
     }
+    if !state.prepared.is_blank() {
+        part(&mut bytes, "prepared", &state.prepared);
+    }
     if let Some(upload) = &state.upload {
         part(&mut bytes, "upload", upload);
     }
@@ -159,6 +162,7 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
             "autopilot" => state.autopilot = decoded(name, content)?,
+            "prepared" => state.prepared = decoded(name, content)?,
             "upload" => state.upload = Some(decoded(name, content)?),
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),
         }

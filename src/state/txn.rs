@@ -5,7 +5,7 @@
 //! then all is taken back. A transaction that only reads needs no log entry: [`super::query::Txn`].
 //!
 //! Keys note how to undo what was done to them. A transaction with operations on the catalog is rarer, and they may
-//! end sessions: it keeps a copy of both to go back to.
+//! end sessions: it keeps a copy of all that to go back to.
 //!
 //! Verbs, results and texts are Consul's.
 
@@ -306,7 +306,8 @@ impl State {
     pub(super) fn transact(&mut self, index: u64, ops: &[TxnOp]) -> Done {
         self.kv.begin();
         let changes_catalog = ops.iter().any(|op| matches!(op, TxnOp::Catalog(_)) && op.writes());
-        let before = changes_catalog.then(|| (self.catalog.clone(), self.sessions.clone()));
+        let copy = || (self.catalog.clone(), self.sessions.clone(), self.prepared.clone());
+        let before = changes_catalog.then(copy);
         let done = gather(ops.iter().map(|op| match op {
             TxnOp::Kv(op) => self.step(index, op),
             TxnOp::Catalog(op) => self.step_in_catalog(index, op),
@@ -316,7 +317,7 @@ impl State {
         } else {
             self.kv.roll_back();
             if let Some(before) = before {
-                (self.catalog, self.sessions) = before;
+                (self.catalog, self.sessions, self.prepared) = before;
             }
         }
         done
