@@ -6,6 +6,7 @@
 mod acl;
 mod agent;
 mod ask;
+mod autopilot;
 mod bench;
 mod host;
 mod keyring;
@@ -16,6 +17,7 @@ mod programs;
 mod recover;
 mod rtt;
 mod secrets;
+mod snapshot;
 mod tls;
 mod watch;
 
@@ -95,6 +97,9 @@ enum Command {
     /// Looks after tokens, policies and roles
     #[command(subcommand)]
     Acl(acl::Acl),
+    /// Saves the whole state into a file, and restores it from one
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Collects all that helps to find a fault into one file
     Debug(operate::Debug),
     /// Checks configuration files without starting anything

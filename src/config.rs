@@ -212,6 +212,8 @@ pub struct Limits {
     pub key_bytes: usize,
     /// Longest value in bytes.
     pub value_bytes: usize,
+    /// Longest snapshot that is restored, in bytes: as a file, and unfolded.
+    pub snapshot_bytes: u64,
     /// Connections to the HTTP API at once.
     pub http_connections: usize,
     /// Connections to the HTTP API at once from one address.
@@ -366,6 +368,7 @@ impl Default for Limits {
             key_bytes: 512,
             value_bytes: 512 * 1024,
             session_ttl_min_ms: 10_000,
+            snapshot_bytes: 512 << 20,
             http_connections: 4096,
             http_connections_per_client: 1024,
             http_read_timeout_ms: 10_000,
@@ -464,6 +467,9 @@ impl Config {
         }
         if !(1..=86_400_000).contains(&self.limits.session_ttl_min_ms) {
             return invalid("limits.session_ttl_min_ms", "must be 1 to 86400000".to_owned());
+        }
+        if !(1..=1 << 30).contains(&self.limits.snapshot_bytes) {
+            return invalid("limits.snapshot_bytes", "must be 1 to 1073741824".to_owned());
         }
         if self.limits.http_connections == 0 {
             return invalid("limits.http_connections", "must be at least 1".to_owned());

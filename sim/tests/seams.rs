@@ -10,7 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use driftline::env::{Env, hazard};
+use driftline::agent::local::book::Book;
+use driftline::agent::local::shelf::{self, Change, Shelf};
+use driftline::env::{Disk, Env, hazard};
+use driftline::state::catalog::ServiceInfo;
 use sim::bend::Bend;
 use sim::executor::{Machine, NoWitness, Universe};
 use sim::fault::{Effect, Hosts, Rule};
@@ -919,6 +922,55 @@ fn a_name_that_was_not_synced_may_vanish_in_a_power_loss() {
     });
     let lost = lost.count();
     assert!((1..20).contains(&lost), "{lost} of 20 names were lost");
+}
+
+/// What an agent registered is there after a power loss, as it was before or after the change under way.
+#[test]
+fn what_an_agent_registered_outlives_a_power_loss() {
+    let service =
+        |port: u16| ServiceInfo { id: "web".into(), name: "web".into(), port, ..Default::default() };
+    let write = move |disk: &dyn Disk, port: u16| {
+        let (mut book, mut shelf) = (Book::default(), Shelf::default());
+        book.set_service(service(port));
+        shelf.read(disk).unwrap();
+        let changes = shelf.changes(&book);
+        shelf::carry_out(disk, &changes).unwrap();
+    };
+    for seed in 0..20 {
+        story(seed, |universe| async move {
+            let host = machine(&universe, 0);
+            on_disk(&universe, &host, move |disk| write(disk, 1)).await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| {
+                assert_eq!(Shelf::default().read(disk).unwrap().services, [service(1)]);
+                // The next change is cut off before its last step.
+                let making = disk.open("services/half.tmp").unwrap();
+                making.write_at(0, b"half").unwrap();
+                let mut book = Book::default();
+                book.set_service(service(2));
+                let changes = Shelf::default().changes(&book);
+                let [Change::Write(name, content)] = &changes[..] else { panic!("{changes:?}") };
+                let file = disk.open(&format!("{name}.tmp")).unwrap();
+                file.write_at(0, content.as_bytes()).unwrap();
+                file.sync().unwrap();
+                disk.rename(&format!("{name}.tmp"), name).unwrap();
+            })
+            .await;
+            host.power_loss();
+            on_disk(&universe, &host, move |disk| {
+                let found = Shelf::default().read(disk).unwrap();
+                assert!(found.bad.is_empty(), "{:?}", found.bad);
+                assert!([[service(1)], [service(2)]].iter().any(|one| found.services == *one), "{found:?}");
+                write(disk, 3);
+            })
+            .await;
+            host.kill();
+            on_disk(&universe, &host, move |disk| {
+                assert_eq!(Shelf::default().read(disk).unwrap().services, [service(3)]);
+            })
+            .await;
+        });
+    }
 }
 
 #[test]

@@ -12,11 +12,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::raft::client::WriteError;
+use crate::raft::frame::MAX_FRAME;
 use crate::secret::Secret;
 use crate::state::query::{Found, Query};
 use crate::state::txn::OpError;
 use crate::state::{Command, NodePlace, Outcome, RequestId};
 
+use super::autopilot::Health;
 use super::why::Explanation;
 use super::{Answer, Consistency, QueryOptions};
 
@@ -25,6 +27,8 @@ const VERSION: u8 = 1;
 
 /// The version of a call that a token goes with. Who shows none sends the older one, which every server understands.
 const WITH_TOKEN: u8 = 2;
+/// Bytes of an answer that fit into a frame of peer RPC, with what comes around them.
+pub const MAX_REPLY: usize = MAX_FRAME - 64 * 1024;
 
 /// What is said by a client agent that knows no server; Consul's words.
 pub const NO_SERVERS: &str = "No known Consul servers";
@@ -73,6 +77,11 @@ pub enum Call {
     Why,
     /// Remember where a node stands. It is in force some seconds later.
     Coordinate(NodePlace),
+    /// How the servers fare, as the leader sees them.
+    Health {
+        /// Whether a server asks, which took this one for the leader. It is not sent on again.
+        sent_on: bool,
+    },
 }
 
 impl Call {
@@ -92,6 +101,7 @@ impl Call {
             Call::Snapshot(_) => "snapshot",
             Call::Why => "why",
             Call::Coordinate(_) => "coordinate",
+            Call::Health { .. } => "health",
         }
     }
 }
@@ -113,6 +123,8 @@ pub enum Reply {
     Why(Explanation),
     /// To [`Call::Read`], when something was left out that whoever asks may not see.
     FoundSome(Box<Answer<Found>>),
+    /// To [`Call::Health`].
+    Health(Health),
 }
 
 /// The servers, as one of them knows them.

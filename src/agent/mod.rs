@@ -13,16 +13,20 @@
 //! * [`call`]: what can be asked of the cluster, and how it travels from a client to a server; [`pool`] carries it.
 //! * [`keys`]: the keys of gossip at every member.
 //! * [`lan`]: gossip as an agent has it; [`meta`]: what a node says of itself there.
-//! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again.
+//! * [`bootstrap`], [`reconcile`], [`rejoin`]: how a cluster begins, follows its members, and meets again;
+//!   [`autopilot`]: who of them may vote, and how they fare.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
 //! * [`coordinates`]: where nodes stand, told to the servers; [`events`]: whom a user event concerns.
 //! * [`rights`]: what each call needs, and what of its answer may be seen; [`tokens`]: those that the agent itself uses.
+//! * [`archive`]: the file that a snapshot is kept in.
 //! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
 //!
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
 //! of [`Agent`] that the API uses. The client carries whatever there is.
 
+pub mod archive;
+pub mod autopilot;
 pub mod bootstrap;
 pub mod call;
 pub mod census;
@@ -55,6 +59,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -68,8 +73,9 @@ use crate::state::acl::authorizer::Default as ByDefault;
 use crate::state::acl::rules::{Access, Kind, Rule, Rules};
 use crate::state::acl::{AclHolder, Authorizer, Holder};
 use crate::state::query::AskMachine;
-use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal};
+use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal, RestoreCommand};
 
+use autopilot::Health;
 use call::Reply;
 use lan::Lan;
 use local::Local;
@@ -84,6 +90,9 @@ pub use delegate::{Coordinate, Delegate, Stats, UnknownSegment};
 pub use events::EventFilters;
 pub use lan::member_tags;
 pub use server::Server;
+
+/// Bytes of a snapshot that go into one entry of the log when it is restored.
+const RESTORED_AT_ONCE: usize = 1 << 20;
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +266,8 @@ struct Inner {
     /// One generator for all who ask, whichever listener they come by: the same stream twice gives every id twice.
     session_ids: Mutex<Rng>,
     acl_ids: Mutex<Rng>,
+    /// Names restores.
+    restores: Mutex<Rng>,
     lan: Lan,
     local: Local,
     delegate: Arc<dyn Delegate>,
@@ -291,6 +302,7 @@ impl Agent {
             let rpc_addr = Some(server.raft().me().addr);
             let lan = server.lan().clone();
             let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr).await;
+            agent.local().load(&agent).await;
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -301,6 +313,7 @@ impl Agent {
             let client = Client::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(client.clone());
             let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None).await;
+            agent.local().load(&agent).await;
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());
@@ -324,6 +337,7 @@ impl Agent {
                 session_ids: Mutex::new(env.rng("session ids")),
                 acl_ids: Mutex::new(env.rng("acl ids")),
                 local,
+                restores: Mutex::new(env.rng("restores")),
                 env,
                 config: watch::Sender::new(Arc::new(config)),
                 reloading: tokio::sync::Mutex::new(()),
@@ -572,10 +586,7 @@ impl Agent {
     /// Numbers for people, by subsystem.
     pub fn stats(&self) -> Stats {
         let mut all = self.inner.delegate.stats();
-        // The agent's own services and checks are counted here as soon as it has some.
-        let none = ["check_monitors", "check_ttls", "checks", "services"];
-        let counts = none.map(|count| (count.to_owned(), "0".to_owned()));
-        all.insert("agent".to_owned(), counts.into());
+        all.insert("agent".to_owned(), stats::of_book(&self.inner.local.book()));
         all
     }
 
@@ -781,6 +792,65 @@ impl Agent {
         self.change(Call::Coordinate(update)).await
     }
 
+    // ---- snapshots ----
+
+    /// The whole replicated state as bytes; `stale`: from whichever server is asked, as it is there.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no server could say, or none knew in time how current it is.
+    pub async fn snapshot(&self, stale: bool) -> Result<Bytes, ReadError> {
+        Ok(self.inner.delegate.snapshot_rpc(&self.bearer_of_calls(), stale).await?)
+    }
+
+    /// Makes the state of the whole cluster what these bytes say: see [`crate::state::restore`].
+    ///
+    /// # Errors
+    /// Refused: nothing was restored. Unknown: it may have been, or may yet be.
+    pub async fn restore(&self, state: Bytes) -> Result<(), WriteError> {
+        let id = self.inner.restores.lock().unwrap_or_else(PoisonError::into_inner).random();
+        let sent = self.send_pieces(id, &state).await;
+        if let Err(reason) = sent {
+            // If this does not arrive either, it is forgotten in time.
+            let _ = self.restore_step(RestoreCommand::Abort { id }).await;
+            return Err(WriteError::Refused(format!("nothing was restored: {reason}")));
+        }
+        match self.restore_step(RestoreCommand::Commit { id }).await? {
+            Outcome::Refused { refusal, .. } => Err(WriteError::Refused(refusal.to_string())),
+            Outcome::Stale => {
+                Err(WriteError::Unknown("the outcome of this restore is no longer known".into()))
+            }
+            outcome => {
+                tracing::warn!(%outcome, bytes = state.len(), "the state was restored from a snapshot");
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a snapshot to where it can be restored. Nothing has changed after that.
+    async fn send_pieces(&self, id: u64, state: &[u8]) -> Result<(), String> {
+        let bytes = state.len() as u64;
+        let begin = std::iter::once(RestoreCommand::Begin { id, bytes });
+        let starts = (0..).step_by(RESTORED_AT_ONCE);
+        let pieces = starts.zip(state.chunks(RESTORED_AT_ONCE)).map(|(offset, data)| RestoreCommand::Piece {
+            id,
+            offset,
+            data: data.into(),
+        });
+        for step in begin.chain(pieces) {
+            match self.restore_step(step).await {
+                Ok(Outcome::Refused { refusal, .. }) => return Err(refusal.to_string()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn restore_step(&self, step: RestoreCommand) -> Result<Outcome, WriteError> {
+        // Boxed, so that whoever awaits this need not know how deep it goes.
+        Box::pin(self.write(Command::Restore(step))).await
+    }
+
     // ---- servers ----
 
     /// Who leads, and which servers there are, as currently as asked.
@@ -790,6 +860,17 @@ impl Agent {
     pub async fn cluster(&self, consistency: Consistency) -> Result<Cluster, ReadError> {
         match self.call(Call::Cluster(consistency)).await? {
             Reply::Cluster(cluster) => Ok(cluster),
+            _ => Err(CallError::misfit().into()),
+        }
+    }
+
+    /// How the servers fare, as the leader sees them.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the leader could not be asked.
+    pub async fn health(&self) -> Result<Health, ReadError> {
+        match self.call(Call::Health { sent_on: false }).await? {
+            Reply::Health(health) => Ok(health),
             _ => Err(CallError::misfit().into()),
         }
     }

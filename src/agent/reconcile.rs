@@ -7,7 +7,9 @@
 //! being silent: a partition makes half of the servers silent, and removing those would let the other
 //! half shrink the quorum under the data. Silent servers stay voters until they return, leave, or an
 //! operator removes them, or until another server is there under their name: then their data is gone, and
-//! with it their vote.
+//! with it their vote. (Or until [`super::autopilot`] sees that another has taken their place, under whatever name.)
+//!
+//! Who is added learns at first; [`super::autopilot`] says when it votes.
 
 use crate::gossip::Status;
 use crate::mutant;
@@ -25,7 +27,7 @@ pub struct Seen {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make it a voter, by way of a learner.
+    /// Add it as a learner.
     Add(ServerInfo),
     /// Take it out.
     Remove {
@@ -65,9 +67,8 @@ pub fn plan(seen: &[Seen], configuration: &[RaftMember], me: u64) -> Option<Step
     if let Some(replaced) = replaced {
         return Some(Step::Remove { node_id: replaced.server.node_id });
     }
-    let newcomer = seen.iter().find(|seen| {
-        seen.status == Status::Alive && !configured(seen.server.node_id).is_some_and(|member| member.voter)
-    });
+    let newcomer =
+        seen.iter().find(|seen| seen.status == Status::Alive && configured(seen.server.node_id).is_none());
     newcomer.map(|newcomer| Step::Add(newcomer.server.clone()))
 }
 
@@ -90,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_are_added_and_learners_promoted() {
+    fn newcomers_are_added_and_learners_left_to_autopilot() {
         let seen = [seen(1, Status::Alive), seen(2, Status::Alive)];
         assert_eq!(plan(&seen, &[member(1, true)], 1), Some(Step::Add(server(2))));
-        assert_eq!(plan(&seen, &[member(1, true), member(2, false)], 1), Some(Step::Add(server(2))));
+        assert_eq!(plan(&seen, &[member(1, true), member(2, false)], 1), None);
         assert_eq!(plan(&seen, &[member(1, true), member(2, true)], 1), None);
     }
 

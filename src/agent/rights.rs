@@ -16,8 +16,9 @@ use crate::secret::Secret;
 use crate::state::acl::rules::{Access, Kind};
 use crate::state::acl::{AclCommand, Authorizer, Denied, Entered, ShownToken};
 use crate::state::catalog::{Catalog, CatalogCommand, CheckRow, Registration};
+use crate::state::prepared::PreparedCommand;
 use crate::state::query::{Asked, Found, Indexed, KvKeys, Query};
-use crate::state::txn::{KvOp, KvVerb, OpError};
+use crate::state::txn::{CatalogOp, CatalogRow, KvOp, KvVerb, OpError, RowVerb};
 use crate::state::{Command, KvCommand, Session, SessionCommand, State, TxnOp, TxnResult};
 
 use super::Call;
@@ -52,6 +53,7 @@ pub fn permit(who: &Authorizer, call: &Call, state: &State) -> Result<(), No> {
             Ok(who.require_operator(Access::Write)?)
         }
         Call::Coordinate(update) => Ok(who.require(Kind::Node, &update.node, Access::Write)?),
+        Call::Health { .. } => Ok(who.require_operator(Access::Read)?),
         // It holds all tokens.
         Call::Snapshot(_) => Ok(who.require_acl(Access::Write)?),
     }
@@ -65,8 +67,12 @@ fn permit_command(who: &Authorizer, command: &Command, state: &State) -> Result<
         Command::Kv(command) => Ok(permit_kv(who, command)?),
         Command::Session(command) => Ok(permit_session(who, command, state)?),
         Command::Catalog(command) => Ok(permit_catalog(who, command, state)?),
-        Command::Txn(ops) => permit_txn(who, ops),
+        Command::Txn(ops) => permit_txn(who, ops, state),
         Command::Acl(command) => Ok(permit_acl(who, command)?),
+        // It holds all tokens.
+        Command::Restore(_) => Ok(who.require_acl(Access::Write)?),
+        Command::Autopilot(_) => Ok(who.require_operator(Access::Write)?),
+        Command::Prepared(command) => Ok(permit_prepared(who, command, state)?),
     }
 }
 
@@ -155,10 +161,62 @@ fn permit_registration(who: &Authorizer, new: &Registration, catalog: &Catalog) 
     Ok(())
 }
 
-fn permit_txn(who: &Authorizer, ops: &[TxnOp]) -> Result<(), No> {
+/// A query is its name's; one without a name is anybody's who may write all queries.
+fn permit_prepared(who: &Authorizer, command: &PreparedCommand, state: &State) -> Result<(), Denied> {
+    let known = |id: &str| state.prepared().get(id).map(|row| row.info.name.clone());
+    let mut names = Vec::new();
+    match command {
+        PreparedCommand::Create(query) => names.push(query.name.clone()),
+        PreparedCommand::Update(query) => {
+            names.push(query.name.clone());
+            names.extend(known(&query.id));
+        }
+        // Of one that is not there nobody knows the name; nothing will be done.
+        PreparedCommand::Delete { id } => names.extend(known(id)),
+    }
+    names.iter().try_for_each(|name| who.require(Kind::Query, name, Access::Write))
+}
+
+fn permit_row(who: &Authorizer, op: &CatalogOp, state: &State) -> Result<(), Denied> {
+    let catalog = state.catalog();
+    let reads = op.verb == RowVerb::Get;
+    let access = if reads { Access::Read } else { Access::Write };
+    match &op.row {
+        CatalogRow::Node(node) => {
+            who.require(Kind::Node, &node.name, access)?;
+            // An id means one node: under another name, that one is meant, or taken out.
+            match catalog.node(&node.id).filter(|former| former.info.name != node.name) {
+                Some(former) => who.require(Kind::Node, &former.info.name, access),
+                None => Ok(()),
+            }
+        }
+        CatalogRow::Service { node, service } => {
+            let known = catalog.service(node, &service.id).map(|known| known.name.as_str());
+            let named = Some(service.name.as_str()).filter(|name| !name.is_empty());
+            known.into_iter().chain(named).try_for_each(|name| who.require(Kind::Service, name, access))
+        }
+        CatalogRow::Check { node, check } => {
+            let known = catalog.check(node, &check.id).map(|known| known.service_id.as_str());
+            for service_id in known.into_iter().chain([check.service_id.as_str()]) {
+                match catalog.service(node, service_id) {
+                    Some(service) if !service_id.is_empty() => {
+                        who.require(Kind::Service, &service.name, access)?;
+                    }
+                    _ => who.require(Kind::Node, node, access)?,
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn permit_txn(who: &Authorizer, ops: &[TxnOp], state: &State) -> Result<(), No> {
     let judged = (0..).zip(ops).filter_map(|(op_index, op)| {
-        let TxnOp::Kv(op) = op;
-        let denied = permit_op(who, op).err()?;
+        let permitted = match op {
+            TxnOp::Kv(op) => permit_op(who, op),
+            TxnOp::Catalog(op) => permit_row(who, op, state),
+        };
+        let denied = permitted.err()?;
         Some(OpError { op_index, what: denied.to_string() })
     });
     let errors: Vec<OpError> = judged.collect();
@@ -217,6 +275,7 @@ pub fn look(
         Query::KvGet(get) => who.require(Kind::Key, &get.key, Access::Read)?,
         Query::KvList(list) => lists(&list.prefix)?,
         Query::KvKeys(keys) => lists(&keys.prefix)?,
+        Query::AutopilotInForce(_) | Query::Usage(_) => who.require_operator(Access::Read)?,
         Query::AskMachine(_) => who.require_operator(Access::Read)?,
         Query::AclTokens(_)
         | Query::AclToken(_)
@@ -239,13 +298,15 @@ pub fn look(
         | Query::OneNode(_)
         | Query::CoordinatesOfAll(_)
         | Query::CoordinatesOf(_)
+        | Query::PreparedList(_)
+        | Query::Prepared(_)
         | Query::Checks(_) => {}
     }
     if let Query::KvKeys(keys) = query {
         return Ok(look_at_keys(who, keys, state));
     }
     if let Query::Txn(txn) = query
-        && let Err(No::Txn(errors)) = permit_txn(who, &txn.ops)
+        && let Err(No::Txn(errors)) = permit_txn(who, &txn.ops, state)
     {
         return Ok((Indexed { index: state.applied(), value: Found::Txn(Err(errors)) }, false));
     }
@@ -266,7 +327,12 @@ pub fn look(
             keep(sessions, &mut filtered, session_seen);
         }
         Found::Txn(Ok(results)) => {
-            keep(results, &mut filtered, |TxnResult::Kv(key, _)| reads(Kind::Key, key));
+            keep(results, &mut filtered, |result| match result {
+                TxnResult::Kv(key, _) => reads(Kind::Key, key),
+                TxnResult::Node(row) => reads(Kind::Node, &row.info.name),
+                TxnResult::Service(row) => reads(Kind::Service, &row.info.name),
+                TxnResult::Check(row) => check_seen(row),
+            });
         }
         Found::CatalogNodes(nodes) => {
             keep(nodes, &mut filtered, |row| reads(Kind::Node, &row.info.name));
@@ -293,6 +359,13 @@ pub fn look(
         Found::CoordinatesOfAll(places) | Found::CoordinatesOf(places) => {
             keep(places, &mut filtered, |one| reads(Kind::Node, &one.node));
         }
+        Found::PreparedList(queries) => {
+            keep(queries, &mut filtered, |row| reads(Kind::Query, &row.info.name));
+        }
+        Found::Prepared(query) => {
+            filtered |= query.as_ref().is_some_and(|row| !reads(Kind::Query, &row.info.name));
+            *query = query.take().filter(|row| reads(Kind::Query, &row.info.name));
+        }
         // To read how rights are given is one thing, to have them all another.
         Found::AclTokens(tokens) => tokens.iter_mut().for_each(|token| hide(who, token)),
         Found::AclToken(token) => token.iter_mut().for_each(|token| hide(who, token)),
@@ -302,6 +375,8 @@ pub fn look(
         | Found::Txn(Err(_))
         | Found::Applied(())
         | Found::AskMachine(_)
+        | Found::AutopilotInForce(_)
+        | Found::Usage(_)
         | Found::AclSelf(_)
         | Found::AclPolicies(_)
         | Found::AclPolicy(_)

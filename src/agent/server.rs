@@ -4,6 +4,7 @@
 //!
 //! * **founding** ([`bootstrap`](super::bootstrap)): a server without a cluster founds one, alone or with others;
 //! * **reconciling** ([`reconcile`](super::reconcile)): the leader makes the Raft configuration follow gossip;
+//! * **looking after the servers** ([`autopilot`]): the leader lets learners vote, and takes out who is dead and replaced;
 //! * **entering** ([`census`]): the leader makes the catalog's nodes follow gossip;
 //! * **gathering** ([`coordinates`]): what nodes say of their places is proposed every few seconds, together;
 //! * **recovering**: until a restarted server has caught up with what it had applied before, it answers no read
@@ -16,12 +17,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 
 use crate::config::{Bootstrap, Config, DefaultPolicy, RaftConfig};
 use crate::env::{AbortOnDrop, Disk, Env, Instant, Purpose, hazard};
@@ -30,7 +32,7 @@ use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
 use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
-use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions};
+use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions, log_index, log_term};
 use crate::secret::Secret;
 use crate::state::acl::authorizer::Default as ByDefault;
 use crate::state::acl::{Authorizer, GLOBAL_MANAGEMENT, Grants, Link, NewToken};
@@ -38,8 +40,9 @@ use crate::state::catalog::{CatalogNodes, Checks, ChecksOf, ServiceInstances};
 use crate::state::query::{Asked, Found, Indexed, Query};
 use crate::state::{AclCommand, Command, KvCommand, Outcome, Request, RequestId, State};
 
+use super::autopilot::{self, Judged, View};
 use super::bootstrap::{found_together, founders};
-use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Reply};
+use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Forwarded, Reply};
 use super::census::{self, Entered};
 use super::coordinates::{self, Gathered};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
@@ -57,6 +60,12 @@ use super::{Answer, Consistency, Error, Program, QueryOptions, uuid};
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
 /// How often the leader compares the catalog with the members, when nothing tells it to.
 const ENTER_EVERY: Duration = Duration::from_secs(60);
+/// How often the leader looks how the servers fare.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And while one of them waits to vote.
+const LOOK_EVERY_FOR_LEARNERS: Duration = Duration::from_millis(100);
+/// Pause before the leader is asked again how the servers fare.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long another server may take to say who it is.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a leaving server waits to be taken out of the configuration.
@@ -94,6 +103,10 @@ struct Inner {
     places: Gathered,
     /// Whether the state holds again all that this server had applied before it restarted.
     recovered: AtomicBool,
+    /// How the servers fared until now; only a leader's means anything.
+    fared: Mutex<autopilot::Memory>,
+    /// Wakes whoever looks after them when one was added.
+    added: Notify,
 }
 
 impl Server {
@@ -164,7 +177,9 @@ impl Server {
         let (env, config) = (env.clone(), config.clone());
         let recovered = AtomicBool::new(false);
         let places = Gathered::default();
-        let server = Server { inner: Arc::new(Inner { env, config, lan, node, client, places, recovered }) };
+        let (fared, added) = (Mutex::default(), Notify::new());
+        let inner = Inner { env, config, lan, node, client, places, recovered, fared, added };
+        let server = Server { inner: Arc::new(inner) };
         server.serve_agents();
         Ok(server)
     }
@@ -175,6 +190,7 @@ impl Server {
         let mut duties = vec![
             env.spawn(self.clone().found()).abort_on_drop(),
             env.spawn(self.clone().reconcile()).abort_on_drop(),
+            env.spawn(self.clone().look_after_servers()).abort_on_drop(),
             env.spawn(self.clone().count_sessions()).abort_on_drop(),
             env.spawn(self.clone().enter_members()).abort_on_drop(),
             env.spawn(self.clone().propose_places()).abort_on_drop(),
@@ -227,7 +243,16 @@ impl Server {
                     (None, _) => Err(CallError::NoLeader("this server is stopping".to_owned())),
                     (_, Err(reason)) => Err(CallError::Refused(format!("not understood: {reason}"))),
                 };
-                call::encode_reply(&reply)
+                let bytes = call::encode_reply(&reply);
+                if bytes.len() <= call::MAX_REPLY {
+                    return bytes;
+                }
+                let text = format!(
+                    "the answer has {} bytes, and {} can be carried to a client agent: ask a server's own API",
+                    bytes.len(),
+                    call::MAX_REPLY
+                );
+                call::encode_reply(&Err(CallError::Refused(text)))
             })
         }));
     }
@@ -363,6 +388,128 @@ impl Server {
                     tracing::debug!("too many places at once: one is dropped");
                 }
                 Ok(Reply::Done)
+            }
+            Call::Health { sent_on } => self.health(bearer, sent_on, hold).await,
+        }
+    }
+
+    // ---- how the servers fare ----
+
+    /// Asks the leader, or answers as the one that it is.
+    async fn health(&self, bearer: &Bearer, sent_on: bool, hold: Duration) -> Result<Reply, CallError> {
+        let Inner { env, node, .. } = &*self.inner;
+        let deadline = env.now() + hold;
+        // The leader judges for itself.
+        let token = match bearer {
+            Bearer::Token(token) => token.clone(),
+            Bearer::Node => Secret::default(),
+        };
+        loop {
+            if node.is_leader() {
+                // A leader that was deposed and has not heard must not speak for the cluster.
+                self.current(Consistency::Default, deadline.since(env.now())).await?;
+                return Ok(Reply::Health(autopilot::health(&self.how_they_fare())));
+            }
+            let left = deadline.since(env.now());
+            let none = || CallError::NoLeader(NO_LEADER.to_owned());
+            if sent_on || left.is_zero() {
+                return Err(none());
+            }
+            let leader = node.leader().and_then(|leader| Some((leader, node.address_of(leader)?)));
+            if let Some((leader, addr)) = leader {
+                let hold_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let call = Forwarded { hold_ms, id: None, call: Call::Health { sent_on: true } };
+                let ask = Ask::Agent(call::encode_call(&token, &call));
+                let asked =
+                    node.pool().call(addr, Some(leader), Lane::Client, &ask, left.min(STATUS_WITHIN)).await;
+                if let Ok(RpcAnswer::Agent(bytes)) = asked
+                    && let Ok(Ok(reply)) = call::decode_reply(&bytes)
+                {
+                    return Ok(reply);
+                }
+            }
+            env.sleep(ASK_AGAIN.min(left)).await;
+        }
+    }
+
+    /// How the servers of the configuration fare, as this leader sees them now.
+    fn how_they_fare(&self) -> Vec<Judged> {
+        let Inner { env, lan, node, fared, .. } = &*self.inner;
+        let (now, metrics) = (env.now(), node.metrics());
+        let seen: BTreeMap<u64, (Member, String)> = lan
+            .members()
+            .into_iter()
+            .map(|member| {
+                let version = Meta::decode(&member.meta).map(|meta| meta.version).unwrap_or_default();
+                (member.node_id, (member, version))
+            })
+            .collect();
+        let views = node.members().into_iter().map(|member| {
+            let id = member.server.node_id;
+            let leader = id == self.node_id();
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)).cloned().flatten();
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&id)).cloned().flatten();
+            let (last_term, last_index) = if leader {
+                (node.last_log_term(), metrics.last_log_index)
+            } else {
+                (log_term(&matched), log_index(&matched))
+            };
+            let (gossip, version) = seen.get(&id).map(|(seen, version)| (seen, version.clone())).unzip();
+            View {
+                node_id: id,
+                name: member.server.name,
+                addr: member.server.addr,
+                voter: member.voter,
+                leader,
+                gossip: gossip.map(|seen| seen.status),
+                gossip_for: gossip.map_or(Duration::ZERO, |seen| now.since(seen.since)),
+                version: version.unwrap_or_default(),
+                last_contact: if leader { Some(Duration::ZERO) } else { heard.map(|at| now.since(*at)) },
+                last_term: last_term.unwrap_or(0),
+                last_index: last_index.unwrap_or(0),
+            }
+        });
+        let config = node.state().read(|state| state.autopilot().config.clone());
+        let mut fared = fared.lock().unwrap_or_else(PoisonError::into_inner);
+        autopilot::judge(views.collect(), &mut fared, &config, now)
+    }
+
+    /// On the leader: lets learners vote, and takes out who is dead and not missed.
+    async fn look_after_servers(self) {
+        let Inner { env, node, client, fared, added, .. } = &*self.inner;
+        let mut leading_since: Option<Instant> = None;
+        let mut learners = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = node.leadership_changed(leading_since.is_some()) => {}
+                () = added.notified() => {}
+                () = env.sleep(if learners { LOOK_EVERY_FOR_LEARNERS } else { LOOK_EVERY }) => {}
+            }
+            if !node.is_leader() {
+                (leading_since, learners) = (None, false);
+                continue;
+            }
+            if leading_since.is_none() {
+                *fared.lock().unwrap_or_else(PoisonError::into_inner) = autopilot::Memory::default();
+            }
+            let since = *leading_since.get_or_insert(env.now());
+            let judged = self.how_they_fare();
+            learners = judged.iter().any(|server| !server.view.voter);
+            let config = node.state().read(|state| state.autopilot().config.clone());
+            let Some(step) = autopilot::plan(&judged, &config, env.now().since(since)) else { continue };
+            tracing::info!(?step, "autopilot");
+            env.linger(hazard::PLANNED).await;
+            let done = match step {
+                autopilot::Step::Promote { node_id } => {
+                    node.promote(node_id).await.map_err(|error| error.to_string())
+                }
+                autopilot::Step::Remove { node_id } => {
+                    client.remove_server(node_id).await.map_err(|error| error.to_string())
+                }
+            };
+            if let Err(error) = done {
+                tracing::warn!(error, "autopilot has to try again");
             }
         }
     }
@@ -653,12 +800,19 @@ impl Server {
                 tracing::info!(?step, "the configuration follows gossip");
                 env.linger(hazard::PLANNED).await;
                 let done = match step {
-                    Step::Add(server) => self.inner.client.add_server(server).await,
-                    Step::Remove { node_id } => self.inner.client.remove_server(node_id).await,
+                    Step::Add(server) => {
+                        let added = self.inner.node.add_learner(&server).await;
+                        self.inner.added.notify_one();
+                        added.map_err(|error| error.to_string())
+                    }
+                    Step::Remove { node_id } => {
+                        let removed = self.inner.client.remove_server(node_id).await;
+                        removed.map_err(|error| error.to_string())
+                    }
                 };
                 if let Err(error) = done {
                     env.reachable("a change of the configuration is tried again");
-                    tracing::warn!(%error, "the configuration does not follow gossip yet");
+                    tracing::warn!(error, "the configuration does not follow gossip yet");
                     env.sleep(Duration::from_secs(1)).await;
                 }
             }

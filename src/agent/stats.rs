@@ -12,6 +12,7 @@ use crate::raft::{RaftNode, log_index, log_term};
 use super::call::Cluster;
 use super::delegate::Stats;
 use super::lan::Lan;
+use super::local::book::{Book, Probe};
 use super::{uuid_of, version};
 
 fn named<const N: usize>(facts: [(&str, String); N]) -> BTreeMap<String, String> {
@@ -44,6 +45,25 @@ pub fn common(lan: &Lan) -> Stats {
         ("build".to_owned(), build),
         ("runtime".to_owned(), runtime),
         ("serf_lan".to_owned(), lan.stats()),
+    ])
+}
+
+/// What the agent has of its own.
+pub fn of_book(book: &Book) -> BTreeMap<String, String> {
+    let checks = book.checks().values().filter_map(|check| check.definition.probe.as_ref());
+    let (mut monitors, mut ttls) = (0, 0);
+    for probe in checks {
+        match probe {
+            Probe::Script(_) => monitors += 1,
+            Probe::Ttl(_) => ttls += 1,
+            Probe::Http { .. } | Probe::Tcp(_) | Probe::Alias { .. } => {}
+        }
+    }
+    named([
+        ("check_monitors", monitors.to_string()),
+        ("check_ttls", ttls.to_string()),
+        ("checks", book.checks().len().to_string()),
+        ("services", book.services().len().to_string()),
     ])
 }
 

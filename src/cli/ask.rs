@@ -13,7 +13,7 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, acl, keyring, lock, operate, rtt, watch};
+use super::{Api, Command, Format, Problem, acl, keyring, lock, operate, rtt, snapshot, watch};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -237,6 +237,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Monitor(args) => operate::monitor(&env, args).await,
             Command::Operator(command) => operate::operator(&env, command).await,
             Command::Keyring(command) => keyring::keyring(&env, command).await,
+            Command::Snapshot(command) => snapshot::run(&env, command).await,
             Command::Debug(args) => operate::debug(&env, args).await,
             Command::Acl(command) => acl::run(&env, command).await,
         }
@@ -271,10 +272,23 @@ pub async fn ask(
     body: impl Into<Bytes>,
     may_be_missing: bool,
 ) -> Result<Response, Problem> {
+    ask_within(env, api, method, path, body, may_be_missing, TIMEOUT).await
+}
+
+/// The same, for what may take longer.
+pub async fn ask_within(
+    env: &Env,
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: impl Into<Bytes>,
+    may_be_missing: bool,
+    within: Duration,
+) -> Result<Response, Problem> {
     let (env, addr) = api.reach(env)?;
     let token = api.token.secret()?;
     let reads = method == Method::GET;
-    let response = match client::call_as(&env, addr, &token, method, path, body.into(), TIMEOUT).await {
+    let response = match client::call_as(&env, addr, &token, method, path, body.into(), within).await {
         Ok(response) => response,
         Err(CallError::NotSent(reason)) => {
             return Err(Problem::failed(format!(

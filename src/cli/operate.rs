@@ -13,6 +13,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text};
+use super::autopilot::{self, Autopilot};
 use super::{Api, Format, Problem};
 
 /// How long the agent may take to begin to answer.
@@ -71,6 +72,9 @@ pub enum Operator {
     /// The servers of the Raft configuration
     #[command(subcommand)]
     Raft(Raft),
+    /// How the leader looks after the servers
+    #[command(subcommand)]
+    Autopilot(Autopilot),
 }
 
 #[derive(Debug, Subcommand)]
@@ -259,7 +263,10 @@ pub async fn debug(env: &Env, args: Debug) -> Result<Vec<u8>, Problem> {
 
 /// The servers of the Raft configuration.
 pub async fn operator(env: &Env, command: Operator) -> Result<Vec<u8>, Problem> {
-    let Operator::Raft(command) = command;
+    let command = match command {
+        Operator::Raft(command) => command,
+        Operator::Autopilot(command) => return autopilot::run(env, command).await,
+    };
     match command {
         Raft::ListPeers(args) => {
             let stale = query([("stale", args.stale.then(String::new))]);

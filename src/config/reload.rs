@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 21] = [
+pub const RELOADABLE: [&str; 22] = [
     "acl.tokens.agent",
     "acl.tokens.agent_recovery",
     "acl.tokens.default",
@@ -24,6 +24,7 @@ pub const RELOADABLE: [&str; 21] = [
     "encrypt_verify_outgoing",
     "limits.http_read_timeout_ms",
     "limits.key_bytes",
+    "limits.snapshot_bytes",
     "limits.value_bytes",
     "retry_interval_ms",
     "retry_join",
@@ -66,6 +67,7 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.acl.tokens.initial_management = old.acl.tokens.initial_management.clone();
     config.limits.http_read_timeout_ms = new.limits.http_read_timeout_ms;
     config.limits.key_bytes = new.limits.key_bytes;
+    config.limits.snapshot_bytes = new.limits.snapshot_bytes;
     config.limits.value_bytes = new.limits.value_bytes;
     config.retry_interval_ms = new.retry_interval_ms;
     config.retry_join = new.retry_join.clone();
@@ -161,6 +163,7 @@ mod tests {
         new.tls.verify_outgoing = true;
         new.acl.tokens.each().into_iter().for_each(|(_, token)| *token = crate::secret::Secret::new("x"));
         new.limits.key_bytes = 1;
+        new.limits.snapshot_bytes = 1;
         new.limits.value_bytes = 1;
         new.limits.http_read_timeout_ms = 1;
         new.limits.http_connections = 1;

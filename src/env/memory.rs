@@ -47,7 +47,12 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(locked(&self.files).keys().cloned().collect())
+        Ok(locked(&self.files).keys().filter(|name| !name.contains('/')).cloned().collect())
+    }
+
+    fn list_in(&self, folder: &str) -> io::Result<Vec<String>> {
+        let inside = |name: &&String| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        Ok(locked(&self.files).keys().filter(inside).cloned().collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -11,7 +11,7 @@
 //!   clock of its own node through [`Env::current`].
 //!
 //! What is deliberately absent: file paths (a node has one directory, named by whoever built the
-//! `Env`), DNS, threads, and any way to read a clock that is not this node's.
+//! `Env`, with folders one deep), DNS, threads, and any way to read a clock that is not this node's.
 
 pub mod assertion;
 pub mod hazard;
@@ -201,6 +201,8 @@ pub trait Datagrams: Send + Sync {
 
 /// A node's directory. All calls block: make them inside [`Env::blocking`].
 ///
+/// A name may have one slash: what is before it is a folder, which is there as soon as it has a file.
+///
 /// What survives a power loss: the bytes of a file that a [`File::sync`] covered, and the names that
 /// a [`Disk::sync_dir`] covered. Everything else may be there, gone, or half there: of the bytes that
 /// were written since, any subset of the 512-byte sectors (each of them whole); of the creations, renames
@@ -221,8 +223,12 @@ pub trait Disk: Send + Sync {
     /// Whether a file of this name exists.
     fn exists(&self, name: &str) -> io::Result<bool>;
 
-    /// The names of all files, in ascending order.
+    /// The names of all files that are in no folder, in ascending order.
     fn list(&self) -> io::Result<Vec<String>>;
+
+    /// The names of the files in a folder, with the folder before them, in ascending order; none if there is no
+    /// such folder.
+    fn list_in(&self, folder: &str) -> io::Result<Vec<String>>;
 
     /// Gives a file another name; a file that had it is gone. Nobody ever finds neither of the two under
     /// that name, not even after a power loss.

@@ -9,12 +9,13 @@
 pub mod puppet;
 pub mod tls;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -271,6 +272,8 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 struct RealDisk {
     directory: PathBuf,
+    /// Folders in which names have changed since the last sync.
+    changed: Mutex<BTreeSet<String>>,
 }
 
 impl RealDisk {
@@ -281,7 +284,14 @@ impl RealDisk {
         made.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
         })?;
-        Ok(RealDisk { directory: directory.to_owned() })
+        Ok(RealDisk { directory: directory.to_owned(), changed: Mutex::default() })
+    }
+
+    /// The folder of a name, if it is in one; its names are about to change.
+    fn changes(&self, name: &str) -> Option<PathBuf> {
+        let (folder, _) = name.split_once('/')?;
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+        Some(self.path(folder))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -307,6 +317,9 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
+        if let Some(folder) = self.changes(name) {
+            fs::create_dir_all(folder)?;
+        }
         let file = fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -336,15 +349,42 @@ impl Disk for RealDisk {
         Ok(names)
     }
 
+    fn list_in(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(format!("{folder}/{name}"));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.changes(from);
+        if let Some(folder) = self.changes(to) {
+            fs::create_dir_all(folder)?;
+        }
         fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.changes(name);
         fs::remove_file(self.path(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        for folder in changed {
+            fs::File::open(self.path(&folder))?.sync_all()?;
+        }
         fs::File::open(&self.directory)?.sync_all()
     }
 

@@ -73,9 +73,10 @@ impl ServiceBody {
     }
 }
 
+/// A check in a request.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "lowercase")]
-struct CheckBody {
+pub struct CheckBody {
     checkid: String,
     id: String,
     name: String,
@@ -87,7 +88,8 @@ struct CheckBody {
 }
 
 impl CheckBody {
-    fn info(self, service: Option<&ServiceInfo>) -> Result<CheckInfo, Failure> {
+    /// What it means; a check of `service`, unless it says of which.
+    pub fn info(self, service: Option<&ServiceInfo>) -> Result<CheckInfo, Failure> {
         let word = if self.status.is_empty() { "critical" } else { &self.status };
         let status = Status::of_word(word)
             .ok_or_else(|| Failure::bad_request(format!("Invalid check status: {word:?}")))?;

@@ -24,8 +24,15 @@ const USERS_OWN: [&str; 5] = ["meta", "nodemeta", "header", "taggedaddresses", "
 /// A 400 with the decoder's words.
 pub fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let failed = |error: serde_json::Error| Failure::bad_request(format!("Request decode failed: {error}"));
-    let value: Value = serde_json::from_slice(bytes).map_err(failed)?;
-    serde_json::from_value(squashed(value)).map_err(failed)
+    value(serde_json::from_slice(bytes).map_err(failed)?).map_err(failed)
+}
+
+/// Reads what is already JSON.
+///
+/// # Errors
+/// The decoder's words.
+pub fn value<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    serde_json::from_value(squashed(value))
 }
 
 /// A value with its keys in the one form, and without its nulls.

@@ -8,6 +8,8 @@
 //! * `kv`, `session`, `txn`, `catalog`, `health`, `coordinate`, `event`, `status`, `agent`, `operator`, `keyring`, `telemetry`: one file for each
 //!   family of paths.
 //! * `acl`: tokens, policies and roles.
+//! * `snapshot`: the whole state as one file, and back.
+//! * `autopilot`: how the servers fare; `query`: prepared queries.
 //! * `own`: this agent's own services and checks.
 //! * `wire`, `decode`, `filter`: the catalog's shapes in JSON, bodies as clients send them, and `?filter`.
 //! * `ui`: the status page, which is one more client of all this.
@@ -33,6 +35,7 @@
 
 mod acl;
 mod agent;
+mod autopilot;
 mod catalog;
 pub mod client;
 mod coordinate;
@@ -46,8 +49,10 @@ mod legacy;
 mod operator;
 mod own;
 mod params;
+mod query;
 mod reply;
 mod session;
+mod snapshot;
 mod status;
 mod stream;
 mod telemetry;
@@ -220,13 +225,16 @@ struct Api {
     agent: Agent,
     rng: Arc<Mutex<Rng>>,
     body_room: Arc<Semaphore>,
+    /// One snapshot at a time is restored.
+    restoring: Arc<Semaphore>,
 }
 
 impl Api {
     fn new(agent: Agent) -> Api {
         let rng = Arc::new(Mutex::new(agent.env().rng("http")));
         let body_room = Arc::new(Semaphore::new(BODY_ROOM_KIB as usize));
-        Api { agent, rng, body_room }
+        let restoring = Arc::new(Semaphore::new(1));
+        Api { agent, rng, body_room, restoring }
     }
 
     /// The same, for a handler that answers whoever shows this token, if they have what its route needs.
@@ -439,6 +447,18 @@ fn all() -> Routes {
             operator::transfer_leader,
         )
         .route("/v1/operator/raft/peer", &["DELETE"], Needs::Operator(Write), operator::remove_peer)
+        .route(
+            "/v1/operator/autopilot/configuration",
+            &["GET", "PUT"],
+            Needs::Calls,
+            autopilot::configuration,
+        )
+        .route("/v1/operator/autopilot/health", &["GET"], Needs::Operator(Read), autopilot::health)
+        .route("/v1/operator/autopilot/state", &["GET"], Needs::Operator(Read), autopilot::state)
+        .route("/v1/operator/usage", &["GET"], Needs::Operator(Read), autopilot::usage)
+        .route("/v1/query", &["GET", "POST"], Needs::Calls, query::all)
+        .route("/v1/query/{*query}", &["GET", "PUT", "DELETE"], Needs::Calls, query::one)
+        .route("/v1/snapshot", &["GET", "PUT"], Needs::Acl(Write), snapshot::snapshot)
         .route("/ui", &["GET"], Needs::Nothing, ui::redirect)
         .route("/ui/", &["GET"], Needs::Nothing, ui::file)
         .route("/ui/{*file}", &["GET"], Needs::Nothing, ui::file)

@@ -1,6 +1,6 @@
 //! `/v1/agent/service…`, `/v1/agent/check…`: this agent's own services and checks.
 //!
-//! What is registered here the agent keeps in the catalog: see [`crate::agent::local`].
+//! What is registered here the agent keeps in the catalog, and on its disk: see [`crate::agent::local`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -229,7 +229,13 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     }
     let replace = call.params.switch("replace-existing-checks");
     api.agent.local().register(&api.agent, service, definitions, replace)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+/// What was changed is on disk before it is answered.
+async fn keep(api: &Api) -> Result<(), Failure> {
+    api.agent.local().save().await.map_err(Failure::internal)
 }
 
 /// Removes a service.
@@ -237,6 +243,7 @@ pub async fn deregister_service(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/service/deregister/")?;
     may_change_service(&api, &id).await?;
     api.agent.local().deregister(&id)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -257,6 +264,7 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     if let Err(error) = api.agent.local().register_check(&api.agent, definition) {
         return Err(Failure::refused(error.to_string()));
     }
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -265,6 +273,7 @@ pub async fn deregister_check(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/check/deregister/")?;
     may_change_check(&api, &id).await?;
     api.agent.local().deregister_check(&id)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -289,6 +298,7 @@ async fn tell(api: &Api, call: Call, prefix: &str, status: Status) -> Reply {
     drop(call);
     may_change_check(api, &id).await?;
     api.agent.local().tell(&id, status, note)?;
+    keep(api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -308,6 +318,7 @@ pub async fn update(api: Arc<Api>, call: Call) -> Reply {
     let status = Status::of_word(&body.status)
         .ok_or_else(|| Failure::bad_request(format!("Invalid check status: '{}'", body.status)))?;
     api.agent.local().tell(&id, status, body.output)?;
+    keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -517,11 +528,12 @@ fn enable(call: &Call) -> Result<bool, Failure> {
     }
 }
 
-fn maintenance(api: &Api, call: &Call, id: String, service_id: String, what: &str, on: bool) -> Reply {
+async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what: &str, on: bool) -> Reply {
     let local = api.agent.local();
     if !on {
         // Not being in maintenance is what was wanted.
         let _ = local.deregister_check(&id);
+        keep(api).await?;
         return Ok(reply::empty(StatusCode::OK));
     }
     let reason = call.params.text("reason").map(str::to_owned);
@@ -539,13 +551,14 @@ fn maintenance(api: &Api, call: &Call, id: String, service_id: String, what: &st
         failures_before_critical: 0,
     };
     local.register_check(&api.agent, definition)?;
+    keep(api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
 /// Puts the node into maintenance, or takes it out.
 pub async fn node_maintenance(api: Arc<Api>, call: Call) -> Reply {
     let on = enable(&call)?;
-    maintenance(&api, &call, NODE_MAINTENANCE.to_owned(), String::new(), "node", on)
+    maintenance(&api, call, NODE_MAINTENANCE.to_owned(), String::new(), "node", on).await
 }
 
 /// Puts a service into maintenance, or takes it out.
@@ -559,5 +572,5 @@ pub async fn service_maintenance_mode(api: Arc<Api>, call: Call) -> Reply {
     if !api.agent.local().book().services().contains_key(&id) {
         return Err(Unknown::Service(id).into());
     }
-    maintenance(&api, &call, service_maintenance(&id), id, "service", on)
+    maintenance(&api, call, service_maintenance(&id), id, "service", on).await
 }

@@ -9,41 +9,93 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
-use crate::state::txn::{Done, KvOp, KvVerb, OpError};
+use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
 use crate::state::{Command, Outcome, Refusal, Returned, TxnOp, TxnResult};
 
+use super::catalog::{CheckBody, ServiceBody};
+use super::decode::{self, Labels};
 use super::kv::KvPair;
 use super::reply::{self, Failure, Reply};
+use super::wire::{Check, Node, Service};
 use super::{Api, Call, kv};
 
 /// Operations of one transaction.
 const MAX_OPS: usize = 64;
 
 /// One operation as clients write it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Wanted {
-    #[serde(rename = "KV", alias = "Kv", alias = "kv")]
     kv: Option<WantedKv>,
+    node: Option<WantedNode>,
+    service: Option<WantedService>,
+    check: Option<WantedCheck>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct WantedKv {
-    #[serde(default, alias = "verb")]
     verb: String,
-    #[serde(default, alias = "key")]
     key: String,
     /// In base64.
-    #[serde(default, alias = "value")]
-    value: Option<String>,
-    #[serde(default, alias = "flags")]
-    flags: Option<u64>,
-    #[serde(default, alias = "index")]
-    index: Option<u64>,
-    #[serde(default, alias = "session")]
-    session: Option<String>,
+    value: String,
+    flags: u64,
+    index: u64,
+    session: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WantedNode {
+    verb: String,
+    node: NodeBody,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WantedService {
+    verb: String,
+    node: String,
+    service: Conditional<ServiceBody>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WantedCheck {
+    verb: String,
+    check: CheckOnNode,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeBody {
+    id: String,
+    node: String,
+    address: String,
+    taggedaddresses: Labels,
+    meta: Labels,
+    modifyindex: u64,
+}
+
+/// A row with the index that it must have.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Conditional<T> {
+    #[serde(flatten)]
+    row: T,
+    modifyindex: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CheckOnNode {
+    node: String,
+    #[serde(flatten)]
+    check: Conditional<CheckBody>,
 }
 
 /// What became of it, as clients know it.
@@ -57,9 +109,12 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct ShownResult<'a> {
+enum ShownResult<'a> {
     #[serde(rename = "KV")]
-    kv: KvPair<'a>,
+    Kv(KvPair<'a>),
+    Node(Node),
+    Service(Service),
+    Check(Check),
 }
 
 #[derive(Serialize)]
@@ -75,20 +130,43 @@ fn parse_failed(why: impl std::fmt::Display) -> Failure {
 
 /// The operations that a body asks for.
 fn parse(api: &Api, body: &[u8]) -> Result<Vec<TxnOp>, Failure> {
-    let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(parse_failed)?;
+    let wanted: Vec<Value> = serde_json::from_slice(body).map_err(parse_failed)?;
     if wanted.len() > MAX_OPS {
         let text = format!("Transaction contains too many operations ({} > {MAX_OPS})", wanted.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
-    wanted.into_iter().map(|wanted| operation(api, wanted)).collect()
+    wanted.into_iter().map(|wanted| operation(api, decode::value(wanted).map_err(parse_failed)?)).collect()
 }
 
 fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
-    let Some(wanted) = wanted.kv else {
-        return Err(parse_failed("an operation must have a KV member; there are no others yet"));
+    let (verb, row, index) = match wanted {
+        Wanted { kv: Some(wanted), node: None, service: None, check: None } => return on_key(api, wanted),
+        Wanted { kv: None, node: Some(WantedNode { verb, node }), service: None, check: None } => {
+            let NodeBody { id, node, address, taggedaddresses, meta, modifyindex } = node;
+            let row = NodeInfo { name: node, id, address, tagged_addresses: taggedaddresses, meta };
+            (verb, CatalogRow::Node(row), modifyindex)
+        }
+        Wanted {
+            kv: None,
+            node: None,
+            service: Some(WantedService { verb, node, service }),
+            check: None,
+        } => {
+            let Conditional { row, modifyindex } = service;
+            (verb, CatalogRow::Service { node, service: row.info() }, modifyindex)
+        }
+        Wanted { kv: None, node: None, service: None, check: Some(WantedCheck { verb, check }) } => {
+            let CheckOnNode { node, check: Conditional { row, modifyindex } } = check;
+            (verb, CatalogRow::Check { node, check: row.info(None)? }, modifyindex)
+        }
+        _ => return Err(parse_failed("an operation must have one of KV, Node, Service and Check")),
     };
+    Ok(TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::named(&verb), row, index })))
+}
+
+fn on_key(api: &Api, wanted: WantedKv) -> Result<TxnOp, Failure> {
     kv::check_key(api, &wanted.key)?;
-    let value = BASE64.decode(wanted.value.unwrap_or_default()).map_err(parse_failed)?;
+    let value = BASE64.decode(wanted.value).map_err(parse_failed)?;
     let limit = api.limits().value_bytes;
     if value.len() > limit {
         let text = format!("Value for key {:?} is too large ({} > {limit} bytes)", wanted.key, value.len());
@@ -98,9 +176,9 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
         verb: KvVerb::named(&wanted.verb),
         key: wanted.key,
         value: value.into(),
-        flags: wanted.flags.unwrap_or(0),
-        index: wanted.index.unwrap_or(0),
-        session: wanted.session.unwrap_or_default(),
+        flags: wanted.flags,
+        index: wanted.index,
+        session: wanted.session,
     }))
 }
 
@@ -116,19 +194,24 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
             Outcome::Refused { refusal, .. } => return Err(Failure::refused(refusal.to_string())),
             _ => return Err(Failure::forgotten()),
         };
-        return show(&done, pretty);
+        return show(&api, &done, pretty);
     }
     let mut options = call.params.query_options(|| api.spread())?;
     options.min_index = 0;
     let answer = api.agent.query(options, &Txn { ops }).await?;
-    Ok(reply::describe_unindexed(show(&answer.value, pretty)?, &answer, options.consistency))
+    Ok(reply::describe_unindexed(show(&api, &answer.value, pretty)?, &answer, options.consistency))
 }
 
-fn show(done: &Done, pretty: bool) -> Result<Response, Failure> {
+fn show(api: &Api, done: &Done, pretty: bool) -> Result<Response, Failure> {
+    let datacenter = api.agent.config().datacenter.clone();
     let shown = match done {
         Ok(results) => {
-            let results =
-                results.iter().map(|TxnResult::Kv(key, entry)| ShownResult { kv: KvPair::new(key, entry) });
+            let results = results.iter().map(|result| match result {
+                TxnResult::Kv(key, entry) => ShownResult::Kv(KvPair::new(key, entry)),
+                TxnResult::Node(row) => ShownResult::Node(Node::new(row, &datacenter)),
+                TxnResult::Service(row) => ShownResult::Service(Service::new(row)),
+                TxnResult::Check(row) => ShownResult::Check(Check::new(row)),
+            });
             Shown { results: (results.len() > 0).then(|| results.collect()), errors: None }
         }
         Err(errors) => {

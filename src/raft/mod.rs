@@ -673,21 +673,52 @@ impl RaftNode {
     }
 
     /// Adds a server as a learner, waits until it has nearly caught up, and makes it a voter.
-    ///
-    /// A configured server that was last seen at the same address under another id is the same machine before its data
-    /// was lost: it is removed first, or it would count as a dead voter for ever.
     async fn add_server(&self, server: ServerInfo) -> Result<(), LeaderError> {
+        let _turn = self.turn_to_change().await?;
+        if self.members().iter().any(|member| member.server.node_id == server.node_id && member.voter) {
+            return Ok(());
+        }
+        self.add_learner_now(&server).await?;
+        self.promote_now(server.node_id).await
+    }
+
+    /// On the leader: adds a server that learns and does not vote yet.
+    ///
+    /// # Errors
+    /// [`LeaderError`] tells whether it may have been added all the same.
+    pub async fn add_learner(&self, server: &ServerInfo) -> Result<(), LeaderError> {
+        let _turn = self.turn_to_change().await?;
+        self.add_learner_now(server).await
+    }
+
+    /// On the leader: makes a learner a voter, once it has nearly caught up. Done already: nothing happens.
+    ///
+    /// # Errors
+    /// [`LeaderError`] tells whether it may have been done all the same.
+    pub async fn promote(&self, node_id: u64) -> Result<(), LeaderError> {
+        let _turn = self.turn_to_change().await?;
+        match self.members().iter().find(|member| member.server.node_id == node_id) {
+            None => Err(LeaderError::Refused("there is no such learner any more".to_owned())),
+            Some(member) if member.voter => Ok(()),
+            Some(_) => self.promote_now(node_id).await,
+        }
+    }
+
+    /// Waits until no other change of membership is under way here.
+    async fn turn_to_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, LeaderError> {
         if !self.is_leader() {
             return Err(LeaderError::NotLeader { leader: self.leader() });
         }
         let waits = self.inner.changing.try_lock().is_err();
         self.inner.env.sometimes(waits, "a membership change waits for another to end");
-        let _turn = self.inner.changing.lock().await;
+        Ok(self.inner.changing.lock().await)
+    }
+
+    /// A configured server that was last seen at the same address under another id is the same machine before its data
+    /// was lost: it is removed first, or it would count as a dead voter for ever.
+    async fn add_learner_now(&self, server: &ServerInfo) -> Result<(), LeaderError> {
         let members = self.members();
-        let known = members.iter().find(|member| member.server.node_id == server.node_id);
-        if known.is_some_and(|member| member.voter) {
-            return Ok(());
-        }
+        let known = members.iter().any(|member| member.server.node_id == server.node_id);
         // Where it is now, and not where it was when it was added: it may have moved since, and another come to its
         // old address.
         let lives_at =
@@ -700,14 +731,18 @@ impl RaftNode {
             self.inner.env.reachable("a server that lost its disk takes the place of its former self");
             self.remove_now(ghost.server.node_id).await?;
         }
-        if known.is_none() {
+        if !known {
             let peer = Peer { name: server.name.clone(), addr: server.addr, generation: server.generation };
             self.change("adding a learner", self.inner.core.add_learner(server.node_id, peer, false)).await?;
         }
         self.inner.env.linger(hazard::LEARNER_ADDED).await;
-        self.wait_for_catch_up(server.node_id).await?;
+        Ok(())
+    }
+
+    async fn promote_now(&self, node_id: u64) -> Result<(), LeaderError> {
+        self.wait_for_catch_up(node_id).await?;
         self.inner.env.linger(hazard::CAUGHT_UP).await;
-        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([server.node_id]));
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
         self.change("adding a voter", self.inner.core.change_membership(voters, false)).await?;
         Ok(())
     }
@@ -740,10 +775,7 @@ impl RaftNode {
     }
 
     async fn remove_server(&self, node_id: u64) -> Result<(), LeaderError> {
-        if !self.is_leader() {
-            return Err(LeaderError::NotLeader { leader: self.leader() });
-        }
-        let _turn = self.inner.changing.lock().await;
+        let _turn = self.turn_to_change().await?;
         self.remove_now(node_id).await
     }
 

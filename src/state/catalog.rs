@@ -520,6 +520,22 @@ impl Catalog {
         self.checks.get(&(node.to_owned(), id.to_owned())).map(|row| &row.info)
     }
 
+    /// A node by its name alone.
+    pub(super) fn row_of_node(&self, name: &str) -> Option<&Row<NodeInfo>> {
+        self.nodes.get(&name.to_owned())
+    }
+
+    /// A service by its node and its id.
+    pub(super) fn row_of_service(&self, node: &str, id: &str) -> Option<&Row<ServiceInfo>> {
+        self.services.get(&(node.to_owned(), id.to_owned()))
+    }
+
+    /// A check by its node and its id.
+    pub(super) fn row_of_check(&self, node: &str, id: &str) -> Option<CheckRow> {
+        let row = self.checks.get(&(node.to_owned(), id.to_owned()))?;
+        Some(self.check_row(node, row))
+    }
+
     fn check_row(&self, node: &str, check: &Row<CheckInfo>) -> CheckRow {
         let service = self.services.get(&(node.to_owned(), check.info.service_id.clone()));
         CheckRow {
@@ -548,6 +564,28 @@ impl Catalog {
             self.states_changed.digest(),
         ];
         part(3, &(tables, marks))
+    }
+
+    /// The same rows as if written at log index `index`.
+    pub(super) fn written_at(self, index: u64) -> Catalog {
+        fn anew<K: Ord + Clone + Serialize, T: Serialize>(
+            index: u64,
+            table: Table<K, Row<T>>,
+        ) -> Table<K, Row<T>> {
+            let row = |row: Row<T>| Row { info: row.info, create_index: index, modify_index: index };
+            Table::of_rows(index, table.into_rows().map(|(key, at)| (key, row(at))))
+        }
+        Catalog {
+            nodes: anew(index, self.nodes),
+            services: anew(index, self.services),
+            checks: anew(index, self.checks),
+            nodes_changed: Marks::all_at(index),
+            services_changed: Marks::all_at(index),
+            health_changed: Marks::all_at(index),
+            node_checks_changed: Marks::all_at(index),
+            service_checks_changed: Marks::all_at(index),
+            states_changed: Marks::all_at(index),
+        }
     }
 
     /// Computes the digests anew, after loading.

@@ -66,6 +66,12 @@ fn of_node(node: &str) -> impl std::ops::RangeBounds<(String, String)> + use<> {
 }
 
 impl Places {
+    /// The same places as if told at log index `index`.
+    pub(super) fn written_at(self, index: u64) -> Places {
+        let rows = self.table.into_rows().map(|(key, (place, _))| (key, (place, index)));
+        Places { table: Table::of_rows(index, rows) }
+    }
+
     fn set(&mut self, index: u64, update: &NodePlace) {
         let key = (update.node.clone(), update.segment.clone());
         if self.table.get(&key).is_none_or(|(place, _)| *place != update.place) {

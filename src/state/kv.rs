@@ -525,6 +525,29 @@ impl KvStore {
         self.digest ^ self.tombstones.floor().wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
+    /// The same values as if written at log index `index`, in place of what `present` holds. No key is locked, and
+    /// those whose holder is `ephemeral` are not there.
+    pub(super) fn written_at(
+        self,
+        index: u64,
+        present: &KvStore,
+        ephemeral: impl Fn(&str) -> bool,
+    ) -> KvStore {
+        let lasting =
+            self.entries.into_iter().filter(|(_, entry)| !entry.session.as_deref().is_some_and(&ephemeral));
+        let entries = lasting.map(|(key, entry)| {
+            let fenced = present.entries.get(&key).map_or(0, |entry| entry.lock_index);
+            let lock_index = entry.lock_index.max(fenced);
+            let entry =
+                Entry { create_index: index, modify_index: index, lock_index, session: None, ..entry };
+            (key, entry)
+        });
+        let (entries, tombstones) = (entries.collect(), Tombstones::of_all(index));
+        let mut store = KvStore { entries, tombstones, newest: index, ..KvStore::default() };
+        store.rebuild();
+        store
+    }
+
     /// Computes anew what is derived, after loading.
     pub(super) fn rebuild(&mut self) {
         // Mutant R53: a snapshot does not hold when a key was last changed, only when it was created.

@@ -11,18 +11,21 @@
 //! * [`catalog`]: nodes, their services, and the checks of both.
 //! * [`coordinate`]: where nodes stand in the network, for those who want the nearest.
 //! * [`acl`]: tokens, policies and roles.
+//! * [`prepared`]: questions about services that were written down.
+//! * [`autopilot`]: how the leader is to look after the servers.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
 //! * [`machine`]: a state machine of the embedding program, if it has one.
 //! * [`snapshot`]: the state as bytes, and back.
+//! * [`restore`]: the state replaced by what a snapshot holds, as a command.
 //!
 //! Where time matters (a session's time to live, a lock's delay) the state keeps the log index at which it
 //! began; an agent counts, and says by a command whose time is over. [`session`] tells how that is safe.
 //!
 //! A new family of commands is: a file with its command and its tables; a variant of [`Command`] and a
-//! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`] and
-//! in `rebuild`. A command that gives more than yes or no is [`Outcome::Returned`]. One that makes no
+//! line in [`State::apply`]; its reads in [`query`]; its tables in [`snapshot`], in [`State::digest`], in
+//! `rebuild`, and in [`restore`]. A command that gives more than yes or no is [`Outcome::Returned`]. One that makes no
 //! sense in the state it meets is [`Outcome::Refused`] with the words for the client: every server finds
 //! the same, so it is an outcome and no error. What ends sessions calls [`State::invalidate_session`]. Variants are
 //! only ever added at the end of an enum: their place is their number in the log, and old logs are read.
@@ -31,12 +34,15 @@
 //! agree on the index must agree on the digest, and the testbed compares them at every entry.
 
 pub mod acl;
+pub mod autopilot;
 pub mod catalog;
 pub mod coordinate;
 pub mod dedup;
 pub mod kv;
 pub mod machine;
+pub mod prepared;
 pub mod query;
+pub mod restore;
 pub mod session;
 pub mod snapshot;
 pub mod tables;
@@ -49,12 +55,15 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use acl::{Acl, AclCommand};
+pub use autopilot::{Autopilot, AutopilotCommand};
 pub use catalog::{Catalog, CatalogCommand};
 pub use coordinate::{NodePlace, Place, Places};
 pub use dedup::RequestId;
 pub use kv::{Entry, KvCommand, KvStore};
 pub use machine::Machine;
+pub use prepared::{PreparedCommand, PreparedQueries};
 pub use query::{Asked, Found, Indexed, Query, Question};
+pub use restore::RestoreCommand;
 pub use session::{Session, SessionCommand, Sessions};
 pub use snapshot::BadSnapshot;
 pub use txn::{OpError, TxnOp, TxnResult};
@@ -94,6 +103,12 @@ pub enum Command {
     Coordinates(Vec<NodePlace>),
     /// A change to tokens, policies and roles.
     Acl(AclCommand),
+    /// A step of a restore.
+    Restore(RestoreCommand),
+    /// A change of autopilot's configuration.
+    Autopilot(AutopilotCommand),
+    /// A change to prepared queries.
+    Prepared(PreparedCommand),
 }
 
 impl Command {
@@ -118,6 +133,9 @@ impl Command {
                 updates.iter().map(|update| update.node.len() + update.segment.len() + 128).sum()
             }
             Command::Acl(command) => command.weight(),
+            Command::Restore(command) => command.size(),
+            Command::Autopilot(_) => 64,
+            Command::Prepared(command) => command.size(),
             Command::Txn(ops) => ops.iter().map(|op| op.size() + 64).sum(),
         }
     }
@@ -224,6 +242,21 @@ impl fmt::Display for Request {
             Command::Catalog(command) => write!(f, "{command}"),
             Command::Coordinates(updates) => write!(f, "the places of {} nodes", updates.len()),
             Command::Acl(command) => write!(f, "{command}"),
+            Command::Restore(RestoreCommand::Begin { id, bytes }) => {
+                write!(f, "begin restore {id:016x} of {bytes} bytes")
+            }
+            Command::Restore(RestoreCommand::Piece { id, offset, data }) => {
+                write!(f, "{} bytes at {offset} of restore {id:016x}", data.len())
+            }
+            Command::Restore(RestoreCommand::Commit { id }) => write!(f, "commit restore {id:016x}"),
+            Command::Restore(RestoreCommand::Abort { id }) => write!(f, "abort restore {id:016x}"),
+            Command::Autopilot(AutopilotCommand::Set { cas, .. }) => {
+                write!(f, "configure autopilot")?;
+                cas.map_or(Ok(()), |cas| write!(f, " if at {cas}"))
+            }
+            Command::Prepared(PreparedCommand::Create(query)) => write!(f, "create query {}", query.id),
+            Command::Prepared(PreparedCommand::Update(query)) => write!(f, "update query {}", query.id),
+            Command::Prepared(PreparedCommand::Delete { id }) => write!(f, "delete query {id}"),
         }
     }
 }
@@ -259,6 +292,10 @@ pub struct State {
     acl: Acl,
     dedup: Dedup,
     machine: Slot,
+    /// A snapshot that is about to be restored, as far as it has come.
+    upload: Option<restore::Upload>,
+    autopilot: Autopilot,
+    prepared: PreparedQueries,
 }
 
 impl State {
@@ -277,6 +314,7 @@ impl State {
     /// A request that was applied before (same id) changes nothing and gets the outcome it got then.
     pub fn apply(&mut self, index: u64, request: &Request) -> Outcome {
         self.applied = index;
+        self.forget_upload(index);
         if let Some(earlier) = self.dedup.outcome_of(request.id) {
             return earlier;
         }
@@ -289,6 +327,9 @@ impl State {
                 Outcome::Done { index }
             }
             Command::Acl(command) => self.acl.apply(index, command),
+            Command::Restore(command) => self.apply_restore(index, command),
+            Command::Autopilot(command) => self.autopilot.apply(index, command),
+            Command::Prepared(command) => self.prepared.apply(index, command, &self.sessions),
             Command::Txn(ops) => match self.transact(index, ops) {
                 Ok(results) => Outcome::Returned { index, value: Returned::Txn(results) },
                 Err(errors) => Outcome::Refused { index, refusal: Refusal::Txn(errors) },
@@ -355,6 +396,7 @@ impl State {
     /// Ends a session and what depends on it, whatever the reason. One that is not there is ended already.
     pub fn invalidate_session(&mut self, index: u64, id: &str) {
         let Some(session) = self.sessions.remove(index, id) else { return };
+        self.prepared.session_ended(index, id);
         let keys: Vec<String> = self.kv.held_by(id).cloned().collect();
         for key in keys {
             match session.made.behavior {
@@ -439,6 +481,16 @@ impl State {
         &self.acl
     }
 
+    /// How autopilot is to behave, to read from.
+    pub fn autopilot(&self) -> &Autopilot {
+        &self.autopilot
+    }
+
+    /// The prepared queries, to read from.
+    pub fn prepared(&self) -> &PreparedQueries {
+        &self.prepared
+    }
+
     /// A hash of the whole state, in constant time.
     pub fn digest(&self) -> u64 {
         let parts = [
@@ -451,7 +503,14 @@ impl State {
             self.dedup.digest(),
             self.machine.digest(),
         ];
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+        // Absent in most clusters, and then the digest is what it was before there were such things.
+        let more = [
+            self.upload.as_ref().map(restore::Upload::digest),
+            self.autopilot.is_set().then(|| self.autopilot.digest()),
+            (!self.prepared.is_blank()).then(|| self.prepared.digest()),
+        ];
+        let bytes: Vec<u8> =
+            parts.iter().chain(more.iter().flatten()).flat_map(|part| part.to_le_bytes()).collect();
         xxh3_64(&bytes)
     }
 
@@ -476,6 +535,7 @@ impl State {
         self.places.rebuild_digest();
         self.acl.rebuild();
         self.dedup.rebuild_digest();
+        self.prepared.rebuild();
     }
 }
 
@@ -504,6 +564,8 @@ mod tests {
             1 => Just(Command::Noop),
             1 => prop::collection::vec(coordinate::tests::any_update(), 0..3).prop_map(Command::Coordinates),
             1 => any::<[u8; 2]>().prop_map(|bytes| Command::Machine(bytes.into())),
+            1 => restore::tests::any_command().prop_map(Command::Restore),
+            1 => prepared::tests::any_command().prop_map(Command::Prepared),
         ]
     }
 

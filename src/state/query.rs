@@ -18,8 +18,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::acl::{AclHolder, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens};
+use super::autopilot::AutopilotInForce;
 use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
 use super::coordinate::{CoordinatesOf, CoordinatesOfAll};
+use super::prepared::{Prepared, PreparedList};
 use super::{Entry, Session, State, TxnOp, txn};
 
 /// What a read finds.
@@ -145,6 +147,14 @@ questions! {
     AclRole,
     /// Who shows a secret, and which rules they have.
     AclHolder,
+    /// How autopilot is to behave.
+    AutopilotInForce,
+    /// How much there is of everything.
+    Usage,
+    /// All prepared queries.
+    PreparedList,
+    /// One prepared query.
+    Prepared,
 }
 
 /// See [`Query::KvGet`].
@@ -218,6 +228,36 @@ impl Asked for Applied {
 
     fn ask(&self, state: &State) -> Indexed<()> {
         Indexed { index: state.applied(), value: () }
+    }
+}
+
+/// See [`Query::Usage`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage;
+
+/// What [`Usage`] finds: how many there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Nodes.
+    pub nodes: u64,
+    /// Services, by name.
+    pub services: u64,
+    /// Their instances.
+    pub instances: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Sessions.
+    pub sessions: u64,
+}
+
+impl Asked for Usage {
+    type Found = Used;
+
+    fn ask(&self, state: &State) -> Indexed<Used> {
+        let (nodes, services, instances) = state.catalog().counts();
+        let [nodes, services, instances, keys, sessions] =
+            [nodes, services, instances, state.kv().len(), state.sessions().len()].map(|count| count as u64);
+        Indexed { index: state.applied(), value: Used { nodes, services, instances, keys, sessions } }
     }
 }
 

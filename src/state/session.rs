@@ -171,6 +171,17 @@ impl Sessions {
         Some(session)
     }
 
+    /// As if every session had ended at log index `index`. Delays in force go on.
+    pub(super) fn all_ended_at(&self, index: u64) -> Sessions {
+        Sessions {
+            sessions: Table::of_rows(index, []),
+            by_node: Marks::all_at(index),
+            delays: self.delays.clone(),
+            by_since: self.by_since.clone(),
+            ..Sessions::default()
+        }
+    }
+
     /// From now on the key cannot be locked. A delay that is in force already begins anew, and is no shorter
     /// than it was.
     pub(super) fn delay(&mut self, index: u64, key: &str, for_ns: u64) {

@@ -79,17 +79,70 @@ pub(super) fn write(state: &State) -> Vec<u8> {
         bytes.extend_from_slice(&state.machine.snapshot());
         bytes
     });
+    // Only what there is: a program that does not know of such things can read every other snapshot.
+    if state.autopilot.is_set() {
+        part(&mut bytes, "autopilot", &state.autopilot);
+    }
+    if !state.prepared.is_blank() {
+        part(&mut bytes, "prepared", &state.prepared);
+    }
+    if let Some(upload) = &state.upload {
+        part(&mut bytes, "upload", upload);
+    }
     let checksum = xxh3_64(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// What [`write()`] wrote, with a machine of the kind that `blank` has.
-pub(super) fn read(blank: &State, bytes: &[u8]) -> Result<State, BadSnapshot> {
+/// What can be told of a snapshot without reading all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The version of its encoding.
+    pub version: u8,
+    /// The log index up to which the state was.
+    pub applied: u64,
+    /// Its sections with their lengths in bytes. Version 1 has none.
+    pub sections: Vec<(String, u64)>,
+}
+
+/// Tells what a snapshot is, if it is one and whole. Whether a state can be made of it shows when that is done.
+///
+/// # Errors
+/// [`BadSnapshot`] when it is none, or damaged.
+pub fn describe(bytes: &[u8]) -> Result<Summary, BadSnapshot> {
+    let content = checked(bytes)?;
+    let (version, mut rest) = content.split_first().ok_or_else(|| bad("too short"))?;
+    let mut summary = Summary { version: *version, applied: 0, sections: Vec::new() };
+    match *version {
+        1 => summary.applied = postcard::take_from_bytes(rest).map_err(bad)?.0,
+        VERSION => {
+            while !rest.is_empty() {
+                let (name, content, after) =
+                    first_section(rest).ok_or_else(|| bad("a section is cut short"))?;
+                if name == "applied" {
+                    summary.applied = decoded(name, content)?;
+                }
+                summary.sections.push((name.to_owned(), content.len() as u64));
+                rest = after;
+            }
+        }
+        version => return Err(bad(format!("version {version}, this program reads up to {VERSION}"))),
+    }
+    Ok(summary)
+}
+
+/// All but the checksum, which fits.
+fn checked(bytes: &[u8]) -> Result<&[u8], BadSnapshot> {
     let (content, checksum) = bytes.split_last_chunk::<8>().ok_or_else(|| bad("too short"))?;
     if xxh3_64(content) != u64::from_le_bytes(*checksum) {
         return Err(bad("checksum mismatch"));
     }
+    Ok(content)
+}
+
+/// What [`write()`] wrote, with a machine of the kind that `blank` has.
+pub(super) fn read(blank: &State, bytes: &[u8]) -> Result<State, BadSnapshot> {
+    let content = checked(bytes)?;
     let mut state = match content.split_first() {
         Some((1, body)) => read_version_1(blank, body)?,
         Some((&VERSION, body)) => read_sections(blank, body)?,
@@ -115,6 +168,9 @@ fn read_sections(blank: &State, mut rest: &[u8]) -> Result<State, BadSnapshot> {
             "acl" => state.acl = decoded(name, content)?,
             "dedup" => state.dedup = decoded(name, content)?,
             "machine" => state.machine.restore(content).map_err(bad)?,
+            "autopilot" => state.autopilot = decoded(name, content)?,
+            "prepared" => state.prepared = decoded(name, content)?,
+            "upload" => state.upload = Some(decoded(name, content)?),
             unknown => return Err(bad(format!("section {unknown:?} is of a newer program"))),
         }
         rest = after;
@@ -147,6 +203,21 @@ mod tests {
         let failed = state.dedup.outcome_of(RequestId { origin: 8, number: 3 });
         assert_eq!(failed, Some(Outcome::ConditionFailed { index: 5 }));
         assert_eq!(State::default().restored(&state.to_snapshot()).unwrap(), state);
+    }
+
+    #[test]
+    fn a_snapshot_can_be_described_without_being_read() {
+        let bytes = State::default().to_snapshot();
+        let summary = describe(&bytes).unwrap();
+        assert_eq!((summary.version, summary.applied), (VERSION, 0));
+        assert!(summary.sections.iter().any(|(name, length)| name == "kv" && *length > 0), "{summary:?}");
+        let oldest = include_bytes!("../../fixtures/snapshots/version-1.snapshot");
+        assert_eq!(describe(oldest).unwrap(), Summary { version: 1, applied: 5, sections: Vec::new() });
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(describe(&damaged).is_err() && describe(&bytes[..at]).is_err(), "byte {at}");
+        }
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl<K: PartialEq> PartialEq for Tombstones<K> {
 impl<K: Eq> Eq for Tombstones<K> {}
 
 impl<K: Ord + Clone + Serialize> Tombstones<K> {
+    /// As if everything that is not there had been removed at log index `index`.
+    pub(super) fn of_all(index: u64) -> Tombstones<K> {
+        Tombstones { floor: index, ..Tombstones::default() }
+    }
+
     /// Remembers a removal. Gives back the one that is forgotten instead, if there is no room for both.
     pub fn bury(&mut self, index: u64, key: &K) -> Option<(u64, K)> {
         self.put_back(key, Some(index));
@@ -150,6 +155,19 @@ impl<K: PartialEq, V: PartialEq> PartialEq for Table<K, V> {
 impl<K: Eq, V: Eq> Eq for Table<K, V> {}
 
 impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
+    /// These rows, as if nothing else had been there since log index `index`.
+    pub(super) fn of_rows(index: u64, rows: impl IntoIterator<Item = (K, V)>) -> Table<K, V> {
+        let (rows, tombstones) = (rows.into_iter().collect(), Tombstones::of_all(index));
+        let mut table = Table { rows, tombstones, newest: index, digest: 0 };
+        table.rebuild_digest();
+        table
+    }
+
+    /// The rows alone.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = (K, V)> {
+        self.rows.into_iter()
+    }
+
     /// The row of a key.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
@@ -262,6 +280,11 @@ impl<K> Default for Marks<K> {
 }
 
 impl<K: Ord + Clone + Serialize> Marks<K> {
+    /// As if everything had changed at log index `index`.
+    pub(super) fn all_at(index: u64) -> Marks<K> {
+        Marks(Table::of_rows(index, []))
+    }
+
     /// Something of this name changed at log index `index`; `in_use`: and is still there.
     pub fn touch(&mut self, index: u64, key: &K, in_use: bool) {
         self.0.set(index, key.clone(), index);

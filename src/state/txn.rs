@@ -4,18 +4,150 @@
 //! the transaction, but the others are still tried, so that the client hears of every failure at once;
 //! then all is taken back. A transaction that only reads needs no log entry: [`super::query::Txn`].
 //!
-//! Verbs, results and texts are Consul's. Left out until there is a catalog: its operations.
+//! Keys note how to undo what was done to them. A transaction with operations on the catalog is rarer, and they may
+//! end sessions: it keeps a copy of all that to go back to.
+//!
+//! Verbs, results and texts are Consul's.
 
 use serde::{Deserialize, Serialize};
 
+use super::catalog::{Catalog, CheckInfo, CheckRow, NodeInfo, Registration, Row, ServiceInfo};
 use super::kv::NotLocked;
-use super::{Entry, KvStore, Shared, State};
+use super::{CatalogCommand, Entry, KvStore, Outcome, Shared, State};
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TxnOp {
     /// On the key-value store.
     Kv(KvOp),
+    /// On the catalog.
+    Catalog(Box<CatalogOp>),
+}
+
+/// An operation on a row of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogOp {
+    /// What to do.
+    pub verb: RowVerb,
+    /// Which row; if it is written, all of it.
+    pub row: CatalogRow,
+    /// The modify index of a condition.
+    pub index: u64,
+}
+
+/// A row of the catalog, of whichever table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogRow {
+    /// A node, by its name.
+    Node(NodeInfo),
+    /// A service, by its node and its id.
+    Service {
+        /// Its node.
+        node: String,
+        /// The service.
+        service: ServiceInfo,
+    },
+    /// A check, by its node and its id.
+    Check {
+        /// Its node.
+        node: String,
+        /// The check.
+        check: CheckInfo,
+    },
+}
+
+/// What to do with a row of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowVerb {
+    /// Read; fails if it is not there.
+    Get,
+    /// Write.
+    Set,
+    /// Write, if the modify index is still this; 0: if it is not there.
+    Cas,
+    /// Remove, with what belongs to it.
+    Delete,
+    /// Remove, if the modify index is still this.
+    DeleteCas,
+    /// None of these: fails.
+    Other(String),
+}
+
+impl RowVerb {
+    /// The verb of a name.
+    pub fn named(name: &str) -> RowVerb {
+        match name {
+            "get" => RowVerb::Get,
+            "set" => RowVerb::Set,
+            "cas" => RowVerb::Cas,
+            "delete" => RowVerb::Delete,
+            "delete-cas" => RowVerb::DeleteCas,
+            other => RowVerb::Other(other.to_owned()),
+        }
+    }
+}
+
+impl CatalogRow {
+    /// How people call it.
+    fn name(&self) -> String {
+        match self {
+            CatalogRow::Node(node) => format!("node {:?}", node.name),
+            CatalogRow::Service { node, service } => format!("service {:?} on node {node:?}", service.id),
+            CatalogRow::Check { node, check } => format!("check {:?} on node {node:?}", check.id),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            CatalogRow::Node(_) => "Node",
+            CatalogRow::Service { .. } => "Service",
+            CatalogRow::Check { .. } => "Check",
+        }
+    }
+
+    /// The row of this name that is there, and its modify index.
+    fn found(&self, catalog: &Catalog) -> Option<(u64, TxnResult)> {
+        match self {
+            CatalogRow::Node(node) => {
+                let row = catalog.row_of_node(&node.name)?;
+                Some((row.modify_index, TxnResult::Node(row.clone())))
+            }
+            CatalogRow::Service { node, service } => {
+                let row = catalog.row_of_service(node, &service.id)?;
+                Some((row.modify_index, TxnResult::Service(row.clone())))
+            }
+            CatalogRow::Check { node, check } => {
+                let row = catalog.row_of_check(node, &check.id)?;
+                Some((row.check.modify_index, TxnResult::Check(row)))
+            }
+        }
+    }
+
+    /// The command that writes it.
+    fn write(&self, catalog: &Catalog) -> Result<CatalogCommand, String> {
+        let (name, service, checks) = match self {
+            CatalogRow::Node(node) => {
+                let node = node.clone();
+                let checks = Vec::new();
+                return Ok(Registration { node, skip_node_update: false, service: None, checks }.into());
+            }
+            CatalogRow::Service { node, service } => (node, Some(service.clone()), Vec::new()),
+            CatalogRow::Check { node, check } => (node, None, vec![check.clone()]),
+        };
+        let node = catalog.row_of_node(name).ok_or_else(|| format!("node {name:?} doesn't exist"))?;
+        Ok(Registration { node: node.info.clone(), skip_node_update: true, service, checks }.into())
+    }
+
+    /// The command that removes it.
+    fn remove(&self) -> CatalogCommand {
+        match self.clone() {
+            CatalogRow::Node(node) => CatalogCommand::DeregisterNode { node: node.name },
+            CatalogRow::Service { node, service } => {
+                CatalogCommand::DeregisterService { node, id: service.id }
+            }
+            CatalogRow::Check { node, check } => CatalogCommand::DeregisterCheck { node, id: check.id },
+        }
+    }
 }
 
 /// An operation on a key, with all that any verb may need.
@@ -93,7 +225,10 @@ impl KvVerb {
 impl TxnOp {
     /// Whether it may change something.
     pub fn writes(&self) -> bool {
-        let TxnOp::Kv(op) = self;
+        let op = match self {
+            TxnOp::Kv(op) => op,
+            TxnOp::Catalog(op) => return !matches!(op.verb, RowVerb::Get | RowVerb::Other(_)),
+        };
         match op.verb {
             KvVerb::Set
             | KvVerb::Cas
@@ -114,8 +249,15 @@ impl TxnOp {
 
     /// Bytes of what the client wrote.
     pub fn size(&self) -> usize {
-        let TxnOp::Kv(op) = self;
-        op.key.len() + op.value.len()
+        match self {
+            TxnOp::Kv(op) => op.key.len() + op.value.len(),
+            TxnOp::Catalog(op) => match &op.row {
+                CatalogRow::Node(_) | CatalogRow::Check { .. } => 512,
+                CatalogRow::Service { service, .. } => {
+                    512 + service.tags.iter().map(String::len).sum::<usize>()
+                }
+            },
+        }
     }
 }
 
@@ -124,6 +266,12 @@ impl TxnOp {
 pub enum TxnResult {
     /// A key and its entry; without its value, unless it was read.
     Kv(String, Entry),
+    /// A node of the catalog.
+    Node(Row<NodeInfo>),
+    /// A service of the catalog.
+    Service(Row<ServiceInfo>),
+    /// A check of the catalog.
+    Check(CheckRow),
 }
 
 /// Why an operation failed.
@@ -157,12 +305,40 @@ impl State {
     /// Carries out a transaction at log index `index`.
     pub(super) fn transact(&mut self, index: u64, ops: &[TxnOp]) -> Done {
         self.kv.begin();
-        let done = gather(ops.iter().map(|TxnOp::Kv(op)| self.step(index, op)));
-        match &done {
-            Ok(_) => self.kv.commit(),
-            Err(_) => self.kv.roll_back(),
+        let changes_catalog = ops.iter().any(|op| matches!(op, TxnOp::Catalog(_)) && op.writes());
+        let copy = || (self.catalog.clone(), self.sessions.clone(), self.prepared.clone());
+        let before = changes_catalog.then(copy);
+        let done = gather(ops.iter().map(|op| match op {
+            TxnOp::Kv(op) => self.step(index, op),
+            TxnOp::Catalog(op) => self.step_in_catalog(index, op),
+        }));
+        if done.is_ok() {
+            self.kv.commit();
+        } else {
+            self.kv.roll_back();
+            if let Some(before) = before {
+                (self.catalog, self.sessions, self.prepared) = before;
+            }
         }
         done
+    }
+
+    fn step_in_catalog(&mut self, index: u64, op: &CatalogOp) -> Step {
+        let CatalogOp { verb, row, index: expected } = op;
+        let before = row.found(&self.catalog).map(|(modify_index, _)| modify_index);
+        let stale = |what: &str| Err(format!("failed to {what} {}, index is stale", row.name()));
+        let command = match verb {
+            RowVerb::Cas if before.unwrap_or(0) != *expected => return stale("set"),
+            RowVerb::DeleteCas if before != Some(*expected) => return stale("delete"),
+            RowVerb::Set | RowVerb::Cas => row.write(&self.catalog)?,
+            RowVerb::Delete | RowVerb::DeleteCas => row.remove(),
+            RowVerb::Get | RowVerb::Other(_) => return look_into(&self.catalog, op),
+        };
+        if let Outcome::Refused { refusal, .. } = self.apply_catalog(index, &command) {
+            return Err(refusal.to_string());
+        }
+        // What was removed gives nothing.
+        Ok(row.found(&self.catalog).map(|(_, result)| result).into_iter().collect())
     }
 
     fn step(&mut self, index: u64, op: &KvOp) -> Step {
@@ -205,7 +381,10 @@ impl State {
 
     /// Answers a transaction that only reads. Operations that write fail.
     pub fn look_at(&self, ops: &[TxnOp]) -> Done {
-        gather(ops.iter().map(|TxnOp::Kv(op)| look(&self.kv, op)))
+        gather(ops.iter().map(|op| match op {
+            TxnOp::Kv(op) => look(&self.kv, op),
+            TxnOp::Catalog(op) => look_into(&self.catalog, op),
+        }))
     }
 }
 
@@ -213,6 +392,17 @@ const NO_KEY: &str = "Must provide key";
 
 fn without_value(key: &str, entry: &Entry) -> TxnResult {
     TxnResult::Kv(key.to_owned(), Entry { value: Shared::from([]), ..entry.clone() })
+}
+
+/// The operations on the catalog that change nothing.
+fn look_into(catalog: &Catalog, op: &CatalogOp) -> Step {
+    let row = &op.row;
+    match (&op.verb, row.found(catalog)) {
+        (RowVerb::Get, Some((_, result))) => Ok(vec![result]),
+        (RowVerb::Get, None) => Err(format!("{} doesn't exist", row.name())),
+        (RowVerb::Other(verb), _) => Err(format!("unknown {} verb {verb:?}", row.kind())),
+        _ => Err(format!("the operation on {} is no read", row.name())),
+    }
 }
 
 /// The operations that change nothing.
@@ -263,12 +453,56 @@ fn look(kv: &KvStore, op: &KvOp) -> Step {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::catalog::Status;
     use super::super::kv::tests::any_session;
-    use super::super::{Command, Outcome, Refusal, Request, RequestId, Returned};
+    use super::super::{Command, Outcome, Refusal, Request, RequestId, Returned, SessionCommand};
     use super::*;
     use proptest::prelude::*;
 
     pub fn any_op() -> impl Strategy<Value = TxnOp> {
+        prop_oneof![3 => any_kv_op(), 1 => any_catalog_op()]
+    }
+
+    fn any_catalog_op() -> impl Strategy<Value = TxnOp> {
+        let verb = prop::sample::select(vec!["get", "set", "cas", "delete", "delete-cas", "jump"]);
+        let name = || prop::sample::select(vec!["n1", "n2"]).prop_map(str::to_owned);
+        let status = prop::sample::select(vec![Status::Passing, Status::Critical]);
+        let row = prop_oneof![
+            name().prop_map(|name| CatalogRow::Node(node(&name))),
+            (name(), name()).prop_map(|(node, id)| CatalogRow::Service { node, service: service(&id) }),
+            // A session of the other tests rests on the check "c".
+            (name(), prop::option::of(name()), status).prop_map(|(node, id, status)| {
+                CatalogRow::Check { node, check: check("c", id.as_deref().unwrap_or_default(), status) }
+            }),
+        ];
+        (verb, row, 0u64..8).prop_map(|(verb, row, index)| {
+            TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::named(verb), row, index }))
+        })
+    }
+
+    fn node(name: &str) -> NodeInfo {
+        NodeInfo { name: name.into(), address: "10.0.0.1".into(), ..NodeInfo::default() }
+    }
+
+    fn service(id: &str) -> ServiceInfo {
+        ServiceInfo { id: id.into(), name: id.into(), ..ServiceInfo::default() }
+    }
+
+    fn check(id: &str, service_id: &str, status: Status) -> CheckInfo {
+        CheckInfo {
+            id: id.into(),
+            name: id.into(),
+            status,
+            notes: String::new(),
+            output: String::new(),
+            service_id: service_id.into(),
+            kind: String::new(),
+            interval: String::new(),
+            timeout: String::new(),
+        }
+    }
+
+    fn any_kv_op() -> impl Strategy<Value = TxnOp> {
         let verb = prop::sample::select(vec![
             "set",
             "cas",
@@ -312,7 +546,10 @@ pub(super) mod tests {
         let Outcome::Returned { value: Returned::Txn(results), .. } = apply(&mut state, 3, ops) else {
             panic!("not done")
         };
-        let values = results.iter().map(|TxnResult::Kv(key, entry)| (key.as_str(), &*entry.value));
+        let values = results.iter().map(|result| match result {
+            TxnResult::Kv(key, entry) => (key.as_str(), &*entry.value),
+            other => panic!("{other:?}"),
+        });
         assert_eq!(values.collect::<Vec<_>>(), [("a", &b""[..]), ("a", &b"1"[..])]);
         assert!(state.kv().is_empty());
         assert_eq!(state.kv().key_index("a"), 3);
@@ -345,14 +582,70 @@ pub(super) mod tests {
         assert_eq!((state.kv(), state.kv().digest()), (&before, before.digest()));
     }
 
+    fn on_catalog(verb: &str, row: CatalogRow, index: u64) -> TxnOp {
+        TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::named(verb), row, index }))
+    }
+
+    #[test]
+    fn a_node_its_service_and_a_key_come_and_go_as_one() {
+        let mut state = State::default();
+        let n = || CatalogRow::Node(node("n"));
+        let web = || CatalogRow::Service { node: "n".into(), service: service("web") };
+        let up = |status| CatalogRow::Check { node: "n".into(), check: check("up", "web", status) };
+        // A service needs its node, and a check its service: in this order it works, in the other it does not.
+        let wrong = vec![on_catalog("set", web(), 0), on_catalog("set", n(), 0), op("set", "k", "1", 0)];
+        let Outcome::Refused { refusal: Refusal::Txn(errors), .. } = apply(&mut state, 1, wrong) else {
+            panic!("not refused")
+        };
+        assert_eq!(errors[0].what, "node \"n\" doesn't exist");
+        assert!(state.kv().is_empty() && state.catalog().node("n").is_none());
+        let right = vec![
+            on_catalog("cas", n(), 0),
+            on_catalog("set", web(), 0),
+            on_catalog("set", up(Status::Passing), 0),
+            op("set", "k", "1", 0),
+        ];
+        let Outcome::Returned { value: Returned::Txn(results), .. } = apply(&mut state, 2, right) else {
+            panic!("not done")
+        };
+        let TxnResult::Check(up_row) = &results[2] else { panic!("{results:?}") };
+        assert_eq!((up_row.service_name.as_str(), up_row.check.modify_index), ("web", 2));
+        let errors = |state: &mut State, op: TxnOp| match apply(state, state.applied() + 1, vec![op]) {
+            Outcome::Refused { refusal: Refusal::Txn(errors), .. } => errors[0].what.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            errors(&mut state, on_catalog("cas", web(), 1)),
+            "failed to set service \"web\" on node \"n\", index is stale"
+        );
+        assert_eq!(errors(&mut state, on_catalog("hop", n(), 0)), "unknown Node verb \"hop\"");
+        let done = apply(&mut state, 9, vec![on_catalog("delete-cas", n(), 2), op("delete", "k", "", 0)]);
+        assert_eq!(done, Outcome::Returned { index: 9, value: Returned::Txn(Vec::new()) });
+        assert_eq!(
+            state.look_at(&[on_catalog("get", up(Status::Passing), 0)]).unwrap_err()[0].what,
+            "check \"up\" on node \"n\" doesn't exist"
+        );
+    }
+
     proptest! {
         #[test]
         fn a_transaction_that_fails_leaves_no_trace(
+            sessions in prop::collection::vec(super::super::session::tests::any_command(), 0..6),
             setup in prop::collection::vec(any_op(), 0..30),
             ops in prop::collection::vec(any_op(), 1..12),
         ) {
             let mut state = State::default();
-            for (index, op) in (1..).zip(setup) {
+            for command in sessions {
+                let index = state.applied() + 1;
+                let id = RequestId { origin: 1, number: index };
+                let create = matches!(command, SessionCommand::Create(_));
+                let request = Request { id, done_below: 0, command: Command::Session(command) };
+                if create {
+                    state.apply(index, &request);
+                }
+            }
+            for op in setup {
+                let index = state.applied() + 1;
                 apply(&mut state, index, vec![op]);
             }
             let before = state.clone();
@@ -360,6 +653,8 @@ pub(super) mod tests {
             if failed {
                 prop_assert_eq!(state.kv(), before.kv());
                 prop_assert_eq!(state.kv().digest(), before.kv().digest());
+                prop_assert_eq!(state.catalog(), before.catalog());
+                prop_assert_eq!(state.sessions(), before.sessions());
                 for session in ["s1", "s2"] {
                     let held = |state: &State| state.kv().held_by(session).cloned().collect::<Vec<_>>();
                     prop_assert_eq!(held(&state), held(&before));

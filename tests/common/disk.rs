@@ -10,6 +10,7 @@ pub fn conforms(disk: &dyn Disk) {
     assert_eq!(disk.list().unwrap(), Vec::<String>::new());
     bytes(disk);
     names(disk);
+    folders(disk);
     the_lock(disk);
 }
 
@@ -66,6 +67,27 @@ fn names(disk: &dyn Disk) {
     }
     disk.sync_dir().unwrap();
     assert!(!disk.describe().is_empty());
+}
+
+fn folders(disk: &dyn Disk) {
+    assert_eq!(disk.list_in("f").unwrap(), Vec::<String>::new(), "there is no such folder yet");
+    for name in ["f/b", "f/a", "fa/c"] {
+        disk.open(name).unwrap().write_at(0, name.as_bytes()).unwrap();
+    }
+    assert_eq!(disk.list_in("f").unwrap(), ["f/a", "f/b"]);
+    assert_eq!(disk.list().unwrap(), ["a", "c"], "what is in a folder is listed there alone");
+    disk.rename("f/a", "f/b").unwrap();
+    assert_eq!(
+        (disk.list_in("f").unwrap(), contents(disk, "f/b")),
+        (vec!["f/b".to_owned()], b"f/a".to_vec())
+    );
+    disk.sync_dir().unwrap();
+    disk.remove("f/b").unwrap();
+    assert!(!disk.exists("f/b").unwrap());
+    assert_eq!(disk.remove("f/b").unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(disk.list_in("f").unwrap(), Vec::<String>::new());
+    disk.remove("fa/c").unwrap();
+    disk.sync_dir().unwrap();
 }
 
 fn the_lock(disk: &dyn Disk) {

@@ -491,7 +491,14 @@ impl Disk for SimDisk {
 
     fn list(&self) -> io::Result<Vec<String>> {
         self.alive()?;
-        Ok(self.model.locked().names.iter().map(|(name, _)| name.clone()).collect())
+        let names = &self.model.locked().names;
+        Ok(names.iter().map(|(name, _)| name).filter(|name| !name.contains('/')).cloned().collect())
+    }
+
+    fn list_in(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.alive()?;
+        let inside = |name: &&String| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        Ok(self.model.locked().names.iter().map(|(name, _)| name).filter(inside).cloned().collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

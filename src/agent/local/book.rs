@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::env::Instant;
 use crate::state::CatalogCommand;
 use crate::state::catalog::{CheckInfo, NodeInfo, Registration, SERF_HEALTH, ServiceInfo, Status, WholeNode};
@@ -17,7 +19,7 @@ pub const MAX_OUTPUT: usize = 4096;
 pub const CONSUL_SERVICE: &str = "consul";
 
 /// How a check finds out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
     /// It is told; silence for longer than this is critical.
     Ttl(Duration),
@@ -59,7 +61,7 @@ impl Probe {
 }
 
 /// A check as it was defined.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     /// Its id on this node.
     pub id: String,
@@ -97,9 +99,16 @@ pub struct OwnCheck {
     successes: u32,
     failures: u32,
     critical_since: Option<Instant>,
+    /// Until when what it was told counts, by the wall clock; only to be kept for the next life.
+    told_until: Option<Duration>,
 }
 
 impl OwnCheck {
+    /// Until when what it was told counts, by the wall clock, if it was told something and that still counts.
+    pub fn told_until(&self) -> Option<Duration> {
+        self.told_until
+    }
+
     /// How the catalog has it.
     pub fn info(&self) -> CheckInfo {
         let definition = &self.definition;
@@ -218,11 +227,36 @@ impl Book {
             let status = definition.initial;
             let critical_since = (status == Status::Critical).then_some(now);
             let output = String::new();
-            let check = OwnCheck { definition, status, output, successes: 0, failures: 0, critical_since };
+            let check = OwnCheck {
+                definition,
+                status,
+                output,
+                successes: 0,
+                failures: 0,
+                critical_since,
+                told_until: None,
+            };
             self.checks.insert(id.clone(), check);
         }
         self.dirty.insert(Item::Check(id));
         Ok(())
+    }
+
+    /// What a check was told counts until then, by the wall clock; nothing: it does not count any more.
+    pub fn counts_until(&mut self, id: &str, until: Option<Duration>) {
+        if let Some(check) = self.checks.get_mut(id) {
+            check.told_until = until;
+        }
+    }
+
+    /// A check of an earlier life is back: it is critical until it is known to be otherwise, whatever a new one
+    /// would be.
+    pub fn doubt(&mut self, id: &str, now: Instant) {
+        if let Some(check) = self.checks.get_mut(id).filter(|check| check.status != Status::Critical) {
+            check.status = Status::Critical;
+            check.critical_since = Some(now);
+            self.dirty.insert(Item::Check(id.to_owned()));
+        }
     }
 
     /// Removes a check.

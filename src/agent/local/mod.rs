@@ -2,6 +2,7 @@
 //!
 //! * [`book`]: what there is, as plain data, and what the catalog must be told.
 //! * [`probe`]: looking once.
+//! * [`shelf`]: what was registered, on disk, so that it outlives the process.
 //! * [`Local`]: the tasks around both. Each check that looks has a task; one task tells the catalog.
 //!
 //! A change is told at once. Every minute, longer in large clusters, all of it is compared with what the
@@ -12,10 +13,11 @@
 //! The catalog is told by the agent's own right. Where that does not reach, by that of whoever registered what is told:
 //! an agent whose token may write its node only runs services whose tokens may write those.
 //!
-//! Left out: checks by gRPC, Docker and HTTPS. What is registered does not outlive the agent's process yet.
+//! Left out: checks by gRPC, Docker and HTTPS.
 
 pub mod book;
 pub mod probe;
+pub mod shelf;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,6 +33,7 @@ use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
 use book::{Book, Definition, Item, Probe, Unknown, scale};
+use shelf::{Shelf, Stood};
 
 /// How often all is compared in a small cluster.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
@@ -66,6 +69,8 @@ struct Inner {
     changed: Notify,
     /// Wakes whoever waits for another state of things here.
     changes: watch::Sender<u64>,
+    /// What is on disk. Whoever holds it writes there.
+    shelf: tokio::sync::Mutex<Shelf>,
     rng: Mutex<Rng>,
 }
 
@@ -75,7 +80,99 @@ impl Local {
         let rng = Mutex::new(env.rng("local"));
         let (book, looking, changed) = (Mutex::default(), Mutex::default(), Notify::new());
         let (changes, bearers) = (watch::Sender::new(0), Mutex::default());
-        Local { inner: Arc::new(Inner { env: env.clone(), book, bearers, looking, changed, changes, rng }) }
+        let (env, shelf) = (env.clone(), tokio::sync::Mutex::default());
+        Local { inner: Arc::new(Inner { env, book, bearers, looking, changed, changes, shelf, rng }) }
+    }
+
+    /// Takes up what an earlier life of this agent left on disk.
+    pub async fn load(&self, agent: &Agent) {
+        let (env, mut shelf) = (&self.inner.env, self.inner.shelf.lock().await);
+        let disk = env.disk();
+        let read = env.blocking(move || {
+            let mut shelf = Shelf::default();
+            shelf.read(&*disk).map(|found| (shelf, found))
+        });
+        let found = match read.await {
+            Ok(Ok((there, found))) => {
+                *shelf = there;
+                found
+            }
+            Ok(Err(error)) => return tracing::error!(%error, "services and checks cannot be read from disk"),
+            Err(error) => return tracing::error!(%error, "services and checks cannot be read from disk"),
+        };
+        for (file, reason) in found.bad {
+            tracing::error!(file, reason, "not loaded; what it held has to be registered again");
+        }
+        if !found.services.is_empty() || !found.checks.is_empty() {
+            let (services, checks) = (found.services.len(), found.checks.len());
+            tracing::info!(services, checks, "loaded what was registered before");
+        }
+        for service in found.services {
+            self.locked().set_service(service);
+        }
+        for definition in found.checks {
+            let id = definition.id.clone();
+            match self.register_check(agent, definition) {
+                Ok(()) => self.locked().doubt(&id, env.now()),
+                Err(error) => tracing::error!(check = id, %error, "not loaded"),
+            }
+        }
+        for stood in found.stood {
+            self.take_up(stood);
+        }
+    }
+
+    /// What a check was told in an earlier life still counts, if its time is not over.
+    fn take_up(&self, stood: Stood) {
+        let (env, mut book) = (&self.inner.env, self.locked());
+        let Some(Probe::Ttl(ttl)) =
+            book.checks().get(&stood.id).and_then(|check| check.definition.probe.clone())
+        else {
+            return;
+        };
+        let Some(left) = shelf::counts_for(stood.until_ms, env.wall(), ttl) else { return };
+        if book.tell(&stood.id, stood.status, stood.output, env.now()).is_ok() {
+            book.counts_until(&stood.id, Some(Duration::from_millis(stood.until_ms)));
+            drop(book);
+            let task = env.spawn(self.clone().expire(stood.id.clone(), left));
+            self.looking().insert(stood.id, task.abort_on_drop());
+        }
+    }
+
+    /// Brings what is on disk up to date. What cannot be written now is with the next change.
+    ///
+    /// # Errors
+    /// Why it is not, in words.
+    pub async fn save(&self) -> Result<(), String> {
+        // In a task of its own: who gives up waiting must not let another write beside this.
+        let saved = self.inner.env.spawn(self.clone().save_now()).await;
+        saved.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn save_now(self) -> Result<(), String> {
+        let mut shelf = self.inner.shelf.lock().await;
+        let changes = shelf.changes(&self.locked());
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let disk = self.inner.env.disk();
+        let written = self.inner.env.blocking(move || {
+            let written = shelf::carry_out(&*disk, &changes);
+            written.map(|()| changes)
+        });
+        let written = written.await.map_err(|error| error.to_string())?;
+        let changes = written.map_err(|error| {
+            format!("it is in force, but could not be kept on disk for the next start: {error}")
+        })?;
+        shelf.done(&changes);
+        Ok(())
+    }
+
+    /// As [`Local::save`], where nobody waits to be told.
+    async fn try_to_save(&self) {
+        if let Err(reason) = self.save().await {
+            tracing::warn!(reason, "a change of the agent's services or checks");
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, Book> {
@@ -202,10 +299,12 @@ impl Local {
         let ttl = {
             let mut book = self.locked();
             book.tell(id, status, output, self.inner.env.now())?;
-            match book.checks().get(id).and_then(|check| check.definition.probe.as_ref()) {
+            let ttl = match book.checks().get(id).and_then(|check| check.definition.probe.as_ref()) {
                 Some(Probe::Ttl(ttl)) => Some(*ttl),
                 _ => None,
-            }
+            };
+            book.counts_until(id, ttl.map(|ttl| self.inner.env.wall().saturating_add(ttl)));
+            ttl
         };
         if let Some(ttl) = ttl {
             let task = self.inner.env.spawn(self.clone().expire(id.to_owned(), ttl));
@@ -247,6 +346,8 @@ impl Local {
             Status::Critical,
             format!("TTL expired (last output before timeout follows): {last}"),
         );
+        self.locked().counts_until(&id, None);
+        self.try_to_save().await;
     }
 
     /// Looks again and again.
@@ -312,10 +413,14 @@ impl Local {
         loop {
             ticks.tick().await;
             let overdue = self.locked().overdue(self.inner.env.now());
+            let none = overdue.is_empty();
             for id in overdue {
                 tracing::info!(service = id, "critical for too long: deregistered");
                 // Gone by itself meanwhile is as well.
                 let _ = self.deregister(&id);
+            }
+            if !none {
+                self.try_to_save().await;
             }
         }
     }

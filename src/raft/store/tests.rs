@@ -432,6 +432,9 @@ impl Disk for Small {
     fn list(&self) -> io::Result<Vec<String>> {
         self.disk.list()
     }
+    fn list_in(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.disk.list_in(folder)
+    }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
     }

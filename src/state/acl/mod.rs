@@ -348,6 +348,23 @@ fn missing<T>(text: impl Into<String>) -> Judged<T> {
 }
 
 impl Acl {
+    /// The same as if written at log index `index`; what has a time to live has all of it again.
+    pub(super) fn written_at(self, index: u64) -> Acl {
+        fn anew<T: Serialize>(index: u64, table: Table<String, Entered<T>>) -> Table<String, Entered<T>> {
+            let row = |row: Entered<T>| Entered { it: row.it, create_index: index, modify_index: index };
+            Table::of_rows(index, table.into_rows().map(|(id, at)| (id, row(at))))
+        }
+        let mut acl = Acl {
+            policies: anew(index, self.policies),
+            roles: anew(index, self.roles),
+            tokens: anew(index, self.tokens),
+            bootstrapped: if self.bootstrapped == 0 { 0 } else { index },
+            ..Acl::default()
+        };
+        acl.rebuild();
+        acl
+    }
+
     /// Applies a command at log index `index`.
     pub(super) fn apply(&mut self, index: u64, command: &AclCommand) -> Outcome {
         self.establish(index);

@@ -1,0 +1,331 @@
+//! What an agent registered, on its disk, so that it is there again after a restart.
+//!
+//! ```text
+//! services/SHA-256 of the id          a service
+//! checks/SHA-256 of the id            a check, as it was defined
+//! checks/SHA-256 of the id.state      how a check with a TTL stood when it was last told, and until when that counts
+//! ```
+//!
+//! Each file is a line with its version and a checksum, and then JSON. A file is written under another name, synced and
+//! renamed, so that power lost meanwhile leaves the one before. One that cannot be read is named in the log and left
+//! where it is; the others do not suffer.
+//!
+//! How a check stood is not synced: it changes all the time, and if it is lost the check is critical until it is told
+//! again, as one that is new. Two lives of an agent have no clock in common but the one on the wall, so that one says
+//! whether it still counts, and only that: whatever it shows, what is restored lasts no longer than the check's TTL.
+//!
+//! What belongs on disk is a function of the [`Book`]; [`Shelf`] remembers what is there and says what differs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::env::Disk;
+use crate::state::catalog::{ServiceInfo, Status};
+
+use super::book::{Book, Definition, Probe};
+
+const SERVICES: &str = "services";
+const CHECKS: &str = "checks";
+const STATE: &str = ".state";
+const MAKING: &str = ".tmp";
+/// What every file begins with.
+const HEAD: &str = "driftline 1 ";
+/// A file that is longer is none of ours.
+const MOST: u64 = 4 << 20;
+
+/// How a check stood when it was last told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stood {
+    /// Its id.
+    pub id: String,
+    /// What it was told.
+    pub status: Status,
+    /// And in which words.
+    pub output: String,
+    /// Until when that counts: milliseconds since 1970 on the wall clock.
+    pub until_ms: u64,
+}
+
+/// What was found on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Services.
+    pub services: Vec<ServiceInfo>,
+    /// Checks.
+    pub checks: Vec<Definition>,
+    /// How checks with a TTL stood.
+    pub stood: Vec<Stood>,
+    /// Files that cannot be read, and why.
+    pub bad: Vec<(String, String)>,
+}
+
+/// A change of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This file has this content.
+    Write(String, String),
+    /// This file is not there.
+    Remove(String),
+}
+
+/// What is on the disk, as far as this life put or found it there: names with a hash of the content.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf {
+    there: BTreeMap<String, u64>,
+}
+
+fn name(folder: &str, id: &str) -> String {
+    let digest: String = Sha256::digest(id).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{folder}/{digest}")
+}
+
+fn content(value: &impl Serialize) -> String {
+    // Plain data always has a text.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    format!("{HEAD}{:016x}\n{json}\n", xxh3_64(json.as_bytes()))
+}
+
+fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let (head, json) = text.split_once('\n').ok_or("it has no first line")?;
+    let json = json.strip_suffix('\n').ok_or("it is cut short")?;
+    let sum = head.strip_prefix(HEAD).ok_or("it is of another version, or none of this program's")?;
+    if sum != format!("{:016x}", xxh3_64(json.as_bytes())) {
+        return Err("it is damaged: its checksum is another".to_owned());
+    }
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+/// The files that a book belongs in.
+fn files(book: &Book) -> BTreeMap<String, String> {
+    let services = book.services().values().map(|service| (name(SERVICES, &service.id), content(service)));
+    let mut files: BTreeMap<String, String> = services.collect();
+    for check in book.checks().values() {
+        let Definition { id, probe, .. } = &check.definition;
+        files.insert(name(CHECKS, id), content(&check.definition));
+        if let (Some(Probe::Ttl(_)), Some(until)) = (probe, check.told_until()) {
+            let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+            let (id, output) = (id.clone(), check.output.clone());
+            let stood = Stood { id, status: check.status, output, until_ms };
+            files.insert(format!("{}{STATE}", name(CHECKS, &stood.id)), content(&stood));
+        }
+    }
+    files
+}
+
+impl Shelf {
+    /// What to do so that the disk holds this book.
+    pub fn changes(&self, book: &Book) -> Vec<Change> {
+        let wanted = files(book);
+        let gone = self.there.keys().filter(|name| !wanted.contains_key(*name));
+        let mut changes: Vec<Change> = gone.map(|name| Change::Remove(name.clone())).collect();
+        for (name, content) in wanted {
+            if self.there.get(&name) != Some(&xxh3_64(content.as_bytes())) {
+                changes.push(Change::Write(name, content));
+            }
+        }
+        changes
+    }
+
+    /// These were done.
+    pub fn done(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Write(name, content) => {
+                    self.there.insert(name.clone(), xxh3_64(content.as_bytes()));
+                }
+                Change::Remove(name) => {
+                    self.there.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Reads what is there. What cannot be read is told, not counted as there.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn read(&mut self, disk: &dyn Disk) -> io::Result<Found> {
+        let mut found = Found::default();
+        for folder in [SERVICES, CHECKS] {
+            for name in disk.list_in(folder)?.into_iter().filter(|name| !name.ends_with(MAKING)) {
+                let text = match read(disk, &name) {
+                    Ok(text) => text,
+                    Err(error) => {
+                        found.bad.push((name, error.to_string()));
+                        continue;
+                    }
+                };
+                let kept = if folder == SERVICES {
+                    parsed(&text).map(|service| found.services.push(service))
+                } else if name.ends_with(STATE) {
+                    parsed(&text).map(|stood| found.stood.push(stood))
+                } else {
+                    parsed(&text).map(|check| found.checks.push(check))
+                };
+                match kept {
+                    Ok(()) => drop(self.there.insert(name, xxh3_64(text.as_bytes()))),
+                    Err(reason) => found.bad.push((name, reason)),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn read(disk: &dyn Disk, name: &str) -> io::Result<String> {
+    let file = disk.open(name)?;
+    let len = file.len()?;
+    if len > MOST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(0, &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Carries out changes, durably except for how checks stood.
+///
+/// # Errors
+/// The first that fails; those before it were done, and all can be tried again.
+pub fn carry_out(disk: &dyn Disk, changes: &[Change]) -> io::Result<()> {
+    let mut lasting = false;
+    for change in changes {
+        match change {
+            Change::Write(name, content) => {
+                let making = format!("{name}{MAKING}");
+                let file = disk.open(&making)?;
+                file.set_len(0)?;
+                file.write_at(0, content.as_bytes())?;
+                if !name.ends_with(STATE) {
+                    lasting = true;
+                    file.sync()?;
+                }
+                disk.rename(&making, name)?;
+            }
+            Change::Remove(name) => match disk.remove(name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => {
+                    lasting |= !name.ends_with(STATE);
+                    done?;
+                }
+            },
+        }
+    }
+    if lasting { disk.sync_dir() } else { Ok(()) }
+}
+
+/// How much longer what a check was told counts, if it does: never longer than its TTL.
+pub fn counts_for(until_ms: u64, wall: Duration, ttl: Duration) -> Option<Duration> {
+    let left = Duration::from_millis(until_ms).checked_sub(wall)?.min(ttl);
+    (!left.is_zero()).then_some(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Instant, MemoryDisk};
+
+    fn service(id: &str) -> ServiceInfo {
+        ServiceInfo { id: id.into(), name: id.into(), weights: (1, 1), ..ServiceInfo::default() }
+    }
+
+    fn check(id: &str, service_id: &str) -> Definition {
+        Definition {
+            id: id.into(),
+            name: id.into(),
+            notes: String::new(),
+            service_id: service_id.into(),
+            initial: Status::Critical,
+            probe: Some(Probe::Ttl(Duration::from_secs(30))),
+            interval: Duration::ZERO,
+            timeout: Duration::ZERO,
+            deregister_after: Some(Duration::from_secs(60)),
+            success_before_passing: 0,
+            failures_before_critical: 0,
+        }
+    }
+
+    /// A book with two services and a check of each, and the disk that holds it.
+    fn kept() -> (Book, Shelf, MemoryDisk) {
+        let (mut book, mut shelf, disk) = (Book::default(), Shelf::default(), MemoryDisk::default());
+        for id in ["web", "a/../b"] {
+            book.set_service(service(id));
+            book.set_check(check(&format!("{id}-up"), id), Instant(0)).unwrap();
+        }
+        book.tell("web-up", Status::Warning, "so so".into(), Instant(0)).unwrap();
+        book.counts_until("web-up", Some(Duration::from_secs(100)));
+        let changes = shelf.changes(&book);
+        assert_eq!(changes.len(), 5);
+        carry_out(&disk, &changes).unwrap();
+        shelf.done(&changes);
+        assert_eq!(shelf.changes(&book), []);
+        (book, shelf, disk)
+    }
+
+    #[test]
+    fn what_is_kept_is_found_again() {
+        let (mut book, mut shelf, disk) = kept();
+        let found = Shelf::default().read(&disk).unwrap();
+        let mut services: Vec<_> = found.services.iter().map(|service| service.id.as_str()).collect();
+        services.sort_unstable();
+        assert_eq!((services, found.checks.len()), (vec!["a/../b", "web"], 2));
+        let stood =
+            Stood { id: "web-up".into(), status: Status::Warning, output: "so so".into(), until_ms: 100_000 };
+        assert_eq!((found.stood, found.bad), (vec![stood], Vec::new()));
+        // What is deregistered goes with its checks and how they stood.
+        book.remove_service("web").unwrap();
+        let changes = shelf.changes(&book);
+        assert_eq!(changes.len(), 3);
+        carry_out(&disk, &changes).unwrap();
+        carry_out(&disk, &changes).unwrap();
+        shelf.done(&changes);
+        let found = Shelf::default().read(&disk).unwrap();
+        assert_eq!(
+            (found.services, found.checks.len(), found.stood),
+            (vec![service("a/../b")], 1, Vec::new())
+        );
+    }
+
+    #[test]
+    fn a_bad_file_is_named_and_costs_no_other() {
+        let (book, _, disk) = kept();
+        for damaged in files(&book).keys() {
+            let (_, _, disk) = kept();
+            let file = disk.open(damaged).unwrap();
+            let mut byte = [0];
+            file.read_at(40, &mut byte).unwrap();
+            file.write_at(40, &[byte[0] ^ 1]).unwrap();
+            let mut shelf = Shelf::default();
+            let found = shelf.read(&disk).unwrap();
+            assert_eq!(found.services.len() + found.checks.len() + found.stood.len(), 4);
+            assert!(matches!(&found.bad[..], [(name, why)] if name == damaged && why.contains("damaged")));
+            // Registered again, it is written anew.
+            assert!(
+                shelf.changes(&book).iter().any(|c| matches!(c, Change::Write(name, _) if name == damaged))
+            );
+        }
+        // What a power loss leaves half done is not looked at, and not in the way.
+        disk.open("services/0.tmp").unwrap().write_at(0, b"half").unwrap();
+        disk.open("checks/empty").unwrap();
+        let found = Shelf::default().read(&disk).unwrap();
+        assert_eq!(found.bad.len(), 1);
+        assert_eq!((found.services.len(), found.checks.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_was_told_counts_no_longer_than_its_time() {
+        let ttl = Duration::from_secs(10);
+        let at = Duration::from_secs;
+        assert_eq!(counts_for(100_000, at(95), ttl), Some(at(5)));
+        assert_eq!(counts_for(100_000, at(100), ttl), None);
+        assert_eq!(counts_for(100_000, at(500), ttl), None);
+        // The wall clock was set back by hours.
+        assert_eq!(counts_for(100_000, at(1), ttl), Some(ttl));
+    }
+}

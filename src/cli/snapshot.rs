@@ -1,0 +1,126 @@
+//! `driftline snapshot`: the whole state into a file, back from one, and what a file holds.
+//!
+//! A file is checked before it is called saved, and again before it is sent to be restored.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use driftline::agent::archive::{self, Contents};
+use driftline::env::Env;
+use hyper::Method;
+use serde_json::json;
+
+use super::ask::{ask_within, lines, pretty, query, row, table};
+use super::{Api, Format, Problem};
+
+/// How long the agent may take: a state may be large, and disks slow.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Bytes of a state that is looked into.
+const MOST: u64 = 1 << 30;
+
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Saves the whole state into a file
+    Save(Save),
+    /// Makes the state of the whole cluster what a file says; all sessions end
+    Restore(Restore),
+    /// Checks a file and says what it holds
+    Inspect(Inspect),
+}
+
+#[derive(Args, Debug)]
+pub struct Save {
+    /// The file to write; one that is there is replaced
+    file: PathBuf,
+    /// Take it from the agent's own server as it is there, which may be old; works without a leader
+    #[arg(long)]
+    stale: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The file
+    file: PathBuf,
+    #[command(flatten)]
+    api: Api,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// The file
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Does what the command asks.
+pub async fn run(env: &Env, command: Snapshot) -> Result<Vec<u8>, Problem> {
+    match command {
+        Snapshot::Save(args) => save(env, args).await,
+        Snapshot::Restore(args) => restore(env, args).await,
+        Snapshot::Inspect(args) => inspect(&args),
+    }
+}
+
+fn check(file: &[u8], name: &Path) -> Result<Contents, Problem> {
+    archive::unpack(file, MOST).map_err(|error| Problem::failed(format!("{}: {error}", name.display())))
+}
+
+fn read(name: &Path) -> Result<Vec<u8>, Problem> {
+    std::fs::read(name).map_err(|error| Problem::failed(format!("cannot read {}: {error}", name.display())))
+}
+
+async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
+    let path = format!("/v1/snapshot{}", query([("stale", args.stale.then(String::new))]));
+    let response = ask_within(env, &args.api, Method::GET, &path, Bytes::new(), false, PATIENCE).await?;
+    let contents = check(&response.body, &args.file)?;
+    let failed =
+        |error: std::io::Error| Problem::failed(format!("cannot write {}: {error}", args.file.display()));
+    // Beside it first: an interrupted save must not cost the file that was there.
+    let mut beside = args.file.clone().into_os_string();
+    beside.push(".partial");
+    let write = || {
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(&response.body)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &args.file)
+    };
+    write().map_err(failed)?;
+    Ok(lines([format!("Saved and verified snapshot to index {}", contents.meta.index).as_str()]))
+}
+
+async fn restore(env: &Env, args: Restore) -> Result<Vec<u8>, Problem> {
+    let file = read(&args.file)?;
+    let contents = check(&file, &args.file)?;
+    ask_within(env, &args.api, Method::PUT, "/v1/snapshot", file, false, PATIENCE).await?;
+    let index = contents.meta.index;
+    Ok(lines([format!("Restored the snapshot of index {index}. All sessions have ended.").as_str()]))
+}
+
+fn inspect(args: &Inspect) -> Result<Vec<u8>, Problem> {
+    let Contents { meta, summary, .. } = check(&read(&args.file)?, &args.file)?;
+    if args.format.is_json() {
+        let sections = summary.sections.iter().map(|(name, bytes)| json!({ "Name": name, "Size": bytes }));
+        return Ok(pretty(&json!({
+            "Meta": meta,
+            "StateVersion": summary.version,
+            "Sections": sections.collect::<Vec<_>>(),
+        })));
+    }
+    let mut rows = vec![
+        row(["ID", &meta.id]),
+        row(["Size", &meta.size.to_string()]),
+        row(["Index", &meta.index.to_string()]),
+        row(["Version", &meta.version.to_string()]),
+        row(["State version", &summary.version.to_string()]),
+    ];
+    rows.extend(
+        summary.sections.iter().map(|(name, bytes)| row([&format!("Section {name}"), &bytes.to_string()])),
+    );
+    Ok(table(&rows))
+}

@@ -1,0 +1,186 @@
+//! What is registered with a real agent outlives it, and prepared queries find it.
+
+#![allow(clippy::disallowed_methods)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use common::{Home, Http, Node, eventually, text_of};
+use hyper::Method;
+use serde_json::Value;
+
+const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+
+/// A server alone, on the disk of this home.
+fn server(home: &Home) -> Node {
+    let data = text_of(&home.data());
+    let args = ["--server", "--bootstrap-expect", "1", "--data-dir", &data];
+    let node = Node::start("a", &[&args[..], &ANY_PORTS[..]].concat());
+    eventually("a leader", || node.http().leader());
+    node
+}
+
+fn register(http: &Http, body: &str) {
+    let answer = http.put("/v1/agent/service/register", body.to_owned());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+fn services(http: &Http) -> Vec<String> {
+    let services = http.json("/v1/agent/services").expect("services");
+    services.as_object().expect("a map").keys().cloned().collect()
+}
+
+fn check(http: &Http, id: &str) -> (String, String) {
+    let checks = http.json("/v1/agent/checks").expect("checks");
+    let text = |name: &str| checks[id][name].as_str().unwrap_or_default().to_owned();
+    (text("Status"), text("Output"))
+}
+
+fn files(home: &Home, folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(home.data().join(folder)).expect("a folder");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[test]
+fn services_and_checks_outlive_the_agent() {
+    let home = Home::new();
+    let mut node = server(&home);
+    register(node.http(), r#"{"Name":"web","Port":80,"Check":{"TTL":"10m"}}"#);
+    register(
+        node.http(),
+        r#"{"Name":"db","ID":"db/1 #","Tags":["primary"],"Check":{"TTL":"1s","Status":"passing"}}"#,
+    );
+    register(node.http(), r#"{"Name":"gone"}"#);
+    for path in ["pass/service:web?note=fine", "pass/service:db%2F1%20%23?note=fine"] {
+        assert_eq!(node.http().put(&format!("/v1/agent/check/{path}"), "").status, 200, "{path}");
+    }
+    assert_eq!(node.http().put("/v1/agent/maintenance?enable=true&reason=rain", "").status, 200);
+    assert_eq!(node.http().put("/v1/agent/service/deregister/gone", "").status, 200);
+    let counts = &node.http().json("/v1/agent/self").unwrap()["Stats"]["agent"];
+    assert_eq!(
+        (&counts["services"], &counts["checks"], &counts["check_ttls"]),
+        (&"2".into(), &"3".into(), &"2".into())
+    );
+
+    // As if the machine had lost its power, and after the TTL of one of the two.
+    node.kill();
+    thread::sleep(Duration::from_millis(1_100));
+    let mut node = server(&home);
+    assert_eq!(services(node.http()), ["db/1 #", "web"]);
+    assert_eq!(check(node.http(), "service:web"), ("passing".into(), "fine".into()));
+    assert_eq!(check(node.http(), "service:db/1 #").0, "critical");
+    assert_eq!(check(node.http(), "_node_maintenance").0, "critical");
+    eventually("the catalog", || {
+        let found = node.http().json("/v1/catalog/service/db")?;
+        (found[0]["ServiceTags"][0] == "primary").then_some(())
+    });
+
+    // One file is damaged: it is named, and the others do not suffer.
+    node.kill();
+    let of_db = files(&home, "services")
+        .into_iter()
+        .find(|file| fs::read_to_string(file).unwrap().contains("primary"));
+    let of_db = of_db.expect("the service's file");
+    fs::write(&of_db, fs::read_to_string(&of_db).unwrap().replace("primary", "Primary")).unwrap();
+    let node = server(&home);
+    assert_eq!(services(node.http()), ["web"]);
+    let name = of_db.file_name().unwrap().to_str().unwrap();
+    assert!(node.log().contains(name) && node.log().contains("damaged"), "{}", node.log());
+    eventually("the catalog", || {
+        (node.http().json("/v1/catalog/service/db")? == Value::Array(Vec::new())).then_some(())
+    });
+    register(node.http(), r#"{"Name":"db","ID":"db/1 #"}"#);
+    assert_eq!(services(node.http()), ["db/1 #", "web"]);
+    assert!(
+        files(&home, "services").iter().all(|file| file.extension().is_none()),
+        "nothing half done is left"
+    );
+}
+
+fn create(http: &Http, body: &str) -> String {
+    let answer = http.call(Method::POST, "/v1/query", body.to_owned()).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let made: Value = serde_json::from_slice(&answer.body).unwrap();
+    made["ID"].as_str().unwrap().to_owned()
+}
+
+/// The ids of the instances that a query finds, in order.
+fn found(http: &Http, path: &str) -> Vec<String> {
+    let executed = http.json(&format!("/v1/query/{path}")).unwrap_or_else(|| panic!("{path}"));
+    let nodes = executed["Nodes"].as_array().unwrap().iter();
+    let mut ids: Vec<String> = nodes.map(|one| one["Service"]["ID"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn a_prepared_query_finds_what_is_well_and_goes_with_its_session() {
+    let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..]].concat());
+    eventually("a leader", || node.http().leader());
+    let http = node.http();
+    for (id, status, tags) in
+        [("1", "passing", "['v1']"), ("2", "warning", "['v1','slow']"), ("3", "critical", "[]")]
+    {
+        let tags = tags.replace('\'', "\"");
+        register(
+            http,
+            &format!(
+                r#"{{"Name":"geo-db","ID":"{id}","Tags":{tags},"Check":{{"TTL":"1h","Status":"{status}"}}}}"#
+            ),
+        );
+    }
+    eventually("three instances", || {
+        (http.json("/v1/health/service/geo-db")?.as_array()?.len() == 3).then_some(())
+    });
+    assert_eq!(http.json("/v1/query"), Some(Value::Array(Vec::new())));
+    let id = create(http, r#"{"Name":"db","Service":{"Service":"geo-db"},"DNS":{"TTL":"10s"}}"#);
+    let shown = http.json(&format!("/v1/query/{id}")).unwrap();
+    assert_eq!((&shown[0]["Name"], &shown[0]["DNS"]["TTL"]), (&"db".into(), &"10s".into()));
+    assert_eq!(found(http, &format!("{id}/execute")), ["1", "2"]);
+    assert_eq!(found(http, "db/execute?limit=1").len(), 1);
+
+    let changed = http.put(
+        &format!("/v1/query/{id}"),
+        r#"{"Name":"db","Service":{"Service":"geo-db","OnlyPassing":true,"Tags":["!slow"]}}"#,
+    );
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert_eq!(found(http, "db/execute"), ["1"]);
+
+    create(
+        http,
+        r#"{"Name":"geo-","Template":{"Type":"name_prefix_match","Regexp":"^geo-(.*?)-([^-]+)$"},
+            "Service":{"Service":"geo-${match(1)}","Tags":["${match(2)}"]}}"#,
+    );
+    assert_eq!(found(http, "geo-db-v1/execute"), ["1", "2"]);
+    let explained = http.json("/v1/query/geo-db-v1/explain").unwrap();
+    assert_eq!(
+        (&explained["Query"]["Service"]["Service"], &explained["Query"]["Service"]["Tags"][0]),
+        (&"geo-db".into(), &"v1".into())
+    );
+
+    let created = http.put("/v1/session/create", r#"{"NodeChecks":[]}"#);
+    let session: Value = serde_json::from_slice(&created.body).unwrap();
+    let session = session["ID"].as_str().unwrap();
+    let bound = create(http, &format!(r#"{{"Session":"{session}","Service":{{"Service":"x"}}}}"#));
+    assert_eq!(http.get(&format!("/v1/query/{bound}")).status, 200);
+    http.put(&format!("/v1/session/destroy/{session}"), "");
+    for path in [&bound, "nobody/execute", "nobody/explain"] {
+        let answer = http.get(&format!("/v1/query/{path}"));
+        assert_eq!((answer.status, answer.text().as_str()), (404, "Query not found"), "{path}");
+    }
+    assert_eq!(http.call(Method::DELETE, &format!("/v1/query/{id}"), "").unwrap().status, 200);
+    assert_eq!(http.get("/v1/query/db/execute").status, 404);
+    for (body, text) in [
+        ("{}", "Must provide a Service name"),
+        (r#"{"Service":{"Service":"x"},"Template":{"Type":"other"}}"#, "name_prefix_match"),
+        (r#"{"Name":"geo-","Service":{"Service":"x"}}"#, "aliases an existing query name"),
+        (r#"{"Session":"s","Service":{"Service":"x"}}"#, "invalid session"),
+    ] {
+        let answer = http.call(Method::POST, "/v1/query", body).unwrap();
+        assert!(answer.status >= 400 && answer.text().contains(text), "{body}: {}", answer.text());
+    }
+}
