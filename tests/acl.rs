@@ -135,7 +135,7 @@ fn place() -> Value {
 }
 
 /// A request to a route, with names of what is there.
-fn example(path: &str, session: &str) -> (String, String) {
+fn example(path: &str, session: &str, prepared: &str) -> (String, String) {
     let id = if path.contains("/session/") { session } else { "web" };
     let named = [
         ("{*key}", "secret"),
@@ -147,6 +147,7 @@ fn example(path: &str, session: &str) -> (String, String) {
         ("{*state}", "any"),
         ("{*addr}", "127.0.0.1:1"),
         ("{*file}", "ui.js"),
+        ("{*query}", prepared),
         ("{accessor}", ANONYMOUS),
         ("{purpose}", "agent"),
     ];
@@ -161,6 +162,7 @@ fn example(path: &str, session: &str) -> (String, String) {
     };
     let body = match path {
         "/v1/coordinate/update" => place(),
+        path if path.starts_with("/v1/query") => json!({ "Name": "web", "Service": { "Service": "web" } }),
         "/v1/txn" => json!([{ "KV": { "Verb": "get", "Key": "secret" } }]),
         _ => {
             json!({ "Node": "n9", "Address": "10.0.0.9", "Name": "web", "TTL": "30s", "Status": "passing", "Token": "x" })
@@ -180,6 +182,9 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
         Some(root.put("/v1/session/create", "")).filter(|response| response.status == 200)
     }));
     let session = session["ID"].as_str().unwrap();
+    let query = json!({ "Name": "web", "Service": { "Service": "web" } }).to_string();
+    let prepared = made(&root.call(Method::POST, "/v1/query", query).unwrap());
+    let prepared = prepared["ID"].as_str().unwrap();
     made(&root.put("/v1/event/fire/secret", "x"));
     eventually("the service in the catalog", || {
         let found = root.json("/v1/catalog/service/web")?;
@@ -192,7 +197,7 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
     let mut open = BTreeSet::new();
     for route in routes() {
         for method in route.methods {
-            let (path, body) = example(route.path, session);
+            let (path, body) = example(route.path, session, prepared);
             let asked = format!("{method} {path}");
             let method: Method = method.parse().unwrap();
             let body = if method == Method::GET { String::new() } else { body };

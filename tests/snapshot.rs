@@ -165,8 +165,9 @@ fn a_damaged_file_changes_nothing() {
     assert!(http.set("k", "new"));
     let file = fs::read(&name).unwrap();
     let before = digest(http);
-    let (mut flipped, middle) = (file.clone(), file.len() / 2);
-    flipped[middle] ^= 1;
+    // In gzip's checksum: a bit elsewhere may say the same in another way, as a run of zeros can be copied from any of them.
+    let (mut flipped, checksum) = (file.clone(), file.len() - 6);
+    flipped[checksum] ^= 1;
     for (what, bad) in [
         ("flipped", flipped),
         ("cut", file[..file.len() - 9].to_vec()),

@@ -362,9 +362,9 @@ pub fn look(
         Found::PreparedList(queries) => {
             keep(queries, &mut filtered, |row| reads(Kind::Query, &row.info.name));
         }
-        Found::Prepared(query) => {
-            filtered |= query.as_ref().is_some_and(|row| !reads(Kind::Query, &row.info.name));
-            *query = query.take().filter(|row| reads(Kind::Query, &row.info.name));
+        // To carry one out needs no right to it: what it finds is judged by the rights to services.
+        Found::Prepared(Some(row)) if !matches!(query, Query::Prepared(asked) if asked.resolve) => {
+            who.require(Kind::Query, &row.info.name, Access::Read)?;
         }
         // To read how rights are given is one thing, to have them all another.
         Found::AclTokens(tokens) => tokens.iter_mut().for_each(|token| hide(who, token)),
@@ -375,6 +375,7 @@ pub fn look(
         | Found::Txn(Err(_))
         | Found::Applied(())
         | Found::AskMachine(_)
+        | Found::Prepared(_)
         | Found::AutopilotInForce(_)
         | Found::Usage(_)
         | Found::AclSelf(_)

@@ -801,9 +801,9 @@ impl Server {
                 env.linger(hazard::PLANNED).await;
                 let done = match step {
                     Step::Add(server) => {
-                        let added = self.inner.node.add_learner(&server).await;
+                        let added = self.take_in(&server).await;
                         self.inner.added.notify_one();
-                        added.map_err(|error| error.to_string())
+                        added
                     }
                     Step::Remove { node_id } => {
                         let removed = self.inner.client.remove_server(node_id).await;
@@ -817,6 +817,16 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Adds a server that gossip found as a learner, if it answers as that server: whoever has the key of gossip can say
+    /// that he is one, and who has no certificate for it must not get into the configuration, not even as a learner.
+    async fn take_in(&self, server: &ServerInfo) -> Result<(), String> {
+        let node = &self.inner.node;
+        let asked =
+            node.pool().call(server.addr, Some(server.node_id), Lane::Client, &Ask::Status, STATUS_WITHIN);
+        asked.await.map_err(|error| error.to_string())?;
+        node.add_learner(server).await.map_err(|error| error.to_string())
     }
 
     /// On the leader: keeps the catalog's nodes as gossip sees them.

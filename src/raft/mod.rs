@@ -1336,6 +1336,8 @@ mod tests {
                 let (b, _to_b) = start(&envs[1], "b").await;
                 let (c, to_c) = start(&envs[2], "c").await;
                 a.found(&[a.me().clone()]).await.unwrap();
+                // Founding is a change of the configuration too, and the next waits for it.
+                to_a.read_barrier().await.unwrap();
                 // Where it was when it was added, somebody else is now; gossip knows where it went.
                 a.inner.addresses.set(b.me().node_id, b.me().addr);
                 to_a.add_server(ServerInfo { addr: c.me().addr, ..b.me().clone() }).await.unwrap();
