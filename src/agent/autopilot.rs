@@ -182,7 +182,7 @@ pub fn plan(servers: &[Judged], config: &AutopilotConfig, leading_for: Duration)
     let count = voters().count() as u64;
     let left = count.saturating_sub(1);
     let large_enough = match config.min_quorum {
-        0 => count % 2 == 0,
+        0 => count.is_multiple_of(2),
         least => left >= least,
     };
     let healthy = voters().filter(settled).count() as u64;

@@ -103,6 +103,8 @@ impl Line {
 }
 
 /// What became of one attempt.
+// Looked at once, where it was made: what the largest answer needs is no matter.
+#[allow(clippy::large_enum_variant)]
 enum Attempt {
     /// The server's answer.
     Answered(Result<Reply, CallError>),

@@ -21,7 +21,7 @@ const LONGEST_MS: u64 = 60_000;
 /// A storm is cut no shorter than this.
 const SHORTEST_MS: u64 = 4_000;
 /// More faults than this are only noise, and slow.
-const MOST_FAULTS: usize = 120;
+const MOST_FAULTS: usize = 160;
 /// The same for requests.
 const MOST_OPERATIONS: usize = 3_000;
 /// So many times a change is tried before the child is its parent under another seed.

@@ -21,6 +21,7 @@ pub fn ended_at(plan: &Scenario, end_ms: u64) -> Scenario {
     less.faults.retain(|fault| fault.at_ms < end_ms);
     less.faults.iter_mut().for_each(|fault| fault.for_ms = fault.for_ms.min(end_ms - fault.at_ms));
     less.operations.retain(|op| op.at_ms < end_ms);
+    less.settings.gossip_keys.changed_at_ms.take_if(|at_ms| *at_ms >= end_ms);
     less
 }
 
@@ -174,6 +175,8 @@ pub fn without_time(plan: &Scenario, gap: Range<u64>) -> Scenario {
         fault.for_ms = end - fault.at_ms;
     }
     less.operations.iter_mut().for_each(|op| op.at_ms = moved(op.at_ms));
+    let keys = &mut less.settings.gossip_keys;
+    keys.changed_at_ms = keys.changed_at_ms.map(moved).filter(|at_ms| *at_ms < less.duration_ms);
     less
 }
 
