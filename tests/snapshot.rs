@@ -164,7 +164,9 @@ fn a_damaged_file_changes_nothing() {
     assert!(cli(&node, &["snapshot", "save", &name]).starts_with("exit 0\n"));
     assert!(http.set("k", "new"));
     let file = fs::read(&name).unwrap();
-    let before = digest(http);
+    // The node tells of itself meanwhile, so the log goes on; what was written must not.
+    let keys = || http.json("/v1/kv/?recurse").expect("keys");
+    let before = keys();
     // In gzip's checksum: a bit elsewhere may say the same in another way, as a run of zeros can be copied from any of them.
     let (mut flipped, checksum) = (file.clone(), file.len() - 6);
     flipped[checksum] ^= 1;
@@ -184,7 +186,7 @@ fn a_damaged_file_changes_nothing() {
         assert!(said.starts_with("exit 1\n"), "{what}: {said}");
         assert!(shown(&run(&["snapshot", "inspect", &text_of(&path)])).starts_with("exit 1\n"), "{what}");
     }
-    assert_eq!(digest(http), before);
+    assert_eq!(keys(), before);
     assert_eq!(http.value("k").as_deref(), Some("new"));
     assert_eq!(http.call(Method::POST, "/v1/snapshot", "").unwrap().status, 405);
     // The limit counts what is unfolded.
