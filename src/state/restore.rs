@@ -19,7 +19,8 @@
 //!   now held has its lock-delay, as after any other end of it, and delays in force go on.
 //! * A key's **lock index** is never less than it was, so that it stays a fencing token.
 //! * **Prepared queries** that went with a session do not come back.
-//! * **Tokens, policies and roles** are those of the snapshot; a token's time to live begins anew.
+//! * **Tokens, policies and roles** are those of the snapshot; a token's time to live begins anew. A snapshot from
+//!   before the first of them leaves those of now as they are.
 //! * **Requests** that were applied stay applied: the table that tells them is that of now, because it is about this
 //!   log and not about the snapshot's.
 
@@ -188,7 +189,7 @@ impl State {
             sessions: ended,
             catalog: catalog.written_at(index),
             places: places.written_at(index),
-            acl: acl.written_at(index),
+            acl: acl.written_at(index, &present.acl),
             dedup: present.dedup.clone(),
             machine,
             upload: None,
@@ -200,10 +201,12 @@ impl State {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::acl::{AclCommand, NewToken};
     use super::super::catalog::{NodeInfo, Registration};
     use super::super::session::NewSession;
     use super::super::{Command, KvCommand, Request, RequestId, SessionCommand};
     use super::*;
+    use crate::secret::Secret;
     use proptest::prelude::*;
 
     pub fn any_command() -> impl Strategy<Value = RestoreCommand> {
@@ -314,6 +317,31 @@ pub(super) mod tests {
         create(&mut state, "s4", Behavior::Release);
         assert!(!lock(&mut state, "a", "s4"));
         assert!(lock(&mut state, "b", "s4"));
+    }
+
+    #[test]
+    fn a_snapshot_from_before_there_were_rights_takes_none_away() {
+        let token = |accessor: &str| NewToken {
+            accessor: accessor.into(),
+            secret: Secret::new(accessor),
+            ..NewToken::default()
+        };
+        let bootstrap = |state: &mut State, accessor: &str| {
+            let reset = Some(state.acl().bootstrapped()).filter(|index| *index > 0);
+            apply(state, Command::Acl(AclCommand::Bootstrap { token: token(accessor), reset }))
+        };
+        let knows = |state: &State, secret: &str| state.acl().holder(&Secret::new(secret), "dc1").is_some();
+        let before = State::default().to_snapshot();
+        let mut state = State::default();
+        assert!(bootstrap(&mut state, "a").is_done());
+        let with_a = state.to_snapshot();
+        assert!(restore(&mut state, &before).is_done());
+        assert!(knows(&state, "a") && state.acl().bootstrapped() > 0);
+        // One that has some brings its own.
+        assert!(bootstrap(&mut state, "b").is_done());
+        let Outcome::Done { index } = restore(&mut state, &with_a) else { panic!("not restored") };
+        assert!(knows(&state, "a") && !knows(&state, "b"));
+        assert_eq!(state.acl().bootstrapped(), index);
     }
 
     #[test]

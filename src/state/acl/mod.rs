@@ -348,8 +348,13 @@ fn missing<T>(text: impl Into<String>) -> Judged<T> {
 }
 
 impl Acl {
-    /// The same as if written at log index `index`; what has a time to live has all of it again.
-    pub(super) fn written_at(self, index: u64) -> Acl {
+    /// The same as if written at log index `index`, in place of what `present` holds; what has a time to live has all of it
+    /// again. If nobody had been given any rights yet, those of now stay: else nobody would have any left, and whoever
+    /// comes first could make himself the first token.
+    pub(super) fn written_at(self, index: u64, present: &Acl) -> Acl {
+        if self.bootstrapped == 0 && present.bootstrapped != 0 {
+            return present.clone();
+        }
         fn anew<T: Serialize>(index: u64, table: Table<String, Entered<T>>) -> Table<String, Entered<T>> {
             let row = |row: Entered<T>| Entered { it: row.it, create_index: index, modify_index: index };
             Table::of_rows(index, table.into_rows().map(|(id, at)| (id, row(at))))
