@@ -825,7 +825,14 @@ impl Server {
         let node = &self.inner.node;
         let asked =
             node.pool().call(server.addr, Some(server.node_id), Lane::Client, &Ask::Status, STATUS_WITHIN);
-        asked.await.map_err(|error| error.to_string())?;
+        match asked.await {
+            Ok(RpcAnswer::Status(_)) => {}
+            Ok(RpcAnswer::WrongServer { node_id }) => {
+                return Err(format!("server {node_id:016x} lives at its address"));
+            }
+            Ok(_) => return Err("its answer does not fit".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        }
         node.add_learner(server).await.map_err(|error| error.to_string())
     }
 
