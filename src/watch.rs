@@ -25,6 +25,7 @@ use crate::agent::process::Given;
 use crate::config::watch::{Kind, Watch};
 use crate::env::{AbortOnDrop, Env};
 use crate::http::client::Connection;
+use crate::secret::Secret;
 
 /// How long a look waits for a change.
 const WAIT: Duration = Duration::from_secs(300);
@@ -148,6 +149,11 @@ impl Follower {
             watch,
             seen: Seen::default(),
         }
+    }
+
+    /// The same, showing a token with every request.
+    pub fn showing(self, token: Secret) -> Follower {
+        Follower { connection: self.connection.showing(token), ..self }
     }
 
     /// Waits for news, however long that takes and whatever fails meanwhile. Gives their index too.

@@ -57,7 +57,7 @@ fn layers_import_only_what_is_below_them() {
         ("history", "http"),
         ("node", "agent config dns env http watch"),
         ("telemetry", ""),
-        ("watch", "agent config env http"),
+        ("watch", "agent config env http secret"),
         ("cli", "agent config env gossip history http node raft secret telemetry watch"),
         ("main", ""),
         ("lib", ""),

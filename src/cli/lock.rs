@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use clap::Args;
 use driftline::env::{Env, Instant};
-use driftline::http::client::{CallError, Response, call};
+use driftline::http::client::{CallError, Response, call_as};
 use driftline::http::parse_duration;
+use driftline::secret::Secret;
 use hyper::Method;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,8 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::ask::{API_PORT, items, path, text};
-use super::{Api, Problem, complain, resolve};
+use super::ask::{items, path, text};
+use super::{Api, Problem, complain};
 
 /// The session lasts at least so long after a renewal.
 const TTL: Duration = Duration::from_secs(15);
@@ -80,16 +81,16 @@ pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
             Some(Duration::from_nanos(nanos.unsigned_abs()))
         }
     };
-    let address = args.api.http_addr.strip_prefix("http://").unwrap_or(&args.api.http_addr);
-    let api = resolve(address.trim_end_matches('/'), API_PORT)?;
+    let (env, api) = args.api.reach(env)?;
+    let token = args.api.token.secret()?;
     let prefix = args.prefix.trim_matches('/').to_owned();
     if prefix.is_empty() {
         return Err(Problem::usage("the lock needs a name"));
     }
-    let mut claim = Claim { env: env.clone(), api, prefix, holders: args.holders, session: String::new() };
+    let begun = env.now();
+    let mut claim = Claim { env, api, token, prefix, holders: args.holders, session: String::new() };
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("lock for '{}' at '{}'", args.command.join(" "), claim.prefix));
-    let begun = env.now();
     claim.session = claim.open_session(&name).await?;
     let done = claim.hold(&args, begun, within).await;
     claim.give_up().await;
@@ -100,6 +101,7 @@ pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
 struct Claim {
     env: Env,
     api: SocketAddr,
+    token: Secret,
     prefix: String,
     holders: u32,
     session: String,
@@ -119,7 +121,7 @@ impl Claim {
         body: String,
         within: Duration,
     ) -> Result<Response, CallError> {
-        call(&self.env, self.api, method, path, body.into(), within).await
+        call_as(&self.env, self.api, &self.token, method, path, body.into(), within).await
     }
 
     /// A request that must succeed; why it did not, in words.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::ask::{API_PORT, pretty};
-use super::{Api, Problem, complain, resolve};
+use super::ask::pretty;
+use super::{Api, Problem, complain};
 
 #[derive(Args, Debug)]
 pub struct Watch {
@@ -70,9 +70,8 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
         ..Look::default()
     };
     look.check().map_err(Problem::usage)?;
-    let text = api.http_addr.strip_prefix("http://").unwrap_or(&api.http_addr).trim_end_matches('/');
-    let addr = resolve(text, API_PORT)?;
-    let mut follower = Follower::new(env, addr, look);
+    let (env, addr) = api.reach(env)?;
+    let mut follower = Follower::new(&env, addr, look).showing(api.token.secret()?);
     let failed = |reason: String| Problem::failed(format!("the agent at {addr}: {reason}"));
     let mut news = follower.look().await.map_err(failed)?;
     let Some((program, arguments)) = handler.split_first() else {
