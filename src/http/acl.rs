@@ -476,8 +476,7 @@ pub async fn tokens(api: Arc<Api>, call: Call) -> Reply {
     let answer =
         api.agent.query(options, &AclTokens { policy: wanted("policy"), role: wanted("role") }).await?;
     let shown: Vec<TokenReply> = answer.value.iter().map(TokenReply::new).collect();
-    let response = reply::json(&shown, call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown, call.params.pretty(), &answer, options.consistency)
 }
 
 /// Makes a token.
@@ -495,8 +494,7 @@ pub async fn own_token(api: Arc<Api>, call: Call) -> Reply {
     };
     let answer = api.agent.query(options, &AclSelf { secret: secret.clone() }).await?;
     let Some(token) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
-    let response = reply::json(&TokenReply::new(token), call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&TokenReply::new(token), call.params.pretty(), &answer, options.consistency)
 }
 
 /// One token, by its accessor id.
@@ -526,8 +524,7 @@ pub async fn token(api: Arc<Api>, call: Call) -> Reply {
             let options = call.params.query_options(|| api.spread())?;
             let answer = api.agent.query(options, &AclToken { accessor }).await?;
             let Some(token) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
-            let response = reply::json(&TokenReply::new(token), pretty)?;
-            Ok(reply::describe(response, answer.index, &answer, options.consistency))
+            reply::found(&TokenReply::new(token), pretty, &answer, options.consistency)
         }
     }
 }
@@ -564,8 +561,7 @@ pub async fn policies(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AclPolicies).await?;
     let shown: Vec<PolicyReply> = answer.value.iter().map(|policy| PolicyReply::new(policy, false)).collect();
-    let response = reply::json(&shown, call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown, call.params.pretty(), &answer, options.consistency)
 }
 
 /// Makes a policy.
@@ -600,8 +596,7 @@ async fn show_policy(api: &Api, params: &Params, link: Link) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AclPolicy { link }).await?;
     let Some(policy) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
-    let response = reply::json(&PolicyReply::new(policy, true), params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&PolicyReply::new(policy, true), params.pretty(), &answer, options.consistency)
 }
 
 /// All roles.
@@ -610,8 +605,7 @@ pub async fn roles(api: Arc<Api>, call: Call) -> Reply {
     let policy = call.params.text("policy").map(str::to_owned);
     let answer = api.agent.query(options, &AclRoles { policy }).await?;
     let shown: Vec<RoleReply> = answer.value.iter().map(RoleReply::new).collect();
-    let response = reply::json(&shown, call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown, call.params.pretty(), &answer, options.consistency)
 }
 
 /// Makes a role.
@@ -647,8 +641,7 @@ async fn show_role(api: &Api, params: &Params, link: Link) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AclRole { link }).await?;
     let Some(role) = &answer.value else { return Err(Failure::new(StatusCode::NOT_FOUND, NOT_FOUND)) };
-    let response = reply::json(&RoleReply::new(role), params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&RoleReply::new(role), params.pretty(), &answer, options.consistency)
 }
 
 /// What Consul has and this has not.

@@ -113,8 +113,7 @@ pub async fn configuration(api: Arc<Api>, call: Call) -> Reply {
     }
     let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AutopilotInForce).await?;
-    let response = reply::json(&shown(&answer.value), pretty)?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown(&answer.value), pretty, &answer, options.consistency)
 }
 
 #[derive(Serialize)]
@@ -295,8 +294,7 @@ pub async fn usage(api: Arc<Api>, call: Call) -> Reply {
         last_contact: u64::try_from(answer.last_contact.as_millis()).unwrap_or(u64::MAX),
         known_leader: answer.known_leader,
     };
-    let response = reply::json(&shown, call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown, call.params.pretty(), &answer, options.consistency)
 }
 
 #[cfg(test)]

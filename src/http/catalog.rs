@@ -224,8 +224,7 @@ pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     let mut nodes: Vec<Node> = nodes.map(|row| Node::new(row, &datacenter)).collect();
     nearest_first(&api, params, &mut nodes, |node| &node.node).await?;
     let nodes = Filter::choose(&filter, nodes)?;
-    let response = reply::json(&nodes, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&nodes, params.pretty(), &answer, options.consistency)
 }
 
 /// The names of all services, with their tags.
@@ -233,8 +232,7 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     let params = &call.params;
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &CatalogServices { node_meta: node_meta(params) }).await?;
-    let response = reply::json(&answer.value, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&answer.value, params.pretty(), &answer, options.consistency)
 }
 
 /// Whether an instance has every tag that the request names.
@@ -272,8 +270,7 @@ async fn instances(api: &Api, params: &Params, service: String) -> Reply {
     let mut found: Vec<CatalogService> =
         found.map(|instance| CatalogService::new(instance, &datacenter)).collect();
     nearest_first(api, params, &mut found, |instance| &instance.node).await?;
-    let response = reply::json(&Filter::choose(&filter, found)?, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&Filter::choose(&filter, found)?, params.pretty(), &answer, options.consistency)
 }
 
 #[derive(Serialize)]
@@ -329,8 +326,7 @@ async fn of_node(
                 .map_err(|error| Failure::internal(format!("cannot encode the answer: {error}")))?
         }
     };
-    let response = reply::json(&shaped, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shaped, params.pretty(), &answer, options.consistency)
 }
 
 /// The services behind a gateway: there are no gateways.

@@ -90,8 +90,7 @@ pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let mut answer = api.agent.query(options, &CoordinatesOfAll).await?;
     let found = in_segment(params, std::mem::take(&mut answer.value));
-    let response = reply::json(&found, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&found, params.pretty(), &answer, options.consistency)
 }
 
 /// Where one node stands; 404 as long as nobody has said.

@@ -19,8 +19,7 @@ async fn checks(api: &Api, params: &Params, of: ChecksOf) -> Reply {
     let mut checks: Vec<Check> = answer.value.iter().map(Check::new).collect();
     nearest_first(api, params, &mut checks, |check| &check.node).await?;
     let checks = Filter::choose(&filter, checks)?;
-    let response = reply::json(&checks, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&checks, params.pretty(), &answer, options.consistency)
 }
 
 /// The checks of a node and of the services on it.
@@ -81,8 +80,7 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
     let found = found.map(|instance| CheckedService::new(instance, &datacenter));
     let mut found: Vec<CheckedService> = found.filter(|instance| !passing || instance.is_passing()).collect();
     nearest_first(&api, params, &mut found, |instance| &instance.node.node).await?;
-    let response = reply::json(&Filter::choose(&filter, found)?, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&Filter::choose(&filter, found)?, params.pretty(), &answer, options.consistency)
 }
 
 /// As [`service`], of those in the mesh or behind an ingress: there are none.

@@ -220,7 +220,7 @@ pub async fn all(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &PreparedList).await?;
     let shown: Vec<Shown<'_>> = answer.value.iter().map(show).collect();
-    Ok(reply::describe(reply::json(&shown, pretty)?, answer.index, &answer, options.consistency))
+    reply::found(&shown, pretty, &answer, options.consistency)
 }
 
 fn not_found() -> Failure {
@@ -255,8 +255,7 @@ async fn by_id(api: &Api, call: Call, id: String) -> Reply {
             let options = call.params.query_options(|| api.spread())?;
             let answer = api.agent.query(options, &Prepared { wanted: id, resolve: false }).await?;
             let found = answer.value.as_ref().ok_or_else(not_found)?;
-            let response = reply::json(&[show(found)], pretty)?;
-            Ok(reply::describe(response, answer.index, &answer, options.consistency))
+            reply::found(&[show(found)], pretty, &answer, options.consistency)
         }
     }
 }

@@ -196,7 +196,15 @@ pub fn describe<T>(response: Response, index: u64, answer: &Answer<T>, consisten
     response
 }
 
-/// The same for a read that has no index to block on.
+/// What a read found, as JSON and described.
+///
+/// # Errors
+/// Those of [`json`].
+pub fn found<T>(shown: &impl Serialize, pretty: bool, answer: &Answer<T>, consistency: Consistency) -> Reply {
+    Ok(describe(json(shown, pretty)?, answer.index, answer, consistency))
+}
+
+/// The same as [`describe`] for a read that has no index to block on.
 pub fn describe_unindexed<T>(
     mut response: Response,
     answer: &Answer<T>,

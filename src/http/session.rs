@@ -229,8 +229,7 @@ async fn sessions<Q: Question<Found = Vec<Session>>>(api: &Api, params: &Params,
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, question).await?;
     let shown: Vec<Shown<'_>> = answer.value.iter().map(show).collect();
-    let response = reply::json(&shown, params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    reply::found(&shown, params.pretty(), &answer, options.consistency)
 }
 
 /// A body of JSON whose names may be written in any case, as Go reads them.
