@@ -15,7 +15,7 @@
 //! Reads are linearizable unless the client asks for `stale`: Consul's default mode trusts a lease and
 //! so the clocks; here the default costs a read-index round, which all waiting readers share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -791,8 +791,12 @@ impl Server {
                 () = env.sleep(RECONCILE_EVERY + jitter) => {}
             }
             led = self.inner.node.is_leader();
+            // Newcomers that were asked in this round and could not be added: nobody else waits for them.
+            let mut passed_over = BTreeSet::new();
             while self.inner.node.is_leader() {
-                let seen: Vec<Seen> = self.inner.lan.servers().into_iter().map(|(seen, _)| seen).collect();
+                let servers = self.inner.lan.servers().into_iter().map(|(seen, _)| seen);
+                let seen: Vec<Seen> =
+                    servers.filter(|seen| !passed_over.contains(&seen.server.node_id)).collect();
                 let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
                 let adds = matches!(step, Step::Add(_));
                 env.sometimes(adds, "a leader adds a server that gossip found");
@@ -802,6 +806,9 @@ impl Server {
                 let done = match step {
                     Step::Add(server) => {
                         let added = self.take_in(&server).await;
+                        if added.is_err() {
+                            passed_over.insert(server.node_id);
+                        }
                         self.inner.added.notify_one();
                         added
                     }
