@@ -74,6 +74,13 @@ pub struct Options {
     pub datacenter: String,
 }
 
+impl Options {
+    /// Whether anybody must show a certificate to anybody.
+    fn is_demanded(&self) -> bool {
+        self.verify_incoming || self.verify_outgoing || self.verify_incoming_https
+    }
+}
+
 /// What is in force; it can be replaced while the agent runs.
 #[derive(Debug, Default)]
 pub struct Tls {
@@ -165,7 +172,7 @@ impl Loaded {
         };
         let mut loaded = Loaded { options: options.clone(), certificates, names, ..Loaded::default() };
         let Some((chain, key)) = own else {
-            if options.verify_incoming || options.verify_outgoing || options.verify_incoming_https {
+            if options.is_demanded() {
                 return Err(
                     "to verify others, this agent needs a certificate of its own: cert_file and key_file"
                         .to_owned(),
@@ -204,7 +211,7 @@ impl Loaded {
             outgoing.resumption = Resumption::disabled();
             loaded.outgoing = Some(Arc::new(outgoing));
         } else {
-            if options.verify_incoming || options.verify_outgoing || options.verify_incoming_https {
+            if options.is_demanded() {
                 return Err(
                     "to verify others, this agent needs the authority's certificate: ca_file".to_owned()
                 );
