@@ -5,24 +5,14 @@
 
 mod common;
 
-use common::{Home, Http, Node, QUICK, eventually, run, shown, text_of};
+use common::{Home, Http, Node, QUICK, eventually, run, shown, start_at_home};
 use serde_json::{Value, json};
 
-const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
 /// Gossip that notices within seconds who is gone.
 const GOSSIP: &str = "[gossip]\nprobe_period_ms = 500\nprobe_timeout_ms = 250\n";
 
 fn start(name: &str, more: &[&str], join: &[String]) -> (Node, Home) {
-    let home = Home::new();
-    let config = home.file("a.toml", &format!("{QUICK}{GOSSIP}"));
-    let data = text_of(&home.data());
-    let mut args = vec!["--config", &config, "--data-dir", &data];
-    args.extend(ANY_PORTS);
-    args.extend(more);
-    for addr in join {
-        args.extend(["--retry-join", addr]);
-    }
-    (Node::start(name, &args), home)
+    start_at_home(name, &format!("{QUICK}{GOSSIP}"), more, join)
 }
 
 /// Names of the servers of the configuration, and whether they vote.

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Home, Http, Node, eventually};
+use common::{ANY_PORTS, Home, Http, Node, eventually};
 
 /// Where `.ci/clients` puts things: beside what Cargo builds.
 fn installed(path: &str) -> PathBuf {
@@ -26,7 +26,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 fn agent() -> Node {
-    let node = Node::start("a", &["--dev", "--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"]);
+    let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..]].concat());
     eventually("a leader", || node.http().leader());
     // The leader tells the catalog of its servers a moment later.
     eventually("the servers", || node.http().json("/v1/catalog/service/consul")?.get(0).cloned());

@@ -11,11 +11,9 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
-use common::{Home, Node, driftline, eventually, run, shown, text_of};
+use common::{ANY_PORTS, Home, Node, driftline, eventually, run, shown, text_of};
 use hyper::Method;
 use serde_json::Value;
-
-const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
 
 fn dev(more: &[&str]) -> Node {
     let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..], more].concat());

@@ -12,9 +12,7 @@ use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use common::{Home, Node, eventually, run, shown, text_of};
-
-const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+use common::{ANY_PORTS, Home, Node, eventually, run, shown, text_of};
 
 /// Starts an agent that must not come up, and returns its last words.
 fn refused(args: &[&str]) -> String {

@@ -9,11 +9,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use common::{Home, Http, Node, eventually, text_of};
+use common::{ANY_PORTS, Home, Http, Node, eventually, text_of};
 use hyper::Method;
 use serde_json::Value;
-
-const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
 
 /// A server alone, on the disk of this home.
 fn server(home: &Home) -> Node {

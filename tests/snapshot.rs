@@ -7,24 +7,13 @@ mod common;
 use std::fs;
 use std::thread;
 
-use common::{Home, Http, Node, QUICK, eventually, run, shown, text_of};
+use common::{ANY_PORTS, Home, Http, Node, QUICK, eventually, run, shown, start_at_home, text_of};
 use hyper::Method;
 use serde_json::Value;
 
-const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
-
 /// A node, with its directory.
 fn start(name: &str, more: &[&str], join: &[String]) -> (Node, Home) {
-    let home = Home::new();
-    let config = home.file("a.toml", QUICK);
-    let data = text_of(&home.data());
-    let mut args = vec!["--config", &config, "--data-dir", &data];
-    args.extend(ANY_PORTS);
-    args.extend(more);
-    for addr in join {
-        args.extend(["--retry-join", addr]);
-    }
-    (Node::start(name, &args), home)
+    start_at_home(name, QUICK, more, join)
 }
 
 /// Three servers that vote, and a client.

@@ -10,7 +10,7 @@ mod browser;
 mod common;
 
 use browser::Browser;
-use common::{Node, eventually};
+use common::{ANY_PORTS, Node, eventually};
 use serde_json::{Value, json};
 
 const ESCAPE: &str = "\u{e00c}";
@@ -23,7 +23,7 @@ struct Ui {
 
 impl Ui {
     fn open(page: &str) -> Ui {
-        let node = Node::start("a", &["--dev", "--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"]);
+        let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..]].concat());
         eventually("a leader", || node.http().leader());
         let ui = Ui { node, browser: Browser::start() };
         ui.browser.open(&format!("http://{}/ui/#/{page}", ui.node.at.http));
@@ -192,10 +192,9 @@ fn light_and_dark_differ_and_the_choice_stays() {
 
 #[test]
 fn without_a_leader_the_page_says_why() {
-    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data").display().to_string();
-    let args = [&["--server", "--bootstrap-expect", "3", "--data-dir", &data][..], &ports].concat();
+    let args = [&["--server", "--bootstrap-expect", "3", "--data-dir", &data][..], &ANY_PORTS].concat();
     let node = Node::start("a", &args);
     let ui = Ui { node, browser: Browser::start() };
     ui.browser.open(&format!("http://{}/ui/", ui.node.at.http));

@@ -476,6 +476,17 @@ struct CutWorld {
 }
 
 impl CutWorld {
+    /// A world in which everybody hears everybody.
+    fn whole() -> CutWorld {
+        CutWorld {
+            env: env_in_memory(0),
+            cuts: Arc::default(),
+            me: Arc::default(),
+            seen: Arc::default(),
+            largest: Arc::default(),
+        }
+    }
+
     fn new(cuts: &CutWorld, seed: u64) -> (CutWorld, Env) {
         let env = env_in_memory(seed);
         let world = CutWorld { env: env.clone(), me: Arc::default(), seen: Arc::default(), ..cuts.clone() };
@@ -561,13 +572,7 @@ struct CutCluster {
 
 impl CutCluster {
     async fn start(n: u64) -> CutCluster {
-        let world = CutWorld {
-            env: env_in_memory(0),
-            cuts: Arc::default(),
-            me: Arc::default(),
-            seen: Arc::default(),
-            largest: Arc::default(),
-        };
+        let world = CutWorld::whole();
         let (mut nodes, mut worlds) = (Vec::<Node>::new(), Vec::new());
         for i in 0..n {
             let (own, env) = CutWorld::new(&world, i + 1);
@@ -921,13 +926,7 @@ async fn a_running_cluster_is_changed_over_to_encryption_step_by_step() {
 
 #[tokio::test]
 async fn an_encrypted_datagram_keeps_to_the_limit_too() {
-    let world = CutWorld {
-        env: env_in_memory(0),
-        cuts: Arc::default(),
-        me: Arc::default(),
-        seen: Arc::default(),
-        largest: Arc::default(),
-    };
+    let world = CutWorld::whole();
     let mut nodes: Vec<Node> = Vec::new();
     for i in 1..=3 {
         let (_, env) = CutWorld::new(&world, i);

@@ -770,11 +770,11 @@ impl Asked for Checks {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn node(name: &str) -> NodeInfo {
+    pub fn node(name: &str) -> NodeInfo {
         NodeInfo { name: name.into(), address: "10.0.0.1".into(), ..NodeInfo::default() }
     }
 
@@ -782,7 +782,7 @@ mod tests {
         ServiceInfo { id: id.into(), name: name.into(), weights: (1, 1), ..ServiceInfo::default() }
     }
 
-    fn check(id: &str, service_id: &str, status: Status) -> CheckInfo {
+    pub fn check(id: &str, service_id: &str, status: Status) -> CheckInfo {
         CheckInfo {
             id: id.into(),
             name: id.into(),

@@ -454,6 +454,7 @@ fn look(kv: &KvStore, op: &KvOp) -> Step {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::catalog::Status;
+    use super::super::catalog::tests::{check, node};
     use super::super::kv::tests::any_session;
     use super::super::{Command, Outcome, Refusal, Request, RequestId, Returned, SessionCommand};
     use super::*;
@@ -480,26 +481,8 @@ pub(super) mod tests {
         })
     }
 
-    fn node(name: &str) -> NodeInfo {
-        NodeInfo { name: name.into(), address: "10.0.0.1".into(), ..NodeInfo::default() }
-    }
-
     fn service(id: &str) -> ServiceInfo {
         ServiceInfo { id: id.into(), name: id.into(), ..ServiceInfo::default() }
-    }
-
-    fn check(id: &str, service_id: &str, status: Status) -> CheckInfo {
-        CheckInfo {
-            id: id.into(),
-            name: id.into(),
-            status,
-            notes: String::new(),
-            output: String::new(),
-            service_id: service_id.into(),
-            kind: String::new(),
-            interval: String::new(),
-            timeout: String::new(),
-        }
     }
 
     fn any_kv_op() -> impl Strategy<Value = TxnOp> {

@@ -33,6 +33,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Gossip and Raft settings that make failures show within seconds.
 pub const QUICK: &str = "log_level = 'debug'\nretry_interval_ms = 200\n";
 
+/// Ports that the system picks.
+pub const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+
 /// The program under test.
 pub fn driftline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
@@ -260,6 +263,20 @@ impl Http {
         let members = self.json("/v1/agent/members")?;
         members.as_array()?.iter().find(|member| member["Name"] == name)?["Status"].as_u64()
     }
+}
+
+/// A node with a configuration file and a directory of its own, which looks for the members at `join`.
+pub fn start_at_home(name: &str, config: &str, more: &[&str], join: &[String]) -> (Node, Home) {
+    let home = Home::new();
+    let config = home.file("a.toml", config);
+    let data = text_of(&home.data());
+    let mut args = vec!["--config", &config, "--data-dir", &data];
+    args.extend(ANY_PORTS);
+    args.extend(more);
+    for addr in join {
+        args.extend(["--retry-join", addr]);
+    }
+    (Node::start(name, &args), home)
 }
 
 /// A place for a node's files and configuration.

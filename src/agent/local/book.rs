@@ -438,7 +438,7 @@ pub fn scale(nodes: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::state::catalog::OneNode;
     use crate::state::{Command, Request, RequestId, State, query::Asked};
@@ -458,7 +458,7 @@ mod tests {
         }
     }
 
-    fn definition(id: &str, service_id: &str) -> Definition {
+    pub fn definition(id: &str, service_id: &str) -> Definition {
         Definition {
             id: id.into(),
             name: id.into(),

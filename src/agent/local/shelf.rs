@@ -228,6 +228,7 @@ pub fn counts_for(until_ms: u64, wall: Duration, ttl: Duration) -> Option<Durati
 
 #[cfg(test)]
 mod tests {
+    use super::super::book::tests::definition;
     use super::*;
     use crate::env::{Instant, MemoryDisk};
 
@@ -236,19 +237,7 @@ mod tests {
     }
 
     fn check(id: &str, service_id: &str) -> Definition {
-        Definition {
-            id: id.into(),
-            name: id.into(),
-            notes: String::new(),
-            service_id: service_id.into(),
-            initial: Status::Critical,
-            probe: Some(Probe::Ttl(Duration::from_secs(30))),
-            interval: Duration::ZERO,
-            timeout: Duration::ZERO,
-            deregister_after: Some(Duration::from_secs(60)),
-            success_before_passing: 0,
-            failures_before_critical: 0,
-        }
+        Definition { probe: Some(Probe::Ttl(Duration::from_secs(30))), ..definition(id, service_id) }
     }
 
     /// A book with two services and a check of each, and the disk that holds it.
