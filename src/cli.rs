@@ -212,7 +212,7 @@ impl Token {
     fn secret(&self) -> Result<Secret, Problem> {
         let file = self.token_file.clone();
         if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
-            return Ok(Secret::new(secrets::read(&path)?.reveal()));
+            return secrets::read(&path);
         }
         let named = ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"];
         let found = named.into_iter().find_map(|name| std::env::var(name).ok());

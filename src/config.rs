@@ -7,7 +7,6 @@ pub mod consul;
 pub mod duration;
 pub mod file;
 pub mod reload;
-pub mod secret;
 pub mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,9 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gossip::keyring::Ring;
 use crate::gossip::{Encryption, Timing};
-use crate::secret::Secret as Token;
-
-pub use secret::Secret;
+use crate::secret::Secret;
 
 /// Everything an agent needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -257,18 +254,18 @@ pub enum DefaultPolicy {
 #[serde(deny_unknown_fields, default)]
 pub struct AclTokens {
     /// A token that may do everything, which the leader makes if there is none.
-    pub initial_management: Token,
+    pub initial_management: Secret,
     /// With which the agent does what nobody asked it for, keeping the catalog true above all.
-    pub agent: Token,
+    pub agent: Secret,
     /// For requests that show no token, and for the agent if it has none of its own.
-    pub default: Token,
+    pub default: Secret,
     /// With which this agent lets itself be looked after even if no server can say what a token may.
-    pub agent_recovery: Token,
+    pub agent_recovery: Secret,
 }
 
 impl AclTokens {
     /// Each with its name.
-    pub fn each(&mut self) -> [(&'static str, &mut Token); 4] {
+    pub fn each(&mut self) -> [(&'static str, &mut Secret); 4] {
         [
             ("initial_management", &mut self.initial_management),
             ("agent", &mut self.agent),
@@ -494,7 +491,7 @@ impl Config {
         if self.limits.http_read_timeout_ms == 0 {
             return invalid("limits.http_read_timeout_ms", "must be at least 1".to_owned());
         }
-        if let Err(error) = Ring::parse(self.encrypt.reveal()) {
+        if let Err(error) = Ring::parse(self.encrypt.expose()) {
             return invalid("encrypt", error.to_string());
         }
         if self.acl.token_ttl_ms > 600_000 {
@@ -508,16 +505,10 @@ impl Config {
     /// How gossip is to be encrypted.
     pub fn encryption(&self) -> Encryption {
         Encryption {
-            keys: self.encrypt.reveal().to_owned(),
+            keys: self.encrypt.expose().to_owned(),
             verify_incoming: self.encrypt_verify_incoming,
             verify_outgoing: self.encrypt_verify_outgoing,
         }
-    }
-
-    /// The same without its secrets, for people to see.
-    pub fn shown(&self) -> Config {
-        let watches = self.watches.iter().map(watch::Watch::shown).collect();
-        Config { encrypt: self.encrypt.hidden(), watches, ..self.clone() }
     }
 }
 

@@ -81,7 +81,7 @@ pub fn look_at(watch: &Watch) -> String {
         add("stale", "");
     }
     if !watch.token.is_empty() {
-        add("token", watch.token.reveal());
+        add("token", watch.token.expose());
     }
     format!("{at}?{}", query.join("&"))
 }
@@ -259,7 +259,7 @@ async fn handle(agent: &Agent, watch: &Watch, index: u64, news: &Value) -> Resul
         let mut headers: Vec<(String, String)> = http
             .header
             .iter()
-            .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())))
+            .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.expose().to_owned())))
             .collect();
         headers.push(("Content-Type".to_owned(), "application/json".to_owned()));
         headers.push(("X-Consul-Index".to_owned(), index.to_string()));

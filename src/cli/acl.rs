@@ -339,7 +339,7 @@ impl Roles {
 }
 
 fn secret(file: &Path) -> Result<String, Problem> {
-    Ok(secrets::read(file)?.reveal().to_owned())
+    Ok(secrets::read(file)?.expose().to_owned())
 }
 
 fn rules(argument: String) -> Result<String, Problem> {

@@ -172,7 +172,7 @@ fn read(path: &Path) -> Result<Source, Problem> {
 fn looked_up(secret: &Secret) -> Result<Secret, String> {
     let text = secret.expose();
     let found = if let Some(path) = text.strip_prefix("file:") {
-        secrets::read(Path::new(path)).map_err(|problem| problem.text)?.reveal().to_owned()
+        secrets::read(Path::new(path)).map_err(|problem| problem.text)?.expose().to_owned()
     } else if let Some(name) = text.strip_prefix("env:") {
         std::env::var(name).map_err(|_| format!("the environment has no {name}"))?
     } else {

@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use driftline::config::Secret;
 use driftline::env::Env;
+use driftline::secret::Secret;
 use hyper::Method;
 use rand::TryRng;
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ pub async fn keyring(env: &Env, command: Keyring) -> Result<Vec<u8>, Problem> {
     };
     let key = read_key(args.key)?;
     let query = query([("relay-factor", args.relay_factor.map(|relays| relays.to_string()))]);
-    let body = json!({ "Key": key.reveal() }).to_string();
+    let body = json!({ "Key": key.expose() }).to_string();
     ask(env, &args.api, method, &format!("/v1/operator/keyring{query}"), body, false).await?;
     Ok(lines([done]))
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use driftline::config::Secret;
+use driftline::secret::Secret;
 
 use super::Problem;
 
@@ -48,7 +48,7 @@ mod tests {
             assert!(read(&file).unwrap_err().text.contains("chmod 600"), "{open:o}");
         }
         mode(0o600);
-        assert_eq!(read(&file).unwrap().reveal(), "secret");
+        assert_eq!(read(&file).unwrap().expose(), "secret");
         assert!(read(&directory.path().join("none")).is_err());
     }
 }

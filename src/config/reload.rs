@@ -84,15 +84,17 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     // Plain data always has a value.
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     differences("", &value(old), &value(new), &mut found);
-    // Secrets have no value to compare.
+    // Secrets have no value to see a difference in.
+    let mut unseen = vec![
+        ("encrypt".to_owned(), old.encrypt != new.encrypt),
+        ("watches".to_owned(), old.watches != new.watches),
+    ];
     let (mut before, mut after) = (old.acl.tokens.clone(), new.acl.tokens.clone());
-    for ((name, before), (_, after)) in before.each().into_iter().zip(after.each()) {
-        let key = format!("acl.tokens.{name}");
-        if before != after && !found.contains(&key) {
-            found.push(key);
-        }
-    }
+    let tokens = before.each().into_iter().zip(after.each());
+    unseen.extend(tokens.map(|((name, before), (_, after))| (format!("acl.tokens.{name}"), before != after)));
+    found.extend(unseen.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key));
     found.sort();
+    found.dedup();
     found
 }
 
@@ -117,6 +119,8 @@ fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::watch::Watch;
+    use crate::secret::Secret;
 
     #[test]
     fn what_cannot_take_effect_is_named_and_stays_as_it_was() {
@@ -135,12 +139,24 @@ mod tests {
     }
 
     #[test]
+    fn one_secret_for_another_is_a_change() {
+        let with = |text: &str| {
+            let mut config = Config { encrypt: Secret::new(text), ..Config::default() };
+            config.acl.tokens.agent = Secret::new(text);
+            config.watches = vec![Watch { token: Secret::new(text), ..Watch::default() }];
+            config
+        };
+        assert_eq!(changed(&with("one"), &with("one")), [""; 0]);
+        assert_eq!(changed(&with("one"), &with("other")), ["acl.tokens.agent", "encrypt", "watches"]);
+    }
+
+    #[test]
     fn what_is_called_reloadable_is_put_in_force() {
         // Every key once, changed: what the plan calls applied must be what it then holds.
         let mut new = Config {
             node_name: "x".into(),
             server: true,
-            encrypt: crate::config::Secret::new("AQEBAQEBAQEBAQEBAQEBAQ=="),
+            encrypt: Secret::new("AQEBAQEBAQEBAQEBAQEBAQ=="),
             encrypt_verify_incoming: false,
             encrypt_verify_outgoing: false,
             retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1))],
@@ -161,7 +177,7 @@ mod tests {
             enable_truncate: true,
         };
         new.tls.verify_outgoing = true;
-        new.acl.tokens.each().into_iter().for_each(|(_, token)| *token = crate::secret::Secret::new("x"));
+        new.acl.tokens.each().into_iter().for_each(|(_, token)| *token = Secret::new("x"));
         new.limits.key_bytes = 1;
         new.limits.snapshot_bytes = 1;
         new.limits.value_bytes = 1;

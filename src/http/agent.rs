@@ -104,7 +104,7 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
             version: version::BOTH,
             build_date: version::BUILD_DATE,
         },
-        debug_config: &config.shown(),
+        debug_config: &config,
         coord: coord.into(),
         member,
         stats: agent.stats(),

@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use driftline::config::{Config, Secret};
+use driftline::config::Config;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::real::puppet::{Pull, Start};
 use driftline::env::{Env, Observed};
+use driftline::secret::Secret;
 use hyper::Method;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -284,9 +285,13 @@ impl Cluster {
     /// The system's.
     pub async fn found(&self, node: u32, clock: ClockSetting) -> io::Result<()> {
         self.links.stand_in(node).await?;
-        let mut config = serde_json::to_value(self.config(node))?;
+        let config = self.config(node);
+        // A configuration does not show its secrets.
+        let encrypt = config.encrypt.expose().to_owned();
+        let mut config = serde_json::to_value(config)?;
         if let Some(table) = config.as_object_mut() {
             table.retain(|_, value| *value != Value::Null);
+            table.insert("encrypt".to_owned(), encrypt.into());
         }
         std::fs::write(self.config_file(node), serde_json::to_vec_pretty(&config)?)?;
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -29,12 +29,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{Config, Secret};
+use driftline::config::Config;
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::mutant;
 use driftline::node::Node;
+use driftline::secret::Secret;
 use rand::Rng;
 use tokio::sync::mpsc;
 
