@@ -54,6 +54,20 @@ pub fn system_order<T>(things: &mut [T]) {
     let _ = things;
 }
 
+/// What a buffer holds that is used again and not cut to what was written last, so that a longer content before shows
+/// through behind it: mutant H13. Without it, just what was written.
+pub fn buffered(bytes: std::sync::Arc<[u8]>) -> std::sync::Arc<[u8]> {
+    #[cfg(feature = "mutants")]
+    if is("H13") {
+        static BUFFER: std::sync::Mutex<Vec<u8>> = std::sync::Mutex::new(Vec::new());
+        let mut buffer = BUFFER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let rest = buffer.get(bytes.len()..).unwrap_or_default().to_vec();
+        *buffer = [&bytes[..], &rest].concat();
+        return buffer.clone().into();
+    }
+    bytes
+}
+
 /// The number of the process, which is another one at every run: mutant T03.
 pub fn process_number() -> u64 {
     #[cfg(feature = "mutants")]

@@ -110,7 +110,8 @@ async fn get(api: &Api, params: &Params, key: String) -> Reply {
         }
         return Ok(reply::describe(reply::empty(StatusCode::NOT_FOUND), *table_index, &answer, consistency));
     };
-    let entry = &Entry { modify_index: early.unwrap_or(entry.modify_index), ..entry.clone() };
+    let modify_index = early.unwrap_or(entry.modify_index);
+    let entry = &Entry { modify_index, value: mutant::buffered(entry.value.clone()), ..entry.clone() };
     let response = if params.has("raw") {
         reply::raw(entry.value.to_vec())
     } else {

@@ -1,8 +1,8 @@
 //! TEETH: a check that cannot object is itself a violation.
 //!
 //! Before each run a few events and answers that must not be are put to a fresh set of checks, and each check that
-//! this breaks must say so. It costs microseconds, and a checker that has been broken (mutant T06) cannot make a whole
-//! sweep look green.
+//! this breaks must say so. It costs microseconds, and a checker that has been broken (mutants T06 and T07) cannot make
+//! a whole sweep look green.
 //!
 //! Left out: checks whose shortest bad story is long. Their unit tests tell it, and their mutants.
 

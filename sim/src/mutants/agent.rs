@@ -26,4 +26,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["SRV"],
     },
+    Mutant {
+        id: "C04",
+        what: "a leader takes whatever gossip finds for a server, and does not ask it",
+        origin: "design",
+        needs: &[],
+        checks: &["SRV"],
+    },
 ];

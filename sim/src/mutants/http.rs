@@ -90,4 +90,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["IDX"],
     },
+    Mutant {
+        id: "H13",
+        what: "a buffer is used again, and what a longer value left in it shows through behind a shorter one",
+        origin: "design; the class of Heartbleed",
+        needs: &[],
+        checks: &["VAL", "LIN"],
+    },
 ];

@@ -46,4 +46,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["TEETH"],
     },
+    Mutant {
+        id: "T07",
+        what: "logs are not compared from node to node",
+        origin: "the idea of TigerBeetle's canaries",
+        needs: &[],
+        checks: &["TEETH"],
+    },
 ];
