@@ -303,11 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn every_check_is_proved_by_two_mutants_or_says_why_by_one() {
+    fn every_check_is_proved_by_two_mutants() {
         for property in check::TABLE {
-            // What these ask is so narrow that one bug is all there is to plant.
-            let wanted = if ["SRV", "TEETH", "VAL"].contains(&property.id) { 1 } else { 2 };
-            assert!(proofs_of(property.id).count() >= wanted, "{}", property.id);
+            assert!(proofs_of(property.id).count() >= 2, "{}", property.id);
         }
         assert!(all().count() >= 50);
         assert!(AREAS.iter().all(|(_, _, mutants)| !mutants.is_empty()));
