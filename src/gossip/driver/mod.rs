@@ -10,8 +10,17 @@
 //! probe timeout, all of them are put off by that lateness and one probe timeout more. The answers that
 //! arrived meanwhile wait in the socket and are read before any timer fires. A node that is always that late
 //! judges nobody; the others judge it.
+//!
+//! Here are the loop, commands, who this node is, and what happens at times; in files of their own `exchange`, `datagrams`,
+//! `suspicion` and what is sent (`spread`).
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+mod alarms;
+mod datagrams;
+mod exchange;
+mod spread;
+mod suspicion;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
@@ -23,22 +32,25 @@ use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
-use super::delegate::{Delegate, EventDelegate, META_LIMIT};
-use super::identity::{Identity, MAX_GENERATION};
-use super::members::{Change, Member, Status, TABLE_LIMIT, Table, Up};
-use super::pushpull::{self, MAX_EXCHANGES, MAX_EXCHANGES_EACH, MAX_USER_STATE, Record, Terms};
-use super::seal::Sealer;
-use super::timing::Timing;
-use super::vivaldi::Vivaldi;
-use super::wire::{
-    self, DatagramBuilder, FrameError, Garbage, Intent, MESSAGE_OVERHEAD, Part, Profile, Sender,
-};
-use super::{Error, Shared};
+use self::alarms::{Alarm, Alarms};
+use self::datagrams::Trip;
+use self::exchange::Report;
+use self::spread::QUICK_ROUNDS;
+use self::suspicion::{Claim, MAX_CASES, MAX_SLOWNESS};
 use crate::env::observe::MemberChange;
 use crate::env::places::Places;
-use crate::env::strangers::{Notice, Strangers};
+use crate::env::strangers::Strangers;
 use crate::env::{AbortOnDrop, BoxStream, Datagrams, Env, Instant, Listener, Observed, Rng};
+use crate::gossip::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
+use crate::gossip::delegate::{Delegate, EventDelegate, META_LIMIT};
+use crate::gossip::identity::{Identity, MAX_GENERATION};
+use crate::gossip::members::{Change, Member, Status, Table, Up};
+use crate::gossip::pushpull::{MAX_EXCHANGES, MAX_EXCHANGES_EACH};
+use crate::gossip::seal::Sealer;
+use crate::gossip::timing::Timing;
+use crate::gossip::vivaldi::Vivaldi;
+use crate::gossip::wire::{self, Intent, Part, Profile};
+use crate::gossip::{Error, Shared};
 use crate::mutant;
 
 /// How many commands may wait. When full, the caller waits.
@@ -51,23 +63,11 @@ const BURST: u32 = 256;
 const RECEIVE_FAILURES: u32 = 100;
 /// How many failed members are knocked on at once.
 const KNOCKS: usize = 16;
-/// How slow a node can believe itself to be, at most; memberlist's awareness, with less of it.
-const MAX_SLOWNESS: u32 = 4;
 /// How many dead lives beyond those in the table are remembered.
 const MAX_STRAYS: usize = 4_096;
-/// How many addresses foca may know. At that many, only known members may add any: somebody invents them.
-const MAX_ADDRESSES: usize = 2 * TABLE_LIMIT;
 /// How long no stream is accepted after accepting failed: the cause, such as too many open files, takes time
 /// to pass, and the loop has other things to do.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How many quick rounds follow when there is something new.
-const QUICK_ROUNDS: u32 = 2;
-/// How many confirmations make a suspicion as short as it gets.
-const CONFIRMATIONS: usize = 3;
-/// How many members are asked for a confirmation: a few more, because datagrams get lost.
-const JURORS: usize = 5;
-/// How many cases a juror takes at once. It does not answer to more; the accuser waits longer then.
-const MAX_CASES: usize = 1_024;
 
 /// Everything that can wake the loop.
 enum Wake {
@@ -85,134 +85,6 @@ pub(super) enum Command {
     Leave { within: Duration, reply: oneshot::Sender<()> },
     UpdateMeta { reply: oneshot::Sender<Result<(), Error>> },
     ForceLeave { name: String, prune: bool, reply: oneshot::Sender<Result<(), Error>> },
-}
-
-/// What a task of an exchange has to say.
-enum Report {
-    /// An exchange that we began is over.
-    Exchanged {
-        number: u64,
-        addr: SocketAddr,
-        result: Result<pushpull::State, String>,
-        reply: Option<oneshot::Sender<Result<(), String>>>,
-    },
-    /// A peer sent its state and waits for ours.
-    Incoming { theirs: pushpull::State, reply: oneshot::Sender<Vec<u8>> },
-    /// A peer's exchange is over.
-    Served { number: u64, peer: SocketAddr, result: Result<(), FrameError> },
-}
-
-/// What happens at a time.
-enum Alarm {
-    Foca(Timer<Identity>),
-    /// Look whether this node's suspicion has lasted long enough.
-    Suspicion(u64),
-    /// A juror's time is up: see [`Driver::judge`].
-    Verdict(Box<Case>),
-    Gossip,
-    /// The same once more, soon: there is something new.
-    Quick,
-    PushPull,
-    Reconnect,
-    Reap,
-    /// Streams may be accepted again; there is nothing to do but to look.
-    Accept,
-    /// Contradict an order to leave that names this generation.
-    Refute(u64),
-    /// The departure has been announced for long enough.
-    LeaveCluster,
-    /// Spread the departure; so many rounds are left.
-    Drain(u32),
-}
-
-impl Alarm {
-    fn is_detector(&self) -> bool {
-        matches!(self, Alarm::Foca(_) | Alarm::Suspicion(_) | Alarm::Verdict(_))
-    }
-}
-
-struct Scheduled {
-    at: Instant,
-    number: u64,
-    alarm: Alarm,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    /// The heap gives the largest, which is to be the earliest.
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
-#[derive(Default)]
-struct Alarms {
-    heap: BinaryHeap<Scheduled>,
-    number: u64,
-}
-
-impl Alarms {
-    fn set(&mut self, at: Instant, alarm: Alarm) {
-        self.number += 1;
-        self.heap.push(Scheduled { at, number: self.number, alarm });
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|scheduled| scheduled.at)
-    }
-
-    fn pop_due(&mut self, now: Instant) -> Option<Alarm> {
-        if self.next()? > now {
-            return None;
-        }
-        self.heap.pop().map(|scheduled| scheduled.alarm)
-    }
-
-    /// Puts the failure detector off, in unchanged order.
-    fn delay_detector(&mut self, by: Duration) {
-        let mut all = std::mem::take(&mut self.heap).into_vec();
-        for scheduled in &mut all {
-            if scheduled.alarm.is_detector() {
-                scheduled.at += by;
-            }
-        }
-        self.heap = all.into();
-    }
-}
-
-/// Who suspects a member.
-struct Claim {
-    id: Identity,
-    incarnation: u16,
-    /// The nodes whose own probes failed.
-    from: BTreeSet<u64>,
-    /// This node's own suspicion: since when, and foca's timer that ends it.
-    own: Option<(Instant, Timer<Identity>)>,
-}
-
-/// Another member asked this node to see for itself whether a third is alive.
-struct Case {
-    suspect: Identity,
-    incarnation: u16,
-    accuser: SocketAddr,
-    asked: Instant,
-}
-
-/// A probe of foca's that is under way: for the round trip that its answer ends.
-struct Trip {
-    to: Identity,
-    number: foca::ProbeNumber,
-    began: Instant,
 }
 
 /// How far this node's departure is.
@@ -614,473 +486,6 @@ impl Driver {
         self.fresh = true;
     }
 
-    // Streams.
-
-    fn on_stream(&mut self, stream: BoxStream, peer: SocketAddr) {
-        if self.exchanges.len() >= MAX_EXCHANGES || !self.is_member() {
-            debug!(%peer, "refused a stream");
-            return;
-        }
-        let place = match self.places.take(peer.ip()) {
-            Ok(place) => place,
-            Err(full) => {
-                debug!(%peer, %full, "refused a stream");
-                return;
-            }
-        };
-        self.exchange_number += 1;
-        let number = self.exchange_number;
-        let (env, reporter) = (self.env.clone(), self.reporter.clone());
-        let terms = self.terms(self.newest);
-        let task = self.env.spawn(async move {
-            let merge = |theirs| {
-                let reporter = reporter.clone();
-                async move {
-                    let (reply, answer) = oneshot::channel();
-                    reporter.send(Report::Incoming { theirs, reply }).await.ok()?;
-                    answer.await.ok()
-                }
-            };
-            let result = pushpull::serve(&env, stream, &terms, merge).await;
-            drop(place);
-            let _ = reporter.send(Report::Served { number, peer, result }).await;
-        });
-        self.exchanges.insert(number, task.abort_on_drop());
-    }
-
-    fn exchange(&mut self, addr: SocketAddr, join: bool, reply: Option<oneshot::Sender<Result<(), String>>>) {
-        if self.exchanges.len() >= MAX_EXCHANGES {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err("too many exchanges at once, try again".to_owned()));
-            }
-            return;
-        }
-        self.exchange_number += 1;
-        self.counters.exchanges += 1;
-        let number = self.exchange_number;
-        let ours = self.state(join).encode();
-        let (env, reporter) = (self.env.clone(), self.reporter.clone());
-        let terms = self.terms(self.version_for(addr));
-        let task = self.env.spawn(async move {
-            let result = pushpull::initiate(&env, addr, &terms, ours).await;
-            let _ = reporter.send(Report::Exchanged { number, addr, result, reply }).await;
-        });
-        self.exchanges.insert(number, task.abort_on_drop());
-    }
-
-    fn terms(&self, version: u8) -> Terms {
-        let timeout = millis(self.timing.stream_timeout_ms);
-        Terms { version, cluster: self.cluster, timeout, sealer: self.sealer.clone() }
-    }
-
-    fn on_report(&mut self, report: Report, now: Instant) {
-        match report {
-            Report::Served { number, peer, result } => {
-                self.exchanges.remove(&number);
-                if let Err(error) = result {
-                    self.counters.exchange_errors += 1;
-                    debug!(%peer, %error, "a peer's exchange failed");
-                    if let FrameError::Garbage(garbage) = error {
-                        self.turned_away(garbage, peer, now);
-                    }
-                }
-            }
-            Report::Incoming { theirs, reply } => {
-                let ours = self.state(false).encode();
-                // A sender with our own id is ourselves, or pretends to be.
-                if theirs.sender.id.node_id != self.id().node_id && self.is_member() {
-                    self.merge(theirs, false, now);
-                }
-                let _ = reply.send(ours);
-            }
-            Report::Exchanged { number, addr, result, reply } => {
-                self.exchanges.remove(&number);
-                let result = result.and_then(|theirs| {
-                    if theirs.sender.id.node_id == self.id().node_id {
-                        return Err("that is this node itself, or one with the same id".to_owned());
-                    }
-                    Ok(theirs)
-                });
-                let outcome = match result {
-                    Ok(theirs) => {
-                        let peer = theirs.sender.id;
-                        self.merge(theirs, reply.is_some(), now);
-                        if reply.is_some() {
-                            // Opens the way by datagram as well, and brings a second opinion on who lives.
-                            self.run_foca(|foca, runtime| foca.announce(peer, runtime));
-                        }
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.env.reachable("an exchange of state fails");
-                        self.counters.exchange_errors += 1;
-                        debug!(%addr, %error, "an exchange failed");
-                        Err(error)
-                    }
-                };
-                if let Some(reply) = reply {
-                    // Who joined may look at the members at once.
-                    self.settle(now);
-                    self.publish();
-                    let _ = reply.send(outcome);
-                }
-            }
-        }
-    }
-
-    /// All this node knows.
-    fn state(&self, join: bool) -> pushpull::State {
-        let incarnations: BTreeMap<Identity, u16> =
-            self.foca.iter_membership_state().map(|member| (*member.id(), member.incarnation())).collect();
-        let members = self
-            .table
-            .iter()
-            .map(|entry| Record {
-                id: entry.id,
-                incarnation: incarnations.get(&entry.id).copied().unwrap_or_default(),
-                live: entry.live,
-                profile: entry.profile.as_ref().map(|p| (p.revision, p.name.clone(), p.meta.clone())),
-                intent: entry.intent,
-            })
-            .collect();
-        let mut user = self.delegate.local_state(join);
-        if user.len() > MAX_USER_STATE {
-            warn!(bytes = user.len(), limit = MAX_USER_STATE, "the program's state is too large to be sent");
-            user = Bytes::new();
-        }
-        let sender = Record {
-            id: self.id(),
-            incarnation: 0,
-            live: true,
-            profile: Some((self.me.revision, self.me.name.clone(), self.me.meta.clone())),
-            intent: None,
-        };
-        pushpull::State { join, sender, members, user }
-    }
-
-    /// Merges what a peer knows. Its word on who lives is taken; its word that somebody we see alive is dead
-    /// is not: that node is told instead, and takes a new generation that everybody believes.
-    fn merge(&mut self, theirs: pushpull::State, join: bool, now: Instant) {
-        let peer = theirs.sender.id.node_id;
-        for record in std::iter::once(theirs.sender).chain(theirs.members) {
-            let id = record.id;
-            if id.node_id == self.id().node_id {
-                self.about_me(&record, now);
-                continue;
-            }
-            self.merge_record(&record, now);
-            self.settle(now);
-            if let Some(profile) = record.profile()
-                && self.table.describe(&profile)
-                && id.node_id == peer
-            {
-                self.announce_profile(&profile);
-            }
-            if let Some(intent) = record.intent {
-                self.table.order_out(id.node_id, intent);
-            }
-        }
-        self.settle(now);
-        self.delegate.merge_remote_state(&theirs.user, join);
-    }
-
-    fn merge_record(&mut self, record: &Record, now: Instant) {
-        let id = record.id;
-        let known = self.table.get(id.node_id).map(|entry| (entry.id, entry.live));
-        let claim = |state| foca::Member::new(id, record.incarnation, state);
-        match (record.live, known) {
-            (true, None) => {
-                self.env.reachable("an exchange of state brings a member that gossip had not");
-                self.apply(claim(State::Alive), true);
-            }
-            (true, Some((known, live)))
-                if id.generation > known.generation
-                    // Mutant G01: somebody who missed the death of this life resurrects it.
-                    || (id == known && (live || mutant::is("G01"))) =>
-            {
-                self.apply(claim(State::Alive), true);
-            }
-            (true, Some((known, false))) if id == known => {
-                self.env.reachable("a peer still takes for alive a life that is known to be over");
-                self.tell_stale(id.node_id, id.addr);
-            }
-            // Mutant G04: somebody who has not heard of a later life brings the earlier one back.
-            (true, Some((known, _))) if mutant::is("G04") && id.generation < known.generation => {
-                self.table.up(id, now);
-            }
-            (true, Some(_)) => {}
-            (false, None) => {
-                self.table.remember_down(id, now);
-                // So that no rumour of its life makes it appear.
-                self.apply(claim(State::Down), false);
-            }
-            (false, Some((known, true))) if id == known => {
-                if id.leaving {
-                    self.apply(claim(State::Down), true);
-                } else {
-                    self.env.reachable("a peer's word that a live member is dead is not taken");
-                    self.tell_stale(id.node_id, id.addr);
-                }
-            }
-            (false, Some((known, _))) if id.generation > known.generation => {
-                self.apply(claim(State::Down), true);
-                self.settle(now);
-                self.table.remember_down(id, now);
-            }
-            (false, Some(_)) => {}
-        }
-    }
-
-    /// Somebody has a record of this node.
-    fn about_me(&mut self, record: &Record, now: Instant) {
-        let me = self.id();
-        let id = record.id;
-        if id.generation > me.generation || (id.generation == me.generation && (id != me || !record.live)) {
-            self.jump(id.generation, now);
-        }
-        if let Some(profile) = record.profile() {
-            self.about_my_profile(&profile);
-        }
-        if let Some(intent) = record.intent {
-            self.ordered_out(intent, now);
-        }
-    }
-
-    fn about_my_profile(&mut self, profile: &Profile) {
-        let me = &self.me;
-        let same = (&profile.name, &profile.meta) == (&me.name, &me.meta);
-        if profile.revision > me.revision || (profile.revision == me.revision && !same) {
-            self.revise(profile.revision);
-        }
-    }
-
-    fn ordered_out(&mut self, intent: Intent, now: Instant) {
-        if self.is_member() && intent.generation >= self.id().generation {
-            let at = now + millis(self.timing.refute_delay_ms);
-            self.alarms.set(at, Alarm::Refute(intent.generation));
-        }
-    }
-
-    // Datagrams.
-
-    fn on_datagram(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) {
-        self.counters.received += 1;
-        if matches!(self.phase, Phase::Left) {
-            return;
-        }
-        let opened = self.sealer.open_datagram(self.cluster, bytes);
-        let datagram = opened.as_ref().map_err(|garbage| *garbage);
-        let datagram =
-            match datagram.and_then(|bytes| wire::decode_datagram(bytes, self.cluster, self.newest)) {
-                Ok(datagram) => datagram,
-                Err(garbage) => {
-                    let damaged = matches!(garbage, Garbage::Damaged);
-                    self.env.sometimes(damaged, "a damaged datagram is dropped");
-                    debug!(%from, %garbage, "dropped a datagram");
-                    self.turned_away(garbage, from, now);
-                    return;
-                }
-            };
-        self.counters.malformed += datagram.skipped as u64;
-        let sender = datagram.sender;
-        if sender.id.node_id == self.id().node_id || sender.id.addr == self.id().addr {
-            debug!(%from, "a datagram claims to be from this node");
-            self.counters.malformed += 1;
-            return;
-        }
-        if datagram.speaks <= wire::OLDEST {
-            self.modern.remove(&sender.id.addr);
-        } else if self.modern.len() < MAX_ADDRESSES {
-            // Past that, more are spoken to in the oldest version, which everybody understands.
-            self.modern.insert(sender.id.addr);
-        }
-        let crowded = self.foca.iter_membership_state().len() >= MAX_ADDRESSES;
-        if crowded && self.table.get(sender.id.node_id).is_none_or(|entry| entry.id != sender.id) {
-            self.counters.table_full += 1;
-            return;
-        }
-        self.end_trip(&datagram, now);
-        self.greet(sender.id, datagram.swim.is_empty());
-        if !datagram.swim.is_empty() {
-            self.env.sometimes_if(
-                || self.asked_others && is_forwarded_ack(datagram.swim),
-                "a member that missed its probe answers through another",
-            );
-            let result = self.foca.handle_data(datagram.swim, &mut self.runtime);
-            self.foca_result(result);
-        }
-        self.settle(now);
-        self.table.heard(sender.id, now);
-        self.compare_profiles(&sender, now);
-        for part in datagram.parts {
-            self.on_part(part, &sender, now);
-        }
-    }
-
-    /// Counts what was not believed, and says once in a while who is a stranger.
-    fn turned_away(&mut self, garbage: Garbage, from: SocketAddr, now: Instant) {
-        match garbage {
-            Garbage::OtherCluster => self.counters.other_cluster += 1,
-            Garbage::Damaged => self.counters.damaged += 1,
-            Garbage::Version | Garbage::Malformed => self.counters.malformed += 1,
-            Garbage::Unencrypted => self.counters.unencrypted += 1,
-            Garbage::WrongKey | Garbage::NoKey => self.counters.undecryptable += 1,
-        }
-        if !garbage.is_strange() {
-            return;
-        }
-        match self.strangers.turned_away(now, from.ip()) {
-            Some(Notice { times, crowd: false }) => {
-                warn!(%from, %garbage, times, "a stranger to this cluster's gossip is kept out");
-            }
-            Some(Notice { times, crowd: true }) => {
-                warn!(%from, %garbage, times, "many strangers to this cluster's gossip are kept out");
-            }
-            None => {}
-        }
-    }
-
-    /// A node spoke: it lives, unless we know better about this life of it.
-    fn greet(&mut self, id: Identity, without_swim: bool) {
-        if let Some(entry) = self.table.get(id.node_id) {
-            if entry.id == id && entry.live {
-                return;
-            }
-            if entry.id.generation >= id.generation {
-                self.tell_stale(id.node_id, id.addr);
-                return;
-            }
-        }
-        // Foca also remembers who had the address before, and takes the higher generation for the later holder. Whoever
-        // gets an address that another node has given up must therefore exceed that node's generation, in one step.
-        let beaten_by = self
-            .foca
-            .iter_membership_state()
-            .map(|member| *member.id())
-            .filter(|known| known.addr == id.addr && known.node_id != id.node_id)
-            .filter(|known| foca::Identity::win_addr_conflict(known, &id))
-            .map(|known| known.generation)
-            .max();
-        if let Some(generation) = beaten_by {
-            self.tell_stale_of(id.node_id, id.addr, generation);
-        } else if without_swim {
-            self.apply(foca::Member::alive(id), true);
-        }
-    }
-
-    fn compare_profiles(&mut self, sender: &Sender, now: Instant) {
-        let id = sender.id;
-        let Some(entry) = self.table.get(id.node_id) else { return };
-        let known = entry.profile.as_ref().map(|profile| profile.revision);
-        if entry.id != id || known == Some(sender.revision) {
-            return;
-        }
-        let pause = millis(self.timing.gossip_interval_ms);
-        if self.asked.get(&id.node_id).is_some_and(|asked| now.since(*asked) < pause) {
-            return;
-        }
-        let part = match &entry.profile {
-            // It does not know what it once said about itself: it lost its memory.
-            Some(profile) if profile.revision > sender.revision => Part::Profile(profile.clone()),
-            _ => Part::WhoIs,
-        };
-        self.asked.insert(id.node_id, now);
-        self.direct(id.addr, &part);
-    }
-
-    fn on_part(&mut self, part: Part, sender: &Sender, now: Instant) {
-        let me = self.id();
-        match part {
-            Part::Message(message) => self.delegate.notify_msg(&message),
-            Part::WhoIs => self.direct(sender.id.addr, &Part::Profile(self.me.clone())),
-            Part::Profile(profile) if !profile.is_sane() => self.counters.malformed += 1,
-            Part::Profile(profile) if profile.id.node_id == me.node_id => self.about_my_profile(&profile),
-            Part::Profile(profile) => {
-                let id = profile.id;
-                if self.table.get(id.node_id).is_none_or(|entry| id.generation > entry.id.generation) {
-                    self.apply(foca::Member::alive(id), true);
-                    self.settle(now);
-                }
-                if self.table.describe(&profile) {
-                    self.announce_profile(&profile);
-                }
-            }
-            Part::Stale { node_id, generation, revision } if node_id == me.node_id => {
-                if generation >= me.generation {
-                    self.jump(generation, now);
-                }
-                if revision > self.me.revision {
-                    self.revise(revision);
-                }
-                // Mutant G03: who is told that it is behind tells the teller the same, and so on.
-                if mutant::is("G03") {
-                    let Sender { id, revision } = *sender;
-                    let generation = id.generation.saturating_sub(1);
-                    self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
-                }
-            }
-            // A coordinate belongs to the answer that it came with: see `end_trip`.
-            Part::Stale { .. } | Part::Speaks(_) | Part::Coordinate(_) => {}
-            Part::Leave { id, intent } if id.node_id == me.node_id => self.ordered_out(intent, now),
-            Part::Leave { id, intent } => {
-                if self.table.order_out(id.node_id, intent) {
-                    self.announce_order(id, intent);
-                }
-            }
-            Part::Suspicion { suspect, incarnation, .. } if suspect.node_id == me.node_id => {
-                if suspect == me {
-                    self.refute(incarnation, sender.id);
-                }
-            }
-            Part::Suspicion { suspect, incarnation, jury: true } => {
-                self.take_case(suspect, incarnation, sender.id, now);
-            }
-            Part::Suspicion { suspect, incarnation, jury: false } => {
-                if self.table.get(sender.id.node_id).is_some_and(|entry| entry.live) {
-                    self.confirm(suspect, incarnation, sender.id.node_id, now);
-                }
-            }
-        }
-    }
-
-    // Where this node stands.
-
-    /// Foca sends a packet: a probe begins a trip, and the answer to one takes this node's coordinate along.
-    fn note_probe(&mut self, packet: &[u8], to: SocketAddr, builder: &mut DatagramBuilder, now: Instant) {
-        match header(packet) {
-            Some(foca::Header { dst, message: foca::Message::Ping(number), .. }) => {
-                self.trip = Some(Trip { to: dst, number, began: now });
-            }
-            Some(foca::Header { message: foca::Message::Ack(_), .. })
-                if self.version_for(to) > wire::OLDEST =>
-            {
-                // Should it not fit, the other learns nothing from this trip.
-                builder.push(&Part::Coordinate(self.place.coordinate()).encode());
-            }
-            _ => {}
-        }
-    }
-
-    /// The answer to this node's own probe ends a trip, if it says where it comes from.
-    fn end_trip(&mut self, datagram: &wire::Datagram<'_>, now: Instant) {
-        let Some(Trip { to, number, began }) = self.trip else { return };
-        let coordinate = datagram.parts.iter().find_map(|part| match part {
-            Part::Coordinate(coordinate) => Some(*coordinate),
-            _ => None,
-        });
-        let Some(coordinate) = coordinate.filter(|_| datagram.sender.id == to) else { return };
-        let answers = header(datagram.swim)
-            .is_some_and(|header| header.src == to && header.message == foca::Message::Ack(number));
-        if !answers {
-            return;
-        }
-        self.trip = None;
-        let took = now.since(began);
-        if let Err(ignored) = self.place.observe(to.node_id, &coordinate, took, &mut self.place_rng) {
-            debug!(addr = %to.addr, %ignored, "a round trip does not count");
-        }
-    }
-
     // Who this node is.
 
     /// Takes another identity, and makes foca go on with it at once.
@@ -1147,156 +552,6 @@ impl Driver {
         self.direct(addr, &Part::Stale { node_id, generation, revision });
     }
 
-    // Suspicion.
-
-    /// Foca's own probe of a member failed, and `timer` is what would declare it dead.
-    fn suspect(&mut self, id: Identity, incarnation: u16, timer: Timer<Identity>, now: Instant) {
-        self.raised = true;
-        self.confirm(id, incarnation, self.id().node_id, now);
-        let Some(claim) = self.claims.get_mut(&id.node_id) else {
-            // The table does not list it: foca's clock is as good as any.
-            self.alarms.set(now + self.timing.suspicion(self.live).0, Alarm::Foca(timer));
-            return;
-        };
-        let since = claim.own.as_ref().map(|(since, _)| *since);
-        // The same suspicion again changes nothing but foca's timer, whose token may be newer.
-        claim.own = Some((since.unwrap_or(now), timer));
-        if since.is_some() {
-            return;
-        }
-        self.counters.suspicions += 1;
-        let name = self.name_of(id.node_id);
-        info!(member = %name, addr = %id.addr, "a member does not answer and is suspected");
-        self.env.observe(Observed::Member {
-            node_id: id.node_id,
-            name,
-            addr: id.addr,
-            incarnation: id.generation,
-            change: MemberChange::Suspected,
-        });
-        // The suspect itself is the first to be told (Lifeguard's buddy system). Others are asked to see for
-        // themselves: their word makes the suspicion shorter, and they tell the suspect too, on their ways.
-        self.direct(id.addr, &Part::Suspicion { suspect: id, incarnation, jury: false });
-        let jurors = self.random_live(JURORS + 1).into_iter().filter(|addr| *addr != id.addr).take(JURORS);
-        for juror in jurors.collect::<Vec<_>>() {
-            self.direct(juror, &Part::Suspicion { suspect: id, incarnation, jury: true });
-        }
-        self.arm_suspicion(id.node_id, now);
-    }
-
-    /// Another member's probes of `suspect` failed. Sees for itself.
-    fn take_case(&mut self, suspect: Identity, incarnation: u16, accuser: Identity, now: Instant) {
-        if self.confirm(suspect, incarnation, accuser.node_id, now).is_none() {
-            return;
-        }
-        if self.claims.get(&suspect.node_id).is_some_and(|claim| claim.own.is_some()) {
-            self.env.reachable("a juror suspects the same member already");
-            self.direct(accuser.addr, &Part::Suspicion { suspect, incarnation, jury: false });
-        } else if self.cases < MAX_CASES {
-            self.cases += 1;
-            self.direct(suspect.addr, &Part::Suspicion { suspect, incarnation, jury: false });
-            let case = Case { suspect, incarnation, accuser: accuser.addr, asked: now };
-            let at = now + millis(self.timing.probe_timeout_ms);
-            self.alarms.set(at, Alarm::Verdict(Box::new(case)));
-        }
-    }
-
-    /// Confirms a suspicion if the suspect has not been heard since. If it has, its own words refute it.
-    fn judge(&mut self, case: &Case) {
-        self.cases = self.cases.saturating_sub(1);
-        let Case { suspect, incarnation, accuser, asked } = *case;
-        let entry = self.table.get(suspect.node_id);
-        let heard = entry.is_some_and(|entry| entry.id == suspect && entry.heard >= asked);
-        self.env.sometimes(heard, "a juror has heard from the suspect and does not confirm");
-        if self.table.get(suspect.node_id).is_some_and(|entry| entry.id == suspect && entry.heard < asked) {
-            self.direct(accuser, &Part::Suspicion { suspect, incarnation, jury: false });
-        }
-    }
-
-    /// Counts `from` among those who suspect a member. `None` if there is nothing to suspect: the member is
-    /// not live, or has had its say since.
-    fn confirm(&mut self, suspect: Identity, incarnation: u16, from: u64, now: Instant) -> Option<()> {
-        if !self.table.get(suspect.node_id).is_some_and(|entry| entry.live && entry.id == suspect) {
-            return None;
-        }
-        let fresh = || Claim { id: suspect, incarnation, from: BTreeSet::new(), own: None };
-        let claim = self.claims.entry(suspect.node_id).or_insert_with(fresh);
-        if (claim.id.generation, claim.incarnation) > (suspect.generation, incarnation) {
-            return None;
-        }
-        if (claim.id, claim.incarnation) != (suspect, incarnation) {
-            *claim = fresh();
-        }
-        if claim.from.insert(from) {
-            let (own, others) = (claim.own.is_some(), claim.from.len() > 1);
-            self.env.sometimes(own && others, "a suspicion is confirmed by another member");
-            self.arm_suspicion(suspect.node_id, now);
-        }
-        Some(())
-    }
-
-    fn arm_suspicion(&mut self, node_id: u64, now: Instant) {
-        if let Some(at) = self.suspicion_ends(node_id) {
-            // A confirmation may end it earlier than now; an alarm in the past would look like a stall.
-            self.alarms.set(at.max(now), Alarm::Suspicion(node_id));
-        }
-    }
-
-    /// When this node's own suspicion has lasted long enough: the sooner, the more nodes share it, and the
-    /// later, the slower this node believes itself to be.
-    fn suspicion_ends(&self, node_id: u64) -> Option<Instant> {
-        let claim = self.claims.get(&node_id)?;
-        let (since, _) = claim.own.as_ref()?;
-        if mutant::is("G08") {
-            // Mutant G08: the suspect gets no time to say that it lives.
-            return Some(*since);
-        }
-        let (longest, shortest) = self.timing.suspicion(self.live);
-        let others = claim.from.iter().filter(|from| **from != self.id().node_id).count();
-        let wanted = CONFIRMATIONS.min(self.live.saturating_sub(2));
-        let share = if wanted == 0 {
-            0.0
-        } else {
-            (((others + 1) as f64).ln() / ((wanted + 1) as f64).ln()).min(1.0)
-        };
-        let lasts = longest.saturating_sub(longest.saturating_sub(shortest).mul_f64(share));
-        Some(*since + lasts * (1 + self.slowness))
-    }
-
-    fn on_suspicion(&mut self, node_id: u64, now: Instant) {
-        match self.suspicion_ends(node_id) {
-            // Mutant G15: that the suspect has objected meanwhile makes no difference.
-            Some(at) if at <= now && mutant::is("G15") => {
-                if let Some(claim) = self.claims.remove(&node_id) {
-                    self.apply(foca::Member::new(claim.id, u16::MAX - 1, State::Down), true);
-                }
-            }
-            Some(at) if at <= now => {
-                if let Some((_, timer)) = self.claims.remove(&node_id).and_then(|claim| claim.own) {
-                    self.env.reachable("a suspect does not object and is declared failed");
-                    self.run_foca(|foca, runtime| foca.handle_timer(timer, runtime));
-                }
-            }
-            Some(at) => self.alarms.set(at, Alarm::Suspicion(node_id)),
-            None => {}
-        }
-    }
-
-    /// This node is suspected, so it may be slow. Foca says that it lives, and who asked hears it first.
-    fn refute(&mut self, incarnation: u16, accuser: Identity) {
-        if !self.is_member() {
-            return;
-        }
-        let accusation = (self.id().generation, incarnation);
-        if self.refuted.is_none_or(|last| last < accusation) {
-            self.env.reachable("a member refutes a suspicion of itself");
-            self.refuted = Some(accusation);
-            self.slowness = (self.slowness + 1).min(MAX_SLOWNESS);
-            self.apply(foca::Member::new(self.id(), incarnation, State::Suspect), true);
-        }
-        self.run_foca(|foca, runtime| foca.announce(accuser, runtime));
-    }
-
     // Time.
 
     fn on_time(&mut self, now: Instant) {
@@ -1311,9 +566,7 @@ impl Driver {
 
     /// See the module's description.
     fn put_off_after_stall(&mut self, now: Instant) -> bool {
-        let earliest =
-            self.alarms.heap.iter().filter(|s| s.alarm.is_detector()).map(|s| s.at).min().unwrap_or(now);
-        let late = now.since(earliest);
+        let late = now.since(self.alarms.next_of_detector().unwrap_or(now));
         let answer = millis(self.timing.probe_timeout_ms);
         if late <= answer / 2 {
             return false;
@@ -1457,13 +710,13 @@ impl Driver {
         }
     }
 
-    /// What foca remembers as dead, and the table does not, and for long enough.
     /// What is known of addresses that nobody has any more is forgotten: the next datagram says it again.
     fn forget_versions(&mut self) {
         let known: BTreeSet<SocketAddr> = self.table.iter().map(|entry| entry.id.addr).collect();
         self.modern.retain(|addr| known.contains(addr));
     }
 
+    /// What foca remembers as dead, and the table does not, and for long enough.
     fn old_strays(&mut self, now: Instant, after: Duration) -> Vec<Identity> {
         let mut strays = BTreeMap::new();
         let mut old = Vec::new();
@@ -1729,135 +982,6 @@ impl Driver {
         profile.map_or_else(|| format!("{node_id:016x}"), |profile| profile.name.clone())
     }
 
-    // Sending.
-
-    fn sender(&self) -> Sender {
-        Sender { id: self.id(), revision: self.me.revision }
-    }
-
-    /// The newest version that both this node and whoever is at `addr` are known to speak.
-    fn version_for(&self, addr: SocketAddr) -> u8 {
-        if self.modern.contains(&addr) { self.newest } else { wire::OLDEST }
-    }
-
-    fn datagram(&self, to: SocketAddr, swim: &[u8]) -> DatagramBuilder {
-        DatagramBuilder::new(self.version_for(to), self.newest, self.cluster, &self.sender(), swim)
-            .leaving(self.sealer.overhead())
-    }
-
-    /// One part in a datagram of its own, to a node that need not be a member.
-    fn direct(&mut self, to: SocketAddr, part: &Part) {
-        let mut builder = self.datagram(to, &[]);
-        if builder.push(&part.encode()) {
-            self.outbox.push((to, builder.finish()));
-        } else {
-            self.counters.unsendable += 1;
-        }
-    }
-
-    /// Adds what waits to be sent: first about members, then the program's messages.
-    fn fill(&mut self, builder: &mut DatagramBuilder) {
-        for part in self.queue.take(2, builder.room(), self.timing.retransmits(self.live)) {
-            if !builder.push(&part) {
-                self.counters.unsendable += 1;
-            }
-        }
-        if !self.delegate_pending || builder.room() <= MESSAGE_OVERHEAD {
-            return;
-        }
-        let messages = self.delegate.get_broadcasts(MESSAGE_OVERHEAD, builder.room());
-        for message in messages {
-            if !builder.push(&Part::Message(message).encode()) {
-                self.counters.unsendable += 1;
-            }
-        }
-    }
-
-    /// Passes on what is new at once, and twice more soon after: most of the times that a message is sent at
-    /// all come early, so it does not wait for a tick in every hop.
-    fn hurry(&mut self, now: Instant) {
-        self.gossip(now);
-        self.quick_rounds = QUICK_ROUNDS;
-        self.arm_quick(now);
-    }
-
-    fn arm_quick(&mut self, now: Instant) {
-        if self.quick_armed || self.quick_rounds == 0 || self.foca.num_members() == 0 {
-            return;
-        }
-        self.quick_rounds -= 1;
-        self.quick_armed = true;
-        self.alarms.set(now + millis(self.timing.gossip_interval_ms) / 10, Alarm::Quick);
-    }
-
-    /// One round of gossip: foca's news, and then what found no room beside it.
-    fn gossip(&mut self, now: Instant) {
-        if self.foca.updates_backlog() > 0 && !matches!(self.phase, Phase::Left) {
-            self.run_foca(|foca, runtime| foca.gossip(runtime));
-            self.settle(now);
-        }
-        self.spread();
-    }
-
-    /// Sends what waits to a few random live members.
-    fn spread(&mut self) {
-        if matches!(self.phase, Phase::Left) {
-            return;
-        }
-        for addr in self.random_live(self.timing.gossip_fanout as usize) {
-            let mut builder = self.datagram(addr, &[]);
-            self.fill(&mut builder);
-            if builder.parts() == 0 {
-                // Not even an empty datagram was too full: there is nothing left.
-                self.delegate_pending = self.changed.is_none();
-                return;
-            }
-            self.outbox.push((addr, builder.finish()));
-        }
-    }
-
-    fn random_live(&mut self, wanted: usize) -> Vec<SocketAddr> {
-        let mut live: Vec<SocketAddr> =
-            self.table.iter().filter(|entry| entry.live).map(|entry| entry.id.addr).collect();
-        let wanted = wanted.min(live.len());
-        for i in 0..wanted {
-            let j = self.rng.random_range(i..live.len());
-            live.swap(i, j);
-        }
-        live.truncate(wanted);
-        // Mutant T01: the order comes out of a map that the system's randomness orders.
-        if mutant::is("T01") {
-            mutant::system_order(&mut live);
-        }
-        live
-    }
-
-    /// The tick runs only while there is something to send and somebody to send it to.
-    fn arm_gossip(&mut self, now: Instant) {
-        let waiting = self.foca.updates_backlog() > 0
-            || !self.queue.is_empty()
-            || self.delegate_pending
-            || self.table.iter().any(|entry| entry.live && entry.profile.is_none());
-        if !self.gossip_armed && waiting && self.foca.num_members() > 0 {
-            self.gossip_armed = true;
-            self.alarms.set(now + millis(self.timing.gossip_interval_ms), Alarm::Gossip);
-        }
-    }
-
-    async fn flush(&mut self) {
-        for (to, datagram) in std::mem::take(&mut self.outbox) {
-            let datagram = self.sealer.datagram(self.cluster, datagram);
-            match self.socket.send_to(&datagram, to).await {
-                Ok(()) => self.counters.sent += 1,
-                Err(error) => {
-                    // As good as lost on the way: probes will tell if it goes on.
-                    self.counters.send_errors += 1;
-                    debug!(%to, %error, "sending a datagram failed");
-                }
-            }
-        }
-    }
-
     /// What handles can see.
     fn publish(&mut self) {
         self.counters.slowness = self.slowness;
@@ -1883,16 +1007,6 @@ impl Driver {
             local.meta = self.me.meta.clone();
         }
     }
-}
-
-/// Whether a packet of foca's says that a member was reached through another.
-fn is_forwarded_ack(packet: &[u8]) -> bool {
-    header(packet).is_some_and(|header| matches!(header.message, foca::Message::ForwardedAck { .. }))
-}
-
-/// What a packet of foca's says first.
-fn header(packet: &[u8]) -> Option<foca::Header<Identity>> {
-    postcard::take_from_bytes::<foca::Header<Identity>>(packet).ok().map(|(header, _)| header)
 }
 
 fn reap_interval(timing: &Timing) -> Duration {
