@@ -12,7 +12,8 @@
 //!
 //! A voter that disappears from the configuration without having been told to leave still counts: nothing
 //! but a goodbye may make the quorum smaller. Otherwise a gossip verdict could shrink a cluster of five to
-//! three and commit with two (the class of hashicorp/consul#6113).
+//! three and commit with two (the class of hashicorp/consul#6113). One exception is what autopilot promises: of an
+//! even number of voters one may go, which is one more than the odd number that bears as many failures.
 //!
 //! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
 //! heard of, or whose node has since become another voter.
@@ -47,17 +48,21 @@ fn has_entry(node: &NodeView, index: u64, term: u64) -> bool {
 }
 
 impl CommittedOnQuorum {
-    /// Who was taken out of these voter sets without having been told to leave.
+    /// Who was taken out of these voter sets without having been told to leave, and still counts.
     fn expelled(&self, sets: &[Vec<u64>]) -> Vec<u64> {
         let voter = |id: &u64| sets.iter().any(|set| set.contains(id));
-        self.belong.iter().filter(|id| !voter(id) && !self.leaving.contains_key(id)).copied().collect()
+        let gone = |id: &&u64| !voter(id) && !self.leaving.contains_key(id);
+        let expelled: Vec<u64> = self.belong.iter().filter(gone).copied().collect();
+        let were = self.belong.iter().filter(|id| voter(id) || !self.leaving.contains_key(id)).count();
+        let is_spare = expelled.len() == 1 && were >= 4 && were.is_multiple_of(2);
+        if is_spare { Vec::new() } else { expelled }
     }
 
     /// A configuration is in force for good.
     fn settle(&mut self, sets: &[Vec<u64>]) {
         let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
-        let leaving = &self.leaving;
-        self.belong.retain(|id| voters.contains(id) || !leaving.contains_key(id));
+        let expelled = self.expelled(sets);
+        self.belong.retain(|id| voters.contains(id) || expelled.contains(id));
         for voter in voters {
             if self.belong.insert(voter) && self.leaving.get(&voter) == Some(&true) {
                 self.leaving.remove(&voter);
@@ -213,6 +218,39 @@ mod tests {
     #[test]
     fn voters_that_left_no_longer_count() {
         shrunk().on(1, Event::Leaves).on(2, Event::Leaves).syncs(0, 2).applies(0, 2, 1).accepts();
+    }
+
+    /// Of the voters from 1 to `all` those above `kept` are taken out unasked; then two of the rest have an entry.
+    fn shrunk_from(all: u64, kept: u64) -> Bench<CommittedOnQuorum> {
+        let voters = |last: u64, index| Observed::Membership {
+            index,
+            voters: vec![(1..=last).collect()],
+            learners: vec![],
+        };
+        let mut bench = Bench::new(CommittedOnQuorum::default()).boots(u32::try_from(all).unwrap());
+        for node in 0..u32::try_from(all).unwrap() {
+            bench = bench.appends(node, 1, 1).syncs(node, 1);
+        }
+        bench = bench.says(0, voters(all, 1)).applies(0, 1, 1);
+        for node in 0..2 {
+            bench = bench.appends(node, 2, 1).says(node, voters(kept, 2)).syncs(node, 2);
+        }
+        bench.applies(0, 2, 1)
+    }
+
+    #[test]
+    fn of_an_even_number_one_is_spare() {
+        shrunk_from(4, 3).accepts();
+        // And no second one after it.
+        let less = Observed::Membership { index: 3, voters: vec![vec![1, 2]], learners: vec![] };
+        let again = shrunk_from(4, 3).appends(0, 3, 1).says(0, less).syncs(0, 3);
+        again.applies(0, 3, 1).rejects("not durable on a majority");
+    }
+
+    #[test]
+    fn nobody_else_is_spare() {
+        shrunk_from(5, 3).rejects("not durable on a majority");
+        shrunk_from(4, 2).rejects("not durable on a majority");
     }
 
     #[test]
