@@ -6,7 +6,9 @@
 pub mod consul;
 pub mod duration;
 pub mod file;
+pub mod loose;
 pub mod reload;
+pub mod service;
 pub mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +66,12 @@ pub struct Config {
     pub enable_script_checks: bool,
     /// What to look at, and what to do whenever it changes.
     pub watches: Vec<watch::Watch>,
+    /// Services of this node.
+    #[serde(deserialize_with = "service::services")]
+    pub services: Vec<service::Service>,
+    /// Checks of this node, and of its services.
+    #[serde(deserialize_with = "service::checks")]
+    pub checks: Vec<service::Check>,
     /// Labels gossiped with the node.
     pub tags: std::collections::BTreeMap<String, String>,
     /// The DNS server.
@@ -317,6 +325,8 @@ impl Default for Config {
             encrypt_verify_outgoing: true,
             enable_script_checks: false,
             watches: Vec::new(),
+            services: Vec::new(),
+            checks: Vec::new(),
             tags: Default::default(),
             dns: DnsConfig::default(),
             raft: RaftConfig::default(),

@@ -99,6 +99,75 @@ fn services_and_checks_outlive_the_agent() {
     );
 }
 
+#[test]
+fn what_files_define_comes_and_goes_with_them() {
+    let home = Home::new();
+    let folder = home.path("agent.d");
+    fs::create_dir(&folder).expect("a folder");
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("a file");
+    write("web.json", r#"{"service":{"Name":"web","port":80,"token":"hush","check":{"TTL":"10m"}}}"#);
+    write("more.toml", "[[services]]\nname = \"db\"\n[[checks]]\nname = \"disk\"\nttl = \"10m\"\n");
+    let (data, config) = (text_of(&home.data()), text_of(&folder));
+    let args = ["--server", "--bootstrap-expect", "1", "--data-dir", &data, "--config-dir", &config];
+    let args = [&args[..], &ANY_PORTS[..]].concat();
+    let node = Node::start("a", &args);
+    eventually("a leader", || node.http().leader());
+    assert_eq!(services(node.http()), ["db", "web"]);
+    let in_catalog = |http: &Http, name: &str| {
+        http.json(&format!("/v1/health/service/{name}"))
+            .map_or(0, |found| found.as_array().map_or(0, Vec::len))
+    };
+    eventually("the catalog has them", || {
+        (in_catalog(node.http(), "web") == 1 && in_catalog(node.http(), "db") == 1).then_some(())
+    });
+    assert!(!node.http().get("/v1/agent/self").text().contains("hush"));
+    // What requests say beside them stays, and what a check was told.
+    register(node.http(), r#"{"Name":"own"}"#);
+    for id in ["service:web", "disk"] {
+        assert_eq!(node.http().put(&format!("/v1/agent/check/pass/{id}?note=fine"), "").status, 200);
+    }
+    assert_eq!(files(&home, "services").len(), 1);
+
+    // A mistake changes nothing.
+    write("bad.toml", "[[services]]\nnmae = \"x\"\n");
+    let refused = node.http().put("/v1/agent/reload", "");
+    assert_eq!(refused.status, 500);
+    assert!(
+        refused.text().contains("bad.toml: services: number 1: the key nmae is unknown"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(services(node.http()), ["db", "own", "web"]);
+    fs::remove_file(folder.join("bad.toml")).expect("it goes");
+
+    // One goes, one comes, one changes.
+    write("more.toml", "[[services]]\nname = \"cache\"\n[[checks]]\nname = \"disk\"\nttl = \"10m\"\n");
+    write("web.json", r#"{"service":{"Name":"web","port":81,"check":{"TTL":"10m"}}}"#);
+    let done = node.http().put("/v1/agent/reload", "");
+    assert_eq!((done.status, done.text().contains("services")), (200, true), "{}", done.text());
+    assert_eq!(services(node.http()), ["cache", "own", "web"]);
+    assert_eq!(check(node.http(), "service:web"), ("passing".to_owned(), "fine".to_owned()));
+    assert_eq!(check(node.http(), "disk"), ("passing".to_owned(), "fine".to_owned()));
+    eventually("the catalog follows", || {
+        let port = node.http().json("/v1/health/service/web")?[0]["Service"]["Port"].as_u64();
+        (port == Some(81) && in_catalog(node.http(), "db") == 0).then_some(())
+    });
+
+    // The next life finds all of it: from the files, and from the disk.
+    drop(node);
+    let node = Node::start("a", &args);
+    assert_eq!(services(node.http()), ["cache", "own", "web"]);
+    eventually("what it was told", || (check(node.http(), "disk").0 == "passing").then_some(()));
+    drop(node);
+
+    write("bad.toml", "[[checks]]\nname = \"a\"\nargs = [\"true\"]\ninterval = \"1s\"\n");
+    let Err((status, said)) = Node::try_start("a", &args) else { panic!("it started") };
+    assert!(!status.success() && said.contains("checks: number 1: "), "{said}");
+    assert!(said.contains("Scripts are disabled"), "{said}");
+    let validated = common::run(&["validate", &config]);
+    assert!(!validated.status.success(), "{}", common::shown(&validated));
+}
+
 fn create(http: &Http, body: &str) -> String {
     let answer = http.call(Method::POST, "/v1/query", body.to_owned()).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());

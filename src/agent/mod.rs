@@ -78,7 +78,7 @@ use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal, Rest
 use autopilot::Health;
 use call::Reply;
 use lan::Lan;
-use local::Local;
+use local::{Local, define};
 use metrics::Metrics;
 use process::{LogError, Process};
 use tokens::{Purpose, Tokens};
@@ -294,6 +294,7 @@ impl Agent {
             let reason = "this program's network has no TLS, so nothing can be verified".to_owned();
             return Err(Invalid { key: "tls", reason }.into());
         }
+        let configured = define::configured(&config)?;
         let process = program.process.clone();
         let local = Local::new(&env);
         if config.server {
@@ -302,7 +303,7 @@ impl Agent {
             let rpc_addr = Some(server.raft().me().addr);
             let lan = server.lan().clone();
             let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr).await;
-            agent.local().load(&agent).await;
+            agent.local().load(&agent, configured).await;
             agent.join_at_start().await?;
             let failed = server.raft().clone();
             agent.begin(server.duties(), move || Box::pin(server.clone().lost()), async move {
@@ -313,7 +314,7 @@ impl Agent {
             let client = Client::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(client.clone());
             let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None).await;
-            agent.local().load(&agent).await;
+            agent.local().load(&agent, configured).await;
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
             agent.begin(client.duties(), || Box::pin(async { None }), std::future::pending());
@@ -479,12 +480,15 @@ impl Agent {
         let (config, mut reloaded) = reload::plan(&old, &fresh.config);
         // What takes effect now must also be right beside what does not.
         config.check().map_err(|error| error.to_string())?;
+        let configured = define::configured(&config).map_err(|error| error.to_string())?;
         // What can still fail comes first.
         if config.tags != old.tags {
             self.inner.lan.set_tags(config.tags.clone()).await?;
         }
         self.inner.lan.verify(config.encrypt_verify_incoming, config.encrypt_verify_outgoing);
         self.inner.config.send_replace(Arc::new(config));
+        self.inner.local.configure(&self.itself(), configured);
+        self.inner.local.try_to_save().await;
         let more = (fresh.commit)();
         reloaded.applied.extend(more.applied);
         reloaded.needs_restart.extend(more.needs_restart);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use driftline::agent::local::define;
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config};
 use driftline::env::real::tls;
@@ -153,7 +154,7 @@ pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
     let find = |text: &str, port| resolve(text, port).map_err(|problem| problem.text);
     let merged = file::merge(&Config::default(), &sources, &find);
     let file::Merged { config, process } = merged.map_err(|error| Problem::failed(error.to_string()))?;
-    config.check().map_err(|error| Problem::failed(error.to_string()))?;
+    check(&config)?;
     telemetry::filter(process.log_level.as_deref().unwrap_or(telemetry::DEFAULT_LEVEL))
         .map_err(Problem::failed)?;
     let files: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
@@ -182,6 +183,12 @@ fn looked_up(secret: &Secret) -> Result<Secret, String> {
         "" => Err("there is nothing in what it names".to_owned()),
         found => Ok(Secret::new(found)),
     }
+}
+
+/// Checks the configuration as a whole, and what it defines.
+fn check(config: &Config) -> Result<(), Problem> {
+    let checked = config.check().and_then(|()| define::configured(config).map(drop));
+    checked.map_err(|error| Problem::failed(error.to_string()))
 }
 
 fn host_name() -> Option<String> {
@@ -279,7 +286,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     if config.advertise.is_some_and(|ip| ip.is_unspecified()) {
         return Err(Problem::failed("--advertise must be an address that other members can reach"));
     }
-    config.check().map_err(|error| Problem::failed(error.to_string()))?;
+    check(&config)?;
     let leaves = Leaves {
         on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
         on_terminate: process.leave_on_terminate.unwrap_or(!config.server),

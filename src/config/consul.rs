@@ -85,6 +85,9 @@ pub const ALIASES: &[Alias] = &[
     alias("verify_server_hostname", "tls.verify_server_hostname", Kind::Same),
 ];
 
+/// A lone thing goes into the list of such things.
+const ONE_OF: [(&str, &str); 2] = [("service", "services"), ("check", "checks")];
+
 /// Our names for what the table says. `base` has the addresses that a lone IP or port goes into. Names to join
 /// become addresses.
 ///
@@ -142,6 +145,13 @@ pub fn canonical(
     }
     for (key, value) in found {
         merge(&mut table, key, value)?;
+    }
+    for (one, many) in ONE_OF {
+        let Some(value) = table.remove(one) else { continue };
+        match table.entry(many).or_insert_with(|| json!([])) {
+            Value::Array(list) => list.push(value),
+            _ => return Err((many.to_owned(), "must be a list".to_owned())),
+        }
     }
     let gossip_port = address(&Map::new(), &table, base, "gossip_addr").map_or(8301, |addr| addr.port());
     for key in ["join", "retry_join"] {

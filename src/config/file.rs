@@ -1,7 +1,7 @@
 //! Configuration files: TOML or JSON, laid over one another in order.
 //!
 //! A file says only what differs from the defaults; a later file wins over an earlier one, and tables
-//! are merged key by key. Every mistake is reported with the file and the full name of the key: a
+//! are merged key by key; services, checks and watches of all files are gathered. Every mistake is reported with the file and the full name of the key: a
 //! misspelt key that was silently ignored would be a default in force that nobody chose.
 //!
 //! [`merge`] is a function of texts. Reading the files is the caller's business.
@@ -133,7 +133,7 @@ pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Me
         }
         check_keys(source, "", &table, &base)?;
         check_values(source, &mut Vec::new(), &table, &base)?;
-        overlay(&mut config, Value::Object(table));
+        add(&mut config, table);
     }
     Ok(Merged {
         config: Config::deserialize(config).map_err(internal)?,
@@ -227,6 +227,19 @@ fn check_values(
         path.pop();
     }
     Ok(())
+}
+
+/// Of these lists each file has its part.
+const GATHERED: [&str; 3] = ["checks", "services", "watches"];
+
+/// Lays a file's table over what the files before it say.
+fn add(below: &mut Value, mut table: Map<String, Value>) {
+    for key in GATHERED {
+        if let (Some(Value::Array(before)), Some(Value::Array(more))) = (below.get(key), table.get_mut(key)) {
+            more.splice(0..0, before.iter().cloned());
+        }
+    }
+    overlay(below, Value::Object(table));
 }
 
 fn overlay(below: &mut Value, above: Value) {
@@ -391,6 +404,21 @@ mod tests {
     }
 
     #[test]
+    fn services_and_checks_of_all_files_are_gathered() {
+        let files = [
+            source("a.toml", "[[services]]\nname = 'a'\n[check]\nname = 'c'\nttl = '1s'"),
+            source("b.json", r#"{"Service":{},"service":{"Name":"b"},"services":[{"name":"c"}]}"#),
+        ];
+        let error = merge(&Config::default(), &files).unwrap_err().to_string();
+        assert!(error.starts_with("b.json: unknown key `Service`"), "{error}");
+        let files =
+            [files[0].clone(), source("b.json", r#"{"service":{"Name":"b"},"services":[{"name":"c"}]}"#)];
+        let Merged { config, .. } = merge(&Config::default(), &files).unwrap();
+        let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!((names, config.checks.len()), (vec!["a", "c", "b"], 1));
+    }
+
+    #[test]
     fn every_mistake_names_its_file_and_key() {
         let mistakes = [
             ("a.toml", "node = 'x'"),
@@ -405,6 +433,9 @@ mod tests {
             ("a.json", "{"),
             ("a.json", "[]"),
             ("a.yaml", ""),
+            ("a.toml", "[[services]]\nnaem = 'web'"),
+            ("a.json", r#"{"check":{"name":"a","ttl":"soon"}}"#),
+            ("a.json", r#"{"services":{},"service":{}}"#),
         ];
         let told: Vec<String> =
             mistakes.iter().map(|(name, text)| format!("{text}\n=> {}\n", error(name, text))).collect();

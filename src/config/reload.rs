@@ -9,10 +9,11 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 22] = [
+pub const RELOADABLE: [&str; 24] = [
     "acl.tokens.agent",
     "acl.tokens.agent_recovery",
     "acl.tokens.default",
+    "checks",
     "dns.allow_stale",
     "dns.domain",
     "dns.enable_truncate",
@@ -29,6 +30,7 @@ pub const RELOADABLE: [&str; 22] = [
     "retry_interval_ms",
     "retry_join",
     "retry_max",
+    "services",
     "tags.",
     "tls.",
     "watches",
@@ -74,6 +76,8 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.retry_max = new.retry_max;
     config.tags = new.tags.clone();
     config.watches = new.watches.clone();
+    config.services = new.services.clone();
+    config.checks = new.checks.clone();
     config.tls = new.tls.clone();
     (config, Reloaded { applied, needs_restart })
 }
@@ -88,6 +92,8 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     let mut unseen = vec![
         ("encrypt".to_owned(), old.encrypt != new.encrypt),
         ("watches".to_owned(), old.watches != new.watches),
+        ("services".to_owned(), old.services != new.services),
+        ("checks".to_owned(), old.checks != new.checks),
     ];
     let (mut before, mut after) = (old.acl.tokens.clone(), new.acl.tokens.clone());
     let tokens = before.each().into_iter().zip(after.each());
@@ -166,6 +172,8 @@ mod tests {
         };
         new.tags.insert("a".into(), "b".into());
         new.watches = vec![Default::default()];
+        new.services = vec![Default::default()];
+        new.checks = vec![Default::default()];
         new.dns = DnsConfig {
             addr: Some(std::net::SocketAddr::from(([10, 0, 0, 1], 1))),
             domain: "x".into(),

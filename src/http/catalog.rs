@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::local::define;
+use crate::config::service;
 use crate::state::catalog::{
     CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration, ServiceInfo, ServiceInstances,
     Status, has_meta,
@@ -15,63 +17,12 @@ use crate::state::catalog::{
 use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::coordinate::nearest_first;
-use super::decode::{self, Labels, ServiceAddress};
+use super::decode::{self, Labels};
 use super::filter::Filter;
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::wire::{CatalogService, Node, Service};
 use super::{Api, Call};
-
-/// A service in a request.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "lowercase")]
-pub struct ServiceBody {
-    kind: String,
-    id: String,
-    // `Service` in the catalog, `Name` at the agent.
-    service: String,
-    name: String,
-    tags: Vec<String>,
-    address: String,
-    port: u16,
-    meta: Labels,
-    taggedaddresses: BTreeMap<String, ServiceAddress>,
-    weights: WeightsBody,
-    enabletagoverride: bool,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(default, rename_all = "lowercase")]
-struct WeightsBody {
-    passing: u32,
-    warning: u32,
-}
-
-impl Default for WeightsBody {
-    fn default() -> WeightsBody {
-        WeightsBody { passing: 1, warning: 1 }
-    }
-}
-
-impl ServiceBody {
-    /// What it means. An id that is not given is the name.
-    pub fn info(self) -> ServiceInfo {
-        let name = if self.service.is_empty() { self.name } else { self.service };
-        let addresses = self.taggedaddresses.into_iter();
-        ServiceInfo {
-            id: if self.id.is_empty() { name.clone() } else { self.id },
-            name,
-            tags: self.tags,
-            address: self.address,
-            port: self.port,
-            meta: self.meta,
-            tagged_addresses: addresses.map(|(name, at)| (name, (at.address, at.port))).collect(),
-            weights: (self.weights.passing, self.weights.warning),
-            enable_tag_override: self.enabletagoverride,
-            kind: self.kind,
-        }
-    }
-}
 
 /// A check in a request.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -123,7 +74,7 @@ struct RegisterBody {
     datacenter: String,
     taggedaddresses: Labels,
     nodemeta: Labels,
-    service: Option<ServiceBody>,
+    service: Option<service::Service>,
     check: Option<CheckBody>,
     checks: Vec<CheckBody>,
     skipnodeupdate: bool,
@@ -164,7 +115,7 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if body.node.is_empty() || body.address.is_empty() {
         return Err(Failure::bad_request("Must provide node and address"));
     }
-    let service = body.service.map(ServiceBody::info);
+    let service = body.service.map(define::info);
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }

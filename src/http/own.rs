@@ -11,28 +11,34 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::agent::local::book::{Book, Definition, OwnCheck, Probe, Unknown};
+use crate::agent::local::book::{Book, Definition, OwnCheck, Unknown};
+use crate::agent::local::define::{self, Bad, Whole};
 use crate::agent::local::{NODE_MAINTENANCE, service_maintenance};
+use crate::config::service;
 use crate::state::acl::{Access, Authorizer, Denied, Kind};
 use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
 
-use super::catalog::ServiceBody;
-use super::decode::{self, GoDuration};
+use super::decode;
 use super::filter::Filter;
 use super::reply::{self, Failure, Reply};
 use super::wire::{Address, Check, Weights, addresses};
 use super::{Api, Call};
 
-/// The least time between two looks.
-const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// A service is not taken out sooner than this.
-const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 const MAINTENANCE_REASON: &str =
     "Maintenance mode is enabled for this {}, but no reason was provided. This is a default message.";
 
 impl From<Unknown> for Failure {
     fn from(error: Unknown) -> Failure {
         Failure::new(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+impl From<Bad> for Failure {
+    fn from(error: Bad) -> Failure {
+        match error {
+            Bad::Meaningless(reason) => Failure::bad_request(reason),
+            Bad::Forbidden(reason) => Failure::refused(reason),
+        }
     }
 }
 
@@ -63,172 +69,19 @@ async fn may_change_service(api: &Api, id: &str) -> Result<(), Failure> {
     Ok(may(&who, &subject(api, &book, id), Access::Write)?)
 }
 
-/// A check in a request.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "lowercase")]
-struct CheckBody {
-    id: String,
-    checkid: String,
-    name: String,
-    notes: String,
-    serviceid: String,
-    status: String,
-    ttl: GoDuration,
-    http: String,
-    method: String,
-    header: BTreeMap<String, Vec<String>>,
-    body: String,
-    tcp: String,
-    args: Vec<String>,
-    scriptargs: Vec<String>,
-    script: String,
-    grpc: String,
-    dockercontainerid: String,
-    h2ping: String,
-    udp: String,
-    osservice: String,
-    aliasnode: String,
-    aliasservice: String,
-    interval: GoDuration,
-    timeout: GoDuration,
-    deregistercriticalserviceafter: GoDuration,
-    successbeforepassing: u32,
-    failuresbeforecritical: u32,
-}
-
-impl CheckBody {
-    fn is_empty(&self) -> bool {
-        self.probe().is_ok_and(|probe| probe.is_none()) && self.name.is_empty() && self.status.is_empty()
-    }
-
-    fn probe(&self) -> Result<Option<Probe>, Failure> {
-        let unsupported = [
-            ("GRPC", &self.grpc),
-            ("DockerContainerID", &self.dockercontainerid),
-            ("H2PING", &self.h2ping),
-            ("UDP", &self.udp),
-            ("OSService", &self.osservice),
-            ("Script", &self.script),
-        ];
-        if let Some((name, _)) = unsupported.iter().find(|(_, value)| !value.is_empty()) {
-            let text = format!("{name} checks are not supported: use TTL, HTTP, TCP, Args, or an alias");
-            return Err(Failure::bad_request(text));
-        }
-        let args = if self.args.is_empty() { &self.scriptargs } else { &self.args };
-        let probe = if let Some(ttl) = self.ttl.given() {
-            Probe::Ttl(ttl)
-        } else if !self.http.is_empty() {
-            if !self.http.starts_with("http://") {
-                let text =
-                    format!("Invalid HTTP check {:?}: want an address that begins with http://", self.http);
-                return Err(Failure::bad_request(text));
-            }
-            let headers = self.header.iter();
-            Probe::Http {
-                url: self.http.clone(),
-                method: if self.method.is_empty() { "GET".to_owned() } else { self.method.to_uppercase() },
-                headers: headers
-                    .flat_map(|(name, values)| values.iter().map(move |value| (name.clone(), value.clone())))
-                    .collect(),
-                body: self.body.clone(),
-            }
-        } else if !self.tcp.is_empty() {
-            Probe::Tcp(self.tcp.clone())
-        } else if !args.is_empty() {
-            Probe::Script(args.clone())
-        } else if !self.aliasservice.is_empty() || !self.aliasnode.is_empty() {
-            let node = (!self.aliasnode.is_empty()).then(|| self.aliasnode.clone());
-            Probe::Alias { node, service: self.aliasservice.clone() }
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(probe))
-    }
-
-    /// What it means. `default_id` and `default_name` stand for what is not given.
-    fn definition(self, api: &Api, default_id: &str, default_name: &str) -> Result<Definition, Failure> {
-        let probe = self.probe()?.ok_or_else(|| {
-            Failure::bad_request(
-                "Invalid check: must be one of TTL, HTTP, TCP, Args, AliasNode or AliasService types",
-            )
-        })?;
-        if matches!(probe, Probe::Script(_)) && !api.agent.config().enable_script_checks {
-            return Err(Failure::refused(
-                "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' to true",
-            ));
-        }
-        let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
-        let interval = self.interval.given();
-        if looks && interval.is_none() {
-            return Err(Failure::bad_request(
-                "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks",
-            ));
-        }
-        let initial = match self.status.as_str() {
-            "" => Status::Critical,
-            word => Status::of_word(word).ok_or_else(|| Failure::bad_request("Bad check status"))?,
-        };
-        let slow = if matches!(probe, Probe::Script(_)) { 30 } else { 10 };
-        let id = [self.checkid, self.id, default_id.to_owned()].into_iter().find(|id| !id.is_empty());
-        let name = if self.name.is_empty() { default_name.to_owned() } else { self.name };
-        Ok(Definition {
-            id: id.unwrap_or_else(|| name.clone()),
-            name,
-            notes: self.notes,
-            service_id: self.serviceid,
-            initial,
-            probe: Some(probe),
-            interval: interval.unwrap_or_default().max(MIN_INTERVAL),
-            timeout: self.timeout.given().unwrap_or(Duration::from_secs(slow)),
-            deregister_after: self
-                .deregistercriticalserviceafter
-                .given()
-                .map(|after| after.max(MIN_DEREGISTER_AFTER)),
-            success_before_passing: self.successbeforepassing,
-            failures_before_critical: self.failuresbeforecritical,
-        })
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "lowercase")]
-struct Checks {
-    check: Option<CheckBody>,
-    checks: Vec<CheckBody>,
-}
-
 /// Registers a service with its checks.
 pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     let bytes = api.read_body(call.body).await?;
-    let body: ServiceBody = decode::body(&bytes)?;
-    let Checks { check, checks } = decode::body(&bytes)?;
-    let service = body.info();
-    if service.name.is_empty() {
-        return Err(Failure::bad_request("Missing service name"));
-    }
-    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
-        return Err(Failure::bad_request("Invalid service address"));
-    }
+    let body: service::Service = decode::body(&bytes)?;
+    let Whole { service, checks, .. } = define::service(body, api.agent.config().enable_script_checks)?;
     let who = api.who().await?;
     who.require(Kind::Service, &service.name, Access::Write)?;
     // Its place may be another service's.
     if let Some(known) = api.agent.local().book().services().get(&service.id) {
         who.require(Kind::Service, &known.name, Access::Write)?;
     }
-    let bodies: Vec<CheckBody> = check.into_iter().chain(checks).filter(|check| !check.is_empty()).collect();
-    let several = bodies.len() > 1;
-    let mut definitions = Vec::new();
-    for (number, body) in (1..).zip(bodies) {
-        let id = if several {
-            format!("service:{}:{number}", service.id)
-        } else {
-            format!("service:{}", service.id)
-        };
-        let definition = body.definition(&api, &id, &format!("Service '{}' check", service.name))?;
-        definitions.push(Definition { service_id: service.id.clone(), ..definition });
-    }
     let replace = call.params.switch("replace-existing-checks");
-    api.agent.local().register(&api.agent, service, definitions, replace)?;
+    api.agent.local().register(&api.agent, service, checks, replace)?;
     keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
 }
@@ -250,12 +103,8 @@ pub async fn deregister_service(api: Arc<Api>, call: Call) -> Reply {
 /// Registers a check.
 pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     let bytes = api.read_body(call.body).await?;
-    let body: CheckBody = decode::body(&bytes)?;
-    if body.name.is_empty() && body.id.is_empty() && body.checkid.is_empty() {
-        return Err(Failure::bad_request("Missing check name"));
-    }
-    let default = if body.name.is_empty() { body.id.clone() } else { body.name.clone() };
-    let definition = body.definition(&api, "", &default)?;
+    let body: service::Check = decode::body(&bytes)?;
+    let definition = define::check(body, api.agent.config().enable_script_checks)?;
     may(&api.who().await?, &subject(&api, &api.agent.local().book(), &definition.service_id), Access::Write)?;
     // Its place may be another check's.
     if api.agent.local().book().checks().contains_key(&definition.id) {

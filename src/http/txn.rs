@@ -11,12 +11,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::agent::local::define;
+use crate::config::service;
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
 use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
 use crate::state::{Command, Outcome, Refusal, Returned, TxnOp, TxnResult};
 
-use super::catalog::{CheckBody, ServiceBody};
+use super::catalog::CheckBody;
 use super::decode::{self, Labels};
 use super::kv::KvPair;
 use super::reply::{self, Failure, Reply};
@@ -60,7 +62,7 @@ struct WantedNode {
 struct WantedService {
     verb: String,
     node: String,
-    service: Conditional<ServiceBody>,
+    service: Conditional<service::Service>,
 }
 
 #[derive(Default, Deserialize)]
@@ -153,7 +155,7 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
             check: None,
         } => {
             let Conditional { row, modifyindex } = service;
-            (verb, CatalogRow::Service { node, service: row.info() }, modifyindex)
+            (verb, CatalogRow::Service { node, service: define::info(row) }, modifyindex)
         }
         Wanted { kv: None, node: None, service: None, check: Some(WantedCheck { verb, check }) } => {
             let CheckOnNode { node, check: Conditional { row, modifyindex } } = check;

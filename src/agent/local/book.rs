@@ -140,6 +140,8 @@ pub enum Item {
 /// The agent's own services and checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
+    /// What the configuration defines; the rest was registered.
+    configured: BTreeSet<Item>,
     services: BTreeMap<String, ServiceInfo>,
     checks: BTreeMap<String, OwnCheck>,
     /// What changed and was not told yet. What is here and in no table was removed.
@@ -183,13 +185,25 @@ impl Book {
         &self.checks
     }
 
+    /// Whether the configuration defines it.
+    pub fn is_configured(&self, item: &Item) -> bool {
+        self.configured.contains(item)
+    }
+
+    /// From now on the configuration defines these. Gives what it defined before and does not any more.
+    pub fn configure(&mut self, items: BTreeSet<Item>) -> Vec<Item> {
+        let before = std::mem::replace(&mut self.configured, items);
+        before.difference(&self.configured).cloned().collect()
+    }
+
     /// Whether the catalog has to hear of something.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Adds a service, or replaces it.
+    /// Adds a service, or replaces it. What the configuration had there is registered from now on.
     pub fn set_service(&mut self, service: ServiceInfo) {
+        self.configured.remove(&Item::Service(service.id.clone()));
         self.dirty.insert(Item::Service(service.id.clone()));
         self.services.insert(service.id.clone(), service);
     }
@@ -202,10 +216,12 @@ impl Book {
         if self.services.remove(id).is_none() {
             return Err(Unknown::Service(id.to_owned()));
         }
+        self.configured.remove(&Item::Service(id.to_owned()));
         self.dirty.insert(Item::Service(id.to_owned()));
         let own = self.checks.values().filter(|check| check.definition.service_id == id);
         let own: Vec<String> = own.map(|check| check.definition.id.clone()).collect();
         for check in &own {
+            self.configured.remove(&Item::Check(check.clone()));
             self.checks.remove(check);
             self.dirty.insert(Item::Check(check.clone()));
         }
@@ -222,6 +238,7 @@ impl Book {
             return Err(Unknown::Service(service.clone()));
         }
         let id = definition.id.clone();
+        self.configured.remove(&Item::Check(id.clone()));
         let same = self.checks.get(&id).is_some_and(|known| known.definition == definition);
         if !same {
             let status = definition.initial;
@@ -267,6 +284,7 @@ impl Book {
         if self.checks.remove(id).is_none() {
             return Err(Unknown::Check(id.to_owned()));
         }
+        self.configured.remove(&Item::Check(id.to_owned()));
         self.dirty.insert(Item::Check(id.to_owned()));
         Ok(())
     }

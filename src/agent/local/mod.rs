@@ -1,6 +1,7 @@
 //! This agent's own services and checks, and keeping the catalog true to them (anti-entropy).
 //!
 //! * [`book`]: what there is, as plain data, and what the catalog must be told.
+//! * [`define`]: what services and checks mean that somebody wrote down.
 //! * [`probe`]: looking once.
 //! * [`shelf`]: what was registered, on disk, so that it outlives the process.
 //! * [`Local`]: the tasks around both. Each check that looks has a task; one task tells the catalog.
@@ -16,10 +17,11 @@
 //! Left out: checks by gRPC, Docker and HTTPS.
 
 pub mod book;
+pub mod define;
 pub mod probe;
 pub mod shelf;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,12 +30,14 @@ use rand::RngExt;
 use tokio::sync::{Notify, watch};
 
 use crate::env::{AbortOnDrop, Env, Instant, Rng};
+use crate::secret::Secret;
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
 use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
 use book::{Book, Definition, Item, Probe, Unknown, scale};
-use shelf::{Shelf, Stood};
+use define::{Configured, Whole};
+use shelf::{Found, Shelf, Stood, Tokens};
 
 /// How often all is compared in a small cluster.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
@@ -84,8 +88,8 @@ impl Local {
         Local { inner: Arc::new(Inner { env, book, bearers, looking, changed, changes, shelf, rng }) }
     }
 
-    /// Takes up what an earlier life of this agent left on disk.
-    pub async fn load(&self, agent: &Agent) {
+    /// Takes up what the configuration defines, and what an earlier life of this agent left on disk.
+    pub async fn load(&self, agent: &Agent, configured: Configured) {
         let (env, mut shelf) = (&self.inner.env, self.inner.shelf.lock().await);
         let disk = env.disk();
         let read = env.blocking(move || {
@@ -97,8 +101,14 @@ impl Local {
                 *shelf = there;
                 found
             }
-            Ok(Err(error)) => return tracing::error!(%error, "services and checks cannot be read from disk"),
-            Err(error) => return tracing::error!(%error, "services and checks cannot be read from disk"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "services and checks cannot be read from disk");
+                Found::default()
+            }
+            Err(error) => {
+                tracing::error!(%error, "services and checks cannot be read from disk");
+                Found::default()
+            }
         };
         for (file, reason) in found.bad {
             tracing::error!(file, reason, "not loaded; what it held has to be registered again");
@@ -107,12 +117,18 @@ impl Local {
             let (services, checks) = (found.services.len(), found.checks.len());
             tracing::info!(services, checks, "loaded what was registered before");
         }
-        for service in found.services {
+        for (service, token) in found.services {
+            let bearer = teller(agent, &token).bearer().clone();
+            self.bearers().insert(Item::Service(service.id.clone()), bearer);
             self.locked().set_service(service);
         }
-        for definition in found.checks {
+        self.configure(agent, configured);
+        for (definition, token) in found.checks {
             let id = definition.id.clone();
-            match self.register_check(agent, definition) {
+            if self.locked().is_configured(&Item::Check(id.clone())) {
+                continue;
+            }
+            match self.register_check(&teller(agent, &token), definition) {
                 Ok(()) => self.locked().doubt(&id, env.now()),
                 Err(error) => tracing::error!(check = id, %error, "not loaded"),
             }
@@ -120,6 +136,42 @@ impl Local {
         for stood in found.stood {
             self.take_up(stood);
         }
+    }
+
+    /// Brings in force what the configuration defines. What it defined before and does not now goes; what requests registered
+    /// stays, unless the configuration has it too.
+    pub fn configure(&self, agent: &Agent, configured: Configured) {
+        let mut items = BTreeSet::new();
+        let mut checks = Vec::new();
+        for Whole { service, checks: own, token } in configured.services {
+            let teller = teller(agent, &token);
+            let item = Item::Service(service.id.clone());
+            self.bearers().insert(item.clone(), teller.bearer().clone());
+            items.insert(item);
+            if self.locked().services().get(&service.id) != Some(&service) {
+                self.locked().set_service(service);
+            }
+            checks.extend(own.into_iter().map(|check| (check, teller.clone())));
+        }
+        checks.extend(configured.checks.into_iter().map(|(check, token)| (check, teller(agent, &token))));
+        for (check, teller) in checks {
+            let item = Item::Check(check.id.clone());
+            self.bearers().insert(item.clone(), teller.bearer().clone());
+            items.insert(item);
+            let same = self.locked().checks().get(&check.id).is_some_and(|known| known.definition == check);
+            if !same && let Err(error) = self.register_check(&teller, check) {
+                tracing::error!(%error, "a configured check");
+            }
+        }
+        let gone = self.locked().configure(items);
+        for gone in gone {
+            // A check may have gone with its service.
+            let _ = match gone {
+                Item::Service(id) => self.deregister(&id),
+                Item::Check(id) => self.deregister_check(&id),
+            };
+        }
+        self.note_change();
     }
 
     /// What a check was told in an earlier life still counts, if its time is not over.
@@ -151,7 +203,8 @@ impl Local {
 
     async fn save_now(self) -> Result<(), String> {
         let mut shelf = self.inner.shelf.lock().await;
-        let changes = shelf.changes(&self.locked());
+        let tokens = self.tokens();
+        let changes = shelf.changes(&self.locked(), &tokens);
         if changes.is_empty() {
             return Ok(());
         }
@@ -168,8 +221,17 @@ impl Local {
         Ok(())
     }
 
+    /// The tokens by whose right things were registered.
+    fn tokens(&self) -> Tokens {
+        let told = |(item, bearer): (&Item, &Bearer)| match bearer {
+            Bearer::Token(token) if !token.is_empty() => Some((item.clone(), token.clone())),
+            _ => None,
+        };
+        self.bearers().iter().filter_map(told).collect()
+    }
+
     /// As [`Local::save`], where nobody waits to be told.
-    async fn try_to_save(&self) {
+    pub(super) async fn try_to_save(&self) {
         if let Err(reason) = self.save().await {
             tracing::warn!(reason, "a change of the agent's services or checks");
         }
@@ -522,6 +584,11 @@ impl Local {
         }
         denied
     }
+}
+
+/// The agent, asked by whoever this token is of; by itself without one.
+fn teller(agent: &Agent, token: &Secret) -> Agent {
+    if token.is_empty() { agent.itself() } else { agent.on_behalf_of(token.clone()) }
 }
 
 /// What of the agent's own a command is about, if not the node.

@@ -14,7 +14,12 @@
 //! again, as one that is new. Two lives of an agent have no clock in common but the one on the wall, so that one says
 //! whether it still counts, and only that: whatever it shows, what is restored lasts no longer than the check's TTL.
 //!
-//! What belongs on disk is a function of the [`Book`]; [`Shelf`] remembers what is there and says what differs.
+//! The token that something was registered with is kept with it, as by Consul: after a restart the catalog is told by the same
+//! right. Files are readable to the agent's user only.
+//!
+//! What the configuration defines is not kept: its place is there. How its checks stood is.
+//!
+//! What belongs on disk is a function of the [`Book`] and of those tokens; [`Shelf`] remembers what is there and says what differs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,9 +31,10 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::env::Disk;
+use crate::secret::Secret;
 use crate::state::catalog::{ServiceInfo, Status};
 
-use super::book::{Book, Definition, Probe};
+use super::book::{Book, Definition, Item, Probe};
 
 const SERVICES: &str = "services";
 const CHECKS: &str = "checks";
@@ -52,13 +58,32 @@ pub struct Stood {
     pub until_ms: u64,
 }
 
+/// A service or a check in its file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept<T> {
+    #[serde(flatten)]
+    what: T,
+    /// Written out: it is a file of secrets then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    token: String,
+}
+
+impl<T> Kept<T> {
+    fn taken(self) -> (T, Secret) {
+        (self.what, Secret::new(self.token))
+    }
+}
+
+/// By whose right things were registered, where it was not the agent's own.
+pub type Tokens = BTreeMap<Item, Secret>;
+
 /// What was found on the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Services.
-    pub services: Vec<ServiceInfo>,
-    /// Checks.
-    pub checks: Vec<Definition>,
+    /// Services, with the tokens that they were registered with; empty: none.
+    pub services: Vec<(ServiceInfo, Secret)>,
+    /// Checks, in the same way.
+    pub checks: Vec<(Definition, Secret)>,
     /// How checks with a TTL stood.
     pub stood: Vec<Stood>,
     /// Files that cannot be read, and why.
@@ -102,12 +127,21 @@ fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// The files that a book belongs in.
-fn files(book: &Book) -> BTreeMap<String, String> {
-    let services = book.services().values().map(|service| (name(SERVICES, &service.id), content(service)));
-    let mut files: BTreeMap<String, String> = services.collect();
+fn files(book: &Book, tokens: &Tokens) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let token = |item: &Item| tokens.get(item).map_or_else(String::new, |token| token.expose().to_owned());
+    for service in book.services().values() {
+        let item = Item::Service(service.id.clone());
+        if !book.is_configured(&item) {
+            files.insert(name(SERVICES, &service.id), content(&Kept { what: service, token: token(&item) }));
+        }
+    }
     for check in book.checks().values() {
         let Definition { id, probe, .. } = &check.definition;
-        files.insert(name(CHECKS, id), content(&check.definition));
+        let item = Item::Check(id.clone());
+        if !book.is_configured(&item) {
+            files.insert(name(CHECKS, id), content(&Kept { what: &check.definition, token: token(&item) }));
+        }
         if let (Some(Probe::Ttl(_)), Some(until)) = (probe, check.told_until()) {
             let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
             let (id, output) = (id.clone(), check.output.clone());
@@ -120,8 +154,8 @@ fn files(book: &Book) -> BTreeMap<String, String> {
 
 impl Shelf {
     /// What to do so that the disk holds this book.
-    pub fn changes(&self, book: &Book) -> Vec<Change> {
-        let wanted = files(book);
+    pub fn changes(&self, book: &Book, tokens: &Tokens) -> Vec<Change> {
+        let wanted = files(book, tokens);
         let gone = self.there.keys().filter(|name| !wanted.contains_key(*name));
         let mut changes: Vec<Change> = gone.map(|name| Change::Remove(name.clone())).collect();
         for (name, content) in wanted {
@@ -162,11 +196,11 @@ impl Shelf {
                     }
                 };
                 let kept = if folder == SERVICES {
-                    parsed(&text).map(|service| found.services.push(service))
+                    parsed(&text).map(|kept: Kept<ServiceInfo>| found.services.push(kept.taken()))
                 } else if name.ends_with(STATE) {
                     parsed(&text).map(|stood| found.stood.push(stood))
                 } else {
-                    parsed(&text).map(|check| found.checks.push(check))
+                    parsed(&text).map(|kept: Kept<Definition>| found.checks.push(kept.taken()))
                 };
                 match kept {
                     Ok(()) => drop(self.there.insert(name, xxh3_64(text.as_bytes()))),
@@ -249,11 +283,11 @@ mod tests {
         }
         book.tell("web-up", Status::Warning, "so so".into(), Instant(0)).unwrap();
         book.counts_until("web-up", Some(Duration::from_secs(100)));
-        let changes = shelf.changes(&book);
+        let changes = shelf.changes(&book, &Tokens::new());
         assert_eq!(changes.len(), 5);
         carry_out(&disk, &changes).unwrap();
         shelf.done(&changes);
-        assert_eq!(shelf.changes(&book), []);
+        assert_eq!(shelf.changes(&book, &Tokens::new()), []);
         (book, shelf, disk)
     }
 
@@ -261,7 +295,7 @@ mod tests {
     fn what_is_kept_is_found_again() {
         let (mut book, mut shelf, disk) = kept();
         let found = Shelf::default().read(&disk).unwrap();
-        let mut services: Vec<_> = found.services.iter().map(|service| service.id.as_str()).collect();
+        let mut services: Vec<_> = found.services.iter().map(|(service, _)| service.id.as_str()).collect();
         services.sort_unstable();
         assert_eq!((services, found.checks.len()), (vec!["a/../b", "web"], 2));
         let stood =
@@ -269,7 +303,7 @@ mod tests {
         assert_eq!((found.stood, found.bad), (vec![stood], Vec::new()));
         // What is deregistered goes with its checks and how they stood.
         book.remove_service("web").unwrap();
-        let changes = shelf.changes(&book);
+        let changes = shelf.changes(&book, &Tokens::new());
         assert_eq!(changes.len(), 3);
         carry_out(&disk, &changes).unwrap();
         carry_out(&disk, &changes).unwrap();
@@ -277,14 +311,33 @@ mod tests {
         let found = Shelf::default().read(&disk).unwrap();
         assert_eq!(
             (found.services, found.checks.len(), found.stood),
-            (vec![service("a/../b")], 1, Vec::new())
+            (vec![(service("a/../b"), Secret::default())], 1, Vec::new())
         );
+    }
+
+    #[test]
+    fn a_token_is_kept_and_what_is_configured_is_not() {
+        let (mut book, mut shelf, disk) = kept();
+        let web = Item::Service("web".into());
+        let tokens = Tokens::from([(web.clone(), Secret::new("t"))]);
+        book.configure([Item::Service("a/../b".into()), Item::Check("web-up".into())].into());
+        let changes = shelf.changes(&book, &tokens);
+        carry_out(&disk, &changes).unwrap();
+        shelf.done(&changes);
+        let found = Shelf::default().read(&disk).unwrap();
+        assert_eq!(found.services, [(service("web"), Secret::new("t"))]);
+        let checks: Vec<&str> = found.checks.iter().map(|(check, _)| check.id.as_str()).collect();
+        assert_eq!((checks, found.stood.len()), (vec!["a/../b-up"], 1));
+        // A request that registers it again makes it its own.
+        book.set_service(service("a/../b"));
+        assert_eq!(shelf.changes(&book, &tokens).len(), 1);
+        assert_eq!(book.configure([web.clone()].into()), [Item::Check("web-up".into())]);
     }
 
     #[test]
     fn a_bad_file_is_named_and_costs_no_other() {
         let (book, _, disk) = kept();
-        for damaged in files(&book).keys() {
+        for damaged in files(&book, &Tokens::new()).keys() {
             let (_, _, disk) = kept();
             let file = disk.open(damaged).unwrap();
             let mut byte = [0];
@@ -296,7 +349,10 @@ mod tests {
             assert!(matches!(&found.bad[..], [(name, why)] if name == damaged && why.contains("damaged")));
             // Registered again, it is written anew.
             assert!(
-                shelf.changes(&book).iter().any(|c| matches!(c, Change::Write(name, _) if name == damaged))
+                shelf
+                    .changes(&book, &Tokens::new())
+                    .iter()
+                    .any(|c| matches!(c, Change::Write(name, _) if name == damaged))
             );
         }
         // What a power loss leaves half done is not looked at, and not in the way.

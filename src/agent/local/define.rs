@@ -1,0 +1,292 @@
+//! What a service or a check that somebody wrote down means, wherever it was written: pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::config::service::{Check, Service};
+use crate::config::{Config, Invalid};
+use crate::secret::Secret;
+use crate::state::catalog::{ServiceInfo, Status};
+
+use super::book::{Definition, Probe};
+
+/// The least time between two looks.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// A service is not taken out sooner than this.
+const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
+
+/// Why something cannot be defined so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Bad {
+    /// It means nothing.
+    #[error("{0}")]
+    Meaningless(String),
+    /// This agent is not to do such things.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+fn bad(reason: impl Into<String>) -> Bad {
+    Bad::Meaningless(reason.into())
+}
+
+/// A service with its checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// The service.
+    pub service: ServiceInfo,
+    /// Its checks.
+    pub checks: Vec<Definition>,
+    /// By whose right they are told; empty: the agent's.
+    pub token: Secret,
+}
+
+/// What the configuration says that there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// Services.
+    pub services: Vec<Whole>,
+    /// Checks of the node, and of those services.
+    pub checks: Vec<(Definition, Secret)>,
+}
+
+/// A service as the catalog has it. An id that is not given is the name.
+pub fn info(of: Service) -> ServiceInfo {
+    let name = if of.service.is_empty() { of.name } else { of.service };
+    let addresses = of.taggedaddresses.into_iter();
+    ServiceInfo {
+        id: if of.id.is_empty() { name.clone() } else { of.id },
+        name,
+        tags: of.tags,
+        address: of.address,
+        port: of.port,
+        meta: of.meta,
+        tagged_addresses: addresses.map(|(name, at)| (name, (at.address, at.port))).collect(),
+        weights: (of.weights.passing, of.weights.warning),
+        enable_tag_override: of.enabletagoverride,
+        kind: of.kind,
+    }
+}
+
+/// A service with its checks. `scripts`: whether checks may run programs.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
+    let (first, more, token) =
+        (of.check.take(), std::mem::take(&mut of.checks), std::mem::take(&mut of.token));
+    let service = info(of);
+    if service.name.is_empty() {
+        return Err(bad("Missing service name"));
+    }
+    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+        return Err(bad("Invalid service address"));
+    }
+    let written: Vec<Check> = first.into_iter().chain(more).filter(|check| !is_empty(check)).collect();
+    let several = written.len() > 1;
+    let mut checks = Vec::new();
+    for (number, written) in (1..).zip(written) {
+        let id = if several {
+            format!("service:{}:{number}", service.id)
+        } else {
+            format!("service:{}", service.id)
+        };
+        let definition = define(written, &id, &format!("Service '{}' check", service.name), scripts)?;
+        checks.push(Definition { service_id: service.id.clone(), ..definition });
+    }
+    Ok(Whole { service, checks, token })
+}
+
+/// A check that was written down by itself.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(of: Check, scripts: bool) -> Result<Definition, Bad> {
+    if of.name.is_empty() && of.id.is_empty() && of.checkid.is_empty() {
+        return Err(bad("Missing check name"));
+    }
+    let name = if of.name.is_empty() { of.id.clone() } else { of.name.clone() };
+    define(of, "", &name, scripts)
+}
+
+/// All that the configuration defines.
+///
+/// # Errors
+/// The first that is wrong, by its number.
+pub fn configured(config: &Config) -> Result<Configured, Invalid> {
+    let scripts = config.enable_script_checks;
+    let mut found = Configured::default();
+    let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
+    for (number, of) in (1..).zip(&config.services) {
+        let invalid =
+            |reason: String| Invalid { key: "services", reason: format!("number {number}: {reason}") };
+        let whole = service(of.clone(), scripts).map_err(|error| invalid(error.to_string()))?;
+        if !services.insert(whole.service.id.clone()) {
+            return Err(invalid(format!("there is another service with the id {:?}", whole.service.id)));
+        }
+        if let Some(twin) = whole.checks.iter().find(|check| !checks.insert(check.id.clone())) {
+            return Err(invalid(format!("there is another check with the id {:?}", twin.id)));
+        }
+        found.services.push(whole);
+    }
+    for (number, of) in (1..).zip(&config.checks) {
+        let invalid =
+            |reason: String| Invalid { key: "checks", reason: format!("number {number}: {reason}") };
+        let definition = check(of.clone(), scripts).map_err(|error| invalid(error.to_string()))?;
+        if !checks.insert(definition.id.clone()) {
+            return Err(invalid(format!("there is another check with the id {:?}", definition.id)));
+        }
+        let of_service = &definition.service_id;
+        if !of_service.is_empty() && !services.contains(of_service) {
+            return Err(invalid(format!(
+                "there is no service with the id {of_service:?} in the configuration"
+            )));
+        }
+        found.checks.push((definition, of.token.clone()));
+    }
+    Ok(found)
+}
+
+/// Whether somebody wrote nothing, as clients do that always send a check.
+fn is_empty(of: &Check) -> bool {
+    probe(of).is_ok_and(|probe| probe.is_none()) && of.name.is_empty() && of.status.is_empty()
+}
+
+fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
+    let unsupported = [
+        ("GRPC", &of.grpc),
+        ("DockerContainerID", &of.dockercontainerid),
+        ("H2PING", &of.h2ping),
+        ("UDP", &of.udp),
+        ("OSService", &of.osservice),
+        ("Script", &of.script),
+    ];
+    if let Some((name, _)) = unsupported.iter().find(|(_, value)| !value.is_empty()) {
+        return Err(bad(format!("{name} checks are not supported: use TTL, HTTP, TCP, Args, or an alias")));
+    }
+    let args = if of.args.is_empty() { &of.scriptargs } else { &of.args };
+    let probe = if let Some(ttl) = of.ttl.given() {
+        Probe::Ttl(ttl)
+    } else if !of.http.is_empty() {
+        if !of.http.starts_with("http://") {
+            return Err(bad(format!(
+                "Invalid HTTP check {:?}: want an address that begins with http://",
+                of.http
+            )));
+        }
+        let headers = of.header.iter();
+        let headers = headers.flat_map(|(name, values)| {
+            values.iter().map(move |value| (name.clone(), value.expose().to_owned()))
+        });
+        Probe::Http {
+            url: of.http.clone(),
+            method: if of.method.is_empty() { "GET".to_owned() } else { of.method.to_uppercase() },
+            headers: headers.collect(),
+            body: of.body.clone(),
+        }
+    } else if !of.tcp.is_empty() {
+        Probe::Tcp(of.tcp.clone())
+    } else if !args.is_empty() {
+        Probe::Script(args.clone())
+    } else if !of.aliasservice.is_empty() || !of.aliasnode.is_empty() {
+        let node = (!of.aliasnode.is_empty()).then(|| of.aliasnode.clone());
+        Probe::Alias { node, service: of.aliasservice.clone() }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(probe))
+}
+
+/// What a check means. `default_id` and `default_name` stand for what is not given.
+fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Result<Definition, Bad> {
+    let probe = probe(&of)?.ok_or_else(|| {
+        bad("Invalid check: must be one of TTL, HTTP, TCP, Args, AliasNode or AliasService types")
+    })?;
+    if matches!(probe, Probe::Script(_)) && !scripts {
+        return Err(Bad::Forbidden(
+            "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' to true"
+                .to_owned(),
+        ));
+    }
+    let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
+    let interval = of.interval.given();
+    if looks && interval.is_none() {
+        return Err(bad("Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks"));
+    }
+    let initial = match of.status.as_str() {
+        "" => Status::Critical,
+        word => Status::of_word(word).ok_or_else(|| bad("Bad check status"))?,
+    };
+    let slow = if matches!(probe, Probe::Script(_)) { 30 } else { 10 };
+    let id = [of.checkid, of.id, default_id.to_owned()].into_iter().find(|id| !id.is_empty());
+    let name = if of.name.is_empty() { default_name.to_owned() } else { of.name };
+    let deregister_after = of.deregistercriticalserviceafter.given();
+    Ok(Definition {
+        id: id.unwrap_or_else(|| name.clone()),
+        name,
+        notes: of.notes,
+        service_id: of.serviceid,
+        initial,
+        probe: Some(probe),
+        interval: interval.unwrap_or_default().max(MIN_INTERVAL),
+        timeout: of.timeout.given().unwrap_or(Duration::from_secs(slow)),
+        deregister_after: deregister_after.map(|after| after.max(MIN_DEREGISTER_AFTER)),
+        success_before_passing: of.successbeforepassing,
+        failures_before_critical: of.failuresbeforecritical,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(config: Value) -> Result<Configured, String> {
+        let config: Config = serde_json::from_value(config).map_err(|error| error.to_string())?;
+        configured(&config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn services_and_checks_of_a_file_are_those_of_a_request() {
+        let found = of(json!({
+            "enable_script_checks": true,
+            "services": [
+                { "name": "web", "port": 80, "token": "t", "checks": [
+                    { "http": "http://127.0.0.1:80/", "interval": "10s" },
+                    { "id": "own", "ttl": "30s" },
+                ] },
+                { "name": "web", "id": "web-2", "check": { "args": ["true"], "interval": "100ms" } },
+            ],
+            "checks": [{ "name": "disk", "ttl": "1m" }, { "id": "extra", "service_id": "web", "tcp": "a:1", "interval": "1s" }],
+        }))
+        .unwrap();
+        let ids = |whole: &Whole| whole.checks.iter().map(|check| check.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&found.services[0]), ["service:web:1", "own"]);
+        assert_eq!(found.services[0].token, Secret::new("t"));
+        assert_eq!(ids(&found.services[1]), ["service:web-2"]);
+        assert_eq!(found.services[1].checks[0].interval, MIN_INTERVAL);
+        let lone: Vec<(&str, &str)> =
+            found.checks.iter().map(|(check, _)| (check.id.as_str(), check.service_id.as_str())).collect();
+        assert_eq!(lone, [("disk", ""), ("extra", "web")]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_number() {
+        let wrong = |config| of(config).unwrap_err();
+        let twin = json!({ "name": "a" });
+        for (config, said) in [
+            (json!({ "services": [twin, twin] }), "number 2: there is another service with the id \"a\""),
+            (json!({ "services": [{ "port": 1 }] }), "number 1: Missing service name"),
+            (
+                json!({ "checks": [{ "name": "a", "service_id": "b", "ttl": "1s" }] }),
+                "no service with the id \"b\"",
+            ),
+            (json!({ "checks": [{ "name": "a", "args": ["x"], "interval": "1s" }] }), "Scripts are disabled"),
+            (json!({ "checks": [{ "name": "a", "grpc": "x" }] }), "number 1: GRPC checks are not supported"),
+            (json!({ "services": [{ "nane": "a" }] }), "number 1: the key nane is unknown"),
+        ] {
+            assert!(wrong(config).contains(said), "{said}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Services and checks as they are written down: in configuration files, and in the bodies of requests.
+//!
+//! The names of fields are Consul's, in the one form of [`loose`](super::loose). A request may have more in it than is known
+//! here, as clients of newer versions send it; a file may not, since a misspelt key would be a setting that is not in force.
+//! What a service or a check means, and whether it means anything, is said by [`crate::agent::local::define`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
+use serde_json::Value;
+
+use super::loose::{self, GoDuration, Labels, ServiceAddress};
+use crate::secret::Secret;
+
+/// A service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct Service {
+    /// What kind of service; empty for an ordinary one.
+    pub kind: String,
+    /// Its id on its node; empty: its name.
+    pub id: String,
+    /// Its name, as requests to the catalog call it.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+    /// Labels to select it by.
+    pub tags: Vec<String>,
+    /// Where it listens; empty: at the node's address.
+    pub address: String,
+    /// The port.
+    pub port: u16,
+    /// Labels with values.
+    pub meta: Labels,
+    /// Other addresses that it has, by what they are for.
+    pub taggedaddresses: BTreeMap<String, ServiceAddress>,
+    /// How much of the traffic it is to get.
+    pub weights: Weights,
+    /// Whether others may change its tags in the catalog.
+    pub enabletagoverride: bool,
+    /// By whose right it is entered into the catalog; empty: the agent's.
+    pub token: Secret,
+    /// A check of it.
+    pub check: Option<Check>,
+    /// Its checks.
+    pub checks: Vec<Check>,
+}
+
+/// How much of the traffic a service is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct Weights {
+    /// While its checks pass.
+    pub passing: u32,
+    /// While one of them warns.
+    pub warning: u32,
+}
+
+impl Default for Weights {
+    fn default() -> Weights {
+        Weights { passing: 1, warning: 1 }
+    }
+}
+
+/// A check. Which of the ways to find out is not empty is the way it finds out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct Check {
+    /// Its id on its node; empty: its name.
+    pub id: String,
+    /// The same under another name, which comes first.
+    pub checkid: String,
+    /// Its name.
+    pub name: String,
+    /// What it is about, for people.
+    pub notes: String,
+    /// The service it is about; empty: the node.
+    pub serviceid: String,
+    /// What it says before it has found anything; empty: critical.
+    pub status: String,
+    /// By whose right it is entered into the catalog; empty: the agent's.
+    pub token: Secret,
+    /// It is told, at least so often.
+    pub ttl: GoDuration,
+    /// It asks this address by HTTP.
+    pub http: String,
+    /// The verb; empty: GET.
+    pub method: String,
+    /// Headers. What they say may be a secret.
+    pub header: BTreeMap<String, Vec<Secret>>,
+    /// The body.
+    pub body: String,
+    /// It connects to this address.
+    pub tcp: String,
+    /// It runs this program.
+    pub args: Vec<String>,
+    /// The same under an older name.
+    pub scriptargs: Vec<String>,
+    /// Not supported: a command line.
+    pub script: String,
+    /// Not supported.
+    pub grpc: String,
+    /// Not supported.
+    pub dockercontainerid: String,
+    /// Not supported.
+    pub h2ping: String,
+    /// Not supported.
+    pub udp: String,
+    /// Not supported.
+    pub osservice: String,
+    /// It follows a service of this node; empty: of its own.
+    pub aliasnode: String,
+    /// It follows this service; empty, with a node: the node itself.
+    pub aliasservice: String,
+    /// How often it looks.
+    pub interval: GoDuration,
+    /// How long it waits.
+    pub timeout: GoDuration,
+    /// Its service is taken out when it has been critical for so long.
+    pub deregistercriticalserviceafter: GoDuration,
+    /// So many passes in a row until it passes.
+    pub successbeforepassing: u32,
+    /// So many failures in a row until it is critical.
+    pub failuresbeforecritical: u32,
+}
+
+/// Reads a list of services in a file.
+pub(super) fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Service>, D::Error> {
+    list(deserializer)
+}
+
+/// Reads a list of checks in a file.
+pub(super) fn checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Check>, D::Error> {
+    list(deserializer)
+}
+
+fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Serialize + Default,
+{
+    let values = Vec::<Value>::deserialize(deserializer)?;
+    let read = |(number, value)| strict(value).map_err(|reason| format!("number {number}: {reason}"));
+    (1..).zip(values).map(read).collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+/// Reads what somebody wrote into a file: without keys that nobody knows.
+fn strict<T: DeserializeOwned + Serialize + Default>(value: Value) -> Result<T, String> {
+    let value = loose::squashed(value);
+    only_known::<T>(&value)?;
+    let checks = value.get("checks").and_then(Value::as_array).into_iter().flatten();
+    for check in value.get("check").into_iter().chain(checks) {
+        only_known::<Check>(check).map_err(|reason| format!("its check: {reason}"))?;
+    }
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn only_known<T: Serialize + Default>(value: &Value) -> Result<(), String> {
+    let Value::Object(given) = value else { return Err("must be a table of keys".to_owned()) };
+    // Plain data always has a form, and all its fields are in it.
+    let known = serde_json::to_value(T::default()).unwrap_or_default();
+    match given.keys().find(|key| known.get(key.as_str()).is_none()) {
+        None => Ok(()),
+        Some(key) => {
+            let known = known.as_object().into_iter().flat_map(|known| known.keys().map(String::as_str));
+            Err(format!("the key {key} is unknown; known are {}", known.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_may_write_keys_as_consul_does() {
+        let written = json!({
+            "Name": "web", "enable_tag_override": true, "token": "s3cr3t",
+            "check": { "HTTP": "http://127.0.0.1:1/", "interval": "10s", "header": { "X-Key": ["v"] } },
+        });
+        let service: Service = strict(written).unwrap();
+        assert_eq!((service.name.as_str(), service.enabletagoverride), ("web", true));
+        assert_eq!(service.check.as_ref().unwrap().interval.0.as_secs(), 10);
+        let shown = serde_json::to_string(&service).unwrap();
+        assert!(!shown.contains("s3cr3t") && !shown.contains("\"v\""), "{shown}");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let of = |value| strict::<Service>(value).unwrap_err();
+        assert!(of(json!({ "name": "a", "prot": 1 })).starts_with("the key prot is unknown; known are "));
+        let check = json!({ "name": "a", "checks": [{ "tcp": "x", "intervall": "1s" }] });
+        assert!(of(check).starts_with("its check: the key intervall is unknown"));
+        assert_eq!(of(json!("web")), "must be a table of keys");
+        assert!(of(json!({ "name": 1 })).contains("expected a string"));
+    }
+}
