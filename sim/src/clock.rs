@@ -89,6 +89,10 @@ impl HostClock {
 
     /// What the monotonic clock shows at `at` true time.
     fn own(&self, at: u64) -> u64 {
+        // Most clocks are right, and the clock is read all the time: no division then.
+        if self.rate == TRUE_RATE {
+            return self.since_own.saturating_add(at.saturating_sub(self.since_true));
+        }
         let elapsed = u128::from(at.saturating_sub(self.since_true));
         let own = u128::from(self.since_own) + elapsed * u128::from(self.rate) / u128::from(TRUE_RATE);
         u64::try_from(own).unwrap_or(u64::MAX)
@@ -96,6 +100,9 @@ impl HostClock {
 
     /// The first true time at which the monotonic clock shows `own` or more.
     fn true_time(&self, own: u64) -> u64 {
+        if self.rate == TRUE_RATE {
+            return self.since_true.saturating_add(own.saturating_sub(self.since_own));
+        }
         let ahead = u128::from(own.saturating_sub(self.since_own));
         let wait = (ahead * u128::from(TRUE_RATE)).div_ceil(u128::from(self.rate));
         u64::try_from(u128::from(self.since_true) + wait).unwrap_or(u64::MAX)
@@ -107,50 +114,83 @@ impl HostClock {
     }
 }
 
+/// What waits in the heap. Small, because a heap moves its elements about: what is large lies in an [`Inner`]'s table.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    at: u64,
-    /// Breaks ties in the order of scheduling.
-    sequence: u64,
-}
-
-enum Due {
-    /// A sleep, if it is still as it was when this was queued.
-    Timer {
-        id: u64,
-        generation: u32,
-    },
-    Network(net::Event),
-}
-
 struct Queued {
-    key: Key,
+    at: u64,
+    /// Breaks ties in the order of scheduling. No two are the same, so nothing below is ever compared.
+    sequence: u64,
     due: Due,
 }
 
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        self.key == other.key
-    }
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// A sleep, by its place, if it is still as it was when this was queued.
+    Timer { place: u32, id: u64, generation: u32 },
+    /// Something of the network's, by its place.
+    Network(u32),
 }
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        self.key.cmp(&other.key)
-    }
+
+/// What has come due.
+enum Happens {
+    Timer(Timer),
+    Network(net::Event),
 }
 
 struct Timer {
+    /// Its number, in the order of making. A place is used again; a number is not.
+    id: u64,
     host: u32,
     life: u32,
     deadline: u64,
     generation: u32,
     waker: Waker,
+}
+
+/// Values by place; a free place is taken again.
+struct Slab<T> {
+    places: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slab<T> {
+    fn insert(&mut self, value: T) -> u32 {
+        if let Some(place) = self.free.pop() {
+            self.places[place as usize] = Some(value);
+            return place;
+        }
+        self.places.push(Some(value));
+        // More than four thousand million would not fit into memory.
+        (self.places.len() - 1) as u32
+    }
+
+    fn get(&self, place: u32) -> Option<&T> {
+        self.places.get(place as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, place: u32) -> Option<&mut T> {
+        self.places.get_mut(place as usize)?.as_mut()
+    }
+
+    fn remove(&mut self, place: u32) -> Option<T> {
+        let value = self.places.get_mut(place as usize)?.take();
+        if value.is_some() {
+            self.free.push(place);
+        }
+        value
+    }
+
+    /// The places of those that `wanted` wants.
+    fn places_of(&self, wanted: impl Fn(&T) -> bool) -> Vec<u32> {
+        let filled = (0..).zip(&self.places);
+        filled.filter(|(_, value)| value.as_ref().is_some_and(&wanted)).map(|(place, _)| place).collect()
+    }
 }
 
 /// The queue of what is going to happen, and the clocks it is read by.
@@ -164,7 +204,8 @@ pub struct Pump {
 struct Inner {
     queue: BinaryHeap<Reverse<Queued>>,
     sequence: u64,
-    timers: BTreeMap<u64, Timer>,
+    timers: Slab<Timer>,
+    events: Slab<net::Event>,
     next_timer: u64,
     /// How many sleeps began at the present moment, to the nanosecond.
     at_once: (u64, u32),
@@ -192,22 +233,36 @@ impl Inner {
     /// Queues something; gives back whom to wake if the pump sleeps for too long now.
     fn push(&mut self, at: u64, due: Due) -> Option<Waker> {
         self.sequence += 1;
-        self.queue.push(Reverse(Queued { key: Key { at, sequence: self.sequence }, due }));
+        self.queue.push(Reverse(Queued { at, sequence: self.sequence, due }));
         if at < self.armed { self.waker.clone() } else { None }
     }
 
-    fn is_stale(&self, due: &Due) -> bool {
+    fn is_stale(&self, due: Due) -> bool {
         match due {
-            Due::Timer { id, generation } => {
-                self.timers.get(id).is_none_or(|timer| timer.generation != *generation)
+            Due::Timer { place, id, generation } => {
+                self.timers.get(place).is_none_or(|timer| timer.id != id || timer.generation != generation)
             }
             Due::Network(_) => false,
         }
     }
+
+    /// Takes a timer out, if it is still there.
+    fn take_timer(&mut self, place: u32, id: u64) -> Option<Timer> {
+        self.timers.get(place).filter(|timer| timer.id == id)?;
+        self.timers.remove(place)
+    }
+
+    /// The timers of a host, or of one life of it, in the order of their making.
+    fn timers_of(&self, host: u32, life: Option<u32>) -> Vec<u32> {
+        let its = |timer: &Timer| timer.host == host && life.is_none_or(|life| timer.life == life);
+        let mut places = self.timers.places_of(its);
+        places.sort_unstable_by_key(|place| self.timers.get(*place).map(|timer| timer.id));
+        places
+    }
 }
 
 enum Next {
-    Now(Due),
+    Now(Happens),
     At(u64),
     Nothing,
 }
@@ -224,7 +279,8 @@ impl Pump {
 
     /// True time, in nanoseconds since the start of the simulation.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let elapsed = self.time.elapsed();
+        elapsed.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(elapsed.subsec_nanos()))
     }
 
     /// What the monotonic clock of `host` shows.
@@ -251,7 +307,11 @@ impl Pump {
 
     /// Has the network handle `event` at true time `at`.
     pub fn schedule(&self, at: u64, event: net::Event) {
-        let waker = self.locked().push(at, Due::Network(event));
+        let waker = {
+            let inner = &mut *self.locked();
+            let place = inner.events.insert(event);
+            inner.push(at, Due::Network(place))
+        };
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -269,7 +329,9 @@ impl Pump {
                     Next::Nothing => return Poll::Pending,
                     Next::At(at) => {
                         let now = self.now();
-                        alarms = alarms.split_off(&now.saturating_add(1));
+                        while alarms.first().is_some_and(|alarm| *alarm <= now) {
+                            alarms.pop_first();
+                        }
                         if alarms.first().is_some_and(|alarm| *alarm <= at) {
                             return Poll::Pending;
                         }
@@ -298,30 +360,35 @@ impl Pump {
                 inner.waker = Some(cx.waker().clone());
                 return Next::Nothing;
             };
-            let stale = inner.is_stale(&first.due);
-            if !stale && first.key.at > now {
-                inner.armed = first.key.at;
+            let (at, due) = (first.at, first.due);
+            let stale = inner.is_stale(due);
+            if !stale && at > now {
+                inner.armed = at;
                 inner.waker = Some(cx.waker().clone());
-                return Next::At(first.key.at);
+                return Next::At(at);
             }
-            let Some(Reverse(first)) = inner.queue.pop() else { continue };
-            if !stale {
+            inner.queue.pop();
+            if stale {
+                continue;
+            }
+            let happens = match due {
+                Due::Timer { place, .. } => inner.timers.remove(place).map(Happens::Timer),
+                Due::Network(place) => inner.events.remove(place).map(Happens::Network),
+            };
+            if let Some(happens) = happens {
                 // While events are being handled, the pump looks at the queue again anyway.
                 inner.armed = 0;
-                return Next::Now(first.due);
+                return Next::Now(happens);
             }
         }
     }
 
-    fn happen(&self, due: Due, net: &Net) {
-        match due {
-            Due::Network(event) => net.handle(event),
-            Due::Timer { id, .. } => {
-                let timer = self.locked().timers.remove(&id);
-                if let Some(timer) = timer {
-                    self.record(timer.host, Event::Timer { id });
-                    timer.waker.wake();
-                }
+    fn happen(&self, happens: Happens, net: &Net) {
+        match happens {
+            Happens::Network(event) => net.handle(event),
+            Happens::Timer(timer) => {
+                self.record(timer.host, Event::Timer { id: timer.id });
+                timer.waker.wake();
             }
         }
     }
@@ -333,15 +400,13 @@ impl Pump {
 
     /// Forgets the sleeps of a life that is over.
     pub fn forget(&self, life: &Life) {
-        let mut forgotten = Vec::new();
-        self.locked().timers.retain(|_, timer| {
-            let gone = timer.host == life.host && timer.life == life.number;
-            if gone {
-                forgotten.push(timer.waker.clone());
-            }
-            !gone
-        });
+        let forgotten: Vec<Timer> = {
+            let inner = &mut *self.locked();
+            let places = inner.timers_of(life.host, Some(life.number));
+            places.into_iter().filter_map(|place| inner.timers.remove(place)).collect()
+        };
         // The wakers go after the lock: dropping one may drop a task.
+        drop(forgotten);
     }
 
     /// From now on the monotonic clock of `host` runs at `rate` millionths of true time.
@@ -393,14 +458,11 @@ impl Pump {
             let (own_ns, rate_ppm) = (clock.own(now), clock.rate);
             self.trace.tell(now, host, Happening::Clock { own_ns, rate_ppm, wall_ahead_ns });
             let mut moved = Vec::new();
-            for (id, timer) in &mut inner.timers {
-                if timer.host == host {
-                    timer.generation += 1;
-                    moved.push((
-                        clock.true_time(timer.deadline),
-                        Due::Timer { id: *id, generation: timer.generation },
-                    ));
-                }
+            for place in inner.timers_of(host, None) {
+                let Some(timer) = inner.timers.get_mut(place) else { continue };
+                timer.generation += 1;
+                let due = Due::Timer { place, id: timer.id, generation: timer.generation };
+                moved.push((clock.true_time(timer.deadline), due));
             }
             moved.into_iter().filter_map(|(at, due)| inner.push(at, due)).last()
         };
@@ -415,7 +477,8 @@ pub struct Sleep {
     pump: Arc<Pump>,
     life: Arc<Life>,
     deadline: Instant,
-    timer: Option<u64>,
+    /// Its timer's place and number.
+    timer: Option<(u32, u64)>,
 }
 
 impl Future for Sleep {
@@ -431,12 +494,14 @@ impl Future for Sleep {
             let inner = &mut *this.pump.locked();
             let clock = inner.clock(this.life.host);
             if clock.own(now) >= this.deadline.0 {
-                if let Some(id) = this.timer.take() {
-                    inner.timers.remove(&id);
+                if let Some((place, id)) = this.timer.take() {
+                    drop(inner.take_timer(place, id));
                 }
                 return Poll::Ready(());
             }
-            match this.timer.and_then(|id| inner.timers.get_mut(&id)) {
+            let known =
+                this.timer.and_then(|(place, id)| inner.timers.get_mut(place).filter(|timer| timer.id == id));
+            match known {
                 Some(timer) => {
                     timer.waker.clone_from(cx.waker());
                     None
@@ -451,16 +516,18 @@ impl Future for Sleep {
                     );
                     inner.next_timer += 1;
                     let id = inner.next_timer;
-                    this.timer = Some(id);
                     let timer = Timer {
+                        id,
                         host: this.life.host,
                         life: this.life.number,
                         deadline: this.deadline.0,
                         generation: 0,
                         waker: cx.waker().clone(),
                     };
-                    inner.timers.insert(id, timer);
-                    inner.push(clock.true_time(this.deadline.0), Due::Timer { id, generation: 0 })
+                    let place = inner.timers.insert(timer);
+                    this.timer = Some((place, id));
+                    let due = Due::Timer { place, id, generation: 0 };
+                    inner.push(clock.true_time(this.deadline.0), due)
                 }
             }
         };
@@ -473,8 +540,8 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(id) = self.timer {
-            let timer = self.pump.locked().timers.remove(&id);
+        if let Some((place, id)) = self.timer {
+            let timer = self.pump.locked().take_timer(place, id);
             drop(timer);
         }
     }

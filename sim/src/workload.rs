@@ -118,9 +118,9 @@ impl Clients {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 
-    /// What clients that lock know.
-    pub fn locks(&self) -> Vec<Step> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Gives up what clients that lock know.
+    pub fn take_locks(&self) -> Vec<Step> {
+        std::mem::take(&mut *self.locks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many clients still have something to do.
@@ -128,14 +128,26 @@ impl Clients {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// What was asked and told so far.
-    pub fn history(&self) -> Vec<Operation> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The keys that were asked for so far.
+    pub fn asked_for(&self) -> BTreeSet<String> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = BTreeSet::new();
+        for operation in &*history {
+            if !keys.contains(&operation.key) {
+                keys.insert(operation.key.clone());
+            }
+        }
+        keys
     }
 
-    /// What reads showed that are not part of the history.
-    pub fn looks(&self) -> Vec<Look> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Gives up what was asked and told. It is the largest thing that a run holds, so nobody copies it.
+    pub fn take_history(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives up what reads showed that are not part of the history.
+    pub fn take_looks(&self) -> Vec<Look> {
+        std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// These keys are what listings list and removals of trees remove.

@@ -329,6 +329,7 @@ impl Server {
         let call = self.with_reset(call).await;
         let client = &self.inner.client;
         self.judge(bearer, &call, hold).await?;
+        // What is rare is boxed: it would make the future of every read and write as large as its own.
         match call {
             Call::Read { query, options } => {
                 let answer = self.read(self.judged(bearer), options, hold, &query).await?;
@@ -364,15 +365,15 @@ impl Server {
                 Ok(Reply::Cluster(self.cluster()))
             }
             Call::AddServer(addr) => {
-                self.add_server(addr).await?;
+                Box::pin(self.add_server(addr)).await?;
                 Ok(Reply::Done)
             }
             Call::RemoveServer { node_id } => {
-                client.remove_server(node_id).await?;
+                Box::pin(client.remove_server(node_id)).await?;
                 Ok(Reply::Done)
             }
             Call::TransferLeadership { node_id } => {
-                client.transfer_leadership(node_id).await?;
+                Box::pin(client.transfer_leadership(node_id)).await?;
                 Ok(Reply::Done)
             }
             Call::Snapshot(consistency) => {
@@ -382,7 +383,7 @@ impl Server {
                 let bytes = bytes.map_err(|error| CallError::Refused(error.to_string()))?;
                 Ok(Reply::Snapshot(bytes.into()))
             }
-            Call::Why => Ok(Reply::Why(why::explain(&self.facts().await))),
+            Call::Why => Ok(Reply::Why(why::explain(&Box::pin(self.facts()).await))),
             Call::Coordinate(update) => {
                 if !self.inner.places.add(update) {
                     tracing::debug!("too many places at once: one is dropped");

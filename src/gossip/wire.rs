@@ -192,13 +192,15 @@ impl DatagramBuilder {
     /// Begins with foca's packet, which may be empty and must be at most [`MAX_SWIM`] bytes. The datagram will be of
     /// `version`; the sender speaks `newest`.
     pub fn new(version: u8, newest: u8, cluster: u32, sender: &Sender, swim: &[u8]) -> DatagramBuilder {
-        let sender = postcard::to_stdvec(sender).unwrap_or_default();
         let mut buffer = Vec::with_capacity(MAX_DATAGRAM);
         buffer.push(version);
         buffer.extend_from_slice(&[0; 4]);
         buffer.extend_from_slice(&cluster.to_le_bytes());
+        let mut space = [0; u8::MAX as usize];
+        // Serializing plain data into memory has no way to fail, and a sender is far smaller than that.
+        let sender = postcard::to_slice(sender, &mut space).unwrap_or_default();
         buffer.push(sender.len() as u8);
-        buffer.extend_from_slice(&sender);
+        buffer.extend_from_slice(sender);
         buffer.extend_from_slice(&(swim.len() as u16).to_le_bytes());
         buffer.extend_from_slice(swim);
         let speaks = (version < newest).then(|| Part::Speaks(newest).encode());

@@ -31,6 +31,8 @@ pub const MAX_FRAME: usize = 64 << 20;
 
 /// What a frame of version 2 begins with.
 const MAGIC: u8 = 0xd2;
+/// Most frames fit into this, so that they are not moved about while they grow.
+const USUAL_FRAME: usize = 256;
 /// Bytes before the body, by version.
 const HEADS: [usize; 2] = [9, 13];
 
@@ -49,7 +51,9 @@ fn invalid(reason: impl Into<String>) -> io::Error {
 
 /// An empty frame of a version; the body goes behind it.
 pub fn begin(version: u8) -> Vec<u8> {
-    vec![0; HEADS[usize::from(version == NEWEST)]]
+    let mut frame = Vec::with_capacity(USUAL_FRAME);
+    frame.resize(HEADS[usize::from(version == NEWEST)], 0);
+    frame
 }
 
 /// Completes a frame of a version that was begun by [`begin`].
@@ -57,7 +61,7 @@ pub fn begin(version: u8) -> Vec<u8> {
 /// # Errors
 /// When it is too large for the other side.
 pub fn seal(version: u8, mut frame: Vec<u8>) -> io::Result<Bytes> {
-    let head = begin(version).len();
+    let head = HEADS[usize::from(version == NEWEST)];
     if frame.len() > MAX_FRAME {
         return Err(invalid(format!("a message of {} bytes is too large", frame.len())));
     }

@@ -11,42 +11,58 @@ use super::looks::{Lives, Look, LookKind};
 use super::{At, Findings};
 use crate::history::{Operation, Outcome, Response};
 
-/// What a read of the history showed, if it found something.
-fn as_look(operation: &Operation) -> Option<Look> {
-    let Outcome::Ok(Response::Value(Some(seen))) = &operation.outcome else { return None };
-    Some(Look {
-        client: operation.client,
-        node: operation.node,
-        key: operation.key.clone(),
-        kind: LookKind::Plain,
-        invoked_ns: operation.invoked_ns,
-        returned_ns: operation.returned_ns?,
-        index: seen.modify_index,
-    })
+/// An answer to a read at one node of one key.
+#[derive(Clone, Copy)]
+struct Shown {
+    invoked_ns: u64,
+    returned_ns: u64,
+    index: u64,
+    /// Whether it was asked for what may be old.
+    stale: bool,
+}
+
+impl Shown {
+    fn of_look(look: &Look) -> Shown {
+        let Look { invoked_ns, returned_ns, index, kind, .. } = *look;
+        Shown { invoked_ns, returned_ns, index, stale: kind == LookKind::Stale }
+    }
+
+    /// What a read of the history showed, if it found something.
+    fn of_read(read: &Operation) -> Option<Shown> {
+        let Outcome::Ok(Response::Value(Some(seen))) = &read.outcome else { return None };
+        let (invoked_ns, returned_ns) = (read.invoked_ns, read.returned_ns?);
+        Some(Shown { invoked_ns, returned_ns, index: seen.modify_index, stale: false })
+    }
 }
 
 /// Judges what was seen.
 pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mut Findings) {
-    let read: Vec<Look> = history.iter().filter_map(as_look).collect();
-    let mut by_place: BTreeMap<(u32, &str), Vec<&Look>> = BTreeMap::new();
-    for look in looks.iter().chain(&read) {
-        by_place.entry((look.node, &look.key)).or_default().push(look);
+    let mut by_place: BTreeMap<(u32, &str), Vec<Shown>> = BTreeMap::new();
+    for look in looks {
+        by_place.entry((look.node, &look.key)).or_default().push(Shown::of_look(look));
     }
-    for ((node, key), looks) in by_place {
+    // Where nobody asked for what may be old there is nothing to judge.
+    by_place.retain(|_, shown| shown.iter().any(|shown| shown.stale));
+    for read in history {
+        if let Some(place) = by_place.get_mut(&(read.node, read.key.as_str())) {
+            place.extend(Shown::of_read(read));
+        }
+    }
+    for ((node, key), shown) in by_place {
         let life = lives.of(node);
         // Not a server: it shows what any of them has.
         if !life.is_server() {
             continue;
         }
-        let newer_before = |later: &Look| {
-            let newer = |earlier: &&&Look| {
+        let newer_before = |later: &Shown| {
+            let newer = |earlier: &&Shown| {
                 earlier.returned_ns < later.invoked_ns
                     && earlier.index > later.index
                     && !life.became_another(earlier.invoked_ns, later.returned_ns)
             };
-            looks.iter().find(newer).copied()
+            shown.iter().find(newer).copied()
         };
-        let mut stale = looks.iter().filter(|look| look.kind == LookKind::Stale);
+        let mut stale = shown.iter().filter(|shown| shown.stale);
         if let Some((later, earlier)) = stale.find_map(|later| Some((later, newer_before(later)?))) {
             let detail = format!(
                 "node {node} showed key {key:?} at index {} and later, asked for what it has, at index {}",

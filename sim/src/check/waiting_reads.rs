@@ -5,21 +5,32 @@
 //! because the node's clock may jump. And half of the wait only is taken for granted, because clocks run at
 //! different rates.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
 use super::looks::{Life, Lives, Look, LookKind};
 use super::{At, Findings};
 use crate::history::{Operation, Outcome, Response};
 
 /// Judges what was seen.
 pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mut Findings) {
+    let mut versions: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for operation in history {
+        if let Outcome::Ok(Response::Value(Some(seen))) = &operation.outcome {
+            versions.entry(&operation.key).or_default().insert(seen.modify_index);
+        }
+    }
+    let none = BTreeSet::new();
     for look in looks {
-        if let Some(problem) = watched(look, lives.of(look.node), history) {
+        let versions = versions.get(look.key.as_str()).unwrap_or(&none);
+        if let Some(problem) = watched(look, lives.of(look.node), versions) {
             findings.add("WATCH", At { ns: look.returned_ns, node: look.node }, problem);
         }
     }
 }
 
-/// What is wrong with the answer to a read that waited.
-fn watched(look: &Look, life: &Life, history: &[Operation]) -> Option<String> {
+/// What is wrong with the answer to a read that waited. `versions` are the indexes at which its key was read.
+fn watched(look: &Look, life: &Life, versions: &BTreeSet<u64>) -> Option<String> {
     let LookKind::Watch { since, wait_ms } = look.kind else { return None };
     let Look { key, node, index, invoked_ns, returned_ns, .. } = look;
     if *index < since {
@@ -39,12 +50,10 @@ fn watched(look: &Look, life: &Life, history: &[Operation]) -> Option<String> {
         ));
     }
     let applied = life.applied_at(invoked_ns + half_ns);
-    let versions = history.iter().filter(|operation| operation.key == *key);
-    let missed = versions.filter_map(|operation| match &operation.outcome {
-        Outcome::Ok(Response::Value(Some(seen))) => Some(seen.modify_index),
-        _ => None,
-    });
-    let missed = missed.filter(|version| *version > since && *version <= applied).min()?;
+    let missed = versions
+        .range((Bound::Excluded(since), Bound::Unbounded))
+        .next()
+        .filter(|version| **version <= applied)?;
     Some(format!(
         "a read of key {key:?} waited on node {node} for more than index {since} until its time was over, though the \
          node had applied a change at index {missed}"

@@ -870,8 +870,7 @@ impl World {
             .filter(|(_, machine)| machine.is_running())
             .map(|(node, _)| *node)
             .collect();
-        let keys: BTreeSet<String> =
-            self.clients.history().into_iter().map(|operation| operation.key).collect();
+        let keys = self.clients.asked_for();
         let mut stores = BTreeMap::new();
         if let Some(leader) = self.leader().or(live.first().copied()) {
             for key in &keys {
@@ -898,10 +897,11 @@ impl World {
                 }
             }
         }
-        let (history, looks) = (self.clients.history(), self.clients.looks());
+        let (history, looks, locks) =
+            (self.clients.take_history(), self.clients.take_looks(), self.clients.take_locks());
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
-        End { at_ns: self.now(), live, history, looks, stores, locks: self.clients.locks(), circumstances }
+        End { at_ns: self.now(), live, history, looks, stores, locks, circumstances }
     }
 
     fn losses(&self) -> Losses {

@@ -255,7 +255,8 @@ fn sync_dir(disk: &dyn Disk) -> io::Result<()> {
 
 /// A digest of what an entry says.
 pub(super) fn entry_digest(entry: &Entry) -> u64 {
-    postcard::to_stdvec(&entry.payload).map(|bytes| xxh3_64(&bytes)).unwrap_or_default()
+    let bytes = postcard::to_extend(&entry.payload, Vec::with_capacity(wal::USUAL_RECORD));
+    bytes.map(|bytes| xxh3_64(&bytes)).unwrap_or_default()
 }
 
 /// A rough size in memory.

@@ -41,6 +41,8 @@ const PREFIX: &str = "log-";
 const FORMAT: u32 = 1;
 /// Bytes of a record before its body: checksum, kind, term, index, length of the body.
 const RECORD: usize = 4 + 1 + 8 + 8 + 4;
+/// Most records of entries fit into this, so that they are not moved about while they grow.
+pub const USUAL_RECORD: usize = 256;
 /// Bytes read at once while opening.
 const PIECE: usize = 1 << 20;
 
@@ -89,7 +91,8 @@ pub fn encode_entry(entry: &Entry) -> io::Result<Vec<u8>> {
 fn head(kind: u8, log_id: Option<LogId>) -> Vec<u8> {
     let kind = if log_id.is_some() { kind } else { kind | NOTHING };
     let (term, index) = log_id.map(log_id_parts).unwrap_or_default();
-    let mut record = vec![0; 4];
+    let mut record = Vec::with_capacity(if kind == ENTRY { USUAL_RECORD } else { RECORD });
+    record.extend_from_slice(&[0; 4]);
     record.push(kind);
     record.extend_from_slice(&term.to_le_bytes());
     record.extend_from_slice(&index.to_le_bytes());
