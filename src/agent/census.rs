@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::gossip::{Member, Status as Fate};
+use crate::mutant;
 use crate::state::CatalogCommand;
 use crate::state::catalog::{
     CheckInfo, CheckRow, Instance, NodeInfo, Registration, Row, SERF_HEALTH, ServiceInfo, Status,
@@ -114,7 +115,9 @@ pub fn plan(
         let check = serf_health(lives);
         let right = nodes.get(name).is_some_and(|entered| entered.id == node.id || entered.id.is_empty())
             && nodes.get(name).is_some_and(|entered| !lives || entered.address == node.address)
-            && health.get(name) == Some(&&check)
+            && (health.get(name) == Some(&&check)
+                // Mutant C05: once a check is there, only bad news is written.
+                || (mutant::is("C05") && lives && health.contains_key(name)))
             && (service.is_none() || servers.get(name).copied() == service.as_ref());
         if right || (!lives && !nodes.contains_key(name)) {
             continue;

@@ -859,8 +859,9 @@ impl Server {
             tokio::select! {
                 biased;
                 changed = members.changed() => if changed.is_err() { return },
-                () = self.inner.node.leadership_changed(led) => unknown.clear(),
-                () = env.sleep(ENTER_EVERY) => {}
+                // Mutant C06: only a change of the members makes a leader look.
+                () = self.inner.node.leadership_changed(led), if !mutant::is("C06") => unknown.clear(),
+                () = env.sleep(ENTER_EVERY), if !mutant::is("C06") => {}
             }
             led = self.inner.node.is_leader();
             while self.inner.node.is_leader() {

@@ -9,11 +9,12 @@
 //! Checks are humble: what cannot be observed is not held against a node. Each file says what it lets
 //! pass for that reason. Each has a sequence in its tests that it must accept and one it must reject.
 //!
-//! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `DET` and
+//! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `CAT`, `DET` and
 //! `CRASH` are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
 pub mod beyond;
+pub mod census;
 pub mod claims;
 pub mod committed_immutable;
 pub mod committed_on_quorum;
@@ -207,6 +208,12 @@ pub const TABLE: &[Property] = &[
         "after heal there is a leader and writes succeed everywhere",
         "Raft 5.6",
         "world/mod.rs",
+    ),
+    property(
+        "CAT",
+        "after heal the catalog says of the members what gossip says",
+        "Consul's serfHealth",
+        "check/census.rs",
     ),
     property(
         "SAY",

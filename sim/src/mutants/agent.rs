@@ -1,6 +1,6 @@
 //! Bugs of agents: of those that keep nothing and ask servers.
 
-use super::{LOST_REPLIES, Mutant};
+use super::{LOST_REPLIES, Mutant, SILENCE};
 
 /// Those of client agents.
 pub const TABLE: &[Mutant] = &[
@@ -32,5 +32,19 @@ pub const TABLE: &[Mutant] = &[
         origin: "design",
         needs: &[],
         checks: &["SRV"],
+    },
+    Mutant {
+        id: "C05",
+        what: "a member that failed and is back stays critical in the catalog",
+        origin: "design",
+        needs: SILENCE,
+        checks: &["CAT"],
+    },
+    Mutant {
+        id: "C06",
+        what: "a leader looks at the members when one changes, but not at its election",
+        origin: "design",
+        needs: &[],
+        checks: &["CAT"],
     },
 ];

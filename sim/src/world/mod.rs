@@ -4,10 +4,11 @@
 //! 2. **Storm.** The scenario's faults happen while the clients work.
 //! 3. **Heal.** All links pass, all clocks are right, every node runs.
 //! 4. **Verdict.** From here on nothing is an excuse: within [`HEALED_WITHIN`] a write must succeed through
-//!    every node, all must have applied the same to the same effect, and all must see each other alive.
+//!    every node, all must have applied the same to the same effect, and all must see each other alive. The leader
+//!    then has its time to make the catalog follow.
 //!    Then the keys are read once more and the checks judge the whole.
 //!
-//! What the nodes observe is checked as it happens; the check `LIVE` is judged here, and `CRASH` for
+//! What the nodes observe is checked as it happens; the checks `LIVE` and `CAT` are judged here, and `CRASH` for
 //! panics and for nodes that stop, or find their data damaged, although nothing happened to their disk.
 //!
 //! A plan beyond repair is judged by less at the end: see [`check::beyond`].
@@ -15,6 +16,7 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
+mod census;
 mod clocks;
 mod disks;
 mod faults;
@@ -224,6 +226,8 @@ async fn whole(
     if let Some(stage) = stage {
         let detail = format!("the cluster does not {stage}: {}", world.describe());
         report.violations.push(violation("LIVE", detail, universe.pump.now()));
+    } else if let Some(detail) = world.catalog_lags(&main).await {
+        report.violations.push(violation("CAT", detail, universe.pump.now()));
     }
     if stage.is_none() {
         let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
