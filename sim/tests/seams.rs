@@ -4,15 +4,17 @@
 #[path = "../../tests/common/disk.rs"]
 mod disk_body;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use driftline::agent::local::book::Book;
+use driftline::agent::local::book::{Book, Item};
 use driftline::agent::local::shelf::{self, Change, Shelf};
 use driftline::env::{Disk, Env, hazard};
+use driftline::secret::Secret;
 use driftline::state::catalog::ServiceInfo;
 use sim::bend::Bend;
 use sim::executor::{Machine, NoWitness, Universe};
@@ -929,11 +931,13 @@ fn a_name_that_was_not_synced_may_vanish_in_a_power_loss() {
 fn what_an_agent_registered_outlives_a_power_loss() {
     let service =
         |port: u16| ServiceInfo { id: "web".into(), name: "web".into(), port, ..Default::default() };
+    let token = || Secret::new("registered with it".to_owned());
+    let tokens = move || BTreeMap::from([(Item::Service("web".to_owned()), token())]);
     let write = move |disk: &dyn Disk, port: u16| {
         let (mut book, mut shelf) = (Book::default(), Shelf::default());
         book.set_service(service(port));
         shelf.read(disk).unwrap();
-        let changes = shelf.changes(&book);
+        let changes = shelf.changes(&book, &tokens());
         shelf::carry_out(disk, &changes).unwrap();
     };
     for seed in 0..20 {
@@ -942,13 +946,13 @@ fn what_an_agent_registered_outlives_a_power_loss() {
             on_disk(&universe, &host, move |disk| write(disk, 1)).await;
             host.power_loss();
             on_disk(&universe, &host, move |disk| {
-                assert_eq!(Shelf::default().read(disk).unwrap().services, [service(1)]);
+                assert_eq!(Shelf::default().read(disk).unwrap().services, [(service(1), token())]);
                 // The next change is cut off before its last step.
                 let making = disk.open("services/half.tmp").unwrap();
                 making.write_at(0, b"half").unwrap();
                 let mut book = Book::default();
                 book.set_service(service(2));
-                let changes = Shelf::default().changes(&book);
+                let changes = Shelf::default().changes(&book, &tokens());
                 let [Change::Write(name, content)] = &changes[..] else { panic!("{changes:?}") };
                 let file = disk.open(&format!("{name}.tmp")).unwrap();
                 file.write_at(0, content.as_bytes()).unwrap();
@@ -960,13 +964,14 @@ fn what_an_agent_registered_outlives_a_power_loss() {
             on_disk(&universe, &host, move |disk| {
                 let found = Shelf::default().read(disk).unwrap();
                 assert!(found.bad.is_empty(), "{:?}", found.bad);
-                assert!([[service(1)], [service(2)]].iter().any(|one| found.services == *one), "{found:?}");
+                let either = [1, 2].map(|port| [(service(port), token())]);
+                assert!(either.iter().any(|one| found.services == *one), "{found:?}");
                 write(disk, 3);
             })
             .await;
             host.kill();
             on_disk(&universe, &host, move |disk| {
-                assert_eq!(Shelf::default().read(disk).unwrap().services, [service(3)]);
+                assert_eq!(Shelf::default().read(disk).unwrap().services, [(service(3), token())]);
             })
             .await;
         });
