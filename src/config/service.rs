@@ -1,6 +1,6 @@
 //! Services and checks as they are written down: in configuration files, and in the bodies of requests.
 //!
-//! The names of fields are Consul's, in the one form of [`loose`](super::loose). A request may have more in it than is known
+//! The names of fields are Consul's, in the one form of [`loose`]. A request may have more in it than is known
 //! here, as clients of newer versions send it; a file may not, since a misspelt key would be a setting that is not in force.
 //! What a service or a check means, and whether it means anything, is said by [`crate::agent::local::define`].
 

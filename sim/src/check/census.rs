@@ -1,7 +1,7 @@
 //! CAT: once the cluster has healed, the catalog of every server says of the members what gossip says: each live one is
 //! there with `serfHealth` passing, and nobody else passes.
 //!
-//! The world asks every server for its own answer and gives the leader its time ([`crate::world`]): it looks when a
+//! The world asks every server for its own answer and gives the leader its time (module `world`): it looks when a
 //! member or the leadership changes, and once a minute whatever happens.
 //!
 //! Let pass: what is entered while the storm goes on, since nobody promises when; and that a node that is gone is still
