@@ -143,6 +143,11 @@ fn a_client_describes_itself_and_leaves() {
     assert_eq!((&tags["role"], &tags["id"]), (&"node".into(), &this["Config"]["NodeID"]));
     let members = cluster.client().json("/v1/agent/members").unwrap();
     assert!(members.as_array().unwrap().contains(&this["Member"]));
+    // In the wide area only servers meet.
+    let wide = cluster.client().json("/v1/agent/members?wan=1").unwrap();
+    let wide: Vec<&str> =
+        wide.as_array().unwrap().iter().filter_map(|member| member["Name"].as_str()).collect();
+    assert_eq!(wide, ["a.dc1", "b.dc1", "c.dc1"]);
 
     // A client that is told to stop leaves; its id outlives that.
     let mut node = cluster.client.node.take().unwrap();

@@ -130,7 +130,8 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
     let mut members: Vec<Member> = seen.map(Member::new).collect();
     let filtered = members.len() < all;
     if call.params.switch("wan") {
-        // There is one datacenter: its members are all that the wide area has.
+        // There is one datacenter, and of each only the servers meet in the wide area.
+        members.retain(|member| member.tags.get("role").is_some_and(|role| role == "consul"));
         for member in &mut members {
             member.name = format!("{}.{}", member.name, api.agent.config().datacenter);
         }

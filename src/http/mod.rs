@@ -619,7 +619,28 @@ fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call)
     if params.text("dc").is_some_and(|dc| dc != api.agent.config().datacenter) {
         return Err(Failure::refused("No path to datacenter"));
     }
+    only_default(&head, &params)?;
     Ok((token, Call { head, params, body }))
+}
+
+/// Refuses a namespace or a partition that is not the default one: what is kept here is not what was meant.
+fn only_default(head: &request::Parts, params: &Params) -> Result<(), Failure> {
+    let divisions = [
+        ("ns", "X-Consul-Namespace", "Namespaces are"),
+        ("partition", "X-Consul-Partition", "Partitions are"),
+    ];
+    for (param, header, what) in divisions {
+        let other = |value: &str| !matches!(value, "" | "default");
+        let by = if params.all(param).any(other) {
+            format!("query parameter: {param:?}")
+        } else if head.headers.get_all(header).iter().any(|value| value.to_str().map_or(true, other)) {
+            format!("header: {header:?}")
+        } else {
+            continue;
+        };
+        return Err(Failure::bad_request(format!("Invalid {by} - {what} a Consul Enterprise feature")));
+    }
+    Ok(())
 }
 
 /// The token that a request shows: `?token`, else `X-Consul-Token`, else `Authorization: Bearer`.
@@ -632,4 +653,35 @@ fn token(head: &request::Parts, params: &mut Params) -> Secret {
     let asked = params.take("token").filter(|token| !token.is_empty());
     let headed = || header("x-consul-token").filter(|token| !token.is_empty()).or_else(bearer);
     Secret::new(asked.or_else(|| headed().map(str::to_owned)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_default_namespace_and_partition_are_here() {
+        let said = |path: &str, header: &str, value: &str| {
+            let request = axum::http::Request::get(path).header(header, value).body(()).unwrap();
+            let (head, ()) = request.into_parts();
+            let params = Params::parse(head.uri.query()).unwrap_or_default();
+            only_default(&head, &params).err().map(|failure| failure.text)
+        };
+        for value in ["", "default"] {
+            assert_eq!(said("/v1/kv/a", "X-Consul-Namespace", value), None);
+            assert_eq!(
+                said(&format!("/v1/kv/a?ns={value}&partition={value}"), "X-Consul-Partition", value),
+                None
+            );
+        }
+        let refused = |by: &str| Some(format!("Invalid {by} a Consul Enterprise feature"));
+        assert_eq!(
+            said("/v1/kv/a", "x-consul-namespace", "team"),
+            refused("header: \"X-Consul-Namespace\" - Namespaces are")
+        );
+        assert_eq!(
+            said("/v1/kv/a?ns=default&partition=team", "X-Consul-Namespace", ""),
+            refused("query parameter: \"partition\" - Partitions are")
+        );
+    }
 }
