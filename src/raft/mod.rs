@@ -405,21 +405,28 @@ impl RaftNode {
     /// Becomes `Some` with the reason when this server can no longer take part.
     pub async fn failed(&self) -> String {
         let mut disk = self.inner.store.failure();
-        let mut metrics = self.inner.core.metrics();
+        // Why Raft ended is told among what changes with every entry, and whoever waited for that would wake as often.
+        // What rarely changes is closed right after.
+        let mut raft = self.inner.core.server_metrics();
+        let fatal = || {
+            let metrics = self.inner.core.metrics();
+            let state = &metrics.borrow_watched().running_state;
+            state.as_ref().err().map(ToString::to_string)
+        };
         loop {
             if let Some(reason) = disk.borrow().clone() {
                 return reason;
             }
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
+            if let Some(reason) = fatal() {
+                return reason;
             }
             tokio::select! {
                 biased;
                 changed = disk.changed() => if changed.is_err() {
                     return "the store has stopped".to_owned();
                 },
-                changed = metrics.changed() => if changed.is_err() {
-                    return "Raft has stopped".to_owned();
+                changed = raft.changed() => if changed.is_err() {
+                    return fatal().unwrap_or_else(|| "Raft has stopped".to_owned());
                 },
             }
         }

@@ -66,7 +66,9 @@ impl Life {
     pub fn is_calm(&self, from: u64, to: u64) -> bool {
         let at = self.moved.partition_point(|moved| *moved < from);
         let quiet = self.moved.get(at).is_none_or(|next| *next > to);
-        let stormy = self.stormy.iter().any(|(begin, end)| *begin <= to && from <= *end);
+        // One ends before the next begins, so the first that does not end too early decides.
+        let at = self.stormy.partition_point(|(_, end)| *end < from);
+        let stormy = self.stormy.get(at).is_some_and(|(begin, _)| *begin <= to);
         quiet && !stormy
     }
 
@@ -153,5 +155,29 @@ pub(crate) mod test {
             lives.on(At { ns: ms * MS, node: 0 }, event);
         }
         lives
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calm_is_what_no_fault_touches_however_many_there_were() {
+        let mut lives = Lives::default();
+        let mut says = |ns, event: Event<'_>| lives.on(At { ns, node: 0 }, &event);
+        // Twice at once, then one that is never over.
+        says(10, Event::FaultBegan);
+        says(12, Event::FaultBegan);
+        says(15, Event::FaultEnded);
+        says(20, Event::FaultEnded);
+        says(30, Event::FaultBegan);
+        says(40, Event::FaultEnded);
+        says(50, Event::Stopped(super::super::Stop::Kill));
+        says(60, Event::FaultBegan);
+        let life = lives.of(0);
+        let calm: Vec<u64> = (0..70).step_by(3).filter(|from| life.is_calm(*from, from + 2)).collect();
+        assert_eq!(calm, [0, 3, 6, 21, 24, 27, 42, 45, 51, 54, 57]);
+        assert!(!life.is_calm(21, 33) && !life.is_calm(25, 100) && !life.is_calm(1_000, 1_001));
     }
 }

@@ -103,6 +103,12 @@ impl NodeView {
         self.snapshot >= Some(index) || self.log.first().is_some_and(|first| index < first)
     }
 
+    /// The first index for which no snapshot stands.
+    pub fn uncovered(&self) -> u64 {
+        let after_snapshot = self.snapshot.map_or(0, |snapshot| snapshot.saturating_add(1));
+        after_snapshot.max(self.log.first().unwrap_or(0))
+    }
+
     /// Who this is across restarts: its Raft id where known.
     pub fn identity(&self, node: u32) -> (u32, Option<u64>) {
         (node, self.raft_id)
@@ -238,5 +244,18 @@ mod tests {
         log.append(0, 1, 1);
         log.truncate_after(None);
         assert_eq!(log.last(), None);
+    }
+
+    #[test]
+    fn what_is_uncovered_begins_where_covering_ends() {
+        for snapshot in [None, Some(0), Some(4), Some(9)] {
+            for first in [None, Some(0), Some(3), Some(8)] {
+                let mut node = NodeView { snapshot, ..NodeView::default() };
+                first.into_iter().for_each(|first| node.log.append(first, 1, 1));
+                let begins = (0..).find(|index| !node.covers(*index));
+                assert_eq!(begins, Some(node.uncovered()), "{node:?}");
+                assert!((node.uncovered()..20).all(|index| !node.covers(index)), "{node:?}");
+            }
+        }
     }
 }

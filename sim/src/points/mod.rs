@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 pub struct Points {
     visits: Vec<Visits>,
     /// Where a claim's text is in memory, and its place in the list: claims are made millions of times, and text is
-    /// slow to compare. The order of addresses is of no consequence.
+    /// slow to compare. How often a compiler puts one text into a program, and in which order, is of no consequence.
     by_address: BTreeMap<usize, usize>,
 }
 
@@ -41,9 +41,13 @@ impl Points {
     /// Counts a visit. Whether it is the first at which the claim held.
     pub fn visit(&mut self, assertion: Assertion) -> bool {
         let address = assertion.claim.as_ptr() as usize;
+        let visits = &mut self.visits;
         let at = *self.by_address.entry(address).or_insert_with(|| {
-            self.visits.push(Visits { claim: assertion.claim, held: 0 });
-            self.visits.len() - 1
+            let known = visits.iter().position(|visits| visits.claim == assertion.claim);
+            known.unwrap_or_else(|| {
+                visits.push(Visits { claim: assertion.claim, held: 0 });
+                visits.len() - 1
+            })
         });
         let held = &mut self.visits[at].held;
         *held += u64::from(assertion.holds);
@@ -62,11 +66,8 @@ impl Points {
 
     /// How often each claim held, by claim; without those that never did.
     pub fn held(&self) -> BTreeMap<String, u64> {
-        let mut held = BTreeMap::new();
-        for visits in self.visits.iter().filter(|visits| visits.held > 0) {
-            *held.entry(visits.claim.to_owned()).or_default() += visits.held;
-        }
-        held
+        let held = self.visits.iter().filter(|visits| visits.held > 0);
+        held.map(|visits| (visits.claim.to_owned(), visits.held)).collect()
     }
 }
 
@@ -202,6 +203,15 @@ mod tests {
         assert_eq!(points.held(), BTreeMap::new());
         assert!(points.visit(visit(true)));
         assert!(!points.visit(visit(true)));
+        assert_eq!(points.held(), BTreeMap::from([("a vote is granted".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn a_claim_whose_text_is_in_the_program_twice_is_one_claim() {
+        let copy: &'static str = Box::leak(String::from("a vote is granted").into_boxed_str());
+        let mut points = Points::default();
+        assert!(points.visit(visit(true)));
+        assert!(!points.visit(Assertion { claim: copy, ..visit(true) }));
         assert_eq!(points.held(), BTreeMap::from([("a vote is granted".to_owned(), 2)]));
     }
 

@@ -198,10 +198,9 @@ impl Sightings {
         let points = &mut findings.points;
         let mut doubtful = BTreeSet::new();
         for operation in history {
-            let end = operation.returned_ns;
-            let spans =
-                |reign: &&(u64, u64)| operation.invoked_ns < reign.0 && end.is_some_and(|end| reign.0 < end);
-            let crossed = self.reigns.iter().any(|reign| spans(&reign));
+            // They are in order of time, so the first that began after the call decides.
+            let at = self.reigns.partition_point(|(began, _)| *began <= operation.invoked_ns);
+            let crossed = self.reigns.get(at).is_some_and(|(began, _)| operation.returned_ns > Some(*began));
             let answered = matches!(operation.outcome, Outcome::Ok(_));
             points.sometimes(crossed && answered, "an operation succeeds across a change of leader");
             points.sometimes(

@@ -886,7 +886,8 @@ impl Writer {
                     self.env.sleep(FULL_RETRY).await;
                 }
                 result => {
-                    if shared.full.send_replace(false) {
+                    // Nobody is woken by a write that found space as the one before it did.
+                    if shared.full.send_if_modified(|full| std::mem::take(full)) {
                         tracing::info!("the disk has space again");
                     }
                     return result;
