@@ -58,6 +58,8 @@ use super::{Answer, Consistency, Error, Program, QueryOptions, uuid};
 
 /// How often the leader looks whether configuration and gossip agree, when nothing tells it to.
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+/// And after a change that could not be made.
+const RECONCILE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the leader compares the catalog with the members, when nothing tells it to.
 const ENTER_EVERY: Duration = Duration::from_secs(60);
 /// How often the leader looks how the servers fare.
@@ -781,6 +783,7 @@ impl Server {
         let env = &self.inner.env;
         let mut members = self.inner.lan.changes();
         let mut led = false;
+        let mut pause = RECONCILE_EVERY;
         loop {
             // Mutant T02: the system's randomness gets into a timer.
             let jitter = if mutant::is("T02") { mutant::system_jitter() } else { Duration::ZERO };
@@ -789,9 +792,10 @@ impl Server {
                 // Without gossip nothing changes any more, and the node is about to stop.
                 changed = members.changed() => if changed.is_err() { return },
                 () = self.inner.node.leadership_changed(led) => {}
-                () = env.sleep(RECONCILE_EVERY + jitter) => {}
+                () = env.sleep(pause + jitter) => {}
             }
             led = self.inner.node.is_leader();
+            pause = RECONCILE_EVERY;
             // Newcomers that were asked in this round and could not be added: nobody else waits for them.
             let mut passed_over = BTreeSet::new();
             while self.inner.node.is_leader() {
@@ -821,7 +825,10 @@ impl Server {
                 if let Err(error) = done {
                     env.reachable("a change of the configuration is tried again");
                     tracing::warn!(error, "the configuration does not follow gossip yet");
-                    env.sleep(Duration::from_secs(1)).await;
+                    pause = RECONCILE_AGAIN;
+                    if !adds {
+                        break;
+                    }
                 }
             }
         }

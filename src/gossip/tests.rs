@@ -790,6 +790,37 @@ async fn two_nodes_with_one_id_do_not_flood_the_cluster() {
     assert_eq!(nodes[0].sees("n2"), Some(Status::Alive));
 }
 
+#[tokio::test]
+async fn who_is_told_of_ever_higher_generations_waits_its_turn_in_silence() {
+    // Two nodes that do not know each other, and each has seen another node die at one address.
+    let [low, high] = [start(options(1, 1, any_port())).await, start(options(2, 1, any_port())).await];
+    let mut addr = any_port();
+    for (witness, node_id, generation) in [(&low, 8, 1_000_000), (&high, 9, 6_000_000)] {
+        let gone = start(options(node_id, generation, addr)).await;
+        gone.gossip.join(&[witness.addr()]).await.unwrap();
+        let name = format!("n{node_id}");
+        until("it is known", || witness.sees(&name) == Some(Status::Alive)).await;
+        addr = gone.addr();
+        gone.gossip.shutdown().await;
+        until("it is dead", || witness.sees(&name) == Some(Status::Failed)).await;
+    }
+    // The third there goes above the lower generation at once. Then it hears of the higher one.
+    let heir = start(options(3, 1, addr)).await;
+    heir.gossip.join(&[low.addr()]).await.unwrap();
+    until("the lower one is exceeded", || low.sees("n3") == Some(Status::Alive)).await;
+    assert_eq!(heir.gossip.local().generation, 1_000_001);
+    let sent = || [&low, &high, &heir].iter().map(|node| stat(node, "datagrams_sent")).sum::<u64>();
+    let before = sent();
+    high.gossip.join(&[low.addr(), heir.addr()]).await.unwrap();
+    until("it is alive to both", || {
+        [&low, &high].iter().all(|node| node.sees("n3") == Some(Status::Alive)) && low.sees("n2").is_some()
+    })
+    .await;
+    assert_eq!(heir.gossip.local().generation, 6_000_001);
+    let sent = sent() - before;
+    assert!(sent() - before < 3_000, "{}", sent() - before);
+}
+
 // Encryption.
 
 const KEY_1: &str = "AQEBAQEBAQEBAQEBAQEBAQ==";

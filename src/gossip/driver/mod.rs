@@ -61,6 +61,8 @@ const REPORTS: usize = 64;
 const BURST: u32 = 256;
 /// After so many failures to receive in a row the socket counts as broken.
 const RECEIVE_FAILURES: u32 = 100;
+/// The least time between two generations that a node takes because others held the one before for dead.
+const JUMP_PAUSE: Duration = Duration::from_secs(1);
 /// How many failed members are knocked on at once.
 const KNOCKS: usize = 16;
 /// How many dead lives beyond those in the table are remembered.
@@ -287,7 +289,7 @@ impl Driver {
             last_heal: None,
             asked: BTreeMap::new(),
             next_jump: now,
-            jump_pause: Duration::from_secs(1),
+            jump_pause: JUMP_PAUSE,
             knocked: 0,
             live: 1,
             slowness: 0,
@@ -504,8 +506,8 @@ impl Driver {
 
     /// Somebody knows this node, or another at its address, at this generation: takes the next one.
     ///
-    /// Two nodes with one id would chase each other through the generations; the pause between two such
-    /// steps doubles, so they cannot do it quickly.
+    /// Two nodes with one id would chase each other through the generations; the pause between two such steps doubles as
+    /// long as they come as soon as they may, so they cannot do it quickly.
     fn jump(&mut self, generation: u64, now: Instant) {
         // Part of mutant G02.
         if mutant::is("G02") {
@@ -514,8 +516,8 @@ impl Driver {
         if !self.is_member() || generation >= MAX_GENERATION || now < self.next_jump {
             return;
         }
-        if now.since(self.next_jump) > Duration::from_secs(600) {
-            self.jump_pause = Duration::from_secs(1);
+        if now.since(self.next_jump) > 4 * self.jump_pause {
+            self.jump_pause = JUMP_PAUSE;
         }
         self.env.reachable("a node takes a higher incarnation because others hold its last for dead");
         self.next_jump = now + self.jump_pause;
