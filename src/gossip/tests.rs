@@ -817,7 +817,6 @@ async fn who_is_told_of_ever_higher_generations_waits_its_turn_in_silence() {
     })
     .await;
     assert_eq!(heir.gossip.local().generation, 6_000_001);
-    let sent = sent() - before;
     assert!(sent() - before < 3_000, "{}", sent() - before);
 }
 

@@ -887,7 +887,7 @@ impl Writer {
                 }
                 result => {
                     // Nobody is woken by a write that found space as the one before it did.
-                    if shared.full.send_if_modified(|full| std::mem::take(full)) {
+                    if shared.full.send_if_modified(std::mem::take) {
                         tracing::info!("the disk has space again");
                     }
                     return result;
