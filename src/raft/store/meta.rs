@@ -26,6 +26,11 @@ const FILE: u64 = u64::MAX;
 const COPIES: [u64; 3] = [0, 8, 16];
 const LAST_COPY: u64 = COPIES[COPIES.len() - 1];
 
+/// Whether a file of this name is this file, or the one that becomes it.
+pub fn is_mine(name: &str) -> bool {
+    name == NAME || name == MAKING
+}
+
 /// What is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {

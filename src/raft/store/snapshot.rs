@@ -26,6 +26,11 @@ const MAKING: &str = "snapshot.tmp";
 /// Bytes written or read at once.
 const PIECE: usize = 1 << 20;
 
+/// Whether a file of this name is a snapshot, or the one that is being made.
+pub fn is_mine(name: &str) -> bool {
+    name.starts_with(PREFIX) || name == MAKING
+}
+
 fn name(meta: &SnapshotMeta) -> String {
     let (term, index) = meta.last_log_id.map(log_id_parts).unwrap_or_default();
     format!("{PREFIX}{index:016x}-{term:016x}")

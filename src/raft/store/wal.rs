@@ -53,6 +53,11 @@ const COMMITTED: u8 = 4;
 /// Added to a kind: there is no log id.
 const NOTHING: u8 = 128;
 
+/// Whether a file of this name is a file of the log.
+pub fn is_mine(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:016x}")
 }
