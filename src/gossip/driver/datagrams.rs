@@ -65,7 +65,7 @@ impl Driver {
             Some(foca::Header { dst, message: foca::Message::TurnUndead, .. }) => (&[][..], Some(dst)),
             _ => (datagram.swim, None),
         };
-        self.greet(sender.id, swim.is_empty());
+        self.greet(sender.id, swim.is_empty(), now);
         if !swim.is_empty() {
             self.env.sometimes_if(
                 || self.asked_others && is_forwarded_ack(swim),
@@ -111,13 +111,13 @@ impl Driver {
     }
 
     /// A node spoke: it lives, unless we know better about this life of it.
-    fn greet(&mut self, id: Identity, without_swim: bool) {
+    fn greet(&mut self, id: Identity, without_swim: bool, now: Instant) {
         if let Some(entry) = self.table.get(id.node_id) {
             if entry.id == id && entry.live {
                 return;
             }
             if entry.id.generation >= id.generation {
-                self.tell_stale(id.node_id, id.addr);
+                self.tell_stale(id.node_id, id.addr, now);
                 return;
             }
         }
@@ -132,7 +132,7 @@ impl Driver {
             .map(|known| known.generation)
             .max();
         if let Some(generation) = beaten_by {
-            self.tell_stale_of(id.node_id, id.addr, generation);
+            self.tell_stale_of(id.node_id, id.addr, generation, now);
         } else if without_swim {
             self.apply(foca::Member::alive(id), true);
         }

@@ -225,7 +225,7 @@ impl Driver {
             }
             (true, Some((known, false))) if id == known => {
                 self.env.reachable("a peer still takes for alive a life that is known to be over");
-                self.tell_stale(id.node_id, id.addr);
+                self.tell_stale(id.node_id, id.addr, now);
             }
             // Mutant G04: somebody who has not heard of a later life brings the earlier one back.
             (true, Some((known, _))) if mutant::is("G04") && id.generation < known.generation => {
@@ -242,7 +242,7 @@ impl Driver {
                     self.apply(claim(State::Down), true);
                 } else {
                     self.env.reachable("a peer's word that a live member is dead is not taken");
-                    self.tell_stale(id.node_id, id.addr);
+                    self.tell_stale(id.node_id, id.addr, now);
                 }
             }
             (false, Some((known, _))) if id.generation > known.generation => {

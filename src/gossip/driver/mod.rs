@@ -63,6 +63,8 @@ const BURST: u32 = 256;
 const RECEIVE_FAILURES: u32 = 100;
 /// The least time between two generations that a node takes because others held the one before for dead.
 const JUMP_PAUSE: Duration = Duration::from_secs(1);
+/// Of so many nodes is remembered that they were told that they are stale.
+const MAX_TOLD: usize = 1_024;
 /// How many failed members are knocked on at once.
 const KNOCKS: usize = 16;
 /// How many dead lives beyond those in the table are remembered.
@@ -193,6 +195,8 @@ pub(super) struct Driver {
     last_heal: Option<Instant>,
     /// When we last asked a node for its profile, or sent it its own.
     asked: BTreeMap<u64, Instant>,
+    /// When we last told a node that it is stale.
+    told: BTreeMap<u64, Instant>,
     /// Before this time no further generation is taken on somebody's word.
     next_jump: Instant,
     jump_pause: Duration,
@@ -288,6 +292,7 @@ impl Driver {
             exchange_number: 0,
             last_heal: None,
             asked: BTreeMap::new(),
+            told: BTreeMap::new(),
             next_jump: now,
             jump_pause: JUMP_PAUSE,
             knocked: 0,
@@ -543,12 +548,23 @@ impl Driver {
         self.fresh = true;
     }
 
-    fn tell_stale(&mut self, node_id: u64, addr: SocketAddr) {
+    fn tell_stale(&mut self, node_id: u64, addr: SocketAddr, now: Instant) {
         let Some(entry) = self.table.get(node_id) else { return };
-        self.tell_stale_of(node_id, addr, entry.id.generation);
+        self.tell_stale_of(node_id, addr, entry.id.generation, now);
     }
 
-    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, generation: u64) {
+    /// Two nodes may each hold the other for stale, and may both have to wait before they may change that: what says so
+    /// is said no more often than other news.
+    fn tell_stale_of(&mut self, node_id: u64, addr: SocketAddr, generation: u64, now: Instant) {
+        let pause = millis(self.timing.gossip_interval_ms);
+        let recent = |told: &Instant| now.since(*told) < pause;
+        if self.told.len() >= MAX_TOLD {
+            self.told.retain(|_, told| recent(told));
+        }
+        if self.told.len() >= MAX_TOLD || self.told.get(&node_id).is_some_and(recent) {
+            return;
+        }
+        self.told.insert(node_id, now);
         let profile = self.table.get(node_id).and_then(|entry| entry.profile.as_ref());
         let revision = profile.map_or(0, |profile| profile.revision);
         self.direct(addr, &Part::Stale { node_id, generation, revision });
