@@ -54,6 +54,8 @@ pub struct Config {
     pub retry_interval_ms: u64,
     /// Gives up after so many tries of `retry_join`; 0 never does.
     pub retry_max: u32,
+    /// Whether the agent looks, when it starts again after it left, for the members that it knew then.
+    pub rejoin_after_leave: bool,
     /// The keys that gossip is encrypted with, each 16, 24 or 32 bytes in base64, apart by white space; the first
     /// encrypts, all are understood. Once keys were changed in the running cluster, what the node wrote down counts,
     /// until this is changed. Best given by `encrypt_file`.
@@ -320,6 +322,7 @@ impl Default for Config {
             retry_join: Vec::new(),
             retry_interval_ms: 30_000,
             retry_max: 0,
+            rejoin_after_leave: false,
             encrypt: Secret::default(),
             encrypt_verify_incoming: true,
             encrypt_verify_outgoing: true,

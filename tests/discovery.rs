@@ -17,21 +17,22 @@ use domain::rdata::AllRecordData;
 use hyper::Method;
 use serde_json::{Value, json};
 
-/// A server called `a` and a client called `b`, with quick gossip.
-fn pair() -> (Home, Node, Home, Node) {
+/// Starts a node with quick gossip on free ports, and a directory that it may have used before.
+fn start(name: &str, home: &Home, more: &[&str]) -> Node {
     let config = format!("{QUICK}[gossip]\nprobe_period_ms = 100\nprobe_timeout_ms = 50\n");
-    let start = |name: &str, more: &[&str]| {
-        let home = Home::new();
-        let (config, data) = (home.file("config.toml", &config), text_of(&home.data()));
-        let mut args = vec!["--config", &config, "--data-dir", &data];
-        args.extend(["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0", "--dns-port", "0"]);
-        args.extend(more);
-        let node = Node::start(name, &args);
-        (home, node)
-    };
-    let (home_a, a) = start("a", &["--server", "--bootstrap"]);
+    let (config, data) = (home.file("config.toml", &config), text_of(&home.data()));
+    let mut args = vec!["--config", &config, "--data-dir", &data];
+    args.extend(["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0", "--dns-port", "0"]);
+    args.extend(more);
+    Node::start(name, &args)
+}
+
+/// A server called `a` and a client called `b`.
+fn pair() -> (Home, Node, Home, Node) {
+    let (home_a, home_b) = (Home::new(), Home::new());
+    let a = start("a", &home_a, &["--server", "--bootstrap"]);
     let join = a.at.gossip.to_string();
-    let (home_b, b) = start("b", &["--retry-join", &join]);
+    let b = start("b", &home_b, &["--retry-join", &join]);
     for node in [&a, &b] {
         eventually("a leader and both nodes in the catalog", || {
             let nodes = node.http().json("/v1/catalog/nodes")?;
@@ -47,6 +48,32 @@ fn names(list: &Value, key: &str) -> Vec<String> {
         .iter()
         .map(|one| one[key].as_str().unwrap_or_default().to_owned())
         .collect()
+}
+
+#[test]
+fn a_lone_server_that_comes_back_elsewhere_finds_whom_it_knew() {
+    let (home_a, mut a, home_b, mut b) = pair();
+    let kept = |home: &Home| std::fs::read_to_string(home.data().join("acquaintances")).ok();
+    let known = |home: &Home, node: &Node| {
+        let addr = node.at.gossip.to_string();
+        eventually("the other is remembered", || kept(home)?.contains(&addr).then_some(()));
+    };
+    known(&home_a, &b);
+    known(&home_b, &a);
+    let before = a.at.gossip;
+    a.kill();
+    // Nobody tells it where the client is, and the client only knows where the server was.
+    a = start("a", &home_a, &["--server"]);
+    assert_ne!(a.at.gossip, before);
+    eventually("they see each other", || {
+        (a.http().status_of("b") == Some(1) && b.http().status_of("a") == Some(1)).then_some(())
+    });
+    eventually("the client reaches the server", || b.http().set("k", "v").then_some(()));
+    // Who leaves is done with them.
+    known(&home_b, &a);
+    assert_eq!(b.http().put("/v1/agent/leave", "").status, 200);
+    assert_eq!(b.wait().code(), Some(0));
+    assert_eq!(kept(&home_b), None);
 }
 
 #[test]

@@ -25,6 +25,7 @@
 //! To give agents something new to do in both modes: a variant of [`Call`], its answer in [`Server`], and a method
 //! of [`Agent`] that the API uses. The client carries whatever there is.
 
+mod acquaintances;
 pub mod archive;
 pub mod autopilot;
 pub mod bootstrap;
@@ -35,6 +36,7 @@ pub mod coordinates;
 pub mod delegate;
 pub mod events;
 pub mod identity;
+mod kept;
 pub mod keys;
 pub mod lan;
 pub mod local;
@@ -275,6 +277,8 @@ struct Inner {
     rpc_addr: Option<SocketAddr>,
     /// Whether others were found since the start.
     joined: watch::Sender<bool>,
+    /// Where others were when this agent last ran.
+    known: Vec<SocketAddr>,
     /// Why the node stops, from the moment it begins to.
     outcome: OnceLock<Result<(), String>>,
     /// The same, once it has stopped.
@@ -331,6 +335,7 @@ impl Agent {
         delegate: Arc<dyn Delegate>,
         rpc_addr: Option<SocketAddr>,
     ) -> Agent {
+        let known = acquaintances::recall(&env).await;
         Agent {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&env),
@@ -347,6 +352,7 @@ impl Agent {
                 delegate,
                 rpc_addr,
                 joined: watch::Sender::new(false),
+                known,
                 outcome: OnceLock::new(),
                 stopping: watch::Sender::new(None),
                 duties: Mutex::default(),
@@ -376,14 +382,17 @@ impl Agent {
         lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send + 'static,
         failed: impl Future<Output = String> + Send + 'static,
     ) {
-        let Inner { env, config, lan, joined, .. } = &*self.inner;
-        let looking = rejoin::rejoin(env.clone(), config.subscribe(), lan.clone(), lost, joined.clone());
+        let Inner { env, config, lan, joined, known, .. } = &*self.inner;
+        let found = rejoin::Found { joined: joined.clone(), known: known.clone() };
+        let looking = rejoin::rejoin(env.clone(), config.subscribe(), lan.clone(), lost, found);
         let agent = self.clone();
         let rejoining = env.spawn(async move {
             let reason = looking.await;
             agent.stop(Err(reason)).await;
         });
         duties.push(rejoining.abort_on_drop());
+        let remembering = acquaintances::remember(env.clone(), lan.clone(), known.clone());
+        duties.push(env.spawn(remembering).abort_on_drop());
         let (agent, silent) = (self.clone(), lan.fatal());
         let watching = env.spawn(async move {
             let reason = tokio::select! {
@@ -941,6 +950,9 @@ impl Agent {
     /// Leaves the cluster and stops. [`Agent::wait`] returns then.
     pub async fn leave(&self) {
         self.inner.delegate.leave().await;
+        if !self.config().rejoin_after_leave {
+            acquaintances::forget(&self.inner.env).await;
+        }
         self.stop(Ok(())).await;
     }
 

@@ -1,6 +1,7 @@
 //! How an agent finds the others, and finds them again.
 //!
-//! As long as it sees nobody, it asks the addresses it was told (`retry_join`). A server also asks the servers
+//! As long as it sees nobody, it asks the addresses it was told (`retry_join`), and those of whom it knew when it last ran (see
+//! [`super::acquaintances`]). A server also asks the servers
 //! that its Raft configuration remembers for gossip's way in, whether or not it sees others: without that, two
 //! halves of a cluster that started anew at other gossip ports would stay apart.
 
@@ -18,16 +19,27 @@ use super::lan::Lan;
 
 /// The first pause between two tries to find the others; it doubles up to the configured interval.
 const FIRST: Duration = Duration::from_secs(1);
+/// So many of those that were known are asked in one try, the next ones in the next.
+const ASKED: usize = 8;
+
+/// What is found.
+pub struct Found {
+    /// Becomes true when somebody is.
+    pub joined: watch::Sender<bool>,
+    /// Where others were when this agent last ran.
+    pub known: Vec<SocketAddr>,
+}
 
 /// Looks for the others as long as this runs. `lost` tells whether others are missed that are not in the
-/// configuration, and at which addresses they may be joined. `joined` becomes true when somebody was found. Ends only when it has tried as often as it may, with the reason.
+/// configuration, and at which addresses they may be joined. Ends only when it has tried as often as it may, with the reason.
 pub async fn rejoin(
     env: Env,
     config: watch::Receiver<Arc<Config>>,
     lan: Lan,
     lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send,
-    joined: watch::Sender<bool>,
+    Found { joined, known }: Found,
 ) -> String {
+    let mut next = 0;
     let mut pause = FIRST;
     let mut tries = 0;
     let mut last_reason = None;
@@ -45,6 +57,12 @@ pub async fn rejoin(
         // One list of addresses may serve all nodes, and then names this one too.
         addrs.retain(|addr| !mine.contains(addr));
         let told = addrs.len();
+        if alone {
+            let turn = known.iter().cycle().skip(next).take(known.len().min(ASKED));
+            let fresh: Vec<_> = turn.filter(|addr| !mine.contains(addr) && !addrs.contains(addr)).collect();
+            addrs.extend(fresh);
+            next = (next + ASKED).checked_rem(known.len()).unwrap_or(0);
+        }
         let lost = lost().await;
         if addrs.is_empty() && lost.is_none() {
             tries = 0;

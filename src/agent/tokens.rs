@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::AclTokens;
-use crate::env::{Disk, Env, Instant};
+use crate::env::{Disk, Env, Instant, replace};
 use crate::secret::Secret;
 use crate::state::acl::Holder;
 
@@ -142,16 +142,9 @@ fn read(disk: &dyn Disk) -> io::Result<BTreeMap<Purpose, Secret>> {
     postcard::from_bytes(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// A file beside it takes its place once it is whole.
 fn write(disk: &dyn Disk, tokens: &BTreeMap<Purpose, Secret>) -> io::Result<()> {
     let bytes = postcard::to_stdvec(tokens).map_err(io::Error::other)?;
-    let beside = format!("{FILE_NAME}.new");
-    let file = disk.open(&beside)?;
-    file.set_len(0)?;
-    file.write_at(0, &bytes)?;
-    file.sync()?;
-    disk.rename(&beside, FILE_NAME)?;
-    disk.sync_dir()
+    replace(disk, FILE_NAME, &bytes)
 }
 
 #[cfg(test)]

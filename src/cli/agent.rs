@@ -51,6 +51,9 @@ pub struct AgentArgs {
     /// Give up after so many tries of --retry-join; 0 never does
     #[arg(long, value_name = "N")]
     retry_max: Option<u32>,
+    /// Look for the members that were known at the last leave
+    #[arg(long)]
+    rejoin: bool,
     /// IP address that RPC and gossip listen on
     #[arg(long, value_name = "IP")]
     bind: Option<IpAddr>,
@@ -251,6 +254,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             })?;
     }
     config.retry_max = args.retry_max.unwrap_or(config.retry_max);
+    config.rejoin_after_leave |= args.rejoin;
     config.server |= args.server || args.dev;
     if !config.server && (args.bootstrap || args.bootstrap_expect.is_some()) {
         return Err(Problem::usage("only a server can found a cluster: add --server"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 24] = [
+pub const RELOADABLE: [&str; 25] = [
     "acl.tokens.agent",
     "acl.tokens.agent_recovery",
     "acl.tokens.default",
@@ -27,6 +27,7 @@ pub const RELOADABLE: [&str; 24] = [
     "limits.key_bytes",
     "limits.snapshot_bytes",
     "limits.value_bytes",
+    "rejoin_after_leave",
     "retry_interval_ms",
     "retry_join",
     "retry_max",
@@ -71,6 +72,7 @@ pub fn plan(old: &Config, new: &Config) -> (Config, Reloaded) {
     config.limits.key_bytes = new.limits.key_bytes;
     config.limits.snapshot_bytes = new.limits.snapshot_bytes;
     config.limits.value_bytes = new.limits.value_bytes;
+    config.rejoin_after_leave = new.rejoin_after_leave;
     config.retry_interval_ms = new.retry_interval_ms;
     config.retry_join = new.retry_join.clone();
     config.retry_max = new.retry_max;
@@ -168,6 +170,7 @@ mod tests {
             retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1))],
             retry_interval_ms: 1,
             retry_max: 9,
+            rejoin_after_leave: true,
             ..Config::default()
         };
         new.tags.insert("a".into(), "b".into());

@@ -250,6 +250,20 @@ pub trait Disk: Send + Sync {
     fn describe(&self) -> String;
 }
 
+/// Puts a file in the place of the one that is there, durably, so that there is always one of them, whole.
+///
+/// # Errors
+/// The disk's. One of the two is there all the same.
+pub fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let making = format!("{name}.tmp");
+    let file = disk.open(&making)?;
+    file.set_len(0)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    disk.rename(&making, name)?;
+    disk.sync_dir()
+}
+
 /// An open file. All calls block.
 pub trait File: Send + Sync + fmt::Debug {
     /// Length in bytes.

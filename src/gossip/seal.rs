@@ -37,7 +37,7 @@ use tracing::warn;
 use super::Error;
 use super::keyring::{Change, FILE_NAME, Key, KeyError, MAX_FILE, NONCE, Ring, TAG};
 use super::wire::{FrameError, Garbage, MAX_DATAGRAM, MAX_FRAME};
-use crate::env::{Disk, Env, Rng};
+use crate::env::{Disk, Env, Rng, replace};
 use crate::mutant;
 
 /// The first byte of what is encrypted. No version of the plain form is called so.
@@ -373,7 +373,7 @@ impl Sealer {
         }
         // Mutant K02: a change of keys is forgotten with the process.
         if !mutant::is("K02") {
-            keep(disk, &after.write(&self.inner.configured))
+            replace(disk, FILE_NAME, &after.write(&self.inner.configured))
                 .map_err(|error| format!("cannot write the file {FILE_NAME}: {error}"))?;
         }
         *self.inner.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(after));
@@ -416,7 +416,7 @@ fn load(disk: &dyn Disk, configured: &str) -> Result<Option<Ring>, Error> {
     if let Some(ring) = &ring {
         let text = ring.write(configured);
         if file.as_deref() != Some(&text)
-            && let Err(error) = keep(disk, &text)
+            && let Err(error) = replace(disk, FILE_NAME, &text)
         {
             warn!(%error, "cannot write the file {FILE_NAME}: changes of keys will be refused until that is possible");
         }
@@ -433,17 +433,6 @@ fn read(disk: &dyn Disk) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; file.len()?.min(MAX_FILE) as usize];
     file.read_at(0, &mut bytes)?;
     Ok(Some(bytes))
-}
-
-/// Puts a file in the place of the one that is there, so that there is always one of them, whole.
-fn keep(disk: &dyn Disk, text: &[u8]) -> io::Result<()> {
-    let fresh = format!("{FILE_NAME}.new");
-    let file = disk.open(&fresh)?;
-    file.set_len(0)?;
-    file.write_at(0, text)?;
-    file.sync()?;
-    disk.rename(&fresh, FILE_NAME)?;
-    disk.sync_dir()
 }
 
 /// How something on a stream begins.

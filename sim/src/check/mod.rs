@@ -45,6 +45,7 @@ use std::sync::OnceLock;
 
 use driftline::env::Observed;
 use driftline::env::assertion::Assertion;
+use driftline::gossip::timing::Timing;
 use serde::{Deserialize, Serialize};
 
 use crate::coverage::Coverage;
@@ -356,6 +357,20 @@ pub struct Settings {
     pub accuracy_grace_ns: u64,
     /// Datagrams a node may send a second, averaged over ten seconds.
     pub datagrams_per_second: u64,
+}
+
+impl Settings {
+    /// What they are for nodes with this timing. The traffic that is usual in rounds every tenth of a second to three others each
+    /// may be as much more as rounds are more frequent and go to more.
+    pub fn of(timing: &Timing) -> Settings {
+        let usual = Settings::default();
+        let often = u64::from(timing.gossip_fanout.max(3)) * 100;
+        let rare = 3 * timing.gossip_interval_ms.clamp(1, 100);
+        Settings {
+            accuracy_grace_ns: 10 * timing.probe_period_ms * 1_000_000,
+            datagrams_per_second: usual.datagrams_per_second * often / rare,
+        }
+    }
 }
 
 impl Default for Settings {

@@ -139,8 +139,7 @@ impl Replay {
 
 /// Has the checks judge what happened.
 fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
-    let probe_period_ns = cluster.scenario.settings.probe_period_ms.saturating_mul(1_000_000);
-    let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
+    let settings = check::Settings::of(&cluster.scenario.settings.gossip());
     let mut checks = Checks::new(&settings);
     for heard in cluster.heard() {
         let name = node_name(heard.node);

@@ -314,8 +314,7 @@ struct Seen {
 
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
-        let probe_period_ns = scenario.settings.probe_period_ms.saturating_mul(1_000_000);
-        let settings = check::Settings { accuracy_grace_ns: 10 * probe_period_ns, ..Default::default() };
+        let settings = check::Settings::of(&scenario.settings.gossip());
         let checks = Mutex::new(Checks::new(&settings));
         Watch {
             checks,

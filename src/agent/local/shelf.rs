@@ -6,9 +6,8 @@
 //! checks/SHA-256 of the id.state      how a check with a TTL stood when it was last told, and until when that counts
 //! ```
 //!
-//! Each file is a line with its version and a checksum, and then JSON. A file is written under another name, synced and
-//! renamed, so that power lost meanwhile leaves the one before. One that cannot be read is named in the log and left
-//! where it is; the others do not suffer.
+//! Each is a file of [`kept`](super::super::kept). One that cannot be read is named in the log and left where it is; the others do
+//! not suffer.
 //!
 //! How a check stood is not synced: it changes all the time, and if it is lost the check is critical until it is told
 //! again, as one that is new. Two lives of an agent have no clock in common but the one on the wall, so that one says
@@ -25,7 +24,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
@@ -34,16 +32,13 @@ use crate::env::Disk;
 use crate::secret::Secret;
 use crate::state::catalog::{ServiceInfo, Status};
 
+use super::super::kept::{content, parsed, read};
 use super::book::{Book, Definition, Item, Probe};
 
 const SERVICES: &str = "services";
 const CHECKS: &str = "checks";
 const STATE: &str = ".state";
 const MAKING: &str = ".tmp";
-/// What every file begins with.
-const HEAD: &str = "driftline 1 ";
-/// A file that is longer is none of ours.
-const MOST: u64 = 4 << 20;
 
 /// How a check stood when it was last told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,22 +103,6 @@ pub struct Shelf {
 fn name(folder: &str, id: &str) -> String {
     let digest: String = Sha256::digest(id).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{folder}/{digest}")
-}
-
-fn content(value: &impl Serialize) -> String {
-    // Plain data always has a text.
-    let json = serde_json::to_string(value).unwrap_or_default();
-    format!("{HEAD}{:016x}\n{json}\n", xxh3_64(json.as_bytes()))
-}
-
-fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let (head, json) = text.split_once('\n').ok_or("it has no first line")?;
-    let json = json.strip_suffix('\n').ok_or("it is cut short")?;
-    let sum = head.strip_prefix(HEAD).ok_or("it is of another version, or none of this program's")?;
-    if sum != format!("{:016x}", xxh3_64(json.as_bytes())) {
-        return Err("it is damaged: its checksum is another".to_owned());
-    }
-    serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
 /// The files that a book belongs in.
@@ -210,17 +189,6 @@ impl Shelf {
         }
         Ok(found)
     }
-}
-
-fn read(disk: &dyn Disk, name: &str) -> io::Result<String> {
-    let file = disk.open(name)?;
-    let len = file.len()?;
-    if len > MOST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
-    }
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_at(0, &mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Carries out changes, durably except for how checks stood.

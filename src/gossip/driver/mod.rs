@@ -184,6 +184,8 @@ pub(super) struct Driver {
     delegate_pending: bool,
     /// Whether there is something to send that was not there before.
     fresh: bool,
+    /// Before this time nothing is new enough for more than a tick.
+    next_hurry: Instant,
     /// How many more quick rounds that is worth.
     quick_rounds: u32,
     quick_armed: bool,
@@ -284,6 +286,7 @@ impl Driver {
             gossip_armed: false,
             delegate_pending: true,
             fresh: false,
+            next_hurry: now,
             quick_rounds: 0,
             quick_armed: false,
             outbox: Vec::new(),

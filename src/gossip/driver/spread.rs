@@ -58,8 +58,13 @@ impl Driver {
     }
 
     /// Passes on what is new at once, and twice more soon after: most of the times that a message is sent at
-    /// all come early, so it does not wait for a tick in every hop.
+    /// all come early, so it does not wait for a tick in every hop. Where news never ends that is done once a tick, so that
+    /// a node's load has a bound (SWIM, section 5): the rest waits for the tick.
     pub(super) fn hurry(&mut self, now: Instant) {
+        if now < self.next_hurry {
+            return;
+        }
+        self.next_hurry = now + millis(self.timing.gossip_interval_ms);
         self.gossip(now);
         self.quick_rounds = QUICK_ROUNDS;
         self.arm_quick(now);
