@@ -66,8 +66,9 @@ pub async fn remember(env: Env, lan: Lan, known: Vec<SocketAddr>) {
                 // The next change is another try.
                 Err(error) => tracing::debug!(%error, "cannot write the file {FILE_NAME}"),
             }
+            // Who comes meanwhile is seen after it; the first is kept at once, and one is enough.
+            env.sleep(PAUSE).await;
         }
-        env.sleep(PAUSE).await;
         if changes.changed().await.is_err() {
             return;
         }
