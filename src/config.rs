@@ -7,9 +7,12 @@ pub mod consul;
 pub mod duration;
 pub mod file;
 pub mod loose;
+mod place;
 pub mod reload;
 pub mod service;
 pub mod watch;
+
+pub use place::Place;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -48,8 +51,8 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     /// Gossip addresses of members to join at start. Failing to reach any is an error.
     pub join: Vec<SocketAddr>,
-    /// Gossip addresses of members to join, tried until one answers.
-    pub retry_join: Vec<SocketAddr>,
+    /// Where gossip's members may be joined, tried until one answers. Names are looked up at every try.
+    pub retry_join: Vec<Place>,
     /// Pause between two tries of `retry_join`, in milliseconds.
     pub retry_interval_ms: u64,
     /// Gives up after so many tries of `retry_join`; 0 never does.

@@ -80,6 +80,27 @@ fn an_agent_that_can_join_nobody_says_so_and_ends() {
 }
 
 #[test]
+fn names_to_join_are_looked_up_while_the_agent_runs() {
+    let a = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    let found = format!("localhost:{}", a.at.gossip.port());
+    let names = ["--retry-join", "nobody.invalid", "--retry-join", &found];
+    let home = Home::new();
+    let data = ["--data-dir", home.data().to_str().unwrap()].map(str::to_owned);
+    let b = Node::start("b", &[&ANY_PORTS[..], &names, &data.each_ref().map(String::as_str)].concat());
+    eventually("both see each other", || {
+        (a.http().status_of("b") == Some(1) && b.http().status_of("a") == Some(1)).then_some(())
+    });
+
+    let retry = ["--dev", "--retry-join", "nobody.invalid", "--retry-interval", "50ms", "--retry-max", "2"];
+    let mut node = Node::start("c", &[&ANY_PORTS[..], &retry].concat());
+    assert_eq!(node.wait().code(), Some(1));
+    let log = node.log();
+    assert!(log.contains("gave up joining after 2 tries") && log.contains("nobody.invalid"), "{log}");
+    let output = run(&["agent", "--dev", "--retry-join", "no body"]);
+    assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+}
+
+#[test]
 fn an_agent_that_is_told_its_own_address_only_has_nobody_to_join() {
     let port = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat()).at.gossip.port().to_string();
     let own = format!("127.0.0.1:{port}");

@@ -382,9 +382,10 @@ impl Agent {
         lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send + 'static,
         failed: impl Future<Output = String> + Send + 'static,
     ) {
-        let Inner { env, config, lan, joined, known, .. } = &*self.inner;
+        let Inner { env, config, lan, joined, known, process, .. } = &*self.inner;
         let found = rejoin::Found { joined: joined.clone(), known: known.clone() };
-        let looking = rejoin::rejoin(env.clone(), config.subscribe(), lan.clone(), lost, found);
+        let looking =
+            rejoin::rejoin(env.clone(), config.subscribe(), lan.clone(), process.clone(), lost, found);
         let agent = self.clone();
         let rejoining = env.spawn(async move {
             let reason = looking.await;

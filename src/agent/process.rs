@@ -37,11 +37,11 @@ pub trait Process: Send + Sync {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(Option<i32>, String), String>>;
 
-    /// An address of a host by its name.
+    /// The addresses of a host by its name, at least one.
     ///
     /// # Errors
     /// Why there is none.
-    fn resolve(&self, host: &str, port: u16) -> BoxFuture<'static, Result<SocketAddr, String>>;
+    fn resolve(&self, host: &str, port: u16) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>>;
 
     /// Log lines from now on, each with its line end, at one of Consul's levels. What is read too slowly loses lines,
     /// and says so in their place.

@@ -1,6 +1,6 @@
 //! How an agent finds the others, and finds them again.
 //!
-//! As long as it sees nobody, it asks the addresses it was told (`retry_join`), and those of whom it knew when it last ran (see
+//! As long as it sees nobody, it asks at the places it was told (`retry_join`; names are looked up anew at every try), and those of whom it knew when it last ran (see
 //! [`super::acquaintances`]). A server also asks the servers
 //! that its Raft configuration remembers for gossip's way in, whether or not it sees others: without that, two
 //! halves of a cluster that started anew at other gossip ports would stay apart.
@@ -12,15 +12,19 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Place};
 use crate::env::Env;
 
 use super::lan::Lan;
+use super::process::Process;
 
 /// The first pause between two tries to find the others; it doubles up to the configured interval.
 const FIRST: Duration = Duration::from_secs(1);
 /// So many of those that were known are asked in one try, the next ones in the next.
 const ASKED: usize = 8;
+
+/// How long names are looked up in one try.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is found.
 pub struct Found {
@@ -36,6 +40,7 @@ pub async fn rejoin(
     env: Env,
     config: watch::Receiver<Arc<Config>>,
     lan: Lan,
+    process: Option<Arc<dyn Process>>,
     lost: impl Fn() -> BoxFuture<'static, Option<Vec<SocketAddr>>> + Send,
     Found { joined, known }: Found,
 ) -> String {
@@ -53,10 +58,10 @@ pub async fn rejoin(
             joined.send_replace(true);
         }
         let told = if alone { config.retry_join.as_slice() } else { &[] };
-        let mut addrs = told.to_vec();
+        let (mut addrs, unknown) = looked_up(&env, process.as_ref(), told).await;
         // One list of addresses may serve all nodes, and then names this one too.
         addrs.retain(|addr| !mine.contains(addr));
-        let told = addrs.len();
+        let told = addrs.len() + unknown.len();
         if alone {
             let turn = known.iter().cycle().skip(next).take(known.len().min(ASKED));
             let fresh: Vec<_> = turn.filter(|addr| !mine.contains(addr) && !addrs.contains(addr)).collect();
@@ -64,7 +69,7 @@ pub async fn rejoin(
             next = (next + ASKED).checked_rem(known.len()).unwrap_or(0);
         }
         let lost = lost().await;
-        if addrs.is_empty() && lost.is_none() {
+        if addrs.is_empty() && unknown.is_empty() && lost.is_none() {
             tries = 0;
             last_reason = None;
             pause = FIRST;
@@ -73,7 +78,11 @@ pub async fn rejoin(
         }
         addrs.extend(lost.into_iter().flatten());
         let before = lan.live_others();
-        let joining = if addrs.is_empty() { Ok(0) } else { lan.join(&addrs).await };
+        let joining = match &unknown[..] {
+            _ if !addrs.is_empty() => lan.join(&addrs).await,
+            [] => Ok(0),
+            unknown => Err(unknown.join("; ")),
+        };
         match joining {
             Ok(count) if lan.live_others() != before => tracing::info!(count, "joined"),
             Ok(count) => tracing::debug!(count, "joined, and nobody new is there"),
@@ -94,4 +103,31 @@ pub async fn rejoin(
         env.sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
+}
+
+/// The addresses of places, and why some have none now.
+async fn looked_up(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    places: &[Place],
+) -> (Vec<SocketAddr>, Vec<String>) {
+    let looking = places.iter().map(|place| async {
+        match (place.address(), process) {
+            (Some(addr), _) => Ok(vec![addr]),
+            (None, Some(process)) => {
+                let looking = process.resolve(place.host(), place.port());
+                let late = |_| Err(format!("cannot look up {:?}: no answer", place.host()));
+                env.timeout(LOOK_UP_WITHIN, looking).await.unwrap_or_else(late)
+            }
+            (None, None) => Err(format!("cannot look up {:?} here: use an IP address", place.host())),
+        }
+    });
+    let mut found = (Vec::new(), Vec::new());
+    for looked in futures_util::future::join_all(looking).await {
+        match looked {
+            Ok(addrs) => found.0.extend(addrs),
+            Err(reason) => found.1.push(reason),
+        }
+    }
+    found
 }

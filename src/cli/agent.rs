@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use driftline::agent::local::define;
 use driftline::config::file::{self, Source};
-use driftline::config::{Bootstrap, Config};
+use driftline::config::{Bootstrap, Config, Place};
 use driftline::env::real::tls;
 use driftline::secret::Secret;
 use driftline::{config, http, telemetry};
@@ -42,7 +42,7 @@ pub struct AgentArgs {
     /// Gossip address of a member to join at start; failing to reach any is an error; may be repeated
     #[arg(long, value_name = "HOST[:PORT]")]
     join: Vec<String>,
-    /// Gossip address of a member to join, tried until one answers; may be repeated
+    /// Gossip address of a member to join, tried until one answers, a name looked up at every try; may be repeated
     #[arg(long, value_name = "HOST[:PORT]")]
     retry_join: Vec<String>,
     /// Pause between two tries of --retry-join, as in 30s
@@ -240,10 +240,12 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     config.advertise = args.advertise.or(config.advertise);
     // Without a port, a member listens where this node does.
     let port = config.gossip_addr.port();
-    for (given, list) in [(args.join, &mut config.join), (args.retry_join, &mut config.retry_join)] {
-        for text in given {
-            list.push(resolve(&text, port)?);
-        }
+    for text in args.join {
+        config.join.push(resolve(&text, port)?);
+    }
+    for text in args.retry_join {
+        let place = Place::parse(&text, port);
+        config.retry_join.push(place.map_err(|reason| Problem::usage(format!("--retry-join: {reason}")))?);
     }
     if let Some(text) = args.retry_interval {
         config.retry_interval_ms = http::parse_duration(&text)

@@ -282,15 +282,16 @@ impl Process for Around {
         })
     }
 
-    fn resolve(&self, host: &str, port: u16) -> BoxFuture<'static, Result<SocketAddr, String>> {
+    fn resolve(&self, host: &str, port: u16) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>> {
         let (env, host) = (self.env.clone(), host.to_owned());
         Box::pin(async move {
             let name = host.clone();
             let looked =
                 env.blocking(move || std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), port)));
             let found = looked.await.map_err(|error| error.to_string())?;
-            let mut found = found.map_err(|error| format!("cannot look up {name:?}: {error}"))?;
-            found.next().ok_or_else(|| format!("{name:?} has no address"))
+            let found = found.map_err(|error| format!("cannot look up {name:?}: {error}"))?;
+            let all: Vec<SocketAddr> = found.collect();
+            if all.is_empty() { Err(format!("{name:?} has no address")) } else { Ok(all) }
         })
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::Place;
 use serde_json::{Map, Value, json};
 
 use super::duration::parse_duration;
@@ -158,8 +159,13 @@ pub fn canonical(
         let Some(Value::Array(names)) = table.get_mut(key) else { continue };
         for name in names {
             let Value::String(text) = name else { continue };
-            let addr = resolve(text, gossip_port).map_err(|reason| (key.to_owned(), reason))?;
-            *name = json!(addr);
+            // Whom it is enough to find later is looked up then.
+            let found = if key == "join" {
+                resolve(text, gossip_port).map(|addr| json!(addr))
+            } else {
+                Place::parse(text, gossip_port).map(|place| json!(place))
+            };
+            *name = found.map_err(|reason| (key.to_owned(), reason))?;
         }
     }
     Ok(table)

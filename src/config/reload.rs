@@ -167,7 +167,7 @@ mod tests {
             encrypt: Secret::new("AQEBAQEBAQEBAQEBAQEBAQ=="),
             encrypt_verify_incoming: false,
             encrypt_verify_outgoing: false,
-            retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1))],
+            retry_join: vec![std::net::SocketAddr::from(([10, 0, 0, 1], 1)).into()],
             retry_interval_ms: 1,
             retry_max: 9,
             rejoin_after_leave: true,

@@ -270,7 +270,7 @@ impl Cluster {
             limits: settings.limits(),
             retry_join: (0..self.scenario.nodes)
                 .filter(|other| *other != node)
-                .map(|other| SocketAddr::new(self.ground.known(other), GOSSIP_PORT))
+                .map(|other| SocketAddr::new(self.ground.known(other), GOSSIP_PORT).into())
                 .collect(),
             retry_interval_ms: settings.knobs.retry_interval_ms,
             raft: settings.raft(),

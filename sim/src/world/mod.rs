@@ -515,7 +515,7 @@ impl World {
             retry_join: (0..first)
                 .filter(|other| *other != node)
                 // As names would be looked up: where the others are when this one starts.
-                .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT))
+                .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT).into())
                 .collect(),
             retry_interval_ms: settings.knobs.retry_interval_ms,
             protocol,

@@ -59,7 +59,10 @@ async fn resolve(process: Option<&Arc<dyn Process>>, host: &str, port: u16) -> R
         return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
     }
     match process {
-        Some(process) => process.resolve(bare, port).await,
+        Some(process) => {
+            let found = process.resolve(bare, port).await?;
+            found.first().copied().ok_or_else(|| format!("{bare:?} has no address"))
+        }
         None => Err(format!("cannot look up {bare:?} here: use an IP address")),
     }
 }
