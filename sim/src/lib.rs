@@ -11,7 +11,7 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload`, `lockers` | the clients |
+//! | `workload`, `lockers`, `registrars` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -58,6 +58,8 @@ pub mod pace;
 pub mod points;
 pub mod real;
 pub mod record;
+#[cfg(madsim)]
+pub mod registrars;
 pub mod report;
 pub mod runner;
 pub mod saved;

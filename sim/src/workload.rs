@@ -5,7 +5,7 @@
 //! answer is an outcome, a refusal says that nothing happened, and anything else leaves the outcome
 //! unknown. A client never retries: that would be another request.
 //!
-//! Clients that lock are told of in [`crate::lockers`].
+//! Clients that lock are told of in [`crate::lockers`], those that register services at agents in [`crate::registrars`].
 //!
 //! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
 //! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
@@ -24,12 +24,14 @@ use driftline::http::client::{self, CallError};
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
+use crate::check::anti_entropy::Deed;
 use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::lockers::Locker;
+use crate::registrars;
 use crate::scenario::{PlannedAction, PlannedOp};
 
 /// The number of the first client's host.
@@ -58,6 +60,7 @@ pub struct Clients {
     /// All keys that the clients' plans name.
     keys: Mutex<BTreeSet<String>>,
     locks: Mutex<Vec<Step>>,
+    deeds: Mutex<Vec<Deed>>,
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
@@ -75,6 +78,7 @@ impl Clients {
             looks: Mutex::default(),
             keys: Mutex::default(),
             locks: Mutex::default(),
+            deeds: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -121,6 +125,21 @@ impl Clients {
     /// Gives up what clients that lock know.
     pub fn take_locks(&self) -> Vec<Step> {
         std::mem::take(&mut *self.locks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells the trace what a client does.
+    pub fn note(&self, client: u32, what: &'static str, detail: String) {
+        self.pump.note(FIRST_CLIENT + client, what, detail);
+    }
+
+    /// Writes down what was asked of an agent about its services.
+    pub fn note_deed(&self, deed: Deed) {
+        self.deeds.lock().unwrap_or_else(PoisonError::into_inner).push(deed);
+    }
+
+    /// Gives up what was asked of agents about their services.
+    pub fn take_deeds(&self) -> Vec<Deed> {
+        std::mem::take(&mut *self.deeds.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many clients still have something to do.
@@ -387,6 +406,9 @@ impl Clients {
                     self.side(&env, (client, node), Method::PUT, &path).await;
                 }
                 PlannedAction::Own(operation) => experiment.perform(&caller, node, &operation).await,
+                PlannedAction::Service(deed) => {
+                    registrars::ask(&self, &env, (client, node), key, deed).await;
+                }
                 PlannedAction::Lock(plan) => {
                     Locker { clients: &self, env: &env, client, node, key }.run(&plan).await;
                 }

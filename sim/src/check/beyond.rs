@@ -3,7 +3,7 @@
 //! While damage stays within the atlas (`scenario::disk`), every check counts: the cluster must be correct and
 //! come back to life. Beyond it there may be nobody left who has the data, and nothing can bring it back. Then:
 //!
-//! * nobody demands that it lives: LIVE, GC and CAT are not judged;
+//! * nobody demands that it lives: LIVE, GC, CAT and AE are not judged;
 //! * acknowledged data may be gone if a node *said* that it found its own damaged, or was given an empty disk by
 //!   whoever runs it: DUR counts only where nobody said so;
 //! * everything else counts, as long as the disks did not lie. A disk that says "synced" and forgets lets a
@@ -26,7 +26,7 @@ pub struct Losses {
 /// Whether this check counts.
 pub fn counts(check: &str, losses: Losses) -> bool {
     match check {
-        "LIVE" | "GC" | "CAT" => false,
+        "LIVE" | "GC" | "CAT" | "AE" => false,
         "DUR" => !losses.admitted && !losses.lied,
         "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
         | "STALE" | "WATCH" | "SAY" => !losses.lied,
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn without_a_loss_only_liveness_is_not_judged() {
         let all = TABLE.iter().map(|property| property.id);
-        let safety: Vec<_> = all.filter(|id| !["LIVE", "GC", "CAT"].contains(id)).collect();
+        let safety: Vec<_> = all.filter(|id| !["LIVE", "GC", "CAT", "AE"].contains(id)).collect();
         assert_eq!(counted(Losses::default()), safety);
     }
 

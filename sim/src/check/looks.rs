@@ -55,6 +55,8 @@ pub struct Life {
     applied: Vec<(u64, u64)>,
     /// When a fault that touches it began or ended, or it started or stopped.
     moved: Vec<u64>,
+    /// When it stopped.
+    stopped: Vec<u64>,
     /// Faults in force.
     faults: u32,
     /// Since when, if there are any, and earlier such times.
@@ -70,6 +72,12 @@ impl Life {
         let at = self.stormy.partition_point(|(_, end)| *end < from);
         let stormy = self.stormy.get(at).is_some_and(|(begin, _)| *begin <= to);
         quiet && !stormy
+    }
+
+    /// When the life that it was in, or was to be in next, at a time was over.
+    pub fn stopped_after(&self, ns: u64) -> Option<u64> {
+        let at = self.stopped.partition_point(|stopped| *stopped < ns);
+        self.stopped.get(at).copied()
     }
 
     /// Whether it keeps a log of its own.
@@ -101,7 +109,11 @@ impl Lives {
     pub fn on(&mut self, at: At, event: &Event<'_>) {
         let life = self.lives.entry(at.node).or_default();
         match event {
-            Event::Started { .. } | Event::Stopped(_) => life.moved.push(at.ns),
+            Event::Started { .. } => life.moved.push(at.ns),
+            Event::Stopped(_) => {
+                life.moved.push(at.ns);
+                life.stopped.push(at.ns);
+            }
             Event::FaultBegan => {
                 life.faults += 1;
                 if life.faults == 1 {

@@ -10,9 +10,10 @@
 //! pass for that reason. Each has a sequence in its tests that it must accept and one it must reject.
 //!
 //! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `CAT`, `DET` and
-//! `CRASH` are judged outside this module, by the simulated world and by the runner.
+//! `CRASH`, and half of `AE`, are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
+pub mod anti_entropy;
 pub mod beyond;
 pub mod census;
 pub mod claims;
@@ -217,6 +218,12 @@ pub const TABLE: &[Property] = &[
         "check/census.rs",
     ),
     property(
+        "AE",
+        "an agent has what was registered with it, and after heal the catalog has the same",
+        "Consul's anti-entropy",
+        "check/anti_entropy.rs",
+    ),
+    property(
         "SAY",
         "what the code claims of itself holds",
         "none: the practice of FoundationDB and Antithesis",
@@ -396,6 +403,10 @@ pub struct End {
     pub locks: Vec<locks::Step>,
     /// What bears on locks.
     pub circumstances: locks::Circumstances,
+    /// What clients asked agents to register.
+    pub deeds: Vec<anti_entropy::Deed>,
+    /// The services of each live node whose disk kept what it was given, as the node itself lists them: id and port.
+    pub services: BTreeMap<u32, BTreeMap<String, u16>>,
 }
 
 /// All that the checks have to say about a run.
@@ -505,6 +516,7 @@ impl Checks {
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
         locks::check(&end.locks, &end.circumstances, findings);
+        anti_entropy::check(end, &self.lives, findings);
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);

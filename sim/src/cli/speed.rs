@@ -73,9 +73,8 @@ fn save(plan: Scenario, path: &Path) -> Result<(), Unusable> {
 /// own.
 fn at_rate(plan: Scenario, per_second: u64) -> Scenario {
     let count = plan.duration_ms * per_second / 1_000;
-    // Who locks mostly waits, which is no load.
-    let loads = |op: &&PlannedOp| !matches!(op.action, PlannedAction::Lock(_));
-    let pattern = plan.operations.iter().filter(loads).cycle();
+    // Who locks mostly waits, which is no load; and what is asked of agents about their own is no load of the store's.
+    let pattern = plan.operations.iter().filter(|op| op.action.is_of_values()).cycle();
     let request = |(number, op): (u64, &PlannedOp)| PlannedOp {
         at_ms: number * 1_000 / per_second,
         action: match &op.action {

@@ -373,9 +373,8 @@ fn workload(plan: &mut Scenario, _: &Parent<'_>, other: &Scenario, rng: &mut Std
 fn crowd(plan: &mut Scenario, _: &Parent<'_>, _: &Scenario, rng: &mut StdRng) {
     if rng.random_bool(0.5) {
         let keys = rng.random_range(1..=2u32);
-        // A lock's key holds who has it, and no value that a client wrote: it stays apart.
-        let values = |op: &&mut PlannedOp| !matches!(op.action, PlannedAction::Lock(_));
-        for op in plan.operations.iter_mut().filter(values) {
+        // A lock's key holds who has it, and no value that a client wrote: it stays apart. So do the names of services.
+        for op in plan.operations.iter_mut().filter(|op| op.action.is_of_values()) {
             op.key = format!("k{}", rng.random_range(0..keys));
         }
     } else {

@@ -1,8 +1,8 @@
-//! Bugs of agents: of those that keep nothing and ask servers.
+//! Bugs of agents: of those that keep nothing and ask servers, and of what all of them say of themselves in the catalog.
 
-use super::{LOST_REPLIES, Mutant, SILENCE};
+use super::{LOST_REPLIES, Mutant, RESTARTS, SILENCE};
 
-/// Those of client agents.
+/// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
     Mutant {
         id: "C01",
@@ -46,5 +46,40 @@ pub const TABLE: &[Mutant] = &[
         origin: "design",
         needs: &[],
         checks: &["CAT"],
+    },
+    Mutant {
+        id: "C07",
+        what: "what an agent could not tell the catalog is not tried again",
+        origin: "design; Consul's anti-entropy",
+        needs: LOST_REPLIES,
+        checks: &["AE"],
+    },
+    Mutant {
+        id: "C08",
+        what: "a comparison enters what is missing in the catalog, and takes nothing out",
+        origin: "design; Consul's anti-entropy",
+        needs: LOST_REPLIES,
+        checks: &["AE"],
+    },
+    Mutant {
+        id: "C09",
+        what: "a comparison takes what only the catalog has for the agent's own",
+        origin: "design; Consul's anti-entropy",
+        needs: LOST_REPLIES,
+        checks: &["AE"],
+    },
+    Mutant {
+        id: "C10",
+        what: "a comparison looks whether a check is there, and not how it stands",
+        origin: "design; Consul's anti-entropy",
+        needs: LOST_REPLIES,
+        checks: &["AE"],
+    },
+    Mutant {
+        id: "C11",
+        what: "a registration is answered for before it is synced",
+        origin: "design",
+        needs: RESTARTS,
+        checks: &["AE"],
     },
 ];

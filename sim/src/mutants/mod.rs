@@ -169,7 +169,11 @@ pub const AREAS: &[(&str, &str, &[Mutant])] = &[
     ("Gossip", "Who is there, and what reaches whom", gossip::TABLE),
     ("HTTP", "What a client is told", http::TABLE),
     ("Sessions", "Locks, and the clients that hold them", session::TABLE),
-    ("Agents", "Agents that keep nothing and ask servers", agent::TABLE),
+    (
+        "Agents",
+        "Agents that keep nothing and ask servers, and what all of them enter in the catalog",
+        agent::TABLE,
+    ),
     ("Testbed", "A simulator or a check that is wrong", testbed::TABLE),
 ];
 

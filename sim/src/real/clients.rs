@@ -164,7 +164,8 @@ impl Clients {
                 | PlannedAction::Watch(_)
                 | PlannedAction::List
                 | PlannedAction::DeleteTree
-                | PlannedAction::Fire(_) => {}
+                | PlannedAction::Fire(_)
+                | PlannedAction::Service(_) => {}
             }
         }
     }

@@ -66,6 +66,9 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
             "other requests: old, waiting and recursive reads, removed trees and events are not asked for",
         );
     }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Service(_))) {
+        reasons.insert("services: nothing is registered at agents");
+    }
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
         reasons.insert("own operations: an experiment knows the simulated world only");
     }

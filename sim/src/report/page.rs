@@ -562,6 +562,7 @@ fn plan(scenario: &Scenario) -> Vec<String> {
             PlannedAction::DeleteTree => format!("delete all under {:?}", op.key),
             PlannedAction::Fire(name) => format!("fire the event {name:?}"),
             PlannedAction::Own(detail) => in_words(detail),
+            PlannedAction::Service(deed) => format!("{:?}: {}", op.key, in_words(&as_json(deed))),
             PlannedAction::Lock(plan) => {
                 let (hold, ttl) = (seconds(plan.hold_ms), seconds(plan.ttl_ms));
                 format!("lock {:?} for {hold} with a session of {ttl}", op.key)

@@ -102,6 +102,7 @@ impl Scenario {
             operations,
         };
         agents::add(&mut scenario, limits, is_on);
+        services::add(&mut scenario);
         scenario
     }
 }

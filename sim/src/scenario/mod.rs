@@ -21,6 +21,7 @@ pub mod links;
 mod named;
 pub mod nodes;
 mod process;
+pub mod services;
 pub mod validate;
 
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ pub use keys::GossipKeys;
 
 pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
 pub use links::{Links, Spread, Traffic};
+pub use services::ServiceDeed;
 
 /// The version of the format. A newer one is refused, because it would mean something else.
 pub const VERSION: u32 = 2;
@@ -580,6 +582,7 @@ impl PlannedOp {
                 | PlannedAction::Fire(_)
                 | PlannedAction::Lock(_)
                 | PlannedAction::Own(_)
+                | PlannedAction::Service(_)
         );
         (!many).then(|| self.key.clone())
     }
@@ -611,6 +614,15 @@ pub enum PlannedAction {
     Own(serde_json::Value),
     /// Makes a session, locks the key with it, holds the lock for a while and lets it go.
     Lock(LockPlan),
+    /// Something about a service of the asked agent's own; the key is the service's id.
+    Service(ServiceDeed),
+}
+
+impl PlannedAction {
+    /// Whether its key is an entry of the store that clients write values to, or what such keys begin with.
+    pub fn is_of_values(&self) -> bool {
+        !matches!(self, PlannedAction::Lock(_) | PlannedAction::Service(_))
+    }
 }
 
 /// How a client locks.

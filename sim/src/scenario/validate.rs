@@ -18,7 +18,9 @@ use driftline::config::NEWEST_PROTOCOL;
 use driftline::env::hazard::POINTS;
 
 use super::agents;
-use super::{ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, VERSION};
+use super::{
+    ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, ServiceDeed, VERSION,
+};
 
 /// More nodes than anything is known of.
 pub const MOST_NODES: u32 = 64;
@@ -313,6 +315,12 @@ impl Scenario {
                         return wrong(place, format!("{ms}, want {least} to {most}"));
                     }
                 }
+            }
+            if let PlannedAction::Service(ServiceDeed::Register { ttl_ms, .. }) = &op.action
+                && !(1..=LONGEST_MS).contains(ttl_ms)
+            {
+                let place = place("action.service.register.ttl_ms");
+                return wrong(place, format!("{ttl_ms}, want 1 to {LONGEST_MS}"));
             }
             if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action
                 && !values.insert(value)

@@ -5,10 +5,10 @@
 //! 3. **Heal.** All links pass, all clocks are right, every node runs.
 //! 4. **Verdict.** From here on nothing is an excuse: within [`HEALED_WITHIN`] a write must succeed through
 //!    every node, all must have applied the same to the same effect, and all must see each other alive. The leader
-//!    then has its time to make the catalog follow.
+//!    then has its time to make the catalog follow, and the agents theirs to tell it of their services.
 //!    Then the keys are read once more and the checks judge the whole.
 //!
-//! What the nodes observe is checked as it happens; the checks `LIVE` and `CAT` are judged here, and `CRASH` for
+//! What the nodes observe is checked as it happens; the checks `LIVE`, `CAT` and part of `AE` are judged here, and `CRASH` for
 //! panics and for nodes that stop, or find their data damaged, although nothing happened to their disk.
 //!
 //! A plan beyond repair is judged by less at the end: see [`check::beyond`].
@@ -22,6 +22,7 @@ mod disks;
 mod faults;
 mod keys;
 mod process;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -228,6 +229,8 @@ async fn whole(
         report.violations.push(violation("LIVE", detail, universe.pump.now()));
     } else if let Some(detail) = world.catalog_lags(&main).await {
         report.violations.push(violation("CAT", detail, universe.pump.now()));
+    } else if let Some(detail) = world.services_lag(&main).await {
+        report.violations.push(violation("AE", detail, universe.pump.now()));
     }
     if stage.is_none() {
         let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
@@ -904,7 +907,8 @@ impl World {
             (self.clients.take_history(), self.clients.take_looks(), self.clients.take_locks());
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
-        End { at_ns: self.now(), live, history, looks, stores, locks, circumstances }
+        let (deeds, services) = (self.clients.take_deeds(), self.registered(env).await);
+        End { at_ns: self.now(), live, history, looks, stores, locks, circumstances, deeds, services }
     }
 
     fn losses(&self) -> Losses {

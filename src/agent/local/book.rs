@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::env::Instant;
+use crate::mutant;
 use crate::state::CatalogCommand;
 use crate::state::catalog::{CheckInfo, NodeInfo, Registration, SERF_HEALTH, ServiceInfo, Status, WholeNode};
 
@@ -395,8 +396,21 @@ impl Book {
             }
         }
         for check in self.checks.values() {
-            if remote_checks.get(check.definition.id.as_str()) != Some(&&check.info()) {
+            let theirs = remote_checks.get(check.definition.id.as_str());
+            // Mutant C10: nobody looks how it stands.
+            if theirs != Some(&&check.info()) && !(mutant::is("C10") && theirs.is_some()) {
                 plan.push(Book::register_check(node, check));
+            }
+        }
+        // Mutant C08: nothing is taken out.
+        if mutant::is("C08") {
+            return plan;
+        }
+        // Mutant C09: what is there is believed.
+        if mutant::is("C09") {
+            let theirs = remote_services.iter().filter(|(id, _)| **id != CONSUL_SERVICE);
+            for (id, theirs) in theirs {
+                self.services.entry((*id).to_owned()).or_insert_with(|| (*theirs).clone());
             }
         }
         for id in remote_services.keys().filter(|id| **id != CONSUL_SERVICE) {

@@ -30,6 +30,7 @@ use rand::RngExt;
 use tokio::sync::{Notify, watch};
 
 use crate::env::{AbortOnDrop, Env, Instant, Rng};
+use crate::mutant;
 use crate::secret::Secret;
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
 use crate::state::{CatalogCommand, Command, Outcome};
@@ -504,12 +505,16 @@ impl Local {
                     env.now() + RETRY_AFTER + self.spread(RETRY_AFTER)
                 }
             };
-            let mut failed = compared.is_err();
+            // Mutant C07: what could not be told is not tried again.
+            let gives_up = mutant::is("C07");
+            let mut failed = compared.is_err() && !gives_up;
             loop {
                 tokio::select! {
                     biased;
                     () = self.inner.changed.notified(), if !failed => {
-                        if let Err(reason) = self.tell_changes(&agent).await {
+                        if let Err(reason) = self.tell_changes(&agent).await
+                            && !gives_up
+                        {
                             tracing::debug!(reason, "the catalog could not be told");
                             failed = true;
                             due = due.min(env.now() + RETRY_AFTER + self.spread(RETRY_AFTER));
@@ -519,7 +524,7 @@ impl Local {
                         env.sleep(self.spread(SERVER_UP_WITHIN)).await;
                         break;
                     }
-                    () = env.sleep_until(due) => break,
+                    () = env.sleep_until(due), if !gives_up => break,
                 }
             }
         }

@@ -1,0 +1,106 @@
+//! Whether the catalog has come to say of each node's services what the node says, as [`crate::check::anti_entropy`]
+//! judges it, and what the nodes say in the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use driftline::env::Env;
+use hyper::Method;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{HEALED_WITHIN, World};
+use crate::check::anti_entropy::{Account, Service, Stands, differs};
+use crate::scenario::PlannedAction;
+use crate::scenario::nodes::node_name;
+
+/// An agent compares what it has with the catalog at least so often.
+const COMPARES_EVERY: Duration = Duration::from_secs(64);
+
+/// And tries again after so long, if that failed.
+const AGAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often the world looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A node as the catalog shows it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Whole {
+    services: BTreeMap<String, Service>,
+}
+
+impl World {
+    /// Waits until the catalog follows every agent, and then until every agent has compared once more; says what is still
+    /// wrong when the time is over.
+    pub(super) async fn services_lag(self: &Arc<World>, env: &Env) -> Option<String> {
+        if !self.scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Service(_))) {
+            return None;
+        }
+        if let Some(wrong) = self.services_wrong(env).await {
+            return Some(wrong);
+        }
+        self.universe.sleep(COMPARES_EVERY).await;
+        self.services_wrong(env).await.map(|wrong| format!("after it was right once: {wrong}"))
+    }
+
+    async fn services_wrong(self: &Arc<World>, env: &Env) -> Option<String> {
+        let deadline = self.now() + (COMPARES_EVERY + AGAIN_WITHIN + HEALED_WITHIN).as_nanos() as u64;
+        loop {
+            let mut wrong = None;
+            for node in self.machines().into_keys() {
+                wrong = wrong.or(self.compare_services(env, node).await.err());
+            }
+            if wrong.is_none() || self.now() > deadline {
+                return wrong;
+            }
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Compares one node's account of itself with the catalog's.
+    async fn compare_services(&self, env: &Env, node: u32) -> Result<(), String> {
+        let name = node_name(node);
+        let agent = self.own_account(env, node).await?;
+        let whole: Option<Whole> = self.told(env, node, &format!("/v1/catalog/node/{name}")).await?;
+        let checks = self.told(env, node, &format!("/v1/health/node/{name}")).await?;
+        let catalog = Account { services: whole.map(|whole| whole.services).unwrap_or_default(), checks };
+        differs(&agent, &catalog).map_or(Ok(()), |wrong| Err(format!("on {name}, {wrong}")))
+    }
+
+    async fn own_account(&self, env: &Env, node: u32) -> Result<Account, String> {
+        let services = self.told(env, node, "/v1/agent/services").await?;
+        let checks: BTreeMap<String, Stands> = self.told(env, node, "/v1/agent/checks").await?;
+        Ok(Account { services, checks: checks.into_values().collect() })
+    }
+
+    async fn told<T: DeserializeOwned>(&self, env: &Env, node: u32, path: &str) -> Result<T, String> {
+        let answer = self.clients.call(env, node, Method::GET, path, Bytes::new()).await;
+        let answer = answer.map_err(|error| format!("n{node} does not answer {path}: {error}"))?;
+        if answer.status != 200 {
+            return Err(format!("n{node} answers {path} with {} {}", answer.status, answer.text()));
+        }
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| format!("{path} of n{node} cannot be read: {error}"))
+    }
+
+    /// What the nodes have whose disks kept all that they were given.
+    pub(super) async fn registered(&self, env: &Env) -> BTreeMap<u32, BTreeMap<String, u16>> {
+        let mut registered = BTreeMap::new();
+        for (node, machine) in self.machines() {
+            let kept = {
+                let counters = machine.disk.counters();
+                counters.errors + counters.damages + counters.lies == 0 && !self.state().lost.contains(&node)
+            };
+            if let Ok(own) = self.own_account(env, node).await
+                && kept
+            {
+                let ports = own.services.into_iter().map(|(id, service)| (id, service.port));
+                registered.insert(node, ports.collect());
+            }
+        }
+        registered
+    }
+}
