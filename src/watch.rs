@@ -23,7 +23,7 @@ use crate::agent::Agent;
 use crate::agent::local::probe;
 use crate::agent::process::Given;
 use crate::config::watch::{Kind, Watch};
-use crate::env::{AbortOnDrop, Env};
+use crate::env::{AbortOnDrop, Env, Guard};
 use crate::http::client::Connection;
 use crate::secret::Secret;
 
@@ -264,7 +264,9 @@ async fn handle(agent: &Agent, watch: &Watch, index: u64, news: &Value) -> Resul
         headers.push(("Content-Type".to_owned(), "application/json".to_owned()));
         headers.push(("X-Consul-Index".to_owned(), index.to_string()));
         let method = if http.method.is_empty() { "POST" } else { &http.method };
-        let sending = probe::exchange(agent.env(), agent.process(), &http.path, method, &headers, &json);
+        let guard = Guard { unverified: http.tls_skip_verify, ..Guard::default() };
+        let (env, process) = (agent.env(), agent.process());
+        let sending = probe::exchange(env, process, &http.path, &guard, method, &headers, &json);
         let within = http.timeout().unwrap_or(HANDLER);
         let sent = agent.env().timeout(within, sending).await;
         let (status, output) = sent.map_err(|_| format!("no answer within {within:?}"))??;

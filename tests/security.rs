@@ -293,6 +293,43 @@ fn with_tls_a_cluster_forms_a_client_works_and_strangers_do_not() {
 }
 
 #[test]
+fn a_check_by_https_looks_who_answers() {
+    let (home, ours, theirs) = (Home::new(), Authority::new(), Authority::new());
+    let lenient = |authority: &Authority| authority.table("server").replace("true", "false");
+    let flags = ["--server", "--bootstrap"];
+    let https = "https_addr = '127.0.0.1:0'\n".to_owned();
+    let service = configured(&home, "service", &(https + &lenient(&ours)), &flags, &[]);
+    let url = format!("https://{}/v1/agent/version", service.at.https.expect("HTTPS"));
+    let agents = [
+        configured(&home, "friend", &lenient(&ours), &flags, &[]),
+        configured(&home, "stranger", &lenient(&theirs), &flags, &[]),
+        configured(&home, "simple", "", &flags, &[]),
+    ];
+    let lookers = [
+        (json!({}), ["passing", "UnknownIssuer", "no authority is known"]),
+        (json!({ "TLSSkipVerify": true }), ["passing"; 3]),
+        (json!({ "TLSServerName": "localhost" }), ["passing", "UnknownIssuer", "no authority is known"]),
+        (json!({ "TLSServerName": "a.b" }), ["not valid for name", "UnknownIssuer", "no authority is known"]),
+    ];
+    for (number, (with, expected)) in lookers.iter().enumerate() {
+        for (agent, expected) in agents.iter().zip(expected) {
+            let id = format!("https-{number}");
+            let mut check = json!({ "ID": id, "Name": id, "HTTP": url, "Interval": "1s", "Timeout": "5s" });
+            check.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+            let put = agent.http().put("/v1/agent/check/register", check.to_string());
+            assert_eq!(put.status, 200, "{}", put.text());
+            eventually("it has looked", || {
+                let checks = agent.http().json("/v1/agent/checks")?;
+                let output = checks[&id]["Output"].as_str()?;
+                let found = if checks[&id]["Status"] == "passing" { "passing" } else { output };
+                (!output.is_empty())
+                    .then(|| assert!(found.contains(expected), "{id} of {}: {found}", agent.name))
+            });
+        }
+    }
+}
+
+#[test]
 fn new_certificates_are_in_force_after_a_reload() {
     let (home, ours) = (Home::new(), Authority::new());
     let table = ours.table("server").replace("true", "false") + "verify_incoming_https = true\n";

@@ -39,6 +39,16 @@ fn story<F: Future<Output = ()>>(seed: u64, tell: impl FnOnce(Arc<Universe>) -> 
     })
 }
 
+/// A story of two hosts: one that is sent to, and one that sends.
+fn of_two<F: Future<Output = ()>>(
+    tell: impl FnOnce(Arc<Universe>, Log, Arc<Machine>, Arc<Machine>) -> F,
+) -> (u64, u64) {
+    story(1, |universe| {
+        let (sink, source) = (machine(&universe, 0), machine(&universe, 1));
+        tell(universe, Log::default(), sink, source)
+    })
+}
+
 fn ip(host: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, host as u8 + 1))
 }
@@ -111,8 +121,7 @@ fn datagram_source(machine: &Arc<Machine>, count: u32) {
 
 #[test]
 fn datagrams_arrive_with_their_sender_after_the_latency_of_the_link() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         datagram_sink(&sink, &log);
         datagram_source(&source, 1);
         universe.sleep(Duration::from_micros(900)).await;
@@ -124,8 +133,7 @@ fn datagrams_arrive_with_their_sender_after_the_latency_of_the_link() {
 
 #[test]
 fn datagrams_are_lost_in_a_partition_and_pass_after_it() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         datagram_sink(&sink, &log);
         let rule = block(&universe, 1, 0);
         datagram_source(&source, 20);
@@ -214,8 +222,7 @@ fn stream_source(machine: &Arc<Machine>, log: &Log, count: u32) {
 
 #[test]
 fn streams_keep_order_and_end() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         let reorder = Effect::Reorder { probability: 0.5, max_ns: 300 * MS };
         universe.net.add_rule(Rule { from: Hosts::All, to: Hosts::All, effect: reorder });
@@ -231,8 +238,7 @@ fn streams_keep_order_and_end() {
 
 #[test]
 fn a_stream_holds_its_bytes_during_a_partition_and_delivers_them_after_it() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 10);
         universe.sleep(Duration::from_millis(20)).await;
@@ -247,8 +253,7 @@ fn a_stream_holds_its_bytes_during_a_partition_and_delivers_them_after_it() {
 
 #[test]
 fn a_stream_that_is_blocked_for_long_breaks_on_the_side_that_writes() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -260,8 +265,7 @@ fn a_stream_that_is_blocked_for_long_breaks_on_the_side_that_writes() {
 
 #[test]
 fn connecting_is_refused_without_a_listener_and_hangs_without_a_host() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         boot(&sink, |_| async {});
         stream_source(&source, &log, 1);
         universe.sleep(Duration::from_secs(1)).await;
@@ -278,8 +282,7 @@ fn connecting_is_refused_without_a_listener_and_hangs_without_a_host() {
 
 #[test]
 fn a_killed_process_has_its_streams_closed_and_a_host_without_power_says_nothing() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -297,8 +300,7 @@ fn a_killed_process_has_its_streams_closed_and_a_host_without_power_says_nothing
 
 #[test]
 fn what_speaks_to_a_stream_of_before_a_reboot_is_reset() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -313,8 +315,7 @@ fn what_speaks_to_a_stream_of_before_a_reboot_is_reset() {
 
 #[test]
 fn a_host_that_vanished_leaves_its_streams_half_open() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -331,8 +332,7 @@ fn a_host_that_vanished_leaves_its_streams_half_open() {
 
 #[test]
 fn a_black_hole_takes_the_bytes_of_a_stream_and_the_stream_never_recovers() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -358,8 +358,7 @@ fn a_black_hole_takes_the_bytes_of_a_stream_and_the_stream_never_recovers() {
 
 #[test]
 fn a_firewall_refuses_connects_and_resets_streams() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         stream_sink(&sink, &log);
         stream_source(&source, &log, 1_000);
         universe.sleep(Duration::from_millis(20)).await;
@@ -374,8 +373,7 @@ fn a_firewall_refuses_connects_and_resets_streams() {
 
 #[test]
 fn damaged_messages_arrive_as_something_else() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         let got = log.clone();
         boot(&sink, |env| async move {
             let socket = env.network().bind(any(7)).await.unwrap();
@@ -399,8 +397,7 @@ fn damaged_messages_arrive_as_something_else() {
 
 #[test]
 fn a_writer_waits_for_a_reader_that_does_not_read() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         boot(&sink, |env| async move {
             let listener = env.network().listen(any(80)).await.unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -487,8 +484,7 @@ fn a_clock_that_changes_takes_its_pending_sleeps_along() {
 
 #[test]
 fn a_stalled_process_misses_nothing_but_time() {
-    story(1, |universe| async move {
-        let (log, sink, source) = (Log::default(), machine(&universe, 0), machine(&universe, 1));
+    of_two(|universe, log, sink, source| async move {
         datagram_sink(&sink, &log);
         universe.sleep(Duration::from_millis(1)).await;
         sink.stall();

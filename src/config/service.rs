@@ -90,6 +90,10 @@ pub struct Check {
     pub header: BTreeMap<String, Vec<Secret>>,
     /// The body.
     pub body: String,
+    /// The name that the certificate of an `https://` address must have; empty: the host's.
+    pub tlsservername: String,
+    /// Whether any certificate will do there.
+    pub tlsskipverify: bool,
     /// It connects to this address.
     pub tcp: String,
     /// It runs this program.

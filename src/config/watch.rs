@@ -63,7 +63,7 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpHandler {
-    /// The address, `http://…`.
+    /// The address, `http://…` or `https://…`.
     pub path: String,
     /// The verb; without it POST.
     pub method: String,
@@ -71,6 +71,8 @@ pub struct HttpHandler {
     pub header: std::collections::BTreeMap<String, Vec<Secret>>,
     /// How long it may take, in Go's notation; without it ten seconds.
     pub timeout: String,
+    /// Whether any certificate will do; otherwise one of `tls.ca_file` must be behind it.
+    pub tls_skip_verify: bool,
 }
 
 impl Watch {
@@ -107,10 +109,12 @@ impl Watch {
             (true, Some(_)) if self.handler_type == "script" => {
                 Err("handler_type \"script\" needs args".to_owned())
             }
-            (true, Some(http)) if !http.path.starts_with("http://") => Err(format!(
-                "http_handler_config.path is {:?}; want an address that begins with http://",
-                http.path
-            )),
+            (true, Some(http)) if !["http://", "https://"].iter().any(|way| http.path.starts_with(way)) => {
+                Err(format!(
+                    "http_handler_config.path is {:?}; want an address that begins with http:// or https://",
+                    http.path
+                ))
+            }
             (true, Some(http)) if http.timeout().is_none() => Err(format!(
                 "http_handler_config.timeout is {:?}; want a duration such as \"10s\"",
                 http.timeout
@@ -167,7 +171,8 @@ mod tests {
                 .check_handler(false)
         };
         assert_eq!(http("http://127.0.0.1:1/x", ""), Ok(()));
-        assert!(http("https://127.0.0.1/x", "").unwrap_err().contains("http://"));
+        assert_eq!(http("https://127.0.0.1/x", ""), Ok(()));
+        assert!(http("ftp://127.0.0.1/x", "").unwrap_err().contains("http://"));
         assert!(http("http://127.0.0.1/x", "soon").unwrap_err().contains("duration"));
         assert!(watch(json!({ "type": "nodes" })).check_handler(true).is_err());
         assert!(serde_json::from_value::<Watch>(json!({ "type": "weather" })).is_err());

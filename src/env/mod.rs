@@ -163,6 +163,19 @@ pub trait Network: Send + Sync {
         self.connect(addr)
     }
 
+    /// Connects a stream that TLS protects, to somebody who is none of the cluster's.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no TLS; otherwise why there is no stream, in words.
+    fn connect_guarded(
+        &self,
+        _addr: SocketAddr,
+        _guard: &Guard,
+    ) -> BoxFuture<'static, io::Result<BoxStream>> {
+        let reason = "there is no TLS here";
+        Box::pin(async move { Err(io::Error::new(io::ErrorKind::Unsupported, reason)) })
+    }
+
     /// Whether it can protect streams at all. Who is told to demand that must not run without.
     fn protects(&self) -> bool {
         false
@@ -173,6 +186,15 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// `AddrInUse` when the port is taken.
     fn bind(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Arc<dyn Datagrams>>>;
+}
+
+/// What the certificate of somebody who is none of the cluster's must prove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// The name that it must have, a host's or an address.
+    pub name: String,
+    /// Whether any certificate will do.
+    pub unverified: bool,
 }
 
 /// A listening socket. Dropping it frees the port.

@@ -24,7 +24,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::observe::NoObserver;
 use super::{
-    BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Instant, Listener, MemoryDisk, Network, Purpose,
+    BoxStream, Clock, Datagrams, Disk, Env, Executor, File, Guard, Instant, Listener, MemoryDisk, Network,
+    Purpose,
 };
 use tls::{ApiClient, Tls, TlsListener};
 
@@ -189,6 +190,12 @@ impl Network for RealNetwork {
             }
             _ => self.connect(addr),
         }
+    }
+
+    fn connect_guarded(&self, addr: SocketAddr, guard: &Guard) -> BoxFuture<'static, io::Result<BoxStream>> {
+        let (source, guard) = (self.source, guard.clone());
+        let tls = self.tls.clone().unwrap_or_default();
+        async move { tls.connect_guarded(connected(source, addr).await?, &guard).await }.boxed()
     }
 
     fn protects(&self) -> bool {

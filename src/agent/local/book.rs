@@ -26,7 +26,7 @@ pub enum Probe {
     Ttl(Duration),
     /// A request by HTTP: 2xx passes, 429 warns, anything else is critical.
     Http {
-        /// The address, `http://…`.
+        /// The address, `http://…` or `https://…`.
         url: String,
         /// The verb.
         method: String,
@@ -34,6 +34,12 @@ pub enum Probe {
         headers: Vec<(String, String)>,
         /// The body.
         body: String,
+        /// The name that a certificate must have; empty: the host's.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        server_name: String,
+        /// Whether any certificate will do.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unverified: bool,
     },
     /// A connection: whether there is one.
     Tcp(String),

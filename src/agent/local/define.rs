@@ -82,7 +82,9 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
         return Err(bad("Invalid service address"));
     }
-    let written: Vec<Check> = first.into_iter().chain(more).filter(|check| !is_empty(check)).collect();
+    // Some clients always send a check, with nothing in it.
+    let written: Vec<Check> =
+        first.into_iter().chain(more).filter(|check| *check != Check::default()).collect();
     let several = written.len() > 1;
     let mut checks = Vec::new();
     for (number, written) in (1..).zip(written) {
@@ -147,11 +149,6 @@ pub fn configured(config: &Config) -> Result<Configured, Invalid> {
     Ok(found)
 }
 
-/// Whether somebody wrote nothing, as clients do that always send a check.
-fn is_empty(of: &Check) -> bool {
-    probe(of).is_ok_and(|probe| probe.is_none()) && of.name.is_empty() && of.status.is_empty()
-}
-
 fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
     let unsupported = [
         ("GRPC", &of.grpc),
@@ -165,12 +162,10 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
         return Err(bad(format!("{name} checks are not supported: use TTL, HTTP, TCP, Args, or an alias")));
     }
     let args = if of.args.is_empty() { &of.scriptargs } else { &of.args };
-    let probe = if let Some(ttl) = of.ttl.given() {
-        Probe::Ttl(ttl)
-    } else if !of.http.is_empty() {
-        if !of.http.starts_with("http://") {
+    let probe = if !of.http.is_empty() {
+        if !of.http.starts_with("http://") && !of.http.starts_with("https://") {
             return Err(bad(format!(
-                "Invalid HTTP check {:?}: want an address that begins with http://",
+                "Invalid HTTP check {:?}: want an address that begins with http:// or https://",
                 of.http
             )));
         }
@@ -183,6 +178,8 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
             method: if of.method.is_empty() { "GET".to_owned() } else { of.method.to_uppercase() },
             headers: headers.collect(),
             body: of.body.clone(),
+            server_name: of.tlsservername.clone(),
+            unverified: of.tlsskipverify,
         }
     } else if !of.tcp.is_empty() {
         Probe::Tcp(of.tcp.clone())
@@ -191,6 +188,8 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
     } else if !of.aliasservice.is_empty() || !of.aliasnode.is_empty() {
         let node = (!of.aliasnode.is_empty()).then(|| of.aliasnode.clone());
         Probe::Alias { node, service: of.aliasservice.clone() }
+    } else if let Some(ttl) = of.ttl.given() {
+        Probe::Ttl(ttl)
     } else {
         return Ok(None);
     };
@@ -209,9 +208,17 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
         ));
     }
     let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
-    let interval = of.interval.given();
-    if looks && interval.is_none() {
-        return Err(bad("Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks"));
+    let follows = !of.aliasservice.is_empty() || !of.aliasnode.is_empty();
+    let (interval, ttl) = (of.interval.given(), of.ttl.given());
+    let contradiction = match () {
+        () if interval.is_some() && ttl.is_some() => Some("Interval and TTL cannot both be specified"),
+        () if looks && interval.is_none() => Some("Interval must be > 0 for Script, HTTP, or TCP checks"),
+        () if looks && follows => Some("Interval cannot be set for Alias checks"),
+        () if follows && ttl.is_some() => Some("TTL must be not be set for Alias checks"),
+        () => None,
+    };
+    if let Some(reason) = contradiction {
+        return Err(bad(format!("Invalid check: {reason}")));
     }
     let initial = match of.status.as_str() {
         "" => Status::Critical,
@@ -287,6 +294,40 @@ mod tests {
             (json!({ "services": [{ "nane": "a" }] }), "number 1: the key nane is unknown"),
         ] {
             assert!(wrong(config).contains(said), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_check_finds_out_in_one_way() {
+        let said = |check: Value| {
+            let service = json!({ "services": [{ "name": "web", "check": check }] });
+            of(service).map(|found| found.services[0].checks.len())
+        };
+        for (check, expected) in [
+            (json!({}), Ok(0)),
+            (json!({ "interval": "" }), Ok(0)),
+            (json!({ "ttl": "1s" }), Ok(1)),
+            (json!({ "http": "https://a/", "interval": "1s", "tls_skip_verify": true }), Ok(1)),
+            (json!({ "interval": "1s" }), Err("must be one of")),
+            (json!({ "name": "a" }), Err("must be one of")),
+            (json!({ "ttl": "1s", "interval": "1s" }), Err("Interval and TTL cannot both be specified")),
+            (
+                json!({ "ttl": "1s", "http": "http://a/", "interval": "1s" }),
+                Err("Interval and TTL cannot both be specified"),
+            ),
+            (json!({ "ttl": "1s", "tcp": "a:1" }), Err("Interval must be > 0")),
+            (
+                json!({ "tcp": "a:1", "interval": "1s", "alias_service": "b" }),
+                Err("Interval cannot be set for Alias checks"),
+            ),
+            (json!({ "ttl": "1s", "alias_service": "b" }), Err("TTL must be not be set for Alias checks")),
+            (json!({ "http": "ftp://a/", "interval": "1s" }), Err("http:// or https://")),
+        ] {
+            match (said(check.clone()), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{check}"),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{check}: {found}"),
+                (found, _) => panic!("{check}: {found:?}"),
+            }
         }
     }
 }

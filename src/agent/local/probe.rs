@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::uri::Scheme;
 use axum::http::{Method, Request, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -11,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::agent::process::{Given, Process};
-use crate::env::Env;
+use crate::env::{Env, Guard};
 use crate::state::catalog::Status;
 
 use super::book::{MAX_OUTPUT, Probe};
@@ -32,8 +33,9 @@ pub async fn look(
 ) -> Option<Finding> {
     let looking = async {
         match probe {
-            Probe::Http { url, method, headers, body } => {
-                Some(http(env, process, url, method, headers, body).await)
+            Probe::Http { url, method, headers, body, server_name, unverified } => {
+                let guard = Guard { name: server_name.clone(), unverified: *unverified };
+                Some(http(env, process, url, &guard, method, headers, body).await)
             }
             Probe::Tcp(address) => Some(match tcp(env, process, address).await {
                 Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
@@ -78,11 +80,12 @@ async fn http(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     url: &str,
+    guard: &Guard,
     method: &str,
     headers: &[(String, String)],
     body: &str,
 ) -> Finding {
-    match exchange(env, process, url, method, headers, body).await {
+    match exchange(env, process, url, guard, method, headers, body).await {
         Err(reason) => critical(reason),
         Ok((code, text)) => {
             let status = match code {
@@ -95,7 +98,8 @@ async fn http(
     }
 }
 
-/// One request by HTTP: the status of the answer, and the beginning of its body.
+/// One request by HTTP or HTTPS: the status of the answer, and the beginning of its body. The certificate must have the name that
+/// is asked for, or the host's.
 ///
 /// # Errors
 /// Why there is no answer, in words.
@@ -103,13 +107,16 @@ pub async fn exchange(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     url: &str,
+    guard: &Guard,
     method: &str,
     headers: &[(String, String)],
     body: &str,
 ) -> Result<(u16, String), String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
     let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?;
-    let addr = resolve(process, host, uri.port_u16().unwrap_or(80)).await?;
+    let guarded = uri.scheme() == Some(&Scheme::HTTPS);
+    let port = uri.port_u16().unwrap_or(if guarded { 443 } else { 80 });
+    let addr = resolve(process, host, port).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
     let mut request = Request::builder().method(method).uri(path);
@@ -124,7 +131,13 @@ pub async fn exchange(
         request = request.header(name, value);
     }
     let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| error.to_string())?;
-    let stream = env.network().connect(addr).await.map_err(|error| error.to_string())?;
+    let connecting = if guarded {
+        let name = if guard.name.is_empty() { host.trim_matches(['[', ']']) } else { &guard.name };
+        env.network().connect_guarded(addr, &Guard { name: name.to_owned(), ..guard.clone() })
+    } else {
+        env.network().connect(addr)
+    };
+    let stream = connecting.await.map_err(|error| error.to_string())?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // It ends with this probe, whatever the other side does.

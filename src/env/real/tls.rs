@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::strangers::{Notice, Strangers};
-use super::super::{BoxStream, Instant, Listener, Proof, Purpose};
+use super::super::{BoxStream, Guard, Instant, Listener, Proof, Purpose};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -93,6 +93,8 @@ pub struct Loaded {
     options: Options,
     /// What was read, to see whether it changed.
     certificates: Vec<CertificateDer<'static>>,
+    /// The authorities.
+    roots: Option<Arc<RootCertStore>>,
     incoming: Option<Arc<ServerConfig>>,
     outgoing: Option<Arc<ClientConfig>>,
     api: Option<Arc<ServerConfig>>,
@@ -170,7 +172,13 @@ impl Loaded {
         } else {
             Vec::new()
         };
-        let mut loaded = Loaded { options: options.clone(), certificates, names, ..Loaded::default() };
+        let mut loaded = Loaded {
+            options: options.clone(),
+            certificates,
+            names,
+            roots: roots.clone(),
+            ..Loaded::default()
+        };
         let Some((chain, key)) = own else {
             if options.is_demanded() {
                 return Err(
@@ -200,7 +208,8 @@ impl Loaded {
             };
             let api = api.with_single_cert(chain.clone(), key.clone_key()).map_err(said)?;
             loaded.api = Some(Arc::new(unresumed(api)));
-            let verifier = Arc::new(IsServer { roots, names: loaded.names.clone(), provider: provider() });
+            let verifier =
+                Arc::new(Signed { roots: Some(roots), names: loaded.names.clone(), provider: provider() });
             let mut outgoing = ClientConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .map_err(said)?
@@ -254,16 +263,17 @@ fn unresumed(mut config: ServerConfig) -> ServerConfig {
     config
 }
 
-/// Looks whether who was called is a server of this cluster: its authority signed for it, and for its being a server.
+/// Looks whether who was called is a server of this cluster: its authority signed for it, and for its being a server. Without
+/// authorities, only whether it has the key of the certificate that it shows.
 #[derive(Debug)]
-struct IsServer {
-    roots: Arc<RootCertStore>,
+struct Signed {
+    roots: Option<Arc<RootCertStore>>,
     /// One of these must be in the certificate; none are asked for if there are none.
     names: Vec<ServerName<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for IsServer {
+impl ServerCertVerifier for Signed {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -272,15 +282,10 @@ impl ServerCertVerifier for IsServer {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
         let parsed = ParsedCertificate::try_from(certificate)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            between,
-            now,
-            algorithms,
-        )?;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, roots, between, now, algorithms)?;
         let mut refused = None;
         for name in &self.names {
             match rustls::client::verify_server_name(&parsed, name) {
@@ -338,7 +343,7 @@ impl Tls {
         let Some(config) = loaded.outgoing.clone().filter(|_| loaded.options.verify_outgoing) else {
             return Ok(Box::new(stream));
         };
-        // Not looked at by `IsServer`, and without one that can be written down no use.
+        // Not looked at by `Signed`, and without one that can be written down no use.
         let name = loaded.names.first().cloned();
         let name =
             name.map_or_else(|| ServerName::try_from("server.driftline").map_err(io::Error::other), Ok)?;
@@ -353,6 +358,35 @@ impl Tls {
             Ok(done) => done.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}"))),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
         }
+    }
+
+    /// Connects to a stranger. Only the authorities of the configuration count.
+    pub(super) async fn connect_guarded(&self, stream: TcpStream, guard: &Guard) -> io::Result<BoxStream> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        let roots = self.loaded().roots.clone();
+        let mut config = match (guard.unverified, roots) {
+            (true, _) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Signed {
+                    roots: None,
+                    names: Vec::new(),
+                    provider: provider(),
+                }))
+                .with_no_client_auth(),
+            (false, Some(roots)) => builder.with_root_certificates(roots).with_no_client_auth(),
+            (false, None) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "TLS: no authority is known that could vouch for anybody: set tls.ca_file, or TLSSkipVerify",
+                ));
+            }
+        };
+        config.resumption = Resumption::disabled();
+        let name = ServerName::try_from(guard.name.clone())
+            .map_err(|_| io::Error::other(format!("TLS: {:?} cannot be the name of a server", guard.name)))?;
+        shaken(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }
 
     async fn accept(&self, stream: TcpStream, purpose: Purpose) -> io::Result<(BoxStream, Proof)> {
@@ -536,12 +570,16 @@ impl ApiClient {
     }
 
     pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<BoxStream> {
-        let shaking = TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream);
-        match tokio::time::timeout(HANDSHAKE, shaking).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("TLS: {error}"))),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
-        }
+        shaken(TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream)).await
+    }
+}
+
+/// The stream after its handshake, in time.
+async fn shaken(shaking: tokio_rustls::Connect<TcpStream>) -> io::Result<BoxStream> {
+    match tokio::time::timeout(HANDSHAKE, shaking).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("TLS: {error}"))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
     }
 }
 

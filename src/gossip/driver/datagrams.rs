@@ -62,7 +62,10 @@ impl Driver {
         }
         self.end_trip(&datagram, now);
         let (swim, buried) = match header(datagram.swim) {
-            Some(foca::Header { dst, message: foca::Message::TurnUndead, .. }) => (&[][..], Some(dst)),
+            // Mutant G22: foca takes the next generation itself, and at once.
+            Some(foca::Header { dst, message: foca::Message::TurnUndead, .. }) if !mutant::is("G22") => {
+                (&[][..], Some(dst))
+            }
             _ => (datagram.swim, None),
         };
         self.greet(sender.id, swim.is_empty(), now);

@@ -12,6 +12,7 @@ use std::io;
 
 use super::{meta, snapshot, sync_dir, wal};
 use crate::env::Disk;
+use crate::mutant;
 
 const PREFIX: &str = "damaged-";
 /// So many sets of damaged files are kept. A disk that damages more is not worth another try.
@@ -34,7 +35,11 @@ pub fn sets(disk: &dyn Disk) -> io::Result<usize> {
 pub fn move_away(disk: &dyn Disk) -> io::Result<String> {
     let next = numbers(disk)?.last().map_or(1, |last| last + 1);
     let prefix = format!("{PREFIX}{next}.");
-    let of_raft = |name: &String| meta::is_mine(name) || wal::is_mine(name) || snapshot::is_mine(name);
+    let of_raft = |name: &String| {
+        let all = mutant::is("K03") && number(name).is_none();
+        // Mutant K03: what others keep there goes along.
+        all || meta::is_mine(name) || wal::is_mine(name) || snapshot::is_mine(name)
+    };
     for name in disk.list()?.into_iter().filter(of_raft) {
         disk.rename(&name, &format!("{prefix}{name}"))?;
     }
