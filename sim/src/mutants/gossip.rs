@@ -91,7 +91,7 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "G22",
-        what: "who is told that it is held for dead takes the next incarnation at every word",
+        what: "who is held for dead is told so at every word, and takes the next incarnation each time",
         origin: "found here, seeds 103 and 166",
         needs: RESTARTS,
         checks: &["GT"],

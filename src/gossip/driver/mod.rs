@@ -564,7 +564,9 @@ impl Driver {
         if self.told.len() >= MAX_TOLD {
             self.told.retain(|_, told| recent(told));
         }
-        if self.told.len() >= MAX_TOLD || self.told.get(&node_id).is_some_and(recent) {
+        // Part of mutant G22.
+        let again = self.told.get(&node_id).is_some_and(recent) && !mutant::is("G22");
+        if again || self.told.len() >= MAX_TOLD {
             return;
         }
         self.told.insert(node_id, now);
