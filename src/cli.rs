@@ -8,6 +8,7 @@ mod agent;
 mod ask;
 mod autopilot;
 mod bench;
+mod catalog;
 mod host;
 mod keyring;
 mod lock;
@@ -17,6 +18,7 @@ mod programs;
 mod recover;
 mod rtt;
 mod secrets;
+mod services;
 mod snapshot;
 mod tls;
 mod watch;
@@ -56,6 +58,12 @@ enum Command {
     Kv(ask::Kv),
     /// Lists the members that the agent knows
     Members(ask::Members),
+    /// Registers services with the agent, and takes them out again
+    #[command(subcommand)]
+    Services(services::Services),
+    /// Lists the nodes and services of the cluster
+    #[command(subcommand)]
+    Catalog(catalog::Catalog),
     /// Fires user events and lists them
     #[command(subcommand)]
     Event(ask::Event),
@@ -205,11 +213,17 @@ struct Token {
     /// File that holds the ACL token to show and that nobody else may read; or DRIFTLINE_HTTP_TOKEN (CONSUL_HTTP_TOKEN) holds it
     #[arg(long, env = "DRIFTLINE_HTTP_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The token to show whatever else is said: what a file gives to one of its services.
+    #[arg(skip)]
+    given: Option<Secret>,
 }
 
 impl Token {
     /// The token; an empty one if there is none.
     fn secret(&self) -> Result<Secret, Problem> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
         let file = self.token_file.clone();
         if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
             return secrets::read(&path);

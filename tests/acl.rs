@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Home, Http, Node, QUICK, driftline, eventually, shown, text_of};
+use common::{Home, Http, Node, QUICK, driftline, eventually, run, shown, text_of};
 use driftline::http::client::Response;
 use driftline::http::{Needs, routes};
 use hyper::Method;
@@ -203,6 +203,7 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
             let body = if method == Method::GET { String::new() } else { body };
             let response = pair.server.http().call(method, &path, body).unwrap();
             let text = response.text();
+            assert_eq!(response.header("x-consul-default-acl-policy"), Some("deny"), "{asked}");
             match response.status {
                 403 => assert!(
                     text.starts_with("Permission denied: ") || text.starts_with("ACL "),
@@ -214,7 +215,8 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
                 ),
                 501 => assert_eq!(route.needs, Needs::AclRefused, "{asked}"),
                 // It names nothing.
-                400 => assert!(path.ends_with('/') || path == "/v1/kv", "{asked}: {text}"),
+                400 => assert!(route.path.ends_with('/') || path == "/v1/kv", "{asked}: {text}"),
+                404 if route.path.ends_with('/') => assert_eq!(text, "Query not found", "{asked}"),
                 200 if filtered(&response) => {
                     let seen = ["web", "secret", session].into_iter().find(|name| text.contains(name));
                     assert_eq!(seen, None, "{asked}: {text}");
@@ -519,4 +521,23 @@ fn what_is_given_and_taken_away_counts_everywhere_at_once() {
         }
     }
     assert_eq!(used_by.showing(ROOT).value("k").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_service_of_a_file_is_registered_by_the_token_in_it() {
+    let pair = Pair::server("default_policy = 'deny'");
+    let (_, secret) = pair.token("web", "service \"web\" { policy = \"write\" }");
+    let home = Home::new();
+    let http = pair.server.at.http.to_string();
+    let ask = |command: &str, service: Value| {
+        let file = home.secret("service.json", &json!({ "service": service }).to_string());
+        shown(&run(&["services", command, &file, "--http-addr", &http]))
+    };
+    let denied = ask("register", json!({ "name": "web" }));
+    assert!(denied.starts_with("exit 1\n") && denied.contains("answers 403: Permission denied"), "{denied}");
+    let web = json!({ "name": "web", "token": secret });
+    assert_eq!(ask("register", web.clone()), "exit 0\nRegistered service: web\n");
+    let other = ask("register", json!({ "name": "other", "token": secret }));
+    assert!(other.contains("service \"other\": ") && !other.contains(&secret), "{other}");
+    assert_eq!(ask("deregister", web), "exit 0\nDeregistered service: web\n");
 }

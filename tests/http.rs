@@ -56,6 +56,10 @@ fn an_agent_describes_itself() {
     for values in this["Stats"].as_object().unwrap().values() {
         assert!(values.as_object().unwrap().values().all(Value::is_string), "{values}");
     }
+    // Nobody has to ask for a right here; what would be allowed without one is told all the same.
+    for path in ["/v1/agent/self", "/v1/kv/none", "/v1/agent/service/none"] {
+        assert_eq!(node.http().get(path).header("x-consul-default-acl-policy"), Some("allow"), "{path}");
+    }
     let wide = node.http().json("/v1/agent/members?wan=1").unwrap();
     assert_eq!(wide[0]["Name"], "a.dc1");
 }

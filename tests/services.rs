@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use common::{ANY_PORTS, Home, Http, Node, eventually, text_of};
+use common::{ANY_PORTS, Home, Http, Node, eventually, run, shown, text_of};
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A server alone, on the disk of this home.
 fn server(home: &Home) -> Node {
@@ -249,5 +249,173 @@ fn a_prepared_query_finds_what_is_well_and_goes_with_its_session() {
     ] {
         let answer = http.call(Method::POST, "/v1/query", body).unwrap();
         assert!(answer.status >= 400 && answer.text().contains(text), "{body}: {}", answer.text());
+    }
+}
+
+/// A server that keeps nothing, and what commands come to that ask it.
+fn asked() -> (Node, impl Fn(&[&str]) -> String) {
+    let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..]].concat());
+    eventually("a leader", || node.http().leader());
+    let http = node.at.http.to_string();
+    (node, move |args: &[&str]| shown(&run(&[args, &["--http-addr", &http]].concat())))
+}
+
+#[test]
+fn the_command_line_registers_what_files_and_flags_say_and_takes_it_out_again() {
+    let home = Home::new();
+    let (node, ask) = asked();
+    let web = r#"{"node_name":"x","retry_join":["nowhere.invalid"],"service":
+        {"Name":"web","port":80,"tags":["v1"],"meta":{"My_Key":"V"},"check":{"TTL":"10m"}}}"#;
+    let web = home.file("web.json", web);
+    let more = home
+        .file("more.toml", "[[services]]\nname = \"db\"\nid = \"db/1 #\"\n[[services]]\nname = \"cache\"\n");
+    assert_eq!(
+        ask(&["services", "register", &web, &more]),
+        "exit 0\nRegistered service: web\nRegistered service: db\nRegistered service: cache\n"
+    );
+    assert_eq!(services(node.http()), ["cache", "db/1 #", "web"]);
+    let known = |id: &str| node.http().json(&format!("/v1/agent/service/{id}")).expect("a service");
+    let found = known("web");
+    assert_eq!(
+        (&found["Port"], &found["Tags"], &found["Meta"]["My_Key"]),
+        (&80.into(), &json!(["v1"]), &"V".into())
+    );
+    assert_eq!(check(node.http(), "service:web").0, "critical");
+
+    let flags = "services register --name api --id api-1 --port 8080 --tag a --tag b --address 10.0.0.9 --meta rack=r=1";
+    assert_eq!(ask(&flags.split(' ').collect::<Vec<_>>()), "exit 0\nRegistered service: api\n");
+    let found = known("api-1");
+    assert_eq!(
+        (&found["Service"], &found["Port"], &found["Address"], &found["Tags"], &found["Meta"]),
+        (&"api".into(), &8080.into(), &"10.0.0.9".into(), &json!(["a", "b"]), &json!({ "rack": "r=1" }))
+    );
+
+    assert_eq!(ask(&["services", "deregister", "--id", "api-1"]), "exit 0\nDeregistered service: api-1\n");
+    assert_eq!(
+        ask(&["services", "deregister", &web, &more]),
+        "exit 0\nDeregistered service: web\nDeregistered service: db/1 #\nDeregistered service: cache\n"
+    );
+    assert_eq!(services(node.http()), [""; 0]);
+}
+
+#[test]
+fn a_service_that_cannot_be_registered_is_named() {
+    let home = Home::new();
+    let (node, ask) = asked();
+    let file = home.file("a.json", r#"{"service":{"name":"a"}}"#);
+    for line in [
+        "services register",
+        "services register --port 80",
+        "services register --name a --port 65536",
+        "services register --name a --meta rack",
+        "services deregister",
+        &format!("services register --name a {file}"),
+        &format!("services deregister --id a {file}"),
+    ] {
+        let said = ask(&line.split(' ').collect::<Vec<_>>());
+        assert!(said.starts_with("exit 2\nerror: "), "{line}: {said}");
+    }
+
+    let fails = |args: &[&str], expected: &str| {
+        let said = ask(args);
+        assert!(said.starts_with("exit 1\ndriftline: ") && said.contains(expected), "{args:?}: {said}");
+    };
+    let misspelt = home.file("misspelt.json", r#"{"services":[{"name":"a","prot":1}]}"#);
+    fails(&["services", "register", &misspelt], "misspelt.json: services: number 1: the key prot is unknown");
+    let none = home.file("none.toml", "server = true\n");
+    fails(&["services", "register", &none], "no service is defined there");
+    fails(&["services", "register", "/no/such/file.json"], "/no/such/file.json");
+    fails(&["services", "deregister", "--id", "nobody"], "answers 404: ");
+    fails(
+        &["services", "register", "--name", "a", "--address", "0.0.0.0"],
+        "answers 400: Invalid service address",
+    );
+
+    // What was done before stays, and is told.
+    let second = home.file("b.json", r#"{"services":[{"name":"first"},{"name":"second","address":"::"}]}"#);
+    let said = ask(&["services", "register", &second]);
+    assert!(said.contains("service \"second\": ") && said.ends_with("Registered service: first\n"), "{said}");
+    assert_eq!(services(node.http()), ["first"]);
+}
+
+#[test]
+fn the_command_line_shows_the_catalog() {
+    let (node, ask) = asked();
+    let put = |path: &str, body: Value| {
+        let answer = node.http().put(path, body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    for (name, number, rack) in [("b", 1, "r1"), ("c", 2, "r2")] {
+        for (id, tag) in [("web-1", "blue"), ("web-2", "all")] {
+            let registration = json!({
+                "Node": name,
+                "ID": format!("0000000{number}-0000-0000-0000-000000000000"),
+                "Address": format!("10.0.0.{number}"),
+                "TaggedAddresses": { "lan": format!("10.0.0.{number}") },
+                "NodeMeta": { "rack": rack, "size": "big" },
+                "Service": { "ID": id, "Service": "web", "Tags": [tag] },
+            });
+            put("/v1/catalog/register", registration);
+        }
+        let coord = json!({ "Vec": [number, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Height": 0.1 });
+        put("/v1/coordinate/update", json!({ "Node": name, "Coord": coord }));
+    }
+    let ask = |line: &str| ask(&line.split(' ').collect::<Vec<_>>());
+
+    let nodes = ask("catalog nodes");
+    let names: Vec<&str> = nodes.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names, ["Node", "a", "b", "c"], "{nodes}");
+    assert_eq!(
+        ask("catalog nodes --node-meta rack=r1 --node-meta size=big"),
+        "exit 0\nNode  ID        Address   DC\nb     00000001  10.0.0.1  dc1\n"
+    );
+    assert_eq!(ask("catalog nodes --filter Meta.rack==r1"), ask("catalog nodes --node-meta rack=r1"));
+    assert_eq!(
+        ask("catalog nodes --service web"),
+        "exit 0\nNode  ID        Address   DC\nb     00000001  10.0.0.1  dc1\nc     00000002  10.0.0.2  dc1\n"
+    );
+    eventually("the nearest first", || {
+        let nodes = ask("catalog nodes --service web --near c");
+        (nodes.lines().nth(2)?.starts_with("c ")).then_some(())
+    });
+    let detailed = ask("catalog nodes --service web --node-meta rack=r2 --detailed");
+    let row = detailed.lines().nth(2).unwrap_or_default();
+    assert!(
+        row.starts_with("c     00000002-0000-0000-0000-000000000000  10.0.0.2  dc1  lan=10.0.0.2"),
+        "{detailed}"
+    );
+    assert!(row.ends_with("  rack=r2, size=big"), "{detailed}");
+    let of_json = |line: &str| -> Value {
+        let said = ask(line);
+        let body = said.strip_prefix("exit 0\n").unwrap_or_else(|| panic!("{said}"));
+        serde_json::from_str(body).expect("JSON")
+    };
+    let plain = of_json("catalog nodes --node-meta rack=r2 --json");
+    let of_service = of_json("catalog nodes --service web --node-meta rack=r2 --json");
+    for key in ["ID", "Node", "Address", "Datacenter", "TaggedAddresses", "Meta"] {
+        assert_eq!(of_service[0][key], plain[0][key], "{key}");
+    }
+    assert_eq!(of_service.as_array().map(Vec::len), Some(1));
+
+    assert_eq!(ask("catalog services --stale"), "exit 0\nconsul\nweb\n");
+    assert_eq!(ask("catalog services --tags"), "exit 0\nconsul\nweb     all,blue\n");
+    assert_eq!(ask("catalog services --node b --tags"), "exit 0\nweb  all,blue\n");
+    assert_eq!(ask("catalog services --node-meta rack=r1"), "exit 0\nweb\n");
+    assert_eq!(of_json("catalog services --node b --json"), json!({ "web": ["all", "blue"] }));
+    assert_eq!(ask("catalog datacenters"), "exit 0\ndc1\n");
+    assert_eq!(of_json("catalog datacenters --json"), json!(["dc1"]));
+
+    // Nothing to show is no failure.
+    for line in ["nodes --service none", "nodes --node-meta rack=r3"] {
+        assert_eq!(ask(&format!("catalog {line}")), "exit 0\ndriftline: no node matches\n", "{line}");
+    }
+    for line in ["services --node none", "services --node-meta rack=r3"] {
+        assert_eq!(ask(&format!("catalog {line}")), "exit 0\ndriftline: no service matches\n", "{line}");
+    }
+    let said = ask("catalog nodes --filter rack");
+    assert!(said.starts_with("exit 1\ndriftline: ") && said.contains(" answers 400: "), "{said}");
+    for line in ["catalog nodes --node-meta rack", "catalog services --node b --node-meta rack=r1", "catalog"]
+    {
+        assert!(ask(line).starts_with("exit 2\n"), "{line}");
     }
 }

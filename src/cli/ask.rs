@@ -13,7 +13,9 @@ use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Api, Command, Format, Problem, acl, keyring, lock, operate, rtt, snapshot, watch};
+use super::{
+    Api, Command, Format, Problem, acl, catalog, keyring, lock, operate, rtt, services, snapshot, watch,
+};
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -240,6 +242,8 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Snapshot(command) => snapshot::run(&env, command).await,
             Command::Debug(args) => operate::debug(&env, args).await,
             Command::Acl(command) => acl::run(&env, command).await,
+            Command::Services(command) => services::run(&env, command).await,
+            Command::Catalog(command) => catalog::run(&env, command).await,
         }
     })
 }
@@ -249,7 +253,7 @@ pub fn path(escaped: &str) -> String {
 }
 
 /// A query string from the parameters that are there.
-pub fn query<const N: usize>(parameters: [(&str, Option<String>); N]) -> String {
+pub fn query<'a>(parameters: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
     let given: Vec<String> = parameters
         .into_iter()
         .filter_map(|(name, value)| {

@@ -6,6 +6,7 @@
 //!
 //! [`merge`] is a function of texts. Reading the files is the caller's business.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -108,11 +109,41 @@ pub enum FileError {
 /// # Errors
 /// The first mistake in the first file that has one.
 pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Merged, FileError> {
-    let internal = |reason: serde_json::Error| FileError::Value {
+    let (config, process) = laid_over(base, files, resolve)?;
+    Ok(Merged {
+        config: Config::deserialize(config).map_err(internal)?,
+        process: Process::deserialize(Value::Object(process)).map_err(internal)?,
+    })
+}
+
+/// The services that the files define, each as it is written there: what a request to register it says. The files may hold
+/// anything that an agent's may, and all of it is checked; nothing but the services is used, so no name to join is looked up.
+///
+/// # Errors
+/// The first mistake in the first file that has one.
+pub fn services(files: &[Source]) -> Result<Vec<Value>, FileError> {
+    let anywhere = |_: &str, port| Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    let (mut config, _) = laid_over(&Config::default(), files, &anywhere)?;
+    match config["services"].take() {
+        Value::Array(services) => Ok(services),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn internal(reason: serde_json::Error) -> FileError {
+    FileError::Value {
         file: "defaults".to_owned(),
         key: "configuration".to_owned(),
         reason: reason.to_string(),
-    };
+    }
+}
+
+/// The files over `base`, checked: what the agent is told, and what only the process needs.
+fn laid_over(
+    base: &Config,
+    files: &[Source],
+    resolve: Resolve<'_>,
+) -> Result<(Value, Map<String, Value>), FileError> {
     let base = serde_json::to_value(base).map_err(internal)?;
     let mut config = base.clone();
     let mut process = Map::new();
@@ -135,10 +166,7 @@ pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Me
         check_values(source, &mut Vec::new(), &table, &base)?;
         add(&mut config, table);
     }
-    Ok(Merged {
-        config: Config::deserialize(config).map_err(internal)?,
-        process: Process::deserialize(Value::Object(process)).map_err(internal)?,
-    })
+    Ok((config, process))
 }
 
 fn parse(source: &Source) -> Result<Map<String, Value>, FileError> {
@@ -416,6 +444,24 @@ mod tests {
         let Merged { config, .. } = merge(&Config::default(), &files).unwrap();
         let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!((names, config.checks.len()), (vec!["a", "c", "b"], 1));
+    }
+
+    #[test]
+    fn services_alone_are_told_as_they_are_written() {
+        let files = [
+            source(
+                "a.toml",
+                "server = true\nretry_join = ['nowhere.invalid']\n[[services]]\nName = 'a'\ntoken = 't'",
+            ),
+            source("b.json", r#"{"service":{"name":"b","Meta":{"My_Key":"V"}}}"#),
+        ];
+        let told = services(&files).unwrap();
+        let expected =
+            serde_json::json!([{ "Name": "a", "token": "t" }, { "name": "b", "Meta": { "My_Key": "V" } }]);
+        assert_eq!(Value::Array(told), expected);
+        assert_eq!(services(&files[..0]), Ok(Vec::new()));
+        let misspelt = services(&[source("a.toml", "sevices = []")]).unwrap_err().to_string();
+        assert!(misspelt.starts_with("a.toml: unknown key `sevices`"), "{misspelt}");
     }
 
     #[test]

@@ -117,6 +117,10 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
 /// Everyone this agent knows of, the failed and the gone included.
 pub async fn members(api: Arc<Api>, call: Call) -> Reply {
     let delegate = api.agent.delegate();
+    let wide = call.params.switch("wan");
+    if wide && call.params.text("segment").is_some_and(|segment| segment != "_all") {
+        return Err(Failure::bad_request("Cannot provide a segment with wan=true"));
+    }
     let members = match call.params.get("segment") {
         Some("_all") => delegate.lan_members_all_segments(),
         segment => {
@@ -129,7 +133,7 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
     let seen = members.iter().filter(|member| who.allows(Kind::Node, &member.name, Access::Read));
     let mut members: Vec<Member> = seen.map(Member::new).collect();
     let filtered = members.len() < all;
-    if call.params.switch("wan") {
+    if wide {
         // There is one datacenter, and of each only the servers meet in the wide area.
         members.retain(|member| member.tags.get("role").is_some_and(|role| role == "consul"));
         for member in &mut members {

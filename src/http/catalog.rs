@@ -199,8 +199,11 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
 
 /// As [`service`], of those that are in the mesh: there is none.
 pub async fn connect(api: Arc<Api>, call: Call) -> Reply {
-    let options = call.params.query_options(|| api.spread())?;
     let service = call.tail("/v1/catalog/connect/")?;
+    if service.is_empty() {
+        return Err(Failure::bad_request("Missing service name"));
+    }
+    let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
     let response = reply::json(&[(); 0], call.params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))
@@ -282,8 +285,11 @@ async fn of_node(
 
 /// The services behind a gateway: there are no gateways.
 pub async fn gateway_services(api: Arc<Api>, call: Call) -> Reply {
-    let options = call.params.query_options(|| api.spread())?;
     let service = call.tail("/v1/catalog/gateway-services/")?;
+    if service.is_empty() {
+        return Err(Failure::bad_request("Missing gateway name"));
+    }
+    let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
     let response = reply::json(&[(); 0], call.params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))

@@ -85,8 +85,11 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
 
 /// As [`service`], of those in the mesh or behind an ingress: there are none.
 pub async fn none(api: Arc<Api>, call: Call) -> Reply {
-    let options = call.params.query_options(|| api.spread())?;
     let service = call.tail("/v1/health/")?;
+    if matches!(service.as_str(), "connect/" | "ingress/") {
+        return Err(Failure::bad_request("Missing service name"));
+    }
+    let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &ServiceInstances { service, health: true }).await?;
     let response = reply::json(&[(); 0], call.params.pretty())?;
     Ok(reply::describe(response, answer.index, &answer, options.consistency))

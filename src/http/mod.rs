@@ -374,17 +374,12 @@ fn all() -> Routes {
     Routes::new()
         .route("/", &["GET"], Needs::Nothing, status::root)
         .route("/v1/kv", KEY, Needs::Calls, kv::key)
-        .route("/v1/kv/", KEY, Needs::Calls, kv::key)
         .route("/v1/kv/{*key}", KEY, Needs::Calls, kv::key)
         .route("/v1/txn", &["PUT"], Needs::Calls, txn::txn)
         .route("/v1/session/create", &["PUT"], Needs::Calls, session::create)
-        .route("/v1/session/destroy/", &["PUT"], Needs::Calls, session::destroy)
         .route("/v1/session/destroy/{*id}", &["PUT"], Needs::Calls, session::destroy)
-        .route("/v1/session/renew/", &["PUT"], Needs::Calls, session::renew)
         .route("/v1/session/renew/{*id}", &["PUT"], Needs::Calls, session::renew)
-        .route("/v1/session/info/", &["GET"], Needs::Calls, session::info)
         .route("/v1/session/info/{*id}", &["GET"], Needs::Calls, session::info)
-        .route("/v1/session/node/", &["GET"], Needs::Calls, session::node)
         .route("/v1/session/node/{*node}", &["GET"], Needs::Calls, session::node)
         .route("/v1/session/list", &["GET"], Needs::Calls, session::list)
         .route("/v1/agent/services", &["GET"], Needs::Handler, own::services)
@@ -422,7 +417,6 @@ fn all() -> Routes {
         .route("/v1/coordinate/nodes", &["GET"], Needs::Calls, coordinate::nodes)
         .route("/v1/coordinate/node/{*node}", &["GET"], Needs::Calls, coordinate::node)
         .route("/v1/coordinate/update", &["PUT"], Needs::Calls, coordinate::update)
-        .route("/v1/event/fire/", &["PUT"], Needs::Handler, event::fire)
         .route("/v1/event/fire/{*name}", &["PUT"], Needs::Handler, event::fire)
         .route("/v1/event/list", &["GET"], Needs::Handler, event::list)
         .route("/v1/status/leader", &["GET"], Needs::Nothing, status::leader)
@@ -460,7 +454,6 @@ fn all() -> Routes {
         .route("/v1/query/{*query}", &["GET", "PUT", "DELETE"], Needs::Calls, query::one)
         .route("/v1/snapshot", &["GET", "PUT"], Needs::Acl(Write), snapshot::snapshot)
         .route("/ui", &["GET"], Needs::Nothing, ui::redirect)
-        .route("/ui/", &["GET"], Needs::Nothing, ui::file)
         .route("/ui/{*file}", &["GET"], Needs::Nothing, ui::file)
         .route("/set", &["GET", "PUT", "POST"], Needs::Calls, legacy::set)
         .route("/get", &["GET"], Needs::Calls, legacy::get)
@@ -553,10 +546,19 @@ impl Routes {
         H: Fn(Arc<Api>, Call) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        self.described.push(Described { path, methods, needs });
-        self.router = self.router.route(path, route(methods, needs, handler));
+        // Who names nothing is told so by the handler, not that there is no such call.
+        for path in [Some(path), nameless(path)].into_iter().flatten() {
+            self.described.push(Described { path, methods, needs });
+            self.router = self.router.route(path, route(methods, needs, handler.clone()));
+        }
         self
     }
+}
+
+/// A path that ends with a name, with an empty one.
+fn nameless(path: &'static str) -> Option<&'static str> {
+    let place = path.rfind('/')? + 1;
+    (path[place..].starts_with('{') && path.ends_with('}')).then_some(&path[..place])
 }
 
 fn router(api: Arc<Api>) -> Router {
@@ -576,7 +578,7 @@ where
     any(move |State(api): State<Arc<Api>>, request: Request| async move {
         if request.method() == Method::OPTIONS {
             let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
-            return Ok((StatusCode::OK, allow).into_response());
+            return (StatusCode::OK, allow).into_response();
         }
         let (begun, path) = (api.agent.env().now(), family(request.uri().path()).to_owned());
         // A client may call its method what it likes; labels must be few.
@@ -589,12 +591,15 @@ where
             },
             Err(failure) => Err(failure),
         };
-        let status = reply.as_ref().map_or_else(|failure| failure.status, |response| response.status());
+        let response = reply::under_policy(reply.into_response(), api.agent.config().acl.default_policy);
         let took = api.agent.env().now().since(begun);
-        let labels =
-            vec![("method", method.to_owned()), ("path", path), ("status", status.as_u16().to_string())];
+        let labels = vec![
+            ("method", method.to_owned()),
+            ("path", path),
+            ("status", response.status().as_u16().to_string()),
+        ];
         api.agent.metrics().time("consul.api.http", labels, took);
-        reply
+        response
     })
 }
 
@@ -658,6 +663,20 @@ fn token(head: &request::Parts, params: &mut Params) -> Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_path_that_ends_with_a_name_is_a_route_without_it_too() {
+        let cases = [
+            ("/v1/kv/{*key}", Some("/v1/kv/")),
+            ("/v1/acl/role/{id}", Some("/v1/acl/role/")),
+            ("/v1/acl/token/{accessor}/clone", None),
+            ("/v1/kv", None),
+            ("/", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(nameless(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn only_the_default_namespace_and_partition_are_here() {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::agent::local::book::{Book, Definition, OwnCheck, Unknown};
@@ -311,10 +312,24 @@ fn code(status: Status) -> StatusCode {
     }
 }
 
-fn health(api: &Api, call: &Call, wanted: impl Fn(&ServiceInfo) -> bool, many: bool) -> Reply {
+/// Whether the answer is to be one word.
+fn wants_text(call: &Call) -> bool {
+    let accepted = call.head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.starts_with("text/plain"))
+        || call.params.get("format") == Some("text")
+}
+
+/// `missing` says that there is none, and `many` whether the answer is a list.
+fn health(
+    api: &Api,
+    call: &Call,
+    wanted: impl Fn(&ServiceInfo) -> bool,
+    missing: String,
+    many: bool,
+) -> Reply {
     let book = api.agent.local().book();
     let datacenter = api.agent.config().datacenter.clone();
-    let text = call.params.get("format") == Some("text");
+    let text = wants_text(call);
     let mut worst = Status::Passing;
     let mut found = Vec::new();
     for service in book.services().values().filter(|service| wanted(service)) {
@@ -332,11 +347,12 @@ fn health(api: &Api, call: &Call, wanted: impl Fn(&ServiceInfo) -> bool, many: b
     }
     if found.is_empty() {
         let mut response = if text {
-            reply::text(StatusCode::NOT_FOUND, "ServiceName not found")
+            reply::text(StatusCode::NOT_FOUND, missing)
         } else if many {
             reply::json(&found, call.params.pretty())?
         } else {
-            reply::json(&(), call.params.pretty())?
+            let none = json!({ "AggregatedStatus": "critical", "Service": null, "Checks": null });
+            reply::json(&none, call.params.pretty())?
         };
         *response.status_mut() = StatusCode::NOT_FOUND;
         return Ok(response);
@@ -355,16 +371,22 @@ fn health(api: &Api, call: &Call, wanted: impl Fn(&ServiceInfo) -> bool, many: b
 /// How this agent's instances of a service fare.
 pub async fn health_by_name(api: Arc<Api>, call: Call) -> Reply {
     let name = call.tail("/v1/agent/health/service/name/")?;
+    if name.is_empty() {
+        return Err(Failure::bad_request("Missing service Name"));
+    }
     api.who().await?.require(Kind::Service, &name, Access::Read)?;
-    health(&api, &call, |service| service.name == name, true)
+    health(&api, &call, |service| service.name == name, format!("ServiceName {name} Not Found"), true)
 }
 
 /// How one of this agent's services fares.
 pub async fn health_by_id(api: Arc<Api>, call: Call) -> Reply {
     let id = call.tail("/v1/agent/health/service/id/")?;
+    if id.is_empty() {
+        return Err(Failure::bad_request("Missing serviceID"));
+    }
     let name = api.agent.local().book().services().get(&id).map_or(id.clone(), |own| own.name.clone());
     api.who().await?.require(Kind::Service, &name, Access::Read)?;
-    health(&api, &call, |service| service.id == id, false)
+    health(&api, &call, |service| service.id == id, format!("ServiceId {id} not found"), false)
 }
 
 /// Whether `?enable` says yes.

@@ -240,6 +240,9 @@ pub async fn one(api: Arc<Api>, call: Call) -> Reply {
 
 async fn by_id(api: &Api, call: Call, id: String) -> Reply {
     let pretty = call.params.pretty();
+    if id.is_empty() {
+        return Err(not_found());
+    }
     match call.head.method {
         Method::PUT => {
             let bytes = api.read_body(call.body).await?;

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::agent::{Answer, Consistency, ReadError, WriteError};
+use crate::config::DefaultPolicy;
 use crate::state::Outcome;
 use crate::state::acl::Denied;
 
@@ -16,6 +17,7 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const DEFAULT_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const OUTCOME: HeaderName = HeaderName::from_static("x-driftline-outcome");
 
@@ -229,6 +231,16 @@ pub fn sifted(mut response: Response, filtered: bool) -> Response {
     if filtered {
         response.headers_mut().insert(FILTERED, HeaderValue::from_static("true"));
     }
+    response
+}
+
+/// Says what is allowed where no rule says anything. Every answer does, whether rights are looked at or not.
+pub fn under_policy(mut response: Response, policy: DefaultPolicy) -> Response {
+    let word = match policy {
+        DefaultPolicy::Allow => "allow",
+        DefaultPolicy::Deny => "deny",
+    };
+    response.headers_mut().insert(DEFAULT_POLICY, HeaderValue::from_static(word));
     response
 }
 
