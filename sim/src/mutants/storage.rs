@@ -98,4 +98,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &["read-error", "short-read"],
         checks: &["MV", "DUR"],
     },
+    Mutant {
+        id: "S09",
+        what: "an old copy of the vote that a read comes upon by mistake is believed",
+        origin: "found here, seed 8; TigerBeetle's storage overlays",
+        needs: &["misdirected-read"],
+        checks: &["MV", "ES"],
+    },
 ];
