@@ -12,6 +12,7 @@ mod catalog;
 mod host;
 mod keyring;
 mod lock;
+mod maint;
 mod operate;
 mod process;
 mod programs;
@@ -21,6 +22,7 @@ mod secrets;
 mod services;
 mod snapshot;
 mod tls;
+mod transfer;
 mod watch;
 
 use std::io::{self, Write};
@@ -61,6 +63,8 @@ enum Command {
     /// Registers services with the agent, and takes them out again
     #[command(subcommand)]
     Services(services::Services),
+    /// Takes the agent's node or a service out of service for a while
+    Maint(maint::Maint),
     /// Lists the nodes and services of the cluster
     #[command(subcommand)]
     Catalog(catalog::Catalog),

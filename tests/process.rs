@@ -233,6 +233,44 @@ fn commands_print_what_people_need() {
 }
 
 #[test]
+fn keys_go_from_one_cluster_to_another_as_a_file() {
+    let home = Home::new();
+    let [from, to] = ["a", "b"].map(|name| Node::start(name, &[&ANY_PORTS[..], &["--dev"]].concat()));
+    for node in [&from, &to] {
+        eventually("a leader", || node.http().leader());
+    }
+    for line in
+        ["kv put dir/a hello", "kv put dir/b%c aGk= --base64 --flags 7", "kv put dir/none", "kv put else x"]
+    {
+        assert_eq!(ask(&from, line).status.code(), Some(0), "{line}");
+    }
+    let exported = ask(&from, "kv export dir/");
+    let file = home.file("keys.json", &String::from_utf8(exported.stdout).expect("a text"));
+    assert_eq!(
+        shown(&ask(&to, &format!("kv import @{file} --prefix old/"))),
+        "exit 0\nImported: old/dir/a\nImported: old/dir/b%c\nImported: old/dir/none\n"
+    );
+    let there = to.http().json("/v1/kv/?recurse").expect("keys");
+    let told = |field: &str| {
+        there.as_array().unwrap().iter().map(|entry| entry[field].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told("Key"), ["\"old/dir/a\"", "\"old/dir/b%c\"", "\"old/dir/none\""]);
+    assert_eq!(told("Value"), ["\"aGVsbG8=\"", "\"aGk=\"", "null"]);
+    assert_eq!(told("Flags"), ["0", "7", "0"]);
+    let none = shown(&ask(&to, "kv export none/"));
+    assert_eq!(none, "exit 0\n[]\n");
+
+    let odd = home.file("odd.json", r#"[{"key":"first","value":""},{"key":"second","value":"?"}]"#);
+    let said = shown(&ask(&to, &format!("kv import @{odd}")));
+    assert!(said.starts_with("exit 1\n") && said.contains("\"second\" is not base64"), "{said}");
+    assert_eq!(to.http().value("first"), None, "nothing is written of a text that cannot be read");
+    // An entry without a key cannot be written; what came before it is there, and told.
+    let odd = home.file("odd.json", r#"[{"key":"first","value":""},{"key":"","value":""}]"#);
+    let said = shown(&ask(&to, &format!("kv import @{odd}")));
+    assert!(said.contains("answers 400: Missing key name\nImported: first"), "{said}");
+}
+
+#[test]
 fn members_info_and_events_show_on_the_command_line() {
     let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
     eventually("a leader", || node.http().leader());

@@ -310,6 +310,7 @@ fn a_service_that_cannot_be_registered_is_named() {
         "services register --name a --meta rack",
         "services deregister",
         &format!("services register --name a {file}"),
+        &format!("services register --tag a {file}"),
         &format!("services deregister --id a {file}"),
     ] {
         let said = ask(&line.split(' ').collect::<Vec<_>>());
@@ -417,5 +418,38 @@ fn the_command_line_shows_the_catalog() {
     for line in ["catalog nodes --node-meta rack", "catalog services --node b --node-meta rack=r1", "catalog"]
     {
         assert!(ask(line).starts_with("exit 2\n"), "{line}");
+    }
+}
+
+#[test]
+fn the_command_line_takes_what_it_is_told_out_of_service() {
+    let (node, ask) = asked();
+    register(node.http(), r#"{"Name":"web","ID":"web/1"}"#);
+    assert_eq!(ask(&["maint"]), "exit 0\n");
+    assert_eq!(
+        ask(&["maint", "--enable", "--service", "web/1", "--reason", "a new disk"]),
+        "exit 0\nDone: service web/1 is in maintenance.\n"
+    );
+    assert_eq!(
+        ask(&["maint", "--enable", "--reason", "rain"]),
+        "exit 0\nDone: the node is in maintenance.\n"
+    );
+    assert_eq!(
+        ask(&["maint"]),
+        "exit 0\nWhat     ID     Reason\nnode     a      rain\nservice  web/1  a new disk\n"
+    );
+    assert_eq!(check(node.http(), "_service_maintenance:web/1").0, "critical");
+    assert_eq!(
+        ask(&["maint", "--disable", "--service", "web/1"]),
+        "exit 0\nDone: service web/1 is not in maintenance any more.\n"
+    );
+    assert_eq!(ask(&["maint", "--disable"]), "exit 0\nDone: the node is not in maintenance any more.\n");
+    assert_eq!(ask(&["maint", "--json"]), "exit 0\n{}\n");
+
+    let unknown = ask(&["maint", "--enable", "--service", "none"]);
+    assert!(unknown.starts_with("exit 1\n") && unknown.contains("Unknown service ID \"none\""), "{unknown}");
+    for line in ["--enable --disable", "--service web", "--reason x", "--disable --reason x"] {
+        let said = ask(&[&["maint"], &line.split(' ').collect::<Vec<_>>()[..]].concat());
+        assert!(said.starts_with("exit 2\n"), "{line}: {said}");
     }
 }

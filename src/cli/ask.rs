@@ -14,7 +14,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
-    Api, Command, Format, Problem, acl, catalog, keyring, lock, operate, rtt, services, snapshot, watch,
+    Api, Command, Format, Problem, acl, catalog, keyring, lock, maint, operate, rtt, services, snapshot,
+    transfer, watch,
 };
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
@@ -41,6 +42,10 @@ pub enum Kv {
     Delete(KvDelete),
     /// Lists the keys under a prefix
     List(KvList),
+    /// Prints the entries under a prefix as JSON, for kv import
+    Export(transfer::Export),
+    /// Writes the entries that kv export printed, here or at another cluster
+    Import(transfer::Import),
 }
 
 #[derive(Args, Debug)]
@@ -223,6 +228,8 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Kv(Kv::Put(args)) => kv_put(&env, args).await,
             Command::Kv(Kv::Delete(args)) => kv_delete(&env, args).await,
             Command::Kv(Kv::List(args)) => kv_list(&env, args).await,
+            Command::Kv(Kv::Export(args)) => transfer::export(&env, args).await,
+            Command::Kv(Kv::Import(args)) => transfer::import(&env, args).await,
             Command::Members(args) => members(&env, args).await,
             Command::Event(Event::Fire(args)) => event_fire(&env, args).await,
             Command::Event(Event::List(args)) => event_list(&env, args).await,
@@ -243,6 +250,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Debug(args) => operate::debug(&env, args).await,
             Command::Acl(command) => acl::run(&env, command).await,
             Command::Services(command) => services::run(&env, command).await,
+            Command::Maint(args) => maint::maint(&env, args).await,
             Command::Catalog(command) => catalog::run(&env, command).await,
         }
     })

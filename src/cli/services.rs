@@ -36,19 +36,19 @@ pub struct Register {
     #[arg(long)]
     name: Option<String>,
     /// Its id on its node; without it the name
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", conflicts_with = "paths")]
     id: Option<String>,
     /// The port it listens on
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", conflicts_with = "paths")]
     port: Option<u16>,
     /// A tag; may be repeated
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", conflicts_with = "paths")]
     tag: Vec<String>,
     /// The address it listens at; without it the node's
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", conflicts_with = "paths")]
     address: Option<String>,
     /// A label with a value; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", requires = "name", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", requires = "name", conflicts_with = "paths", value_parser = pair)]
     meta: Vec<(String, String)>,
     #[command(flatten)]
     api: Api,
