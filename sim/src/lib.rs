@@ -11,7 +11,7 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload`, `lockers`, `registrars` | the clients |
+//! | `workload`, `lockers`, `registrars`, `followers` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -44,6 +44,8 @@ pub mod disk;
 pub mod executor;
 pub mod experiment;
 pub mod fault;
+#[cfg(madsim)]
+pub mod followers;
 #[cfg(madsim)]
 pub mod hazard;
 pub mod history;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::check::anti_entropy::{Came, Deed};
 use crate::scenario::ServiceDeed;
+use crate::scenario::services::NAME;
 use crate::workload::Clients;
 
 /// The verb is always the same: path and body.
@@ -19,7 +20,7 @@ fn request(service: &str, deed: ServiceDeed) -> (String, String) {
         ServiceDeed::Register { port, ttl_ms } => {
             let body = json!({
                 "ID": service,
-                "Name": "registered",
+                "Name": NAME,
                 "Port": port,
                 "Check": { "TTL": format!("{ttl_ms}ms"), "Status": "passing" },
             });

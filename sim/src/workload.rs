@@ -5,7 +5,8 @@
 //! answer is an outcome, a refusal says that nothing happened, and anything else leaves the outcome
 //! unknown. A client never retries: that would be another request.
 //!
-//! Clients that lock are told of in [`crate::lockers`], those that register services at agents in [`crate::registrars`].
+//! Clients that lock are told of in [`crate::lockers`], those that register services at agents in [`crate::registrars`],
+//! those that fire events and follow the catalog in [`crate::followers`].
 //!
 //! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
 //! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
@@ -25,6 +26,8 @@ use futures_util::future::BoxFuture;
 use hyper::Method;
 
 use crate::check::anti_entropy::Deed;
+use crate::check::catalog_watch::Seen;
+use crate::check::event_list::Fired;
 use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
 use crate::clock::Pump;
@@ -32,7 +35,7 @@ use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::lockers::Locker;
 use crate::registrars;
-use crate::scenario::{PlannedAction, PlannedOp};
+use crate::scenario::{PlannedAction, PlannedOp, news};
 
 /// The number of the first client's host.
 pub const FIRST_CLIENT: u32 = 1_000;
@@ -61,6 +64,8 @@ pub struct Clients {
     keys: Mutex<BTreeSet<String>>,
     locks: Mutex<Vec<Step>>,
     deeds: Mutex<Vec<Deed>>,
+    fired: Mutex<Vec<Fired>>,
+    seen: Mutex<Vec<Seen>>,
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
@@ -79,6 +84,8 @@ impl Clients {
             keys: Mutex::default(),
             locks: Mutex::default(),
             deeds: Mutex::default(),
+            fired: Mutex::default(),
+            seen: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -142,6 +149,26 @@ impl Clients {
         std::mem::take(&mut *self.deeds.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Writes down an event that was fired.
+    pub fn note_fired(&self, fired: Fired) {
+        self.fired.lock().unwrap_or_else(PoisonError::into_inner).push(fired);
+    }
+
+    /// Gives up the events that were fired.
+    pub fn take_fired(&self) -> Vec<Fired> {
+        std::mem::take(&mut *self.fired.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes down what somebody saw who follows a query.
+    pub fn note_seen(&self, seen: Seen) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+    }
+
+    /// Gives up what was seen by those who follow queries.
+    pub fn take_seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many clients still have something to do.
     pub fn busy(&self) -> u32 {
         self.busy.load(Ordering::Relaxed)
@@ -192,9 +219,26 @@ impl Clients {
         path: &str,
         body: Bytes,
     ) -> Result<client::Response, CallError> {
+        self.call_within(env, node, method, path, body, None).await
+    }
+
+    /// As [`Clients::call`], with a patience of its own.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call_within(
+        &self,
+        env: &Env,
+        node: u32,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Option<Duration>,
+    ) -> Result<client::Response, CallError> {
         let ip = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied();
         let Some(ip) = ip else { return Err(CallError::NotSent("no such node".to_owned())) };
-        client::call(env, SocketAddr::new(ip, HTTP_PORT), method, path, body, self.timeout).await
+        let patience = patience.unwrap_or(self.timeout);
+        client::call(env, SocketAddr::new(ip, HTTP_PORT), method, path, body, patience).await
     }
 
     /// Asks a node for something and writes down what came of it. `index` is the modify index that a
@@ -402,8 +446,15 @@ impl Clients {
                 PlannedAction::List => self.list(&env, (client, node), key).await,
                 PlannedAction::DeleteTree => self.delete_tree(&env, (client, node), key).await,
                 PlannedAction::Fire(name) => {
-                    let path = format!("/v1/event/fire/{name}");
-                    self.side(&env, (client, node), Method::PUT, &path).await;
+                    self.fire(&env, (client, node), &name, String::new()).await;
+                }
+                PlannedAction::Publish { name, bytes } => {
+                    self.fire(&env, (client, node), &name, news::content(&name, bytes)).await;
+                }
+                PlannedAction::Follow { path, wait_ms } => {
+                    // As with every wait, an answer that comes when the client has gone tells nothing.
+                    let wait_ms = wait_ms.min(self.timeout.as_millis() as u64 / 2).max(1);
+                    self.follow(&env, (client, node), &path, wait_ms).await;
                 }
                 PlannedAction::Own(operation) => experiment.perform(&caller, node, &operation).await,
                 PlannedAction::Service(deed) => {

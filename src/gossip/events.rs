@@ -200,7 +200,10 @@ impl UserEvents {
             state.ring.iter().filter(|event| name.is_none_or(|name| event.name == name)).cloned().collect();
         // The last to arrive: what a waiter has not seen may be older than what it has.
         let index = events.last().map_or(1, |event| index(&event.id));
-        events.sort_by_key(|event| event.ltime);
+        // Mutant G25: as they came.
+        if !mutant::is("G25") {
+            events.sort_by_key(|event| event.ltime);
+        }
         (index, events)
     }
 
@@ -314,11 +317,17 @@ impl Delegate for UserEvents {
         if join {
             let mut state = self.lock();
             if clock <= state.clock.saturating_add(LEAP_LIMIT) {
-                state.floor = state.floor.max(clock);
+                // Mutant G26: the window is on the wrong side of the clock.
+                let ahead = if mutant::is("G26") { WINDOW } else { 0 };
+                state.floor = state.floor.max(clock.saturating_add(ahead));
                 state.witness(clock.saturating_sub(1));
             }
         }
-        for event in events {
+        for mut event in events {
+            // Mutant G24: what comes by push/pull has lost its content.
+            if mutant::is("G24") {
+                event.payload = Bytes::new();
+            }
             let Ok(bytes) = postcard::to_stdvec(&event) else { continue };
             // Mutant G21: what comes by push/pull is listed without asking whether it was before.
             if mutant::is("G21") && !join {

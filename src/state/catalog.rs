@@ -17,6 +17,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
+
 use super::query::{Asked, Indexed};
 use super::tables::{Marks, Table, part};
 use super::{Outcome, Refusal, State};
@@ -463,7 +465,8 @@ impl Catalog {
                 services.insert(name);
             }
         }
-        for name in services {
+        // Mutant H15: that is no change of the service.
+        for name in services.into_iter().filter(|_| !mutant::is("H15")) {
             self.health_changed.touch(index, &name, true);
         }
         for status in states {
@@ -484,7 +487,10 @@ impl Catalog {
     fn touch_service(&mut self, index: u64, name: &str) {
         let in_use = self.services.iter().any(|(_, row)| row.info.name == name);
         for marks in [&mut self.services_changed, &mut self.health_changed] {
-            marks.touch(index, &name.to_owned(), in_use);
+            // Mutant H14: a service that is gone has not changed.
+            if in_use || !mutant::is("H14") {
+                marks.touch(index, &name.to_owned(), in_use);
+            }
         }
     }
 
@@ -682,7 +688,12 @@ impl Asked for ServiceInstances {
             found.push(Instance { node: node.clone(), service: service.clone(), checks });
         }
         let marks = if self.health { &catalog.health_changed } else { &catalog.services_changed };
-        Indexed { index: marks.index_of(&self.service), value: found }
+        let mut index = marks.index_of(&self.service);
+        // Mutant H16: what is gone has no index.
+        if mutant::is("H16") {
+            index = found.iter().map(|instance| instance.service.modify_index).max().unwrap_or(index);
+        }
+        Indexed { index, value: found }
     }
 }
 

@@ -10,11 +10,12 @@
 //! pass for that reason. Each has a sequence in its tests that it must accept and one it must reject.
 //!
 //! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `CAT`, `DET` and
-//! `CRASH`, and half of `AE`, are judged outside this module, by the simulated world and by the runner.
+//! `CRASH`, and parts of `AE`, `NEWS` and `BLOCK`, are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
 pub mod anti_entropy;
 pub mod beyond;
+pub mod catalog_watch;
 pub mod census;
 pub mod claims;
 pub mod committed_immutable;
@@ -22,6 +23,7 @@ pub mod committed_on_quorum;
 pub mod completeness;
 pub mod durability;
 pub mod election_safety;
+pub mod event_list;
 pub mod event_once;
 pub mod gossip_traffic;
 pub mod index_order;
@@ -188,6 +190,12 @@ pub const TABLE: &[Property] = &[
         "check/event_once.rs",
     ),
     property(
+        "NEWS",
+        "a node lists each event once, in order and as it was fired, and after heal every event comes everywhere",
+        "Serf user events",
+        "check/event_list.rs",
+    ),
+    property(
         "STALE",
         "what a node shows to those who take old answers never goes back",
         "Terry and others 1994, monotonic reads",
@@ -198,6 +206,12 @@ pub const TABLE: &[Property] = &[
         "a reader that waits is woken by news and by nothing else",
         "Consul's blocking queries",
         "check/waiting_reads.rs",
+    ),
+    property(
+        "BLOCK",
+        "who follows a query of the catalog misses no change, and its index never goes back",
+        "Consul's blocking queries",
+        "check/catalog_watch.rs",
     ),
     property(
         "SRV",
@@ -407,6 +421,12 @@ pub struct End {
     pub deeds: Vec<anti_entropy::Deed>,
     /// The services of each live node whose disk kept what it was given, as the node itself lists them: id and port.
     pub services: BTreeMap<u32, BTreeMap<String, u16>>,
+    /// The events that clients fired.
+    pub fired: Vec<event_list::Fired>,
+    /// What each live node lists of them.
+    pub events: BTreeMap<u32, Vec<event_list::Listed>>,
+    /// What clients saw that follow the catalog.
+    pub seen: Vec<catalog_watch::Seen>,
 }
 
 /// All that the checks have to say about a run.
@@ -429,6 +449,7 @@ pub struct Checks {
     view: View,
     checks: Vec<Box<dyn Check + Send>>,
     completeness: completeness::Completeness,
+    brought: event_list::Brought,
     lives: looks::Lives,
     sightings: Sightings,
     coverage: Option<Coverage>,
@@ -460,6 +481,7 @@ impl Checks {
                 Box::new(servers_only::ServersOnly::default()),
             ],
             completeness: completeness::Completeness::default(),
+            brought: event_list::Brought::default(),
             lives: looks::Lives::default(),
             sightings: Sightings::default(),
             coverage: None,
@@ -479,6 +501,7 @@ impl Checks {
             check.on(at, &event, &self.view, &mut self.findings);
         }
         self.completeness.on(at, &event);
+        self.brought.on(at, &event);
         self.lives.on(at, &event);
         self.sightings.on(at, &event, &self.view, &mut self.findings);
         if let Some(coverage) = &mut self.coverage {
@@ -517,6 +540,8 @@ impl Checks {
         sessions::check(&end.history, findings);
         locks::check(&end.locks, &end.circumstances, findings);
         anti_entropy::check(end, &self.lives, findings);
+        event_list::check(end, &self.brought, findings);
+        catalog_watch::check(&end.seen, &self.lives, findings);
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);

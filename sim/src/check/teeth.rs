@@ -12,14 +12,18 @@ use std::net::SocketAddr;
 use driftline::env::Observed;
 use driftline::env::observe::{MemberChange, RaftRole};
 
+use super::anti_entropy::{Came, Deed};
+use super::catalog_watch::Seen;
+use super::event_list::Listed;
 use super::looks::{Look, LookKind};
 use super::{Checks, End, Event, Settings, Violation};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
+use crate::scenario::ServiceDeed;
 
 /// The checks that the story breaks.
 pub const BITTEN: &[&str] = &[
     "LIN", "IDX", "ES", "LM", "SMS", "CI", "MV", "DUR", "SESS", "GC", "GA", "GR", "GT", "EV", "STALE",
-    "WATCH",
+    "WATCH", "AE", "NEWS", "BLOCK",
 ];
 
 /// A violation for each check that does not object to what it must reject.
@@ -100,8 +104,28 @@ fn verdict() -> BTreeSet<String> {
         returned_ns: at + 1,
         index,
     };
+    // AE: a service is forgotten.
+    let what = ServiceDeed::Register { port: 1, ttl_ms: 1 };
+    let (node, service, came) = (0, "s".to_owned(), Came::Done);
+    let deed = Deed { node, service, what, invoked_ns: 1, returned_ns: 2, came };
+    // NEWS: an event from nowhere.
+    let listed = Listed { id: "2".to_owned(), name: "e".to_owned(), payload: None, ltime: 1 };
+    // BLOCK: a change that leaves the index.
+    let seen = |said: &str| Seen {
+        node,
+        path: "/".to_owned(),
+        waited: None,
+        invoked_ns: 1,
+        returned_ns: 2,
+        index: 1,
+        said: said.to_owned(),
+    };
     let end = End {
         at_ns: now_ns + 1,
+        deeds: vec![deed],
+        services: BTreeMap::from([(node, BTreeMap::new())]),
+        events: BTreeMap::from([(node, vec![listed])]),
+        seen: vec![seen("a"), seen("b")],
         live: BTreeSet::from([0, 1]),
         history: history(),
         looks: looks.map(look).into(),

@@ -104,6 +104,27 @@ pub const TABLE: &[Mutant] = &[
         checks: &["LIVE", "GC"],
     },
     Mutant {
+        id: "G24",
+        what: "what push/pull brings has lost its content",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["NEWS"],
+    },
+    Mutant {
+        id: "G25",
+        what: "events are listed as they came, and not in the order of their times",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["NEWS"],
+    },
+    Mutant {
+        id: "G26",
+        what: "a node that joins takes for past whatever comes for as long as it remembers events",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["NEWS"],
+    },
+    Mutant {
         id: "K01",
         what: "only the key that a node encrypts with is tried on what it receives",
         origin: "design; Serf's keyring",

@@ -97,4 +97,25 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["VAL", "LIN"],
     },
+    Mutant {
+        id: "H14",
+        what: "the last instance of a service goes, and its index stays",
+        origin: "design; Consul's blocking queries",
+        needs: &[],
+        checks: &["BLOCK"],
+    },
+    Mutant {
+        id: "H15",
+        what: "how a check stands is no change of the health of its service",
+        origin: "design; Consul's blocking queries",
+        needs: &[],
+        checks: &["BLOCK"],
+    },
+    Mutant {
+        id: "H16",
+        what: "the index of a service is that of the newest instance that is left",
+        origin: "design; Consul's blocking queries",
+        needs: &[],
+        checks: &["BLOCK"],
+    },
 ];

@@ -165,7 +165,9 @@ impl Clients {
                 | PlannedAction::List
                 | PlannedAction::DeleteTree
                 | PlannedAction::Fire(_)
-                | PlannedAction::Service(_) => {}
+                | PlannedAction::Service(_)
+                | PlannedAction::Publish { .. }
+                | PlannedAction::Follow { .. } => {}
             }
         }
     }

@@ -58,8 +58,8 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
         reasons.insert("locks: sessions and locks are not asked for");
     }
     let other = |action: &PlannedAction| {
-        use PlannedAction::{DeleteTree, Fire, List, Stale, Watch};
-        matches!(action, Stale | Watch(_) | List | DeleteTree | Fire(_))
+        use PlannedAction::{DeleteTree, Fire, Follow, List, Publish, Stale, Watch};
+        matches!(action, Stale | Watch(_) | List | DeleteTree | Fire(_) | Publish { .. } | Follow { .. })
     };
     if scenario.operations.iter().any(|op| other(&op.action)) {
         reasons.insert(

@@ -563,6 +563,10 @@ fn plan(scenario: &Scenario) -> Vec<String> {
             PlannedAction::Fire(name) => format!("fire the event {name:?}"),
             PlannedAction::Own(detail) => in_words(detail),
             PlannedAction::Service(deed) => format!("{:?}: {}", op.key, in_words(&as_json(deed))),
+            PlannedAction::Publish { name, bytes } => format!("fire the event {name:?} with {bytes} bytes"),
+            PlannedAction::Follow { path, wait_ms } => {
+                format!("follow {path}, waiting {wait_ms} ms each time")
+            }
             PlannedAction::Lock(plan) => {
                 let (hold, ttl) = (seconds(plan.hold_ms), seconds(plan.ttl_ms));
                 format!("lock {:?} for {hold} with a session of {ttl}", op.key)

@@ -103,6 +103,8 @@ impl Scenario {
         };
         agents::add(&mut scenario, limits, is_on);
         services::add(&mut scenario);
+        news::add(&mut scenario);
+        followers::add(&mut scenario);
         scenario
     }
 }

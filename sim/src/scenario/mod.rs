@@ -15,10 +15,12 @@
 
 pub mod agents;
 pub mod disk;
+pub mod followers;
 pub mod generate;
 pub mod keys;
 pub mod links;
 mod named;
+pub mod news;
 pub mod nodes;
 mod process;
 pub mod services;
@@ -583,6 +585,8 @@ impl PlannedOp {
                 | PlannedAction::Lock(_)
                 | PlannedAction::Own(_)
                 | PlannedAction::Service(_)
+                | PlannedAction::Publish { .. }
+                | PlannedAction::Follow { .. }
         );
         (!many).then(|| self.key.clone())
     }
@@ -616,12 +620,27 @@ pub enum PlannedAction {
     Lock(LockPlan),
     /// Something about a service of the asked agent's own; the key is the service's id.
     Service(ServiceDeed),
+    /// A user event with content; the key is of no importance.
+    Publish {
+        /// Its name.
+        name: String,
+        /// How much it carries: see [`news::content`].
+        bytes: u64,
+    },
+    /// To follow a query until the storm is over; the key is of no importance.
+    Follow {
+        /// The query.
+        path: String,
+        /// How long it waits each time.
+        wait_ms: u64,
+    },
 }
 
 impl PlannedAction {
     /// Whether its key is an entry of the store that clients write values to, or what such keys begin with.
     pub fn is_of_values(&self) -> bool {
-        !matches!(self, PlannedAction::Lock(_) | PlannedAction::Service(_))
+        use PlannedAction::{Follow, Lock, Publish, Service};
+        !matches!(self, Lock(_) | Service(_) | Publish { .. } | Follow { .. })
     }
 }
 

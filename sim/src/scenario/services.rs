@@ -13,6 +13,9 @@ use super::{PlannedAction, PlannedOp, Scenario, stream};
 /// The number of the first client that registers.
 const FIRST_CLIENT: u32 = 200;
 
+/// The name that all of their services have.
+pub const NAME: &str = "registered";
+
 /// The share of seeds that have them.
 const SHARE: f64 = 0.4;
 

@@ -18,6 +18,7 @@ use driftline::config::NEWEST_PROTOCOL;
 use driftline::env::hazard::POINTS;
 
 use super::agents;
+use super::news::MOST_BYTES;
 use super::{
     ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, ServiceDeed, VERSION,
 };
@@ -321,6 +322,21 @@ impl Scenario {
             {
                 let place = place("action.service.register.ttl_ms");
                 return wrong(place, format!("{ttl_ms}, want 1 to {LONGEST_MS}"));
+            }
+            let of_the_api =
+                |path: &str| path.starts_with("/v1/") && path.chars().all(plain) && path.len() <= 512;
+            if let PlannedAction::Follow { path, wait_ms } = &op.action
+                && !(of_the_api(path) && (1..=LONGEST_MS).contains(wait_ms))
+            {
+                let what = format!("{path:?} for {wait_ms}, want a path below /v1/ and 1 to {LONGEST_MS}");
+                return wrong(place("action.follow"), what);
+            }
+            if let PlannedAction::Publish { name, bytes } = &op.action
+                && !(name.len() <= 64 && !name.is_empty() && name.chars().all(plain) && *bytes <= MOST_BYTES)
+            {
+                let what =
+                    format!("{name:?} with {bytes} bytes, want up to 64 letters and {MOST_BYTES} bytes");
+                return wrong(place("action.publish"), what);
             }
             if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action
                 && !values.insert(value)

@@ -8,7 +8,8 @@
 //!    then has its time to make the catalog follow, and the agents theirs to tell it of their services.
 //!    Then the keys are read once more and the checks judge the whole.
 //!
-//! What the nodes observe is checked as it happens; the checks `LIVE`, `CAT` and part of `AE` are judged here, and `CRASH` for
+//! What the nodes observe is checked as it happens; the checks `LIVE` and `CAT`, and what `AE`, `NEWS` and `BLOCK`
+//! claim of the time after the heal, are judged here, and `CRASH` for
 //! panics and for nodes that stop, or find their data damaged, although nothing happened to their disk.
 //!
 //! A plan beyond repair is judged by less at the end: see [`check::beyond`].
@@ -21,8 +22,10 @@ mod clocks;
 mod disks;
 mod faults;
 mod keys;
+mod news;
 mod process;
 mod services;
+mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -231,6 +234,10 @@ async fn whole(
         report.violations.push(violation("CAT", detail, universe.pump.now()));
     } else if let Some(detail) = world.services_lag(&main).await {
         report.violations.push(violation("AE", detail, universe.pump.now()));
+    } else if let Some(detail) = world.news_lag(&main).await {
+        report.violations.push(violation("NEWS", detail, universe.pump.now()));
+    } else if let Some(detail) = world.waiters_sleep(&main).await {
+        report.violations.push(violation("BLOCK", detail, universe.pump.now()));
     }
     if stage.is_none() {
         let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
@@ -908,7 +915,23 @@ impl World {
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
         let (deeds, services) = (self.clients.take_deeds(), self.registered(env).await);
-        End { at_ns: self.now(), live, history, looks, stores, locks, circumstances, deeds, services }
+        let (fired, seen, events) =
+            (self.clients.take_fired(), self.clients.take_seen(), self.events(env).await);
+        let at_ns = self.now();
+        End {
+            at_ns,
+            live,
+            history,
+            looks,
+            stores,
+            locks,
+            circumstances,
+            deeds,
+            services,
+            fired,
+            events,
+            seen,
+        }
     }
 
     fn losses(&self) -> Losses {

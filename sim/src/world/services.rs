@@ -76,7 +76,12 @@ impl World {
         Ok(Account { services, checks: checks.into_values().collect() })
     }
 
-    async fn told<T: DeserializeOwned>(&self, env: &Env, node: u32, path: &str) -> Result<T, String> {
+    pub(super) async fn told<T: DeserializeOwned>(
+        &self,
+        env: &Env,
+        node: u32,
+        path: &str,
+    ) -> Result<T, String> {
         let answer = self.clients.call(env, node, Method::GET, path, Bytes::new()).await;
         let answer = answer.map_err(|error| format!("n{node} does not answer {path}: {error}"))?;
         if answer.status != 200 {

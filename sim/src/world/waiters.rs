@@ -1,0 +1,87 @@
+//! Whether a change of the catalog wakes whoever waits for it at any node, as [`crate::check::catalog_watch`] judges it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use driftline::env::Env;
+use futures_util::future::{join, join_all};
+use hyper::Method;
+use serde_json::json;
+
+use super::{HEALED_WITHIN, World};
+use crate::check::catalog_watch::unlike;
+
+/// What is waited for: a service outside of the cluster, and whether it is healthy.
+const PATH: &str = "/v1/health/service/outside";
+
+/// What an answer shows that knows of the service.
+const SHOWN: &str = "\"elsewhere\"";
+
+/// How long it is waited for: longer than it may take.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// How long everybody has to begin to wait.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
+
+impl World {
+    /// Enters a service in the catalog and takes it out again, and each time sees that it wakes a reader at every node;
+    /// says what went wrong.
+    pub(super) async fn waiters_sleep(self: &Arc<World>, env: &Env) -> Option<String> {
+        let service =
+            json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
+        let node = json!({ "Node": "elsewhere" });
+        for (what, body, is_there) in [("register", service, true), ("deregister", node, false)] {
+            if let Some(problem) = self.all_are_woken(env, what, body.to_string(), is_there).await {
+                return Some(format!("{PATH}, {what}: {problem}"));
+            }
+        }
+        None
+    }
+
+    async fn all_are_woken(
+        self: &Arc<World>,
+        env: &Env,
+        what: &str,
+        body: String,
+        is_there: bool,
+    ) -> Option<String> {
+        let nodes: Vec<u32> = self.machines().into_keys().collect();
+        let (asked, changed) =
+            join(join_all(nodes.iter().map(|node| self.wait_at(env, *node, is_there))), async {
+                self.universe.sleep(BEGINS_WITHIN).await;
+                let path = format!("/v1/catalog/{what}");
+                let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+                loop {
+                    let (body, node) = (Bytes::from(body.clone()), nodes[0]);
+                    let answer = self.clients.call(env, node, Method::PUT, &path, body).await;
+                    let done = answer.is_ok_and(|answer| answer.status == 200);
+                    if done || self.now() > deadline {
+                        return done;
+                    }
+                }
+            })
+            .await;
+        if !changed {
+            return Some(format!("n{} does not do it", nodes[0]));
+        }
+        asked.into_iter().flatten().next()
+    }
+
+    /// Waits at a node for the change; says what was wrong with the answer.
+    async fn wait_at(&self, env: &Env, node: u32, is_there: bool) -> Option<String> {
+        let now = self.clients.follow_once(env, node, PATH, None).await;
+        let Some((since, _)) = now else { return Some(format!("n{node} does not answer")) };
+        let began = self.now();
+        let wait_ms = WAIT.as_millis() as u64;
+        let Some((index, said)) = self.clients.follow_once(env, node, PATH, Some((since, wait_ms))).await
+        else {
+            return Some(format!("n{node} does not answer who waits"));
+        };
+        let took = Duration::from_nanos(self.now() - began);
+        if took > HEALED_WITHIN + BEGINS_WITHIN {
+            return Some(format!("n{node} answered after {} s", took.as_secs()));
+        }
+        unlike(since, index, &said, SHOWN, is_there).map(|problem| format!("n{node}: {problem}"))
+    }
+}
