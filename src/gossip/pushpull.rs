@@ -78,7 +78,11 @@ impl State {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    pub(super) fn decode(body: &[u8]) -> Result<State, FrameError> {
+    /// What stands in a frame.
+    ///
+    /// # Errors
+    /// When it is no state, or one of more members than there may be.
+    pub fn decode(body: &[u8]) -> Result<State, FrameError> {
         let state: State = postcard::from_bytes(body).map_err(|_| Garbage::Malformed)?;
         if state.members.len() > TABLE_LIMIT {
             return Err(Garbage::Malformed.into());

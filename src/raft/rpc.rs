@@ -49,7 +49,7 @@ const OUTBOX: usize = 256;
 
 /// What travels.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Envelope<T> {
+pub struct Envelope<T> {
     number: u64,
     from: u64,
     /// Who must answer, if it matters: another server may have taken over an address.
@@ -234,18 +234,20 @@ fn invalid(reason: impl std::fmt::Display) -> io::Error {
 }
 
 /// A finished frame. To a request in version 1, an answer may add as a mark which version this server speaks.
-pub(super) fn encode<T: Serialize>(
-    version: u8,
-    envelope: &Envelope<T>,
-    mark: Option<u8>,
-) -> io::Result<Bytes> {
+///
+/// # Errors
+/// When it is too large for the other side.
+pub fn encode<T: Serialize>(version: u8, envelope: &Envelope<T>, mark: Option<u8>) -> io::Result<Bytes> {
     let mut frame = postcard::to_extend(envelope, frame::begin(version)).map_err(invalid)?;
     frame.extend(mark);
     frame::seal(version, frame)
 }
 
 /// What a frame says, and the mark, if it has one.
-pub(super) fn decode<T: DeserializeOwned>(frame: &Frame) -> io::Result<(Envelope<T>, Option<u8>)> {
+///
+/// # Errors
+/// When it says something else.
+pub fn decode<T: DeserializeOwned>(frame: &Frame) -> io::Result<(Envelope<T>, Option<u8>)> {
     let (envelope, rest) = postcard::take_from_bytes(&frame.body).map_err(invalid)?;
     let mark = rest.first().copied().filter(|_| frame.version == frame::OLDEST);
     Ok((envelope, mark))

@@ -172,14 +172,6 @@ impl Node {
         })
     }
 
-    /// The most memory that it has had at once.
-    pub fn memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("it runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
-        peak.trim().trim_end_matches(" kB").parse().expect("a number")
-    }
-
     /// Whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_some()
