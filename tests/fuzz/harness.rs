@@ -372,3 +372,23 @@ fn bent(seeds: &[Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
     }
     input
 }
+
+#[test]
+fn what_is_bad_is_found_and_cut_down() {
+    let target = |run: &'static dyn Fn(&[u8])| {
+        let seeds = vec![b"harmless".to_vec()];
+        Target { name: "itself", seeds, run, mend: |_| {}, held: HELD, asked: ASKED, inputs: 2_000 }
+    };
+    let panics = target(&|input| assert!(!input.windows(3).any(|part| part == b"(((")));
+    assert_eq!(panics.judge(b"harmless"), Ok(()));
+    assert!(panics.judge(b"harm(((less").unwrap_err().starts_with("it panics"));
+    assert_eq!(panics.least(b"harm(((less".to_vec()), b"(((");
+    let mut rng = StdRng::seed_from_u64(1);
+    assert!((0..2_000).any(|_| panics.judge(&bent(&panics.seeds, &mut rng)).is_err()), "bending finds it");
+    // A length that is believed, and work that grows with the square of the input.
+    let believes = target(&|_| drop(std::hint::black_box(vec![1u8; 8 << 20])));
+    assert!(believes.judge(b"").unwrap_err().contains("held at once"));
+    let square = target(&|input| input.iter().for_each(|_| drop(std::hint::black_box(input.to_vec()))));
+    assert_eq!(square.judge(&[0; 1_000]), Ok(()));
+    assert!(square.judge(&[0; 20_000]).unwrap_err().contains("asked for in all"));
+}
