@@ -9,7 +9,7 @@ use futures_util::future::{join, join_all};
 use hyper::Method;
 use serde_json::json;
 
-use super::{HEALED_WITHIN, World};
+use super::{HEALED_WITHIN, LOOK_EVERY, World};
 use crate::check::catalog_watch::unlike;
 
 /// What is waited for: a service outside of the cluster, and whether it is healthy.
@@ -47,35 +47,51 @@ impl World {
         is_there: bool,
     ) -> Option<String> {
         let nodes: Vec<u32> = self.machines().into_keys().collect();
-        let (asked, changed) =
-            join(join_all(nodes.iter().map(|node| self.wait_at(env, *node, is_there))), async {
-                self.universe.sleep(BEGINS_WITHIN).await;
-                let path = format!("/v1/catalog/{what}");
-                let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
-                loop {
-                    let (body, node) = (Bytes::from(body.clone()), nodes[0]);
-                    let answer = self.clients.call(env, node, Method::PUT, &path, body).await;
-                    let done = answer.is_ok_and(|answer| answer.status == 200);
-                    if done || self.now() > deadline {
-                        return done;
-                    }
+        // All know what was before the change: who asks over a connection that died in the storm waits for the answer.
+        let mut waiters = Vec::new();
+        for node in &nodes {
+            let Some((since, _)) = self.asked(env, *node, None).await else {
+                return Some(format!("n{node} does not answer"));
+            };
+            waiters.push(self.wait_at(env, *node, since, is_there));
+        }
+        let (asked, changed) = join(join_all(waiters), async {
+            self.universe.sleep(BEGINS_WITHIN).await;
+            let path = format!("/v1/catalog/{what}");
+            let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+            loop {
+                let (body, node) = (Bytes::from(body.clone()), nodes[0]);
+                let answer = self.clients.call(env, node, Method::PUT, &path, body).await;
+                let done = answer.is_ok_and(|answer| answer.status == 200);
+                if done || self.now() > deadline {
+                    return done;
                 }
-            })
-            .await;
+            }
+        })
+        .await;
         if !changed {
             return Some(format!("n{} does not do it", nodes[0]));
         }
         asked.into_iter().flatten().next()
     }
 
-    /// Waits at a node for the change; says what was wrong with the answer.
-    async fn wait_at(&self, env: &Env, node: u32, is_there: bool) -> Option<String> {
-        let now = self.clients.follow_once(env, node, PATH, None).await;
-        let Some((since, _)) = now else { return Some(format!("n{node} does not answer")) };
+    /// Asks a node until it answers, or its time is over.
+    async fn asked(&self, env: &Env, node: u32, waited: Option<(u64, u64)>) -> Option<(u64, String)> {
+        let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+        loop {
+            let answer = self.clients.follow_once(env, node, PATH, waited).await;
+            if answer.is_some() || self.now() > deadline {
+                return answer;
+            }
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits at a node for the change after this index; says what was wrong with the answer.
+    async fn wait_at(&self, env: &Env, node: u32, since: u64, is_there: bool) -> Option<String> {
         let began = self.now();
         let wait_ms = WAIT.as_millis() as u64;
-        let Some((index, said)) = self.clients.follow_once(env, node, PATH, Some((since, wait_ms))).await
-        else {
+        let Some((index, said)) = self.asked(env, node, Some((since, wait_ms))).await else {
             return Some(format!("n{node} does not answer who waits"));
         };
         let took = Duration::from_nanos(self.now() - began);
