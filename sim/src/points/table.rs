@@ -154,7 +154,7 @@ pub const TABLE: &[Point] = &[
     point("gossip", Sometimes, "a member does not answer its probe and others are asked"),
     point("gossip", Reachable, "a node contradicts an order to leave"),
     point("gossip", Reachable, "a failed member is asked whether it is really gone"),
-    point("gossip", Reachable, "a node hears of its own death and comes back with a higher incarnation"),
+    point("gossip", Sometimes, "a node hears of its own death and comes back with a higher incarnation"),
     point("gossip", Reachable, "another node appears at the address of one that was known"),
     point("gossip", Reachable, "a rumour of an earlier life of a member is ignored"),
     point("gossip", Reachable, "a member that had failed or left is back"),

@@ -86,7 +86,12 @@ impl Driver {
         // Foca would take the next generation at once and say so, be told again that it is too low, and so on as fast
         // as datagrams fly. Here it waits its turn, and goes above what a part of this datagram may have named.
         if buried == Some(self.id()) {
-            self.jump(self.id().generation, now);
+            let before = self.id().generation;
+            self.jump(before, now);
+            self.env.sometimes(
+                self.id().generation > before,
+                "a node hears of its own death and comes back with a higher incarnation",
+            );
         }
     }
 
