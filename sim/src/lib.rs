@@ -11,7 +11,7 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload`, `lockers`, `registrars`, `followers` | the clients |
+//! | `workload`, `lockers`, `registrars`, `followers`, `holders` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -49,6 +49,8 @@ pub mod followers;
 #[cfg(madsim)]
 pub mod hazard;
 pub mod history;
+#[cfg(madsim)]
+pub mod holders;
 pub mod hunt;
 #[cfg(madsim)]
 pub mod lockers;

@@ -6,7 +6,7 @@
 //! unknown. A client never retries: that would be another request.
 //!
 //! Clients that lock are told of in [`crate::lockers`], those that register services at agents in [`crate::registrars`],
-//! those that fire events and follow the catalog in [`crate::followers`].
+//! those that fire events and follow the catalog in [`crate::followers`], those whose rights change in [`crate::holders`].
 //!
 //! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
 //! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use driftline::env::Env;
 use driftline::history::{Entry, outcome, request};
 use driftline::http::client::{self, CallError};
+use driftline::secret::Secret;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
@@ -30,6 +31,7 @@ use crate::check::catalog_watch::Seen;
 use crate::check::event_list::Fired;
 use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
+use crate::check::rights::Attempt;
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
@@ -66,6 +68,7 @@ pub struct Clients {
     deeds: Mutex<Vec<Deed>>,
     fired: Mutex<Vec<Fired>>,
     seen: Mutex<Vec<Seen>>,
+    attempts: Mutex<Vec<Attempt>>,
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
@@ -86,6 +89,7 @@ impl Clients {
             deeds: Mutex::default(),
             fired: Mutex::default(),
             seen: Mutex::default(),
+            attempts: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -169,6 +173,16 @@ impl Clients {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Writes down what came of an attempt to do something that needs a right, or to change one.
+    pub fn note_attempt(&self, attempt: Attempt) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
+    }
+
+    /// Gives up what was tried that needs a right.
+    pub fn take_attempts(&self) -> Vec<Attempt> {
+        std::mem::take(&mut *self.attempts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many clients still have something to do.
     pub fn busy(&self) -> u32 {
         self.busy.load(Ordering::Relaxed)
@@ -235,10 +249,28 @@ impl Clients {
         body: Bytes,
         patience: Option<Duration>,
     ) -> Result<client::Response, CallError> {
+        self.call_as(env, node, &Secret::default(), method, path, body, patience).await
+    }
+
+    /// As [`Clients::call_within`], showing a token.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    #[expect(clippy::too_many_arguments, reason = "a request has so many parts")]
+    pub async fn call_as(
+        &self,
+        env: &Env,
+        node: u32,
+        token: &Secret,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Option<Duration>,
+    ) -> Result<client::Response, CallError> {
         let ip = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied();
         let Some(ip) = ip else { return Err(CallError::NotSent("no such node".to_owned())) };
         let patience = patience.unwrap_or(self.timeout);
-        client::call(env, SocketAddr::new(ip, HTTP_PORT), method, path, body, patience).await
+        client::call_as(env, SocketAddr::new(ip, HTTP_PORT), token, method, path, body, patience).await
     }
 
     /// Asks a node for something and writes down what came of it. `index` is the modify index that a
@@ -460,6 +492,7 @@ impl Clients {
                 PlannedAction::Service(deed) => {
                     registrars::ask(&self, &env, (client, node), key, deed).await;
                 }
+                PlannedAction::Right(deed) => self.right(&env, (client, node), key, deed).await,
                 PlannedAction::Lock(plan) => {
                     Locker { clients: &self, env: &env, client, node, key }.run(&plan).await;
                 }

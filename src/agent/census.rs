@@ -113,8 +113,13 @@ pub fn plan(
             _ => None,
         };
         let check = serf_health(lives);
-        let right = nodes.get(name).is_some_and(|entered| entered.id == node.id || entered.id.is_empty())
-            && nodes.get(name).is_some_and(|entered| !lives || entered.address == node.address)
+        // Who is there under a name or at a place that the catalog does not know is another, or has moved.
+        let is_known = |entered: &&NodeInfo| {
+            !lives || (entered.address == node.address && (entered.id == node.id || entered.id.is_empty()))
+        };
+        let is_news = nodes.get(name).is_some_and(|entered| !is_known(entered));
+        let right = nodes.contains_key(name)
+            && !is_news
             && (health.get(name) == Some(&&check)
                 // Mutant C05: once a check is there, only bad news is written.
                 || (mutant::is("C05") && lives && health.contains_key(name)))
@@ -122,9 +127,10 @@ pub fn plan(
         if right || (!lives && !nodes.contains_key(name)) {
             continue;
         }
-        // The agent itself says more about its node than gossip: what is there stays, unless it has moved.
+        // The agent itself says more about its node than gossip: what is there stays, unless it is wrong.
+        // Mutant C13: only a new address is written; of another id the leader tells the catalog in vain, again and again.
         let moved = nodes.get(name).is_some_and(|entered| lives && entered.address != node.address);
-        let skip_node_update = !moved;
+        let skip_node_update = if mutant::is("C13") { !moved } else { !is_news };
         plan.push(Registration { node, skip_node_update, service, checks: vec![check] }.into());
     }
     for node in unknown(members, entered) {
@@ -229,6 +235,20 @@ mod tests {
             follow(&mut state, &order, &[]);
             assert_eq!(state.catalog().node("a").unwrap().info.id, uuid_of(1));
         }
+    }
+
+    #[test]
+    fn who_is_back_under_its_name_and_at_its_address_as_somebody_new_is_entered_at_once() {
+        let mut state = State::default();
+        let before = member("a", Fate::Alive, true);
+        follow(&mut state, std::slice::from_ref(&before), &[]);
+        let failed = Member { status: Fate::Failed, generation: 9, ..before };
+        let now = Member { node_id: 77, ..member("a", Fate::Alive, true) };
+        follow(&mut state, &[failed.clone(), now.clone()], &[]);
+        assert_eq!(state.catalog().node("a").unwrap().info.id, uuid_of(77));
+        // And once both are gone, whoever of them counts: there is one verdict, and it is written once.
+        let told = follow(&mut state, &[failed, Member { status: Fate::Failed, ..now }], &[]);
+        assert_eq!(told, ["register node \"a\" with check \"serfHealth\" critical"]);
     }
 
     #[test]

@@ -69,13 +69,14 @@ use crate::config::reload::{self, Reloaded};
 use crate::config::{Config, DefaultPolicy, Invalid};
 use crate::env::{AbortOnDrop, Env, Rng};
 use crate::gossip::{self, EventDelegate, Member, NewEvent, UserEvent};
+use crate::mutant;
 use crate::raft::{OpenError, StartError};
 use crate::secret::Secret;
 use crate::state::acl::authorizer::Default as ByDefault;
 use crate::state::acl::rules::{Access, Kind, Rule, Rules};
 use crate::state::acl::{AclHolder, Authorizer, Holder};
 use crate::state::query::AskMachine;
-use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal, RestoreCommand};
+use crate::state::{Command, Machine, NodePlace, Outcome, Question, Refusal, RestoreCommand, State};
 
 use autopilot::Health;
 use call::Reply;
@@ -720,13 +721,32 @@ impl Agent {
     async fn call(&self, call: Call) -> Result<Reply, CallError> {
         let kind = vec![("kind", call.kind().to_owned())];
         let begun = self.inner.env.now();
-        let reply = self.inner.delegate.rpc(&self.bearer_of_calls(), call).await;
+        let reply = if mutant::is("P03") || mutant::is("P06") {
+            Box::pin(self.call_as_deputy(call)).await
+        } else {
+            self.inner.delegate.rpc(&self.bearer_of_calls(), call).await
+        };
         let took = self.inner.env.now().since(begun);
         if reply.is_err() {
             self.inner.metrics.count("consul.rpc.failed", kind.clone());
         }
         self.inner.metrics.time("consul.rpc.call", kind, took);
         reply
+    }
+
+    /// Mutants P03 and P06: with its own rights for whoever has them by what it remembers, or was refused.
+    async fn call_as_deputy(&self, call: Call) -> Result<Reply, CallError> {
+        let own = self.itself().bearer_of_calls();
+        if mutant::is("P03") && matches!(call, Call::Write(_)) {
+            let who = self.authorizer().await;
+            if who.is_ok_and(|who| rights::permit(&who, &call, &State::default()).is_ok()) {
+                return self.inner.delegate.rpc(&own, call).await;
+            }
+        }
+        match self.inner.delegate.rpc(&self.bearer_of_calls(), call.clone()).await {
+            Err(CallError::Denied(_)) if mutant::is("P06") => self.inner.delegate.rpc(&own, call).await,
+            reply => reply,
+        }
     }
 
     /// Looks at the state, as currently as asked; waits for a change if asked to.

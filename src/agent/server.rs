@@ -283,7 +283,10 @@ impl Server {
         // Reads are judged by the state that answers them; what is open to all is, whoever leads.
         let open = matches!(call, Call::Read { .. } | Call::Cluster(_) | Call::Why);
         let Some(token) = self.judged(bearer).filter(|_| !open) else { return Ok(()) };
-        self.current(Consistency::Default, hold).await?;
+        // Mutant P01: a write is judged by whatever state the server has.
+        if !mutant::is("P01") {
+            self.current(Consistency::Default, hold).await?;
+        }
         self.inner.node.state().read(|state| {
             let who = self.authorizer(token, state)?;
             rights::permit(&who, call, state).map_err(|no| match no {
@@ -543,6 +546,11 @@ impl Server {
         hold: Duration,
         query: &Query,
     ) -> Result<Answer<Found>, CallError> {
+        let mut token = token;
+        // Mutant P02: a read is judged before the state is as current as it must be.
+        if mutant::is("P02") {
+            self.inner.node.state().read(|state| self.look(token.take(), query, state))?;
+        }
         self.current(options.consistency, hold).await?;
         let deadline = self.inner.env.now() + options.wait;
         let mut applied = self.inner.node.state().applied();
@@ -956,6 +964,8 @@ impl Server {
                         tracing::error!(%refusal, "acl.tokens.initial_management is not taken");
                         return;
                     }
+                    // Mutant P07: that it is done ends nothing.
+                    Ok(_) if mutant::is("P07") => continue,
                     Ok(_) => return,
                     Err(error) => tracing::debug!(%error, "the initial token could not be made yet"),
                 }

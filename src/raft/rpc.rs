@@ -6,7 +6,8 @@
 //! A [`Lane`] is a connection of its own, so that a snapshot under way delays no heartbeat.
 //!
 //! A damaged frame ends its connection, and so does a request that went unanswered in silence: the
-//! next one starts on a fresh connection.
+//! next one starts on a fresh connection. Where an answer may be long in coming (a read that waits for news), a connection
+//! that is silent is asked for a sign of life, so that a host that vanished without a goodbye is noticed in [`QUIET`] twice.
 //!
 //! The envelope is the same in all versions of the protocol so far; `frame` tells how the two sides agree on one.
 
@@ -44,6 +45,9 @@ const MAX_CONNECTIONS: usize = 1024;
 const MAX_CONNECTIONS_EACH: usize = 256;
 /// How long a new connection may stay silent. Later it may, as long as it likes: a lane is kept for when it is needed.
 const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever waits for an answer that may be long in coming asks for a sign of life when nothing was heard for so long, and
+/// gives the connection up when there is none for as long again.
+const QUIET: Duration = Duration::from_secs(10);
 /// Frames waiting to be written to one connection. When it is full, callers wait.
 const OUTBOX: usize = 256;
 
@@ -332,16 +336,8 @@ impl Pool {
             Ok(Err(error)) => return Err(not_sent(error.to_string())),
             Err(elapsed) => return Err(not_sent(elapsed.to_string())),
         };
-        let number = connection.next.fetch_add(1, Ordering::Relaxed);
-        let envelope = Envelope {
-            number,
-            from: self.inner.caller.node_id(),
-            to,
-            cluster: self.inner.caller.cluster(),
-            body: ask,
-        };
-        let version = connection.version.load(Ordering::Relaxed);
-        let frame = encode(version, &envelope, None).map_err(|error| not_sent(error.to_string()))?;
+        let (number, frame) =
+            self.frame(&connection, to, ask).map_err(|error| not_sent(error.to_string()))?;
 
         let (sender, receiver) = oneshot::channel();
         {
@@ -362,18 +358,43 @@ impl Pool {
                 return Err(not_sent(elapsed.to_string()));
             }
         }
-        match self.inner.env.timeout(left(), receiver).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(no_answer("the connection broke")),
-            Err(_) => {
-                // Not a byte since we asked: the connection may be dead without saying so.
-                if connection.heard.load(Ordering::Relaxed) == heard {
-                    self.inner.env.reachable("a connection that fell silent is replaced");
-                    self.drop_connection(addr, lane, &connection);
-                }
-                Err(no_answer("timed out"))
+        let mut receiver = std::pin::pin!(receiver);
+        // What had been heard when it was last looked, and whether a sign of life was asked for then.
+        let (mut heard, mut asked) = (heard, false);
+        loop {
+            match self.inner.env.timeout(left().min(QUIET), &mut receiver).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(_)) => return Err(no_answer("the connection broke")),
+                Err(_) => {}
+            }
+            let now = connection.heard.load(Ordering::Relaxed);
+            let (silent, over) = (now == heard, left().is_zero());
+            // Not a byte since we asked: the connection may be dead without saying so.
+            if silent && (asked || over) {
+                self.inner.env.reachable("a connection that fell silent is replaced");
+                self.drop_connection(addr, lane, &connection);
+            }
+            if over || (silent && asked) {
+                return Err(no_answer(if over { "timed out" } else { "it gives no sign of life" }));
+            }
+            (heard, asked) = (now, silent);
+            // Mutant C12: who waits long for an answer never asks whether there is still somebody who could give one.
+            if asked && mutant::is("C12") {
+                asked = false;
+            }
+            if asked && let Ok((_, frame)) = self.frame(&connection, to, &Ask::Status) {
+                // Nobody waits for this answer: that it comes is the sign. With a full outbox there is none.
+                let _ = connection.outbox.try_send(frame);
             }
         }
+    }
+
+    /// A request for a connection, and its number there.
+    fn frame(&self, connection: &Connection, to: Option<u64>, ask: &Ask) -> io::Result<(u64, Bytes)> {
+        let number = connection.next.fetch_add(1, Ordering::Relaxed);
+        let (from, cluster) = (self.inner.caller.node_id(), self.inner.caller.cluster());
+        let envelope = Envelope { number, from, to, cluster, body: ask };
+        Ok((number, encode(connection.version.load(Ordering::Relaxed), &envelope, None)?))
     }
 
     async fn connection(&self, addr: SocketAddr, lane: Lane) -> io::Result<Arc<Connection>> {

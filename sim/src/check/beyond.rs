@@ -29,7 +29,7 @@ pub fn counts(check: &str, losses: Losses) -> bool {
         "LIVE" | "GC" | "CAT" | "AE" => false,
         "DUR" => !losses.admitted && !losses.lied,
         "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
-        | "STALE" | "WATCH" | "BLOCK" | "SAY" => !losses.lied,
+        | "STALE" | "WATCH" | "BLOCK" | "ACL" | "SAY" => !losses.lied,
         _ => true,
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_lie_leaves_what_needs_no_memory() {
         let left = counted(Losses { admitted: false, lied: true });
-        assert_eq!(left, ["VAL", "GA", "GR", "GT", "EV", "NEWS", "DET", "TEETH", "CRASH"]);
+        assert_eq!(left, ["VAL", "GA", "GR", "GT", "EV", "NEWS", "LOAD", "DET", "TEETH", "CRASH"]);
     }
 
     #[test]

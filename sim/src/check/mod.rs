@@ -30,10 +30,12 @@ pub mod index_order;
 pub mod leader_completeness;
 pub mod linearizable;
 pub mod locks;
+pub mod log_growth;
 pub mod log_matching;
 pub mod looks;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod rights;
 pub mod servers_only;
 pub mod sessions;
 pub mod stale_reads;
@@ -214,10 +216,22 @@ pub const TABLE: &[Property] = &[
         "check/catalog_watch.rs",
     ),
     property(
+        "ACL",
+        "a right that is given or taken away counts for every request that begins afterwards",
+        "Consul's ACLs, without their caches",
+        "check/rights.rs",
+    ),
+    property(
         "SRV",
         "only servers are members of the Raft configuration",
         "Raft section 6",
         "check/servers_only.rs",
+    ),
+    property(
+        "LOAD",
+        "the log grows no faster than clients can make it",
+        "none: a cluster that writes to itself without end is not at rest",
+        "check/log_growth.rs",
     ),
     property(
         "LIVE",
@@ -427,6 +441,8 @@ pub struct End {
     pub events: BTreeMap<u32, Vec<event_list::Listed>>,
     /// What clients saw that follow the catalog.
     pub seen: Vec<catalog_watch::Seen>,
+    /// What clients tried that needs a right.
+    pub attempts: Vec<rights::Attempt>,
 }
 
 /// All that the checks have to say about a run.
@@ -479,6 +495,7 @@ impl Checks {
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
                 Box::new(servers_only::ServersOnly::default()),
+                Box::new(log_growth::LogGrowth::default()),
             ],
             completeness: completeness::Completeness::default(),
             brought: event_list::Brought::default(),
@@ -542,6 +559,7 @@ impl Checks {
         anti_entropy::check(end, &self.lives, findings);
         event_list::check(end, &self.brought, findings);
         catalog_watch::check(&end.seen, &self.lives, findings);
+        undecided.extend(rights::check(&end.attempts, findings));
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);

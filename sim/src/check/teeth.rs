@@ -16,6 +16,7 @@ use super::anti_entropy::{Came, Deed};
 use super::catalog_watch::Seen;
 use super::event_list::Listed;
 use super::looks::{Look, LookKind};
+use super::rights::{Attempt, What};
 use super::{Checks, End, Event, Settings, Violation};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::scenario::ServiceDeed;
@@ -23,7 +24,7 @@ use crate::scenario::ServiceDeed;
 /// The checks that the story breaks.
 pub const BITTEN: &[&str] = &[
     "LIN", "IDX", "ES", "LM", "SMS", "CI", "MV", "DUR", "SESS", "GC", "GA", "GR", "GT", "EV", "STALE",
-    "WATCH", "AE", "NEWS", "BLOCK",
+    "WATCH", "AE", "NEWS", "BLOCK", "ACL", "LOAD",
 ];
 
 /// A violation for each check that does not object to what it must reject.
@@ -81,6 +82,9 @@ fn verdict() -> BTreeSet<String> {
             }),
         );
     }
+    // LOAD: a thousand entries in no time.
+    let index = 10_000;
+    tell(0, Event::Observed(&Observed::Applied { index, term: 9, entry: 1, state: 1 }));
     // EV: told twice.
     for _ in 0..2 {
         let (name, id) = ("e".to_owned(), "1".to_owned());
@@ -120,7 +124,12 @@ fn verdict() -> BTreeSet<String> {
         index: 1,
         said: said.to_owned(),
     };
+    // ACL: a right out of nothing.
+    let what = What::Tried { write: true, let_through: true };
+    let (user, invoked_ns, returned_ns) = ("linked-0".to_owned(), 1, 2);
+    let attempt = Attempt { client: 0, node, user, what, invoked_ns, returned_ns };
     let end = End {
+        attempts: vec![attempt],
         at_ns: now_ns + 1,
         deeds: vec![deed],
         services: BTreeMap::from([(node, BTreeMap::new())]),

@@ -82,4 +82,18 @@ pub const TABLE: &[Mutant] = &[
         needs: RESTARTS,
         checks: &["AE"],
     },
+    Mutant {
+        id: "C12",
+        what: "who waits long for an answer never asks whether there is still somebody who could give it",
+        origin: "seen here, as BLOCK at a client agent whose server vanished and came back",
+        needs: LOST_REPLIES,
+        checks: &["BLOCK"],
+    },
+    Mutant {
+        id: "C13",
+        what: "that another lives under a name the leader enters in a way that changes nothing, again and again",
+        origin: "seen here, as a run that never ended",
+        needs: &["lose-disk"],
+        checks: &["LOAD"],
+    },
 ];

@@ -4,7 +4,7 @@
 //! behind `driftline::mutant::is(id)`), the checks of which one must catch it, and the kinds of fault it
 //! needs: with those turned off it must survive, or the check caught something else.
 //!
-//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`agent`], [`testbed`]); [`score`] hunts
+//! One file an area holds its bugs ([`raft`], [`storage`], [`gossip`], [`http`], [`session`], [`agent`], [`rights`], [`testbed`]); [`score`] hunts
 //! them, as `cargo sim mutants` does; [`results`] keeps what it found, and [`table`] writes it down.
 //!
 //! Raft and SWIM themselves are dependencies. A bug inside them is planted where this code meets them, as an
@@ -16,6 +16,7 @@ pub mod gossip;
 pub mod http;
 pub mod raft;
 pub mod results;
+pub mod rights;
 pub mod score;
 pub mod session;
 pub mod storage;
@@ -174,6 +175,7 @@ pub const AREAS: &[(&str, &str, &[Mutant])] = &[
         "Agents that keep nothing and ask servers, and what all of them enter in the catalog",
         agent::TABLE,
     ),
+    ("Rights", "Who may do what, and who says so", rights::TABLE),
     ("Testbed", "A simulator or a check that is wrong", testbed::TABLE),
 ];
 

@@ -166,6 +166,7 @@ impl Clients {
                 | PlannedAction::DeleteTree
                 | PlannedAction::Fire(_)
                 | PlannedAction::Service(_)
+                | PlannedAction::Right(_)
                 | PlannedAction::Publish { .. }
                 | PlannedAction::Follow { .. } => {}
             }

@@ -29,7 +29,7 @@ use crate::check::linearizable::Broken;
 use crate::check::{self, Violation};
 use crate::history::{Action, NO_NODE, Operation, Outcome, Response};
 use crate::scenario::validate::as_json;
-use crate::scenario::{PlannedAction, Scenario};
+use crate::scenario::{PlannedAction, RightDeed, Scenario};
 
 /// So many messages a page holds.
 const MOST_MESSAGES: usize = 120_000;
@@ -563,6 +563,10 @@ fn plan(scenario: &Scenario) -> Vec<String> {
             PlannedAction::Fire(name) => format!("fire the event {name:?}"),
             PlannedAction::Own(detail) => in_words(detail),
             PlannedAction::Service(deed) => format!("{:?}: {}", op.key, in_words(&as_json(deed))),
+            PlannedAction::Right(RightDeed::Grant(level)) => {
+                format!("let {:?} do: {}", op.key, in_words(&as_json(level)))
+            }
+            PlannedAction::Right(deed) => format!("as {:?}: {}", op.key, in_words(&as_json(deed))),
             PlannedAction::Publish { name, bytes } => format!("fire the event {name:?} with {bytes} bytes"),
             PlannedAction::Follow { path, wait_ms } => {
                 format!("follow {path}, waiting {wait_ms} ms each time")

@@ -105,6 +105,7 @@ impl Scenario {
         services::add(&mut scenario);
         news::add(&mut scenario);
         followers::add(&mut scenario);
+        rights::add(&mut scenario);
         scenario
     }
 }
@@ -141,6 +142,7 @@ fn settings(rng: &mut StdRng) -> Settings {
         protocol: NEWEST_PROTOCOL,
         gossip_keys: GossipKeys::default(),
         knobs: Knobs::default(),
+        acl: false,
     }
 }
 

@@ -23,6 +23,7 @@ mod named;
 pub mod news;
 pub mod nodes;
 mod process;
+pub mod rights;
 pub mod services;
 pub mod validate;
 
@@ -38,6 +39,7 @@ pub use keys::GossipKeys;
 
 pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
 pub use links::{Links, Spread, Traffic};
+pub use rights::RightDeed;
 pub use services::ServiceDeed;
 
 /// The version of the format. A newer one is refused, because it would mean something else.
@@ -160,6 +162,9 @@ pub struct Settings {
     /// The rest of the node's knobs.
     #[serde(default)]
     pub knobs: Knobs,
+    /// Whether the nodes look at rights; what shows no token may do everything all the same.
+    #[serde(default)]
+    pub acl: bool,
 }
 
 fn newest() -> u8 {
@@ -634,13 +639,15 @@ pub enum PlannedAction {
         /// How long it waits each time.
         wait_ms: u64,
     },
+    /// Something about the rights of a user, or with them; the key is the user's name.
+    Right(RightDeed),
 }
 
 impl PlannedAction {
     /// Whether its key is an entry of the store that clients write values to, or what such keys begin with.
     pub fn is_of_values(&self) -> bool {
-        use PlannedAction::{Follow, Lock, Publish, Service};
-        !matches!(self, Lock(_) | Service(_) | Publish { .. } | Follow { .. })
+        use PlannedAction::{Follow, Lock, Publish, Right, Service};
+        !matches!(self, Lock(_) | Service(_) | Right(_) | Publish { .. } | Follow { .. })
     }
 }
 
@@ -712,6 +719,7 @@ impl Default for Settings {
             protocol: NEWEST_PROTOCOL,
             gossip_keys: GossipKeys::default(),
             knobs: Knobs::default(),
+            acl: false,
         }
     }
 }

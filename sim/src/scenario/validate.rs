@@ -19,6 +19,7 @@ use driftline::env::hazard::POINTS;
 
 use super::agents;
 use super::news::MOST_BYTES;
+use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
     ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, ServiceDeed, VERSION,
 };
@@ -322,6 +323,19 @@ impl Scenario {
             {
                 let place = place("action.service.register.ttl_ms");
                 return wrong(place, format!("{ttl_ms}, want 1 to {LONGEST_MS}"));
+            }
+            if let PlannedAction::Right(deed) = op.action {
+                if !self.settings.acl {
+                    return wrong(place("action.right"), "and settings.acl is not on");
+                }
+                let linked = op.key.starts_with(LINKED);
+                if !linked && !op.key.starts_with(RULED) {
+                    let what = format!("{:?}, want {LINKED}… or {RULED}…", op.key);
+                    return wrong(place("key"), what);
+                }
+                if !linked && deed == RightDeed::Grant(Level::Gone) {
+                    return wrong(place("action.right.grant"), format!("gone, which only {LINKED}… may be"));
+                }
             }
             let of_the_api =
                 |path: &str| path.starts_with("/v1/") && path.chars().all(plain) && path.len() <= 512;

@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::Config;
+use driftline::config::{AclConfig, AclTokens, Config, DefaultPolicy};
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
@@ -55,6 +55,7 @@ use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::history::{Action, Operation, Outcome, Response};
+use crate::holders;
 use crate::record::Happening;
 use crate::report::RunReport;
 use crate::report::page::{Material, Page};
@@ -458,6 +459,16 @@ struct World {
     own: OnceLock<Env>,
 }
 
+/// What nodes know of rights: nothing, or that everybody may do everything who shows no token of their own.
+fn rights(enabled: bool) -> AclConfig {
+    if !enabled {
+        return AclConfig::default();
+    }
+    let root = Secret::new(holders::ROOT.to_owned());
+    let tokens = AclTokens { initial_management: root.clone(), default: root, ..AclTokens::default() };
+    AclConfig { enabled, default_policy: DefaultPolicy::Deny, tokens, ..AclConfig::default() }
+}
+
 fn node_ip(number: u32) -> IpAddr {
     // From .1 on.
     let [_, high, middle, low] = number.saturating_add(1).to_be_bytes();
@@ -530,6 +541,7 @@ impl World {
             retry_interval_ms: settings.knobs.retry_interval_ms,
             protocol,
             encrypt: Secret::new(encrypt),
+            acl: rights(settings.acl),
             raft: settings.raft(),
             gossip: settings.gossip(),
             limits: settings.limits(),
@@ -689,7 +701,21 @@ impl World {
         for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
-        self.writes_everywhere(env, "boot", FORMED_WITHIN).await
+        self.writes_everywhere(env, "boot", FORMED_WITHIN).await && self.users_are_known(env).await
+    }
+
+    /// Makes the users who have rights, before anything breaks.
+    async fn users_are_known(&self, env: &Env) -> bool {
+        let deadline = self.now() + FORMED_WITHIN.as_nanos() as u64;
+        for user in holders::users(&self.scenario) {
+            while !self.clients.found_user(env, 0, &user).await {
+                if self.now() > deadline {
+                    return false;
+                }
+                self.universe.sleep(LOOK_EVERY).await;
+            }
+        }
+        true
     }
 
     /// Lets the faults happen and the clients work, until the storm's time is over.
@@ -915,6 +941,7 @@ impl World {
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
         let (deeds, services) = (self.clients.take_deeds(), self.registered(env).await);
+        let attempts = self.clients.take_attempts();
         let (fired, seen, events) =
             (self.clients.take_fired(), self.clients.take_seen(), self.events(env).await);
         let at_ns = self.now();
@@ -931,6 +958,7 @@ impl World {
             fired,
             events,
             seen,
+            attempts,
         }
     }
 

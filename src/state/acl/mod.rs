@@ -26,6 +26,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
 use crate::secret::Secret;
 
 use super::query::{Asked, Indexed};
@@ -487,7 +488,14 @@ impl Acl {
             return invalid(format!("Invalid Policy: A Policy with Name {:?} already exists", policy.name));
         }
         let create_index = known.map_or(index, |known| known.create_index);
-        let row = Entered { it: policy.clone(), create_index, modify_index: index };
+        let mut it = policy.clone();
+        // Mutant P04: a policy keeps the rules that it was made with, whatever its text says by now.
+        if mutant::is("P04")
+            && let Some(known) = known
+        {
+            it.rules = known.it.rules.clone();
+        }
+        let row = Entered { it, create_index, modify_index: index };
         self.policies.set(index, policy.id.clone(), row.clone());
         Ok(Made::Policy(row))
     }
@@ -691,7 +699,8 @@ impl Acl {
         self.tokens.rebuild_digest();
         (self.by_secret, self.mortal) = Default::default();
         let tokens: Vec<Entered<Token>> = self.tokens.iter().map(|(_, token)| token.clone()).collect();
-        for token in &tokens {
+        // Mutant P05: what came out of a snapshot and has no description is not found by its secret.
+        for token in tokens.iter().filter(|token| !mutant::is("P05") || !token.it.description.is_empty()) {
             self.derive(token);
         }
     }
