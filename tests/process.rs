@@ -219,6 +219,9 @@ fn commands_print_what_people_need() {
         "kv list",
         "kv put bin !!! --base64",
         "kv put missing @/no/such/file",
+        "kv put locked by-me --acquire --session 00000000-0000-4000-8000-000000000000",
+        "kv put locked by-me --acquire",
+        "kv put locked by-me --session x",
         "join 127.0.0.1:1",
         "force-leave nobody",
     ];
@@ -230,6 +233,32 @@ fn commands_print_what_people_need() {
             &format!("$ driftline {line}\n{}\n", shown.replace(&node.at.http.to_string(), "<http>"));
     }
     insta::assert_snapshot!(transcript);
+}
+
+#[test]
+fn a_key_is_locked_and_unlocked_from_the_command_line() {
+    let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    eventually("a leader", || node.http().leader());
+    let session = || {
+        let made = eventually("a session", || {
+            Some(node.http().put("/v1/session/create", "")).filter(|made| made.status == 200)
+        });
+        let made: serde_json::Value = serde_json::from_slice(&made.body).expect("JSON");
+        made["ID"].as_str().expect("an id").to_owned()
+    };
+    let (mine, other) = (session(), session());
+    let put = |how: &str| shown(&ask(&node, &format!("kv put door x {how}")));
+    assert_eq!(put(&format!("--acquire --session {mine}")), "exit 0\nSuccess! Lock acquired on: door\n");
+    let refused = put(&format!("--acquire --session {other}"));
+    assert!(refused.starts_with("exit 1\n") && refused.contains("another session holds it"), "{refused}");
+    let detailed = shown(&ask(&node, "kv get door --detailed"));
+    assert!(detailed.contains(&format!("Session      {mine}\nValue        x\n")), "{detailed}");
+    assert!(detailed.contains("LockIndex    1\n"), "{detailed}");
+    let refused = put(&format!("--release --session {other}"));
+    assert!(refused.contains("this session does not hold it"), "{refused}");
+    assert_eq!(put(&format!("--release --session {mine}")), "exit 0\nSuccess! Lock released on: door\n");
+    let detailed = shown(&ask(&node, "kv get door --detailed"));
+    assert!(detailed.contains("Session      -\n"), "{detailed}");
 }
 
 #[test]

@@ -453,3 +453,26 @@ fn the_command_line_takes_what_it_is_told_out_of_service() {
         assert!(said.starts_with("exit 2\n"), "{line}: {said}");
     }
 }
+
+#[test]
+fn filters_choose_among_services_and_members() {
+    let home = Home::new();
+    let node = server(&home);
+    register(node.http(), r#"{"Name":"web","ID":"web-1","Tags":["v1"],"Meta":{"team":"blue"}}"#);
+    register(node.http(), r#"{"Name":"web","ID":"web-2","Tags":["v2"],"Meta":{"team":"red"}}"#);
+    register(node.http(), r#"{"Name":"db","Meta":{"team":"red"}}"#);
+    eventually("the catalog", || {
+        let services = node.http().json("/v1/catalog/services")?;
+        (services.as_object()?.len() == 4 - 1).then_some(())
+    });
+    let services = |filter: &str| node.http().get(&format!("/v1/catalog/services?filter={filter}"));
+    let named = |filter: &str| serde_json::from_str::<Value>(&services(filter).text()).unwrap();
+    assert_eq!(named("ServiceMeta.team+%3D%3D+red"), json!({ "db": [], "web": ["v2"] }));
+    assert_eq!(named("v1+in+ServiceTags"), json!({ "web": ["v1"] }));
+    assert_eq!(named("ServiceName+%3D%3D+nothing"), json!({}));
+    assert_eq!(services("Nonsense+%3D%3D+1").status, 400);
+    assert_eq!(services("ServiceName").status, 400);
+    let members = |filter: &str| node.http().json(&format!("/v1/agent/members?filter={filter}")).unwrap();
+    assert_eq!(members("Tags.role+%3D%3D+consul").as_array().unwrap().len(), 1);
+    assert_eq!(members("Name+%3D%3D+b"), json!([]));
+}

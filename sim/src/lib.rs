@@ -11,7 +11,7 @@
 //! | [`fault`] | what is wrong with the network right now |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload`, `lockers`, `registrars`, `followers`, `holders` | the clients |
+//! | `workload`, `lockers`, `registrars`, `followers`, `holders`, `pairs` | the clients |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -59,6 +59,8 @@ pub mod mutants;
 pub mod net;
 #[cfg(madsim)]
 pub mod pace;
+#[cfg(madsim)]
+pub mod pairs;
 pub mod points;
 pub mod real;
 pub mod record;

@@ -6,7 +6,7 @@
 //! unknown. A client never retries: that would be another request.
 //!
 //! Clients that lock are told of in [`crate::lockers`], those that register services at agents in [`crate::registrars`],
-//! those that fire events and follow the catalog in [`crate::followers`], those whose rights change in [`crate::holders`].
+//! those that fire events and follow the catalog in [`crate::followers`], those whose rights change in [`crate::holders`], those that change two keys at once in [`crate::pairs`].
 //!
 //! What concerns many keys at once goes into the history key by key: a listing as a read of each key, a removal of
 //! a tree as a removal of each. Reads that promise less or other than to be current are written down apart, as
@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::check::event_list::Fired;
 use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
 use crate::check::rights::Attempt;
+use crate::check::transactions::{Pairs, Torn};
 use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
@@ -69,6 +70,7 @@ pub struct Clients {
     fired: Mutex<Vec<Fired>>,
     seen: Mutex<Vec<Seen>>,
     attempts: Mutex<Vec<Attempt>>,
+    pairs: Mutex<Pairs>,
     next_id: AtomicU64,
     stopped: AtomicBool,
     busy: AtomicU32,
@@ -90,6 +92,7 @@ impl Clients {
             fired: Mutex::default(),
             seen: Mutex::default(),
             attempts: Mutex::default(),
+            pairs: Mutex::default(),
             next_id: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -181,6 +184,36 @@ impl Clients {
     /// Gives up what was tried that needs a right.
     pub fn take_attempts(&self) -> Vec<Attempt> {
         std::mem::take(&mut *self.attempts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes down what was done with a pair of keys, or seen of it.
+    pub fn note_pair(
+        &self,
+        (client, node): (u32, u32),
+        pair: &str,
+        action: Action,
+        invoked_ns: u64,
+        outcome: Outcome,
+    ) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
+        let key = pair.to_owned();
+        let operation = Operation { id, client, node, key, action, invoked_ns, outcome, returned_ns };
+        self.pairs().history.push(operation);
+    }
+
+    /// Writes down that a pair was seen in two halves.
+    pub fn note_torn(&self, torn: Torn) {
+        self.pairs().torn.push(torn);
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up what was done with pairs of keys.
+    pub fn take_pairs(&self) -> Pairs {
+        std::mem::take(&mut *self.pairs())
     }
 
     /// How many clients still have something to do.
@@ -492,6 +525,7 @@ impl Clients {
                 PlannedAction::Service(deed) => {
                     registrars::ask(&self, &env, (client, node), key, deed).await;
                 }
+                PlannedAction::Pair(deed) => self.pair(&env, (client, node), key, deed).await,
                 PlannedAction::Right(deed) => self.right(&env, (client, node), key, deed).await,
                 PlannedAction::Lock(plan) => {
                     Locker { clients: &self, env: &env, client, node, key }.run(&plan).await;

@@ -295,6 +295,7 @@ pub fn look(
         | Query::CatalogNodes(_)
         | Query::CatalogServices(_)
         | Query::ServiceInstances(_)
+        | Query::AllInstances(_)
         | Query::OneNode(_)
         | Query::CoordinatesOfAll(_)
         | Query::CoordinatesOf(_)
@@ -342,9 +343,12 @@ pub fn look(
             services.retain(|name, _| reads(Kind::Service, name));
             filtered |= services.len() < before;
         }
-        Found::ServiceInstances(instances) => keep(instances, &mut filtered, |instance| {
-            reads(Kind::Service, &instance.service.info.name) && reads(Kind::Node, &instance.node.info.name)
-        }),
+        Found::ServiceInstances(instances) | Found::AllInstances(instances) => {
+            keep(instances, &mut filtered, |instance| {
+                reads(Kind::Service, &instance.service.info.name)
+                    && reads(Kind::Node, &instance.node.info.name)
+            })
+        }
         Found::OneNode(node) => {
             if node.as_ref().is_some_and(|whole| !reads(Kind::Node, &whole.node.info.name)) {
                 *node = None;

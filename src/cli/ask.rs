@@ -65,6 +65,9 @@ pub struct KvGet {
     /// Print values in base64
     #[arg(long)]
     base64: bool,
+    /// Print all that is known of an entry
+    #[arg(long, conflicts_with = "keys")]
+    detailed: bool,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
@@ -84,6 +87,15 @@ pub struct KvPut {
     /// A number to keep beside the value
     #[arg(long, value_name = "NUMBER")]
     flags: Option<u64>,
+    /// Write only if the key is locked by nobody or by this session, and lock it
+    #[arg(long, requires = "session", conflicts_with_all = ["cas", "release"])]
+    acquire: bool,
+    /// Write only if the key is locked by this session, and unlock it
+    #[arg(long, requires = "session", conflicts_with = "cas")]
+    release: bool,
+    /// The session for --acquire and --release
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
     /// The value is given in base64
     #[arg(long)]
     base64: bool,
@@ -397,6 +409,21 @@ async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     }
     let mut output = Vec::new();
     for entry in items(&entries) {
+        if args.detailed {
+            let number = |name: &str| entry[name].to_string();
+            let session = Some(text(entry, "Session")).filter(|id| !id.is_empty());
+            let facts = ["CreateIndex", "Flags", "LockIndex", "ModifyIndex"].map(|name| (name, number(name)));
+            let mut rows = vec![vec!["Key".to_owned(), text(entry, "Key").to_owned()]];
+            rows.extend(facts.map(|(name, value)| vec![name.to_owned(), value]));
+            rows.push(vec!["Session".to_owned(), session.unwrap_or("-").to_owned()]);
+            let value = value_of(entry, args.base64)?;
+            rows.push(vec!["Value".to_owned(), String::from_utf8_lossy(&value).into_owned()]);
+            if !output.is_empty() {
+                output.push(b'\n');
+            }
+            output.extend(table(&rows));
+            continue;
+        }
         if args.recurse {
             output.extend_from_slice(text(entry, "Key").as_bytes());
             output.push(b':');
@@ -420,14 +447,15 @@ async fn kv_list(env: &Env, args: KvList) -> Result<Vec<u8>, Problem> {
 }
 
 /// The answer of a conditional write.
-fn held(response: &Response, key: &str) -> Result<(), Problem> {
+fn held(response: &Response, key: &str, why_not: &str) -> Result<(), Problem> {
     match parse(response)? {
         Value::Bool(true) => Ok(()),
-        _ => Err(Problem::failed(format!(
-            "{key:?} was not changed: its modify index is not the one that --cas gives"
-        ))),
+        _ => Err(Problem::failed(format!("{key:?} was not changed: {why_not}"))),
     }
 }
+
+/// Why a compare-and-set did nothing.
+const NOT_THE_INDEX: &str = "its modify index is not the one that --cas gives";
 
 async fn kv_put(env: &Env, args: KvPut) -> Result<Vec<u8>, Problem> {
     let mut value = content(args.value)?;
@@ -436,14 +464,24 @@ async fn kv_put(env: &Env, args: KvPut) -> Result<Vec<u8>, Problem> {
             .decode(value.trim_ascii())
             .map_err(|error| Problem::usage(format!("the value is not base64: {error}")))?;
     }
+    if args.session.is_some() && !args.acquire && !args.release {
+        return Err(Problem::usage("--session says nothing without --acquire or --release"));
+    }
     let query = query([
         ("cas", args.cas.map(|index| index.to_string())),
         ("flags", args.flags.map(|flags| flags.to_string())),
+        ("acquire", args.session.clone().filter(|_| args.acquire)),
+        ("release", args.session.clone().filter(|_| args.release)),
     ]);
     let path = format!("/v1/kv/{}{query}", path(&args.key));
     let response = ask(env, &args.api, Method::PUT, &path, value, false).await?;
-    held(&response, &args.key)?;
-    Ok(lines([format!("Success! Data written to: {}", args.key).as_str()]))
+    let (done, why_not) = match (args.acquire, args.release) {
+        (true, _) => ("Lock acquired on", "another session holds it, or its lock-delay is not over"),
+        (_, true) => ("Lock released on", "this session does not hold it"),
+        _ => ("Data written to", NOT_THE_INDEX),
+    };
+    held(&response, &args.key, why_not)?;
+    Ok(lines([format!("Success! {done}: {}", args.key).as_str()]))
 }
 
 async fn kv_delete(env: &Env, args: KvDelete) -> Result<Vec<u8>, Problem> {
@@ -453,7 +491,7 @@ async fn kv_delete(env: &Env, args: KvDelete) -> Result<Vec<u8>, Problem> {
     let query = query([("recurse", switch(args.recurse)), ("cas", args.cas.map(|index| index.to_string()))]);
     let path = format!("/v1/kv/{}{query}", path(&args.key));
     let response = ask(env, &args.api, Method::DELETE, &path, Bytes::new(), false).await?;
-    held(&response, &args.key)?;
+    held(&response, &args.key, NOT_THE_INDEX)?;
     let what = if args.recurse { "keys with prefix" } else { "key" };
     Ok(lines([format!("Success! Deleted {what}: {}", args.key).as_str()]))
 }

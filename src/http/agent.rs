@@ -14,6 +14,7 @@ use crate::gossip::{self, Status};
 use crate::state::acl::{Access, Kind};
 
 use super::coordinate::Coord;
+use super::filter::Filter;
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 
@@ -121,6 +122,7 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
     if wide && call.params.text("segment").is_some_and(|segment| segment != "_all") {
         return Err(Failure::bad_request("Cannot provide a segment with wan=true"));
     }
+    let filter = Filter::of(&call.params)?;
     let members = match call.params.get("segment") {
         Some("_all") => delegate.lan_members_all_segments(),
         segment => {
@@ -140,6 +142,7 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
             member.name = format!("{}.{}", member.name, api.agent.config().datacenter);
         }
     }
+    let members = Filter::choose(&filter, members)?;
     Ok(reply::sifted(reply::json(&members, call.params.pretty())?, filtered))
 }
 

@@ -3,7 +3,7 @@
 //! Agents register their own; what is written here under an agent's node is put right by that agent when
 //! it next compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::agent::local::define;
 use crate::config::service;
 use crate::state::catalog::{
-    CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration, ServiceInfo, ServiceInstances,
-    Status, has_meta,
+    AllInstances, CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration, ServiceInfo,
+    ServiceInstances, Status, has_meta,
 };
 use crate::state::{CatalogCommand, Command, Outcome};
 
@@ -178,10 +178,22 @@ pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     reply::found(&nodes, params.pretty(), &answer, options.consistency)
 }
 
-/// The names of all services, with their tags.
+/// The names of all services, with their tags; with a filter, of the instances that it lets pass.
 pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     let params = &call.params;
     let options = params.query_options(|| api.spread())?;
+    let filter = Filter::of(params)?;
+    if filter.is_some() {
+        let answer = api.agent.query(options, &AllInstances).await?;
+        let (wanted, datacenter) = (node_meta(params), api.agent.config().datacenter.clone());
+        let instances = answer.value.iter().filter(|one| has_meta(&one.node.info.meta, &wanted));
+        let instances = instances.map(|one| CatalogService::new(one, &datacenter)).collect();
+        let mut services: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for instance in Filter::choose(&filter, instances)? {
+            services.entry(instance.service_name).or_default().extend(instance.service_tags);
+        }
+        return reply::found(&services, params.pretty(), &answer, options.consistency);
+    }
     let answer = api.agent.query(options, &CatalogServices { node_meta: node_meta(params) }).await?;
     reply::found(&answer.value, params.pretty(), &answer, options.consistency)
 }

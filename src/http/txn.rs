@@ -11,8 +11,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::agent::Consistency;
 use crate::agent::local::define;
 use crate::config::service;
+use crate::mutant;
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
 use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
@@ -190,6 +192,13 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     let ops = parse(&api, &body)?;
     let pretty = call.params.pretty();
     if ops.iter().any(TxnOp::writes) {
+        let mut ops = ops;
+        // Mutant H17: one after the other.
+        if mutant::is("H17") {
+            while ops.len() > 1 {
+                api.agent.write(Command::Txn(vec![ops.remove(0)])).await?;
+            }
+        }
         let done = match api.agent.write(Command::Txn(ops)).await? {
             Outcome::Returned { value: Returned::Txn(results), .. } => Ok(results),
             Outcome::Refused { refusal: Refusal::Txn(errors), .. } => Err(errors),
@@ -200,6 +209,10 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     }
     let mut options = call.params.query_options(|| api.spread())?;
     options.min_index = 0;
+    // Mutant H19: whatever the server has will do.
+    if mutant::is("H19") {
+        options.consistency = Consistency::Stale;
+    }
     let answer = api.agent.query(options, &Txn { ops }).await?;
     Ok(reply::describe_unindexed(show(&api, &answer.value, pretty)?, &answer, options.consistency))
 }

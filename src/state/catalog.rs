@@ -654,6 +654,24 @@ impl Asked for CatalogServices {
     }
 }
 
+/// The instances of all services, for whoever chooses among them by more than a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllInstances;
+
+impl Asked for AllInstances {
+    type Found = Vec<Instance>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
+        let catalog = state.catalog();
+        let instances = catalog.services.iter().filter_map(|((node, _), service)| {
+            let node = catalog.nodes.get(node)?.clone();
+            Some(Instance { node, service: service.clone(), checks: Vec::new() })
+        });
+        let index = catalog.services.newest().max(catalog.nodes.newest());
+        Indexed { index, value: instances.collect() }
+    }
+}
+
 /// Whether labels include the wanted ones.
 pub fn has_meta(meta: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| meta.get(key) == Some(value))

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::acl::{AclHolder, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens};
 use super::autopilot::AutopilotInForce;
-use super::catalog::{CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
+use super::catalog::{AllInstances, CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
 use super::coordinate::{CoordinatesOf, CoordinatesOfAll};
 use super::prepared::{Prepared, PreparedList};
 use super::{Entry, Session, State, TxnOp, txn};
@@ -155,6 +155,8 @@ questions! {
     PreparedList,
     /// One prepared query.
     Prepared,
+    /// The instances of all services.
+    AllInstances,
 }
 
 /// See [`Query::KvGet`].

@@ -11,6 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
+
 use super::catalog::{Catalog, CheckInfo, CheckRow, NodeInfo, Registration, Row, ServiceInfo};
 use super::kv::NotLocked;
 use super::{CatalogCommand, Entry, KvStore, Outcome, Shared, State};
@@ -312,7 +314,8 @@ impl State {
             TxnOp::Kv(op) => self.step(index, op),
             TxnOp::Catalog(op) => self.step_in_catalog(index, op),
         }));
-        if done.is_ok() {
+        // Mutant H18: a failure takes nothing back.
+        if done.is_ok() || mutant::is("H18") {
             self.kv.commit();
         } else {
             self.kv.roll_back();

@@ -28,7 +28,7 @@ pub fn counts(check: &str, losses: Losses) -> bool {
     match check {
         "LIVE" | "GC" | "CAT" | "AE" => false,
         "DUR" => !losses.admitted && !losses.lied,
-        "LIN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
+        "LIN" | "TXN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
         | "STALE" | "WATCH" | "BLOCK" | "ACL" | "SAY" => !losses.lied,
         _ => true,
     }

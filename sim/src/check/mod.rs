@@ -41,6 +41,7 @@ pub mod sessions;
 pub mod stale_reads;
 pub mod state_machine_safety;
 pub mod teeth;
+pub mod transactions;
 pub mod view;
 pub mod waiting_reads;
 pub mod written;
@@ -103,6 +104,12 @@ pub const TABLE: &[Property] = &[
         "every read and write seems to happen at one instant between call and answer",
         "Herlihy and Wing 1990; Raft section 8",
         "check/linearizable.rs",
+    ),
+    property(
+        "TXN",
+        "a transaction happens whole or not at all, and is seen whole",
+        "Consul's transactions; Herlihy and Wing 1990",
+        "check/transactions.rs",
     ),
     property(
         "IDX",
@@ -443,6 +450,8 @@ pub struct End {
     pub seen: Vec<catalog_watch::Seen>,
     /// What clients tried that needs a right.
     pub attempts: Vec<rights::Attempt>,
+    /// What clients did with two keys at once.
+    pub pairs: transactions::Pairs,
 }
 
 /// All that the checks have to say about a run.
@@ -560,6 +569,7 @@ impl Checks {
         event_list::check(end, &self.brought, findings);
         catalog_watch::check(&end.seen, &self.lives, findings);
         undecided.extend(rights::check(&end.attempts, findings));
+        undecided.extend(transactions::check(&end.pairs, findings));
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);

@@ -17,6 +17,7 @@ use super::catalog_watch::Seen;
 use super::event_list::Listed;
 use super::looks::{Look, LookKind};
 use super::rights::{Attempt, What};
+use super::transactions::{Pairs, Torn};
 use super::{Checks, End, Event, Settings, Violation};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::scenario::ServiceDeed;
@@ -24,7 +25,7 @@ use crate::scenario::ServiceDeed;
 /// The checks that the story breaks.
 pub const BITTEN: &[&str] = &[
     "LIN", "IDX", "ES", "LM", "SMS", "CI", "MV", "DUR", "SESS", "GC", "GA", "GR", "GT", "EV", "STALE",
-    "WATCH", "AE", "NEWS", "BLOCK", "ACL", "LOAD",
+    "WATCH", "AE", "NEWS", "BLOCK", "ACL", "LOAD", "TXN",
 ];
 
 /// A violation for each check that does not object to what it must reject.
@@ -128,8 +129,12 @@ fn verdict() -> BTreeSet<String> {
     let what = What::Tried { write: true, let_through: true };
     let (user, invoked_ns, returned_ns) = ("linked-0".to_owned(), 1, 2);
     let attempt = Attempt { client: 0, node, user, what, invoked_ns, returned_ns };
+    // TXN: half a pair.
+    let (pair, said) = ("pair-0".to_owned(), "half of it".to_owned());
+    let pairs = Pairs { torn: vec![Torn { pair, node, at_ns: 1, said }], history: Vec::new() };
     let end = End {
         attempts: vec![attempt],
+        pairs,
         at_ns: now_ns + 1,
         deeds: vec![deed],
         services: BTreeMap::from([(node, BTreeMap::new())]),

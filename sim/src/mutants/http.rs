@@ -118,4 +118,25 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["BLOCK"],
     },
+    Mutant {
+        id: "H17",
+        what: "a transaction is proposed operation by operation",
+        origin: "design",
+        needs: &[],
+        checks: &["TXN"],
+    },
+    Mutant {
+        id: "H18",
+        what: "what a failed transaction did before the operation that failed is kept",
+        origin: "design",
+        needs: &[],
+        checks: &["TXN"],
+    },
+    Mutant {
+        id: "H19",
+        what: "a transaction that only reads is answered like a stale read",
+        origin: "design",
+        needs: &[],
+        checks: &["TXN"],
+    },
 ];

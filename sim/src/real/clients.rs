@@ -167,6 +167,7 @@ impl Clients {
                 | PlannedAction::Fire(_)
                 | PlannedAction::Service(_)
                 | PlannedAction::Right(_)
+                | PlannedAction::Pair(_)
                 | PlannedAction::Publish { .. }
                 | PlannedAction::Follow { .. } => {}
             }

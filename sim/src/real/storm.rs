@@ -72,6 +72,9 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Right(_))) {
         reasons.insert("rights: nobody's change, and nobody tries them");
     }
+    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Pair(_))) {
+        reasons.insert("transactions: none are asked for");
+    }
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
         reasons.insert("own operations: an experiment knows the simulated world only");
     }

@@ -566,6 +566,7 @@ fn plan(scenario: &Scenario) -> Vec<String> {
             PlannedAction::Right(RightDeed::Grant(level)) => {
                 format!("let {:?} do: {}", op.key, in_words(&as_json(level)))
             }
+            PlannedAction::Pair(deed) => format!("both of {:?}: {}", op.key, in_words(&as_json(deed))),
             PlannedAction::Right(deed) => format!("as {:?}: {}", op.key, in_words(&as_json(deed))),
             PlannedAction::Publish { name, bytes } => format!("fire the event {name:?} with {bytes} bytes"),
             PlannedAction::Follow { path, wait_ms } => {

@@ -106,6 +106,7 @@ impl Scenario {
         news::add(&mut scenario);
         followers::add(&mut scenario);
         rights::add(&mut scenario);
+        pairs::add(&mut scenario);
         scenario
     }
 }

@@ -22,6 +22,7 @@ pub mod links;
 mod named;
 pub mod news;
 pub mod nodes;
+pub mod pairs;
 mod process;
 pub mod rights;
 pub mod services;
@@ -39,6 +40,7 @@ pub use keys::GossipKeys;
 
 pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
 pub use links::{Links, Spread, Traffic};
+pub use pairs::PairDeed;
 pub use rights::RightDeed;
 pub use services::ServiceDeed;
 
@@ -641,13 +643,15 @@ pub enum PlannedAction {
     },
     /// Something about the rights of a user, or with them; the key is the user's name.
     Right(RightDeed),
+    /// Something with two keys at once; the key is what both begin with.
+    Pair(PairDeed),
 }
 
 impl PlannedAction {
     /// Whether its key is an entry of the store that clients write values to, or what such keys begin with.
     pub fn is_of_values(&self) -> bool {
-        use PlannedAction::{Follow, Lock, Publish, Right, Service};
-        !matches!(self, Lock(_) | Service(_) | Right(_) | Publish { .. } | Follow { .. })
+        use PlannedAction::{Follow, Lock, Pair, Publish, Right, Service};
+        !matches!(self, Lock(_) | Service(_) | Right(_) | Pair(_) | Publish { .. } | Follow { .. })
     }
 }
 

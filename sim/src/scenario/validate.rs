@@ -21,7 +21,7 @@ use super::agents;
 use super::news::MOST_BYTES;
 use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
-    ClockChange, FaultKind, MembershipChange, OLDEST, PlannedAction, Scenario, ServiceDeed, VERSION,
+    ClockChange, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario, ServiceDeed, VERSION,
 };
 
 /// More nodes than anything is known of.
@@ -352,7 +352,9 @@ impl Scenario {
                     format!("{name:?} with {bytes} bytes, want up to 64 letters and {MOST_BYTES} bytes");
                 return wrong(place("action.publish"), what);
             }
-            if let PlannedAction::Put(value) | PlannedAction::Cas(value) = &op.action
+            if let PlannedAction::Pair(PairDeed::Set(value) | PairDeed::Swap(value) | PairDeed::Spoil(value))
+            | PlannedAction::Put(value)
+            | PlannedAction::Cas(value) = &op.action
                 && !values.insert(value)
             {
                 return wrong(

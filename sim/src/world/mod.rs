@@ -63,7 +63,9 @@ use crate::report::story::Scribe;
 use crate::runner::Stopwatch;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
+use crate::scenario::{
+    ClockSetting, DiskSettings, FaultKind, PairDeed, PlannedAction, PlannedOp, Scenario, Target, stream,
+};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -467,6 +469,12 @@ fn rights(enabled: bool) -> AclConfig {
     let root = Secret::new(holders::ROOT.to_owned());
     let tokens = AclTokens { initial_management: root.clone(), default: root, ..AclTokens::default() };
     AclConfig { enabled, default_policy: DefaultPolicy::Deny, tokens, ..AclConfig::default() }
+}
+
+/// The pairs of keys that clients change.
+fn pairs_of(scenario: &Scenario) -> BTreeSet<String> {
+    let pairs = scenario.operations.iter().filter(|op| matches!(op.action, PlannedAction::Pair(_)));
+    pairs.map(|op| op.key.clone()).collect()
 }
 
 fn node_ip(number: u32) -> IpAddr {
@@ -921,6 +929,9 @@ impl World {
                     }
                 }
             }
+            for pair in pairs_of(&self.scenario) {
+                self.clients.pair(env, (WORLDS_CLIENT, leader), &pair, PairDeed::Read).await;
+            }
             // The stores are of one moment only if nothing was applied meanwhile: sessions expire even now.
             for _ in 0..STILL_TRIES {
                 let before = self.applied();
@@ -941,7 +952,7 @@ impl World {
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
         let (deeds, services) = (self.clients.take_deeds(), self.registered(env).await);
-        let attempts = self.clients.take_attempts();
+        let (attempts, pairs) = (self.clients.take_attempts(), self.clients.take_pairs());
         let (fired, seen, events) =
             (self.clients.take_fired(), self.clients.take_seen(), self.events(env).await);
         let at_ns = self.now();
@@ -959,6 +970,7 @@ impl World {
             events,
             seen,
             attempts,
+            pairs,
         }
     }
 
