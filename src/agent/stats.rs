@@ -56,7 +56,11 @@ pub fn of_book(book: &Book) -> BTreeMap<String, String> {
         match probe {
             Probe::Script(_) => monitors += 1,
             Probe::Ttl(_) => ttls += 1,
-            Probe::Http { .. } | Probe::Tcp(_) | Probe::Alias { .. } => {}
+            Probe::Http { .. }
+            | Probe::Tcp(_)
+            | Probe::Grpc { .. }
+            | Probe::H2Ping { .. }
+            | Probe::Alias { .. } => {}
         }
     }
     named([

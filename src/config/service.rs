@@ -102,12 +102,16 @@ pub struct Check {
     pub scriptargs: Vec<String>,
     /// Not supported: a command line.
     pub script: String,
-    /// Not supported.
+    /// It asks this server by gRPC's health protocol, `HOST:PORT` or `HOST:PORT/SERVICE`.
     pub grpc: String,
+    /// Whether by TLS.
+    pub grpcusetls: bool,
     /// Not supported.
     pub dockercontainerid: String,
-    /// Not supported.
+    /// It pings this address by HTTP/2, `HOST:PORT`.
     pub h2ping: String,
+    /// Whether by TLS; it does if nothing is said.
+    pub h2pingusetls: Option<bool>,
     /// Not supported.
     pub udp: String,
     /// Not supported.
@@ -124,6 +128,8 @@ pub struct Check {
     pub deregistercriticalserviceafter: GoDuration,
     /// So many passes in a row until it passes.
     pub successbeforepassing: u32,
+    /// So many failures in a row until it warns; 0: as many as make it critical.
+    pub failuresbeforewarning: u32,
     /// So many failures in a row until it is critical.
     pub failuresbeforecritical: u32,
 }

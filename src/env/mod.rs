@@ -195,6 +195,8 @@ pub struct Guard {
     pub name: String,
     /// Whether any certificate will do.
     pub unverified: bool,
+    /// Whether HTTP/2 will be spoken, as TLS is told in its handshake (ALPN, RFC 7301).
+    pub h2: bool,
 }
 
 /// A listening socket. Dropping it frees the port.

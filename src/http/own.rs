@@ -419,6 +419,7 @@ async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what
         timeout: Duration::ZERO,
         deregister_after: None,
         success_before_passing: 0,
+        failures_before_warning: 0,
         failures_before_critical: 0,
     };
     local.register_check(&api.agent, definition)?;

@@ -19,6 +19,15 @@ pub const MAX_OUTPUT: usize = 4096;
 /// The service that servers themselves are; the leader registers it.
 pub const CONSUL_SERVICE: &str = "consul";
 
+/// What a certificate must prove to a probe.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// The name that it must have; empty: the host's.
+    pub server_name: String,
+    /// Whether any certificate will do.
+    pub unverified: bool,
+}
+
 /// How a check finds out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
@@ -43,6 +52,22 @@ pub enum Probe {
     },
     /// A connection: whether there is one.
     Tcp(String),
+    /// The health protocol of gRPC.
+    Grpc {
+        /// The server, `HOST:PORT`.
+        address: String,
+        /// The service; empty: the server as a whole.
+        service: String,
+        /// How TLS protects it, if it does.
+        tls: Option<Tls>,
+    },
+    /// A ping of HTTP/2.
+    H2Ping {
+        /// Whom it pings, `HOST:PORT`.
+        address: String,
+        /// How TLS protects it, if it does.
+        tls: Option<Tls>,
+    },
     /// A program: exit code 0 passes, 1 warns, anything else is critical.
     Script(Vec<String>),
     /// The worst of another service's checks, on this node or another.
@@ -61,8 +86,22 @@ impl Probe {
             Probe::Ttl(_) => "ttl",
             Probe::Http { .. } => "http",
             Probe::Tcp(_) => "tcp",
+            Probe::Grpc { .. } => "grpc",
+            Probe::H2Ping { .. } => "h2ping",
             Probe::Script(_) => "script",
             Probe::Alias { .. } => "alias",
+        }
+    }
+
+    /// Whether it looks by itself, every interval.
+    pub fn looks(&self) -> bool {
+        match self {
+            Probe::Http { .. }
+            | Probe::Tcp(_)
+            | Probe::Grpc { .. }
+            | Probe::H2Ping { .. }
+            | Probe::Script(_) => true,
+            Probe::Ttl(_) | Probe::Alias { .. } => false,
         }
     }
 }
@@ -90,6 +129,9 @@ pub struct Definition {
     pub deregister_after: Option<Duration>,
     /// So many passes in a row until it passes.
     pub success_before_passing: u32,
+    /// So many failures in a row until it warns.
+    #[serde(default)]
+    pub failures_before_warning: u32,
     /// So many failures in a row until it is critical.
     pub failures_before_critical: u32,
 }
@@ -119,7 +161,7 @@ impl OwnCheck {
     /// How the catalog has it.
     pub fn info(&self) -> CheckInfo {
         let definition = &self.definition;
-        let timed = matches!(definition.probe, Some(Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_)));
+        let timed = definition.probe.as_ref().is_some_and(Probe::looks);
         let shown = |duration: Duration| if timed { format!("{duration:?}") } else { String::new() };
         CheckInfo {
             id: definition.id.clone(),
@@ -319,12 +361,14 @@ impl Book {
         check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
         check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
         let definition = &check.definition;
-        let enough = if critical {
-            check.failures >= definition.failures_before_critical
-        } else {
-            check.successes >= definition.success_before_passing
+        let status = match found {
+            Status::Critical if check.failures >= definition.failures_before_critical => found,
+            Status::Critical if check.failures >= definition.failures_before_warning => Status::Warning,
+            Status::Passing | Status::Warning if check.successes >= definition.success_before_passing => {
+                found
+            }
+            _ => check.status,
         };
-        let status = if enough { found } else { check.status };
         if status == check.status && output == check.output {
             return;
         }
@@ -508,8 +552,24 @@ pub(super) mod tests {
             timeout: Duration::ZERO,
             deregister_after: Some(Duration::from_secs(60)),
             success_before_passing: 0,
+            failures_before_warning: 0,
             failures_before_critical: 0,
         }
+    }
+
+    #[test]
+    fn failures_warn_before_they_are_critical() {
+        let mut book = Book::default();
+        let of =
+            Definition { failures_before_warning: 2, failures_before_critical: 3, ..definition("c", "") };
+        book.set_check(Definition { initial: Status::Passing, ..of }, Instant(0)).unwrap();
+        let mut seen = Vec::new();
+        for found in [Status::Critical; 4].into_iter().chain([Status::Passing]) {
+            book.found("c", found, String::new(), Instant(0));
+            seen.push(book.checks()["c"].status);
+        }
+        use Status::{Critical, Passing, Warning};
+        assert_eq!(seen, [Passing, Warning, Critical, Critical, Passing]);
     }
 
     #[test]
@@ -524,7 +584,12 @@ pub(super) mod tests {
     #[test]
     fn thresholds_are_counted_in_a_row() {
         let mut book = Book::default();
-        let of = Definition { success_before_passing: 2, failures_before_critical: 2, ..definition("c", "") };
+        let of = Definition {
+            success_before_passing: 2,
+            failures_before_warning: 2,
+            failures_before_critical: 2,
+            ..definition("c", "")
+        };
         book.set_check(of, Instant(0)).unwrap();
         let mut after = |status: Status| {
             book.found("c", status, String::new(), Instant(0));

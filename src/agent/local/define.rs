@@ -8,7 +8,7 @@ use crate::config::{Config, Invalid};
 use crate::secret::Secret;
 use crate::state::catalog::{ServiceInfo, Status};
 
-use super::book::{Definition, Probe};
+use super::book::{Definition, Probe, Tls};
 
 /// The least time between two looks.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -151,16 +151,17 @@ pub fn configured(config: &Config) -> Result<Configured, Invalid> {
 
 fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
     let unsupported = [
-        ("GRPC", &of.grpc),
         ("DockerContainerID", &of.dockercontainerid),
-        ("H2PING", &of.h2ping),
         ("UDP", &of.udp),
         ("OSService", &of.osservice),
         ("Script", &of.script),
     ];
     if let Some((name, _)) = unsupported.iter().find(|(_, value)| !value.is_empty()) {
-        return Err(bad(format!("{name} checks are not supported: use TTL, HTTP, TCP, Args, or an alias")));
+        return Err(bad(format!(
+            "{name} checks are not supported: use TTL, HTTP, TCP, GRPC, H2PING, Args, or an alias"
+        )));
     }
+    let tls = Tls { server_name: of.tlsservername.clone(), unverified: of.tlsskipverify };
     let args = if of.args.is_empty() { &of.scriptargs } else { &of.args };
     let probe = if !of.http.is_empty() {
         if !of.http.starts_with("http://") && !of.http.starts_with("https://") {
@@ -183,6 +184,12 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
         }
     } else if !of.tcp.is_empty() {
         Probe::Tcp(of.tcp.clone())
+    } else if !of.grpc.is_empty() {
+        let (address, service) = of.grpc.split_once('/').unwrap_or((&of.grpc, ""));
+        let (address, service) = (address.to_owned(), service.to_owned());
+        Probe::Grpc { address, service, tls: of.grpcusetls.then_some(tls) }
+    } else if !of.h2ping.is_empty() {
+        Probe::H2Ping { address: of.h2ping.clone(), tls: of.h2pingusetls.unwrap_or(true).then_some(tls) }
     } else if !args.is_empty() {
         Probe::Script(args.clone())
     } else if !of.aliasservice.is_empty() || !of.aliasnode.is_empty() {
@@ -199,7 +206,7 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
 /// What a check means. `default_id` and `default_name` stand for what is not given.
 fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Result<Definition, Bad> {
     let probe = probe(&of)?.ok_or_else(|| {
-        bad("Invalid check: must be one of TTL, HTTP, TCP, Args, AliasNode or AliasService types")
+        bad("Invalid check: must be one of TTL, HTTP, TCP, GRPC, H2PING, Args, AliasNode or AliasService types")
     })?;
     if matches!(probe, Probe::Script(_)) && !scripts {
         return Err(Bad::Forbidden(
@@ -207,13 +214,18 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
                 .to_owned(),
         ));
     }
-    let looks = matches!(probe, Probe::Http { .. } | Probe::Tcp(_) | Probe::Script(_));
+    let looks = probe.looks();
     let follows = !of.aliasservice.is_empty() || !of.aliasnode.is_empty();
     let (interval, ttl) = (of.interval.given(), of.ttl.given());
     let contradiction = match () {
         () if interval.is_some() && ttl.is_some() => Some("Interval and TTL cannot both be specified"),
-        () if looks && interval.is_none() => Some("Interval must be > 0 for Script, HTTP, or TCP checks"),
+        () if looks && interval.is_none() => {
+            Some("Interval must be > 0 for Script, HTTP, TCP, GRPC, or H2PING checks")
+        }
         () if looks && follows => Some("Interval cannot be set for Alias checks"),
+        () if of.failuresbeforewarning > of.failuresbeforecritical => {
+            Some("FailuresBeforeWarning can't be higher than FailuresBeforeCritical")
+        }
         () if follows && ttl.is_some() => Some("TTL must be not be set for Alias checks"),
         () => None,
     };
@@ -239,6 +251,10 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
         timeout: of.timeout.given().unwrap_or(Duration::from_secs(slow)),
         deregister_after: deregister_after.map(|after| after.max(MIN_DEREGISTER_AFTER)),
         success_before_passing: of.successbeforepassing,
+        failures_before_warning: match of.failuresbeforewarning {
+            0 => of.failuresbeforecritical,
+            given => given,
+        },
         failures_before_critical: of.failuresbeforecritical,
     })
 }
@@ -290,7 +306,7 @@ mod tests {
                 "no service with the id \"b\"",
             ),
             (json!({ "checks": [{ "name": "a", "args": ["x"], "interval": "1s" }] }), "Scripts are disabled"),
-            (json!({ "checks": [{ "name": "a", "grpc": "x" }] }), "number 1: GRPC checks are not supported"),
+            (json!({ "checks": [{ "name": "a", "udp": "x" }] }), "number 1: UDP checks are not supported"),
             (json!({ "services": [{ "nane": "a" }] }), "number 1: the key nane is unknown"),
         ] {
             assert!(wrong(config).contains(said), "{said}");
@@ -308,6 +324,13 @@ mod tests {
             (json!({ "interval": "" }), Ok(0)),
             (json!({ "ttl": "1s" }), Ok(1)),
             (json!({ "http": "https://a/", "interval": "1s", "tls_skip_verify": true }), Ok(1)),
+            (json!({ "grpc": "a:1/web", "interval": "1s" }), Ok(1)),
+            (json!({ "h2ping": "a:1", "interval": "1s" }), Ok(1)),
+            (json!({ "grpc": "a:1/web" }), Err("Interval must be > 0")),
+            (
+                json!({ "h2ping": "a:1", "interval": "1s", "failures_before_warning": 2 }),
+                Err("FailuresBeforeWarning can't be higher"),
+            ),
             (json!({ "interval": "1s" }), Err("must be one of")),
             (json!({ "name": "a" }), Err("must be one of")),
             (json!({ "ttl": "1s", "interval": "1s" }), Err("Interval and TTL cannot both be specified")),

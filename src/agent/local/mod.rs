@@ -14,10 +14,11 @@
 //! The catalog is told by the agent's own right. Where that does not reach, by that of whoever registered what is told:
 //! an agent whose token may write its node only runs services whose tokens may write those.
 //!
-//! Left out: checks by gRPC, Docker and HTTPS.
+//! Left out: checks by Docker, UDP and the operating system's services.
 
 pub mod book;
 pub mod define;
+mod h2;
 pub mod probe;
 pub mod shelf;
 

@@ -12,10 +12,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::agent::process::{Given, Process};
-use crate::env::{Env, Guard};
+use crate::env::{BoxStream, Env, Guard};
 use crate::state::catalog::Status;
 
-use super::book::{MAX_OUTPUT, Probe};
+use super::book::{MAX_OUTPUT, Probe, Tls};
+use super::h2;
 
 /// What a probe found, and what there is to say about it.
 pub type Finding = (Status, String);
@@ -34,12 +35,22 @@ pub async fn look(
     let looking = async {
         match probe {
             Probe::Http { url, method, headers, body, server_name, unverified } => {
-                let guard = Guard { name: server_name.clone(), unverified: *unverified };
+                let guard = Guard { name: server_name.clone(), unverified: *unverified, h2: false };
                 Some(http(env, process, url, &guard, method, headers, body).await)
             }
             Probe::Tcp(address) => Some(match tcp(env, process, address).await {
                 Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
                 Err(reason) => critical(format!("TCP connect {address}: {reason}")),
+            }),
+            Probe::Grpc { address, service, tls } => {
+                Some(match grpc(env, process, address, service, tls.as_ref()).await {
+                    Ok(()) => (Status::Passing, format!("gRPC check {address}/{service}: success")),
+                    Err(reason) => critical(format!("gRPC check {address}/{service}: {reason}")),
+                })
+            }
+            Probe::H2Ping { address, tls } => Some(match h2ping(env, process, address, tls.as_ref()).await {
+                Ok(()) => (Status::Passing, "HTTP2 ping was successful".to_owned()),
+                Err(reason) => critical(format!("HTTP2 ping to {address} failed: {reason}")),
             }),
             Probe::Script(command) => Some(script(process, command, timeout).await),
             Probe::Ttl(_) | Probe::Alias { .. } => None,
@@ -69,11 +80,57 @@ async fn resolve(process: Option<&Arc<dyn Process>>, host: &str, port: u16) -> R
     }
 }
 
-async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Result<(), String> {
+/// The parts of `HOST:PORT`.
+fn parted(address: &str) -> Result<(&str, u16), String> {
     let (host, port) = address.rsplit_once(':').ok_or("want HOST:PORT")?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+    Ok((host, port.parse().map_err(|_| format!("{port:?} is no port"))?))
+}
+
+async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Result<(), String> {
+    let (host, port) = parted(address)?;
     let addr = resolve(process, host, port).await?;
     env.network().connect(addr).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// A stream on which HTTP/2 is to be spoken.
+async fn connected(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    address: &str,
+    tls: Option<&Tls>,
+) -> Result<BoxStream, String> {
+    let (host, port) = parted(address)?;
+    let addr = resolve(process, host, port).await?;
+    let connecting = match tls {
+        Some(Tls { server_name, unverified }) => {
+            let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
+            let guard = Guard { name: name.to_owned(), unverified: *unverified, h2: true };
+            env.network().connect_guarded(addr, &guard)
+        }
+        None => env.network().connect(addr),
+    };
+    connecting.await.map_err(|error| error.to_string())
+}
+
+async fn grpc(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    address: &str,
+    service: &str,
+    tls: Option<&Tls>,
+) -> Result<(), String> {
+    let stream = connected(env, process, address, tls).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    h2::serves(stream, &format!("{scheme}://{address}"), service).await
+}
+
+async fn h2ping(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    address: &str,
+    tls: Option<&Tls>,
+) -> Result<(), String> {
+    h2::ping(connected(env, process, address, tls).await?).await
 }
 
 async fn http(

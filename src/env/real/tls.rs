@@ -384,6 +384,9 @@ impl Tls {
             }
         };
         config.resumption = Resumption::disabled();
+        if guard.h2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         let name = ServerName::try_from(guard.name.clone())
             .map_err(|_| io::Error::other(format!("TLS: {:?} cannot be the name of a server", guard.name)))?;
         shaken(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
