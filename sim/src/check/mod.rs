@@ -550,17 +550,9 @@ impl Checks {
     pub fn finish(mut self, end: &End) -> Verdict {
         let findings = &mut self.findings;
         let (mut undecided, mut found) = (Vec::new(), None);
-        match linearizable::check(&end.history) {
-            linearizable::Verdict::Linearizable => {}
-            // Mutant T06: the checker is happy with everything.
-            linearizable::Verdict::Violation(_) if driftline::mutant::is("T06") => {}
-            linearizable::Verdict::Violation(broken) => {
-                findings.add("LIN", At { ns: broken.at_ns, node: broken.node }, broken.words.clone());
-                found = Some(broken);
-            }
-            linearizable::Verdict::Unknown { key, steps, .. } => {
-                undecided.push(format!("LIN of key {key:?} after {steps} steps"));
-            }
+        match in_one_order("LIN", &end.history, findings) {
+            Ok(broken) => found = broken,
+            Err(reason) => undecided.push(reason),
         }
         index_order::check(&end.history, findings);
         sessions::check(&end.history, findings);
@@ -568,8 +560,8 @@ impl Checks {
         anti_entropy::check(end, &self.lives, findings);
         event_list::check(end, &self.brought, findings);
         catalog_watch::check(&end.seen, &self.lives, findings);
-        undecided.extend(rights::check(&end.attempts, findings));
-        undecided.extend(transactions::check(&end.pairs, findings));
+        undecided.extend(rights::check(&end.attempts, findings).err());
+        undecided.extend(transactions::check(&end.pairs, findings).err());
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);
@@ -585,6 +577,29 @@ impl Checks {
         let mut violations = self.findings.violations;
         violations.sort_by_key(|violation| violation.at_ns);
         Verdict { violations, undecided, broken: found, points, coverage: self.coverage }
+    }
+}
+
+/// Judges for a check whether a history is linearizable, and gives what is broken.
+///
+/// # Errors
+/// What could not be decided, in words.
+fn in_one_order(
+    check: &'static str,
+    history: &[Operation],
+    findings: &mut Findings,
+) -> Result<Option<Box<linearizable::Broken>>, String> {
+    match linearizable::check(history) {
+        linearizable::Verdict::Linearizable => Ok(None),
+        // Mutant T06: the checker is happy with everything.
+        linearizable::Verdict::Violation(_) if driftline::mutant::is("T06") => Ok(None),
+        linearizable::Verdict::Violation(broken) => {
+            findings.add(check, At { ns: broken.at_ns, node: broken.node }, broken.words.clone());
+            Ok(Some(broken))
+        }
+        linearizable::Verdict::Unknown { key, steps, .. } => {
+            Err(format!("{check} of {key:?} after {steps} steps"))
+        }
     }
 }
 

@@ -9,10 +9,7 @@
 //! A change whose answer was lost may have come into force or not, and may still do so. An attempt that was neither let
 //! through nor refused says nothing.
 
-use std::collections::BTreeMap;
-
-use super::linearizable::{self, Verdict};
-use super::{At, Findings};
+use super::{Findings, in_one_order};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::scenario::rights::Level;
 
@@ -84,27 +81,12 @@ fn history(attempts: &[Attempt]) -> Vec<Operation> {
     history
 }
 
-/// Judges what was tried. What could not be decided is told in words.
-pub fn check(attempts: &[Attempt], findings: &mut Findings) -> Option<String> {
-    let history = history(attempts);
-    let mut users: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
-    for operation in &history {
-        users.entry(&operation.key).or_default().push(operation.clone());
-    }
-    let mut undecided = None;
-    for history in users.into_values() {
-        match linearizable::check(&history) {
-            Verdict::Linearizable => {}
-            Verdict::Violation(broken) => {
-                let at = At { ns: broken.at_ns, node: broken.node };
-                findings.add("ACL", at, broken.words.clone());
-            }
-            Verdict::Unknown { key, steps, .. } => {
-                undecided = Some(format!("ACL of {key:?} after {steps} steps"));
-            }
-        }
-    }
-    undecided
+/// Judges what was tried.
+///
+/// # Errors
+/// What could not be decided, in words.
+pub fn check(attempts: &[Attempt], findings: &mut Findings) -> Result<(), String> {
+    in_one_order("ACL", &history(attempts), findings).map(drop)
 }
 
 #[cfg(test)]
@@ -126,7 +108,7 @@ mod tests {
 
     fn found(attempts: &[Attempt]) -> Vec<String> {
         let mut findings = Findings::default();
-        assert_eq!(check(attempts, &mut findings), None);
+        assert_eq!(check(attempts, &mut findings), Ok(()));
         findings.violations.into_iter().map(|violation| violation.detail).collect()
     }
 

@@ -5,10 +5,7 @@
 //! must be linearizable ([`super::linearizable`]). A transaction of which one operation failed is no write at all: whoever
 //! sees its value has seen what nobody wrote.
 
-use std::collections::BTreeMap;
-
-use super::linearizable::{self, Verdict};
-use super::{At, Findings};
+use super::{At, Findings, in_one_order};
 use crate::history::Operation;
 
 /// A pair whose halves were seen to differ.
@@ -33,30 +30,16 @@ pub struct Pairs {
     pub torn: Vec<Torn>,
 }
 
-/// Judges what was seen. What could not be decided is told in words.
-pub fn check(pairs: &Pairs, findings: &mut Findings) -> Option<String> {
+/// Judges what was seen.
+///
+/// # Errors
+/// What could not be decided, in words.
+pub fn check(pairs: &Pairs, findings: &mut Findings) -> Result<(), String> {
     for Torn { pair, node, at_ns, said } in &pairs.torn {
         let at = At { ns: *at_ns, node: *node };
         findings.add("TXN", at, format!("{pair} was seen in two halves: {said}"));
     }
-    let mut by_pair: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
-    for operation in &pairs.history {
-        by_pair.entry(&operation.key).or_default().push(operation.clone());
-    }
-    let mut undecided = None;
-    for history in by_pair.into_values() {
-        match linearizable::check(&history) {
-            Verdict::Linearizable => {}
-            Verdict::Violation(broken) => {
-                let at = At { ns: broken.at_ns, node: broken.node };
-                findings.add("TXN", at, broken.words.clone());
-            }
-            Verdict::Unknown { key, steps, .. } => {
-                undecided = Some(format!("TXN of {key:?} after {steps} steps"));
-            }
-        }
-    }
-    undecided
+    in_one_order("TXN", &pairs.history, findings).map(drop)
 }
 
 #[cfg(test)]
@@ -90,7 +73,7 @@ mod tests {
     fn found(history: &[Operation], torn: &[Torn]) -> Vec<String> {
         let mut findings = Findings::default();
         let pairs = Pairs { history: history.to_vec(), torn: torn.to_vec() };
-        assert_eq!(check(&pairs, &mut findings), None);
+        assert_eq!(check(&pairs, &mut findings), Ok(()));
         findings.violations.into_iter().map(|violation| violation.detail).collect()
     }
 

@@ -16,6 +16,20 @@ pub(super) fn log_uniform(rng: &mut StdRng, low: u64, high: u64) -> u64 {
     rng.random_range((1 << bits)..(2 << bits)).clamp(low, high)
 }
 
+/// Moments of a storm, `pace_ms` apart on average, from the first `pace_ms` on.
+pub(super) fn at_pace(
+    rng: &mut StdRng,
+    duration_ms: u64,
+    pace_ms: u64,
+    mut then: impl FnMut(&mut StdRng, u64),
+) {
+    let mut at_ms = rng.random_range(0..pace_ms);
+    while at_ms < duration_ms {
+        then(rng, at_ms);
+        at_ms += rng.random_range(1..=2 * pace_ms);
+    }
+}
+
 /// The share of seeds in which more may break than can be repaired.
 const BEYOND: f64 = 0.1;
 /// The share of seeds with wrong clocks in which there are partitions.

@@ -6,7 +6,7 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::generate::log_uniform;
+use super::generate::{at_pace, log_uniform};
 use super::{PlannedAction, PlannedOp, Scenario, stream};
 
 /// The number of the first such client.
@@ -44,8 +44,7 @@ pub(super) fn add(scenario: &mut Scenario) {
     let mut values = 0;
     for client in 0..rng.random_range(2..=4) {
         let pace_ms = log_uniform(rng, 80, 2_000);
-        let mut at_ms = rng.random_range(0..pace_ms);
-        while at_ms < scenario.duration_ms {
+        at_pace(rng, scenario.duration_ms, pace_ms, |rng, at_ms| {
             values += 1;
             let value = format!("p{values}");
             let deed = match rng.random_range(0..100) {
@@ -60,8 +59,7 @@ pub(super) fn add(scenario: &mut Scenario) {
             let node = nodes[rng.random_range(0..nodes.len())];
             let action = PlannedAction::Pair(deed);
             scenario.operations.push(PlannedOp { at_ms, client, node, key, action });
-            at_ms += rng.random_range(1..=2 * pace_ms);
-        }
+        });
     }
     scenario.operations.sort_by_key(|op| op.at_ms);
 }

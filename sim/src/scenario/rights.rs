@@ -8,7 +8,7 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::generate::log_uniform;
+use super::generate::{at_pace, log_uniform};
 use super::{PlannedAction, PlannedOp, Scenario, stream};
 
 /// The number of the first administrator; each user's clients have the numbers after its own.
@@ -66,8 +66,7 @@ pub(super) fn add(scenario: &mut Scenario) {
         let users = rng.random_range(1..=2);
         for client in 0..=users {
             let pace_ms = if client == 0 { pace_ms } else { log_uniform(rng, 50, pace_ms) };
-            let mut at_ms = rng.random_range(0..pace_ms);
-            while at_ms < scenario.duration_ms {
+            at_pace(rng, scenario.duration_ms, pace_ms, |rng, at_ms| {
                 let deed = if client == 0 {
                     let least = if linked { 0 } else { 1 };
                     let level = [Level::Gone, Level::Nothing, Level::Read, Level::Write];
@@ -83,8 +82,7 @@ pub(super) fn add(scenario: &mut Scenario) {
                 let node = nodes[rng.random_range(0..nodes.len())];
                 let (key, action) = (key.clone(), PlannedAction::Right(deed));
                 scenario.operations.push(PlannedOp { at_ms, client, node, key, action });
-                at_ms += rng.random_range(1..=2 * pace_ms);
-            }
+            });
         }
     }
     scenario.operations.sort_by_key(|op| op.at_ms);

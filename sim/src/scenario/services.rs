@@ -7,7 +7,7 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::generate::log_uniform;
+use super::generate::{at_pace, log_uniform};
 use super::{PlannedAction, PlannedOp, Scenario, stream};
 
 /// The number of the first client that registers.
@@ -56,9 +56,8 @@ pub(super) fn add(scenario: &mut Scenario) {
         let node = nodes[rng.random_range(0..nodes.len())];
         let services = rng.random_range(1..=2);
         let pace_ms = log_uniform(rng, 400, 4_000);
-        let mut at_ms = rng.random_range(0..pace_ms);
         let mut is_first = true;
-        while at_ms < scenario.duration_ms {
+        at_pace(rng, scenario.duration_ms, pace_ms, |rng, at_ms| {
             let key = format!("svc-{number}-{}", rng.random_range(0..services));
             let deed = match rng.random_range(0..100) {
                 _ if is_first => None,
@@ -76,8 +75,7 @@ pub(super) fn add(scenario: &mut Scenario) {
             is_first = false;
             let (client, action) = (FIRST_CLIENT + number, PlannedAction::Service(deed));
             scenario.operations.push(PlannedOp { at_ms, client, node, key, action });
-            at_ms += rng.random_range(1..=2 * pace_ms);
-        }
+        });
     }
     scenario.operations.sort_by_key(|op| op.at_ms);
 }
