@@ -454,6 +454,8 @@ impl Clients {
     fn unpad(&self, value: &mut String) {
         if self.padding > 0 {
             value.truncate(value.trim_end_matches(PADDING).len());
+            // It may be kept to the end of the run, which its dots need not be.
+            value.shrink_to_fit();
         }
     }
 

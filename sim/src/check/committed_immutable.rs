@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use driftline::env::Observed;
 
+use super::by_index::ByIndex;
 use super::view::View;
 use super::{At, Check, Event, Findings};
 
@@ -17,7 +18,7 @@ pub struct CommittedImmutable {
     /// By node and Raft id: the highest index applied in any life.
     applied: BTreeMap<(u32, Option<u64>), u64>,
     /// The term applied at each index, by whoever was first.
-    terms: BTreeMap<u64, u64>,
+    terms: ByIndex<u64>,
 }
 
 impl Check for CommittedImmutable {
@@ -26,7 +27,7 @@ impl Check for CommittedImmutable {
         let identity = node.identity(at.node);
         match event {
             Event::Observed(Observed::Applied { index, term, .. }) => {
-                self.terms.entry(*index).or_insert(*term);
+                self.terms.or_insert(*index, *term);
                 let applied = self.applied.entry(identity).or_default();
                 *applied = (*applied).max(*index);
             }
@@ -44,7 +45,7 @@ impl Check for CommittedImmutable {
                 }
             }
             Event::Observed(Observed::Appended { index, term, .. }) => {
-                let committed = self.terms.get(index).copied().filter(|committed| committed != term);
+                let committed = self.terms.get(*index).copied().filter(|committed| committed != term);
                 if self.applied.get(&identity).is_some_and(|applied| index <= applied)
                     && let Some(committed) = committed
                 {

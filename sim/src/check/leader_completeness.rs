@@ -7,11 +7,10 @@
 //!
 //! Let pass as well: entries that the leader's snapshot covers (SMS and CI judge those).
 
-use std::collections::BTreeMap;
-
 use driftline::env::Observed;
 use driftline::env::observe::RaftRole;
 
+use super::by_index::ByIndex;
 use super::view::View;
 use super::{At, Check, Event, Findings};
 
@@ -19,7 +18,7 @@ use super::{At, Check, Event, Findings};
 #[derive(Debug, Default)]
 pub struct LeaderCompleteness {
     /// By index: the entry's term, and a term in or before which it was committed.
-    committed: BTreeMap<u64, (u64, u64)>,
+    committed: ByIndex<(u64, u64)>,
 }
 
 impl Check for LeaderCompleteness {
@@ -28,16 +27,16 @@ impl Check for LeaderCompleteness {
         match event {
             Event::Observed(Observed::Applied { index, term, .. }) => {
                 let by = node.term.max(*term);
-                let known = self.committed.entry(*index).or_insert((*term, by));
+                let known = self.committed.or_insert(*index, (*term, by));
                 known.1 = known.1.min(by);
             }
             Event::Observed(Observed::Role { term, role: RaftRole::Leader, .. }) => {
                 // What its snapshot covers is most of a long run, and is not even looked at.
-                let missing = self.committed.range(node.uncovered()..).find(|(index, (entry_term, by))| {
-                    *by < *term && node.log.get(**index).map(|(term, _)| term) != Some(*entry_term)
+                let missing = self.committed.from(node.uncovered()).find(|(index, (entry_term, by))| {
+                    *by < *term && node.log.get(*index).map(|(term, _)| term) != Some(*entry_term)
                 });
                 if let Some((index, (entry_term, _))) = missing {
-                    let instead = match node.log.get(*index) {
+                    let instead = match node.log.get(index) {
                         Some((other, _)) => format!("has an entry of term {other} there"),
                         None => format!("its log ends at {:?}", node.log.last()),
                     };

@@ -10,14 +10,28 @@ use std::collections::BTreeMap;
 
 use driftline::env::Observed;
 
+use super::by_index::ByIndex;
 use super::view::View;
 use super::{At, Check, Event, Findings};
+
+/// An entry, as it was first seen.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    term: u64,
+    digest: u64,
+    /// Term of the entry before, where seen.
+    before: Option<u64>,
+    /// Who showed it first.
+    node: u32,
+}
 
 /// The check's memory.
 #[derive(Debug, Default)]
 pub struct LogMatching {
-    /// By index and term: digest, term of the entry before (where seen), and who showed it first.
-    entries: BTreeMap<(u64, u64), (u64, Option<u64>, u32)>,
+    /// At each index the entry of the term that was first seen there, which is nearly always the only one.
+    first: ByIndex<Shown>,
+    /// Those of other terms, by index and term.
+    others: BTreeMap<(u64, u64), Shown>,
 }
 
 impl LogMatching {
@@ -29,8 +43,12 @@ impl LogMatching {
         before: Option<u64>,
         findings: &mut Findings,
     ) {
-        let known = self.entries.entry((index, term)).or_insert((digest, before, at.node));
-        let (first_digest, first_before, first_node) = *known;
+        let now = Shown { term, digest, before, node: at.node };
+        let mut known = self.first.or_insert(index, now);
+        if known.term != term {
+            known = self.others.entry((index, term)).or_insert(now);
+        }
+        let Shown { digest: first_digest, before: first_before, node: first_node, .. } = *known;
         // Mutant T07: one log is as good as another.
         if first_digest != digest && !driftline::mutant::is("T07") {
             findings.add(
@@ -53,7 +71,7 @@ impl LogMatching {
                     at.node
                 ),
             ),
-            (None, Some(_)) => known.1 = before,
+            (None, Some(_)) => known.before = before,
             _ => {}
         }
     }

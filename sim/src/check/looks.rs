@@ -136,7 +136,11 @@ impl Lives {
                 life.applied.push((at.ns, *applied));
             }
             Event::Observed(Observed::Applied { index, .. } | Observed::SnapshotInstalled { index, .. }) => {
-                life.applied.push((at.ns, *index));
+                // Of a batch that is applied at one instant only the last is ever asked for.
+                match life.applied.last_mut() {
+                    Some(last) if last.0 == at.ns => last.1 = *index,
+                    _ => life.applied.push((at.ns, *index)),
+                }
             }
             _ => {}
         }

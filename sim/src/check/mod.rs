@@ -15,6 +15,7 @@
 pub mod accuracy;
 pub mod anti_entropy;
 pub mod beyond;
+mod by_index;
 pub mod catalog_watch;
 pub mod census;
 pub mod claims;

@@ -5,10 +5,9 @@
 //! index is applied once and the next is larger; after a restart they may be applied again, which is
 //! judged against the first time.
 
-use std::collections::BTreeMap;
-
 use driftline::env::Observed;
 
+use super::by_index::ByIndex;
 use super::view::View;
 use super::{At, Check, Event, Findings};
 
@@ -26,12 +25,12 @@ struct Applied {
 /// The check's memory.
 #[derive(Debug, Default)]
 pub struct StateMachineSafety {
-    applied: BTreeMap<u64, Applied>,
+    applied: ByIndex<Applied>,
 }
 
 impl StateMachineSafety {
     fn compare(&mut self, at: At, index: u64, now: Applied, what: &str, findings: &mut Findings) {
-        let first = self.applied.entry(index).or_insert(now);
+        let first = self.applied.or_insert(index, now);
         let mut differences = Vec::new();
         if first.term != now.term {
             differences.push(format!("term {} is not {}", now.term, first.term));

@@ -44,13 +44,13 @@ pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
         (None, Some(seed)) => experiment().scenario(seed, &limits(&args.shape)),
         (None, None) => return Err(Unusable("one wants --seed or --scenario".to_owned())),
     };
-    let report = simulate(&scenario, args)?;
+    let report = simulate(scenario, args)?;
     // A violation is in the report; the exit code only says that there is one.
     print(&json_line(&report))
 }
 
 #[cfg(madsim)]
-fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
+fn simulate(scenario: Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
     use crate::world::PageFile;
 
     let options = crate::world::RunOptions {
@@ -67,7 +67,7 @@ fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> 
 }
 
 #[cfg(not(madsim))]
-fn simulate(scenario: &Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
+fn simulate(scenario: Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
     Err(Unusable(format!(
         "cannot run seed {}{}: this build has no simulator in it: build and run it with `cargo sim`",
         scenario.seed,

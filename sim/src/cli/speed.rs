@@ -28,7 +28,9 @@ pub struct SpeedArgs {
 
 /// One seed after the other on one core, with all faults and all checks, so that the figure is per core.
 pub fn speed(args: &SpeedArgs) -> Result<bool, Unusable> {
-    let runner = Processes { jobs: Some(1), ..Processes::default() }.runner()?;
+    // Slower than the clock on the wall means that it hangs.
+    let patience = 120 + args.duration.unwrap_or(0);
+    let runner = Processes { jobs: Some(1), time_limit: Some(patience), ..Processes::default() }.runner()?;
     let folder = tempfile::tempdir().map_err(|error| Unusable(format!("no folder for plans: {error}")))?;
     let mut all_ok = true;
     for nodes in &args.nodes {

@@ -16,7 +16,6 @@ use crate::record::Happening;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape, agents};
 use crate::trace::WORLD;
-use crate::workload::FIRST_CLIENT;
 
 impl World {
     /// A fault that may make gossip err touches everybody: rumours travel. A mild one does not count:
@@ -159,7 +158,7 @@ impl World {
     pub(super) fn scene(&self) -> Scene {
         Scene {
             nodes: self.machines().into_keys().collect(),
-            clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
+            clients: self.clients_hosts.clone(),
             leader: self.leader().unwrap_or(0),
             now_ns: self.now(),
             probe_period_ms: self.scenario.settings.probe_period_ms,

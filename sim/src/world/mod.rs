@@ -132,7 +132,7 @@ pub struct PageFile {
 
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
 /// process's, and a second run would not be what the first was.
-pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experiment>) -> RunReport {
+pub fn run(scenario: Scenario, options: &RunOptions, experiment: Arc<dyn Experiment>) -> RunReport {
     if let Some(mutant) = &options.mutant {
         driftline::mutant::activate(mutant);
     }
@@ -149,10 +149,12 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
         trace.listen(scribe.clone());
         scribe
     });
+    // A long plan is large and the run uses it up, so that only who draws the plan pays for a copy.
+    let plan = options.report.is_some().then(|| scenario.clone());
     let schedule = stream(scenario.seed, "schedule").next_u64();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
     let (history, broken) =
-        runtime.block_on(whole(scenario.clone(), options, experiment, trace.clone(), &mut report));
+        runtime.block_on(whole(scenario, options, experiment, trace.clone(), &mut report));
     if let Err(error) = trace.finish() {
         report.violate("CRASH", format!("the trace file is incomplete: {error}"));
     }
@@ -163,7 +165,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
             report: &report,
             history: &history,
             broken: broken.as_deref(),
-            scenario: Some(scenario),
+            scenario: plan.as_ref(),
             mutant: options.mutant.as_deref(),
             again: Some(&file.again),
             own_client: Some(WORLDS_CLIENT),
@@ -178,7 +180,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions, experiment: Arc<dyn Experi
 }
 
 async fn whole(
-    scenario: Scenario,
+    mut scenario: Scenario,
     options: &RunOptions,
     experiment: Arc<dyn Experiment>,
     trace: Arc<Trace>,
@@ -200,9 +202,16 @@ async fn whole(
     let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
     let clients = Clients::new(universe.pump.clone(), timeout, padding);
     let (exits, exited) = mpsc::unbounded_channel();
+    let users = holders::users(&scenario);
+    let plans = Plans::of(std::mem::take(&mut scenario.operations));
     let world = Arc::new(World {
         universe: universe.clone(),
         perturb: options.perturb,
+        clients_hosts: plans.by_client.keys().map(|client| FIRST_CLIENT + client).collect(),
+        has_services: plans.has_services,
+        pairs: plans.pairs.clone(),
+        users,
+        plans: Mutex::new(plans),
         scenario,
         experiment: experiment.clone(),
         watch: watch.clone(),
@@ -448,10 +457,47 @@ struct State {
     keys: Step,
 }
 
+/// What the clients are to do, and what the world must know of it when they have taken it over.
+#[derive(Default)]
+struct Plans {
+    by_client: BTreeMap<u32, Vec<PlannedOp>>,
+    /// The keys of single entries.
+    keys: BTreeSet<String>,
+    /// The pairs of keys that are changed together.
+    pairs: BTreeSet<String>,
+    has_services: bool,
+}
+
+impl Plans {
+    fn of(operations: Vec<PlannedOp>) -> Plans {
+        let mut plans = Plans::default();
+        for op in operations {
+            plans.keys.extend(op.single_key());
+            plans.has_services |= matches!(op.action, PlannedAction::Service(_));
+            if matches!(op.action, PlannedAction::Pair(_)) {
+                plans.pairs.insert(op.key.clone());
+            }
+            plans.by_client.entry(op.client).or_default().push(op);
+        }
+        plans
+    }
+}
+
 struct World {
     universe: Arc<Universe>,
     perturb: u64,
+    /// Without its operations, which are in `plans`.
     scenario: Scenario,
+    /// Nothing once the storm has begun: then they are the clients'.
+    plans: Mutex<Plans>,
+    /// The hosts of the clients that have a plan.
+    clients_hosts: BTreeSet<u32>,
+    /// Whether a client registers services.
+    has_services: bool,
+    /// The pairs of keys that clients change.
+    pairs: BTreeSet<String>,
+    /// Who has rights.
+    users: BTreeSet<String>,
     experiment: Arc<dyn Experiment>,
     watch: Arc<Watch>,
     clients: Arc<Clients>,
@@ -469,12 +515,6 @@ fn rights(enabled: bool) -> AclConfig {
     let root = Secret::new(holders::ROOT.to_owned());
     let tokens = AclTokens { initial_management: root.clone(), default: root, ..AclTokens::default() };
     AclConfig { enabled, default_policy: DefaultPolicy::Deny, tokens, ..AclConfig::default() }
-}
-
-/// The pairs of keys that clients change.
-fn pairs_of(scenario: &Scenario) -> BTreeSet<String> {
-    let pairs = scenario.operations.iter().filter(|op| matches!(op.action, PlannedAction::Pair(_)));
-    pairs.map(|op| op.key.clone()).collect()
 }
 
 fn node_ip(number: u32) -> IpAddr {
@@ -715,8 +755,8 @@ impl World {
     /// Makes the users who have rights, before anything breaks.
     async fn users_are_known(&self, env: &Env) -> bool {
         let deadline = self.now() + FORMED_WITHIN.as_nanos() as u64;
-        for user in holders::users(&self.scenario) {
-            while !self.clients.found_user(env, 0, &user).await {
+        for user in &self.users {
+            while !self.clients.found_user(env, 0, user).await {
                 if self.now() > deadline {
                     return false;
                 }
@@ -731,12 +771,9 @@ impl World {
         let storm_ns = self.now();
         self.universe.pump.note(WORLD, "storm", "begins");
         self.universe.pump.tell(WORLD, Happening::Storm);
-        let mut plans: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-        for op in &self.scenario.operations {
-            plans.entry(op.client).or_default().push(op.clone());
-        }
-        self.clients.know(self.scenario.operations.iter().filter_map(PlannedOp::single_key).collect());
-        for (client, plan) in plans {
+        let plans = std::mem::take(&mut *self.plans.lock().unwrap_or_else(PoisonError::into_inner));
+        self.clients.know(plans.keys);
+        for (client, plan) in plans.by_client {
             let host = FIRST_CLIENT + client;
             let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
             let (clients, experiment) = (self.clients.clone(), self.experiment.clone());
@@ -929,7 +966,7 @@ impl World {
                     }
                 }
             }
-            for pair in pairs_of(&self.scenario) {
+            for pair in &self.pairs {
                 self.clients.pair(env, (WORLDS_CLIENT, leader), &pair, PairDeed::Read).await;
             }
             // The stores are of one moment only if nothing was applied meanwhile: sessions expire even now.

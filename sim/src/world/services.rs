@@ -13,7 +13,6 @@ use serde::de::DeserializeOwned;
 
 use super::{HEALED_WITHIN, World};
 use crate::check::anti_entropy::{Account, Service, Stands, differs};
-use crate::scenario::PlannedAction;
 use crate::scenario::nodes::node_name;
 
 /// An agent compares what it has with the catalog at least so often.
@@ -36,7 +35,7 @@ impl World {
     /// Waits until the catalog follows every agent, and then until every agent has compared once more; says what is still
     /// wrong when the time is over.
     pub(super) async fn services_lag(self: &Arc<World>, env: &Env) -> Option<String> {
-        if !self.scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Service(_))) {
+        if !self.has_services {
             return None;
         }
         if let Some(wrong) = self.services_wrong(env).await {
