@@ -214,7 +214,17 @@ fn nodes_have_places_and_answers_can_be_sorted_by_them() {
         })
     );
     assert_eq!(a.http().get("/v1/coordinate/node/nobody").status, 404);
+    let query = json!({ "Name": "web", "Service": { "Service": "web", "Near": "far" } }).to_string();
+    assert_eq!(b.http().call(Method::POST, "/v1/query", query).unwrap().status, 200);
     for node in [&a, &b] {
+        // A query has a place of its own; that of who asks goes before it.
+        let carried_out = |asked: &str| {
+            let found = node.http().json(&format!("/v1/query/web/execute{asked}")).unwrap();
+            let nodes = found["Nodes"].as_array().unwrap().iter();
+            nodes.map(|one| one["Node"]["Node"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(carried_out(""), ["far", "near", "here"]);
+        assert_eq!(carried_out("?near=here&limit=2"), ["here", "near"]);
         let order = |path: &str| names(&node.http().json(path).unwrap(), "Node");
         assert_eq!(order("/v1/catalog/service/web?near=here"), ["here", "near", "far"]);
         assert_eq!(order("/v1/catalog/service/web?near=far"), ["far", "near", "here"]);

@@ -157,8 +157,7 @@ async fn places(api: &Api) -> Result<Vec<NodePlace>, Failure> {
     Ok(api.agent.query(options, &CoordinatesOfAll).await?.value)
 }
 
-/// Sorts by the distance from the node that `?near` names, `_agent` being this agent's own. Without it, or if
-/// that node has no place, everything stays in its order.
+/// Sorts by the distance from the node that `?near` names: see [`sort_by_distance`].
 ///
 /// # Errors
 /// When no server could be asked.
@@ -168,7 +167,23 @@ pub async fn nearest_first<T>(
     rows: &mut [T],
     node: impl Fn(&T) -> &str,
 ) -> Result<(), Failure> {
-    let Some(near) = params.text("near") else { return Ok(()) };
+    match params.text("near") {
+        Some(near) => sort_by_distance(api, near, rows, node).await,
+        None => Ok(()),
+    }
+}
+
+/// Sorts by the distance from a node, `_agent` being this agent's own. If that node has no place, everything stays in
+/// its order.
+///
+/// # Errors
+/// When no server could be asked.
+pub async fn sort_by_distance<T>(
+    api: &Api,
+    near: &str,
+    rows: &mut [T],
+    node: impl Fn(&T) -> &str,
+) -> Result<(), Failure> {
     let own = api.agent.local_member().name;
     let near = if near == "_agent" { &own } else { near };
     if let Some(distances) = Distances::from(near, &places(api).await?) {

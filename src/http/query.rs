@@ -1,6 +1,7 @@
 //! `/v1/query`: prepared queries, as [`crate::state::prepared`] keeps them, and carrying them out.
 //!
-//! What is found comes in a random order, so that whoever takes the first spreads its requests.
+//! What is found comes in a random order, so that whoever takes the first spreads its requests; or the nearest first,
+//! if the query or who asks it says to which node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -13,6 +14,7 @@ use crate::state::catalog::{Instance, Row, ServiceInstances, Status, has_meta};
 use crate::state::prepared::{NOT_FOUND, Prepared, PreparedCommand, PreparedList, PreparedQuery, Template};
 use crate::state::{Command, Outcome, Refusal};
 
+use super::coordinate::sort_by_distance;
 use super::decode::{self, Labels};
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -315,6 +317,11 @@ async fn execute(api: &Api, params: &Params, wanted: String) -> Reply {
     let answer = api.agent.query(options, &question).await?;
     let mut found: Vec<&Instance> = answer.value.iter().filter(|one| wants(&query, one)).collect();
     found.shuffle(&mut *api.rng.lock().unwrap_or_else(PoisonError::into_inner));
+    // Who asks knows better than who wrote it. What is equally near stays shuffled.
+    let near = params.text("near").unwrap_or(&query.near);
+    if !near.is_empty() {
+        sort_by_distance(api, near, &mut found, |one| &one.node.info.name).await?;
+    }
     if let Some(limit) = limit {
         found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     }

@@ -149,6 +149,7 @@ pub fn configured(config: &Config) -> Result<Configured, Invalid> {
     Ok(found)
 }
 
+/// How a check finds out. One that names several ways is not refused by Consul, which takes the first in this order.
 fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
     let unsupported = [
         ("DockerContainerID", &of.dockercontainerid),
@@ -188,10 +189,10 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
         let (address, service) = of.grpc.split_once('/').unwrap_or((&of.grpc, ""));
         let (address, service) = (address.to_owned(), service.to_owned());
         Probe::Grpc { address, service, tls: of.grpcusetls.then_some(tls) }
-    } else if !of.h2ping.is_empty() {
-        Probe::H2Ping { address: of.h2ping.clone(), tls: of.h2pingusetls.unwrap_or(true).then_some(tls) }
     } else if !args.is_empty() {
         Probe::Script(args.clone())
+    } else if !of.h2ping.is_empty() {
+        Probe::H2Ping { address: of.h2ping.clone(), tls: of.h2pingusetls.unwrap_or(true).then_some(tls) }
     } else if !of.aliasservice.is_empty() || !of.aliasnode.is_empty() {
         let node = (!of.aliasnode.is_empty()).then(|| of.aliasnode.clone());
         Probe::Alias { node, service: of.aliasservice.clone() }
@@ -310,6 +311,33 @@ mod tests {
             (json!({ "services": [{ "nane": "a" }] }), "number 1: the key nane is unknown"),
         ] {
             assert!(wrong(config).contains(said), "{said}");
+        }
+    }
+
+    #[test]
+    fn of_several_ways_to_find_out_the_first_counts() {
+        let all = [
+            ("http", json!("http://a/")),
+            ("tcp", json!("a:1")),
+            ("grpc", json!("a:1")),
+            ("args", json!(["true"])),
+            ("h2ping", json!("a:1")),
+        ];
+        for first in 0..all.len() {
+            let mut check = json!({ "name": "a", "interval": "1s" });
+            for (name, value) in &all[first..] {
+                check[*name] = value.clone();
+            }
+            let check: Check = serde_json::from_value(check).unwrap();
+            let taken = match probe(&check).unwrap().unwrap() {
+                Probe::Http { .. } => "http",
+                Probe::Tcp(_) => "tcp",
+                Probe::Grpc { .. } => "grpc",
+                Probe::Script(_) => "args",
+                Probe::H2Ping { .. } => "h2ping",
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(taken, all[first].0);
         }
     }
 
