@@ -967,7 +967,7 @@ impl World {
                 }
             }
             for pair in &self.pairs {
-                self.clients.pair(env, (WORLDS_CLIENT, leader), &pair, PairDeed::Read).await;
+                self.clients.pair(env, (WORLDS_CLIENT, leader), pair, PairDeed::Read).await;
             }
             // The stores are of one moment only if nothing was applied meanwhile: sessions expire even now.
             for _ in 0..STILL_TRIES {
