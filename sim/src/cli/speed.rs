@@ -30,7 +30,7 @@ pub struct SpeedArgs {
 pub fn speed(args: &SpeedArgs) -> Result<bool, Unusable> {
     // Slower than the clock on the wall means that it hangs.
     let patience = 120 + args.duration.unwrap_or(0);
-    let runner = Processes { jobs: Some(1), time_limit: Some(patience), ..Processes::default() }.runner()?;
+    let runner = Processes { jobs: Some(1), time_limit: Some(patience) }.runner()?;
     let folder = tempfile::tempdir().map_err(|error| Unusable(format!("no folder for plans: {error}")))?;
     let mut all_ok = true;
     for nodes in &args.nodes {
