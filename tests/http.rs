@@ -62,6 +62,12 @@ fn an_agent_describes_itself() {
     }
     let wide = node.http().json("/v1/agent/members?wan=1").unwrap();
     assert_eq!(wide[0]["Name"], "a.dc1");
+    // Reads of the replicated state say how they are answered, found or not; this agent's own need not.
+    for path in ["/v1/kv/none", "/v1/catalog/nodes", "/v1/health/service/none?stale"] {
+        let answer = node.http().get(path);
+        assert_eq!(answer.header("x-consul-query-backend"), Some("blocking-query"), "{path}");
+    }
+    assert_eq!(node.http().get("/v1/agent/services").header("x-consul-query-backend"), None);
 }
 
 #[test]

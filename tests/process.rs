@@ -209,6 +209,8 @@ fn commands_print_what_people_need() {
         "kv list",
         "kv list dir/",
         "kv list --separator /",
+        "kv get --keys --separator /",
+        "kv get --separator / dir/a",
         "kv list --json",
         "kv list none/",
         "kv delete dir/a",

@@ -475,4 +475,6 @@ fn filters_choose_among_services_and_members() {
     let members = |filter: &str| node.http().json(&format!("/v1/agent/members?filter={filter}")).unwrap();
     assert_eq!(members("Tags.role+%3D%3D+consul").as_array().unwrap().len(), 1);
     assert_eq!(members("Name+%3D%3D+b"), json!([]));
+    // A tag that a member does not have is no mistake.
+    assert_eq!(members("Tags.none+%3D%3D+x"), json!([]));
 }

@@ -59,6 +59,9 @@ pub struct KvGet {
     /// Print the keys under the prefix
     #[arg(long)]
     keys: bool,
+    /// Cut the keys after this, when it follows the prefix
+    #[arg(long, requires = "keys")]
+    separator: Option<String>,
     /// Let any server answer from what it has, which may be old
     #[arg(long)]
     stale: bool,
@@ -390,8 +393,8 @@ fn value_of(entry: &Value, base64: bool) -> Result<Vec<u8>, Problem> {
 
 async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     if args.keys {
-        let KvGet { key: prefix, stale, format, api, .. } = args;
-        return kv_list(env, KvList { prefix, separator: None, stale, format, api }).await;
+        let KvGet { key: prefix, separator, stale, format, api, .. } = args;
+        return kv_list(env, KvList { prefix, separator, stale, format, api }).await;
     }
     if args.key.is_empty() && !args.recurse {
         return Err(Problem::usage("kv get needs a key, or --recurse for all of them"));

@@ -25,8 +25,9 @@ const MAX_DEPTH: usize = 64;
 const MAX_REGEX_BYTES: usize = 256 * 1024;
 
 /// Under these, names are the user's, and one that is missing is no mistake.
-const LABELS: [&str; 6] =
-    ["Meta", "NodeMeta", "ServiceMeta", "TaggedAddresses", "ServiceTaggedAddresses", "Proxy"];
+/// A member's tags are such; a service's are a list, through which nothing is selected.
+const LABELS: [&str; 7] =
+    ["Meta", "NodeMeta", "ServiceMeta", "Tags", "TaggedAddresses", "ServiceTaggedAddresses", "Proxy"];
 
 /// A filter.
 #[derive(Clone, Debug)]
@@ -398,7 +399,7 @@ mod tests {
         let entry = json!({
             "ServiceName": "web", "ServicePort": 8080, "ServiceTags": ["v1", "blue"], "Empty": [],
             "ServiceMeta": {"env": "prod", "a key": "x"}, "Node": "n-1.example", "Flag": true,
-            "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null,
+            "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null, "Tags": {"role": "consul"},
         });
         let filter = Filter::parse(text).map_err(|failure| failure.text)?;
         Filter::choose(&Some(filter), vec![entry])
@@ -426,6 +427,9 @@ mod tests {
             ("ServiceMeta.missing == x", false),
             ("ServiceMeta.missing is empty", true),
             ("env in ServiceMeta", true),
+            ("Tags.role == consul", true),
+            ("Tags.missing == x", false),
+            ("Tags.missing != x", true),
             ("Node matches \"^n-\\d\\.\"", true),
             ("Node not matches `^m`", true),
             ("Node == n-1.example", true),
@@ -449,6 +453,7 @@ mod tests {
             ("ServiceName == web Flag", "not expected"),
             ("Nonsense == web", "Selector \"Nonsense\" is not valid"),
             ("ServiceName.Inner == web", "is not valid"),
+            ("ServiceTags.v1 == web", "is not valid"),
             ("Node matches \"(\"", "bad regular expression"),
             ("== web", "a selector is missing"),
             ("ServiceTags is full", "\"empty\""),

@@ -17,6 +17,7 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const QUERY_BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const DEFAULT_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const OUTCOME: HeaderName = HeaderName::from_static("x-driftline-outcome");
@@ -223,6 +224,8 @@ pub fn describe_unindexed<T>(
         Consistency::Stale => "stale",
     };
     headers.insert(EFFECTIVE_CONSISTENCY, HeaderValue::from_static(consistency));
+    // The other backend of Consul's is a stream between its agents; there is none here.
+    headers.insert(QUERY_BACKEND, HeaderValue::from_static("blocking-query"));
     sifted(response, answer.filtered)
 }
 
