@@ -93,7 +93,7 @@ pub const TABLE: &[Mutant] = &[
         id: "C13",
         what: "that another lives under a name the leader enters in a way that changes nothing, again and again",
         origin: "seen here, as a run that never ended",
-        needs: &["lose-disk"],
+        needs: RESTARTS,
         checks: &["LOAD"],
     },
 ];
