@@ -20,7 +20,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::agent::Agent;
-use crate::agent::local::probe;
+use crate::agent::local::probe::{self, Question};
 use crate::agent::process::Given;
 use crate::config::watch::{Kind, Watch};
 use crate::env::{AbortOnDrop, Env, Guard};
@@ -266,12 +266,13 @@ async fn handle(agent: &Agent, watch: &Watch, index: u64, news: &Value) -> Resul
         let method = if http.method.is_empty() { "POST" } else { &http.method };
         let guard = Guard { unverified: http.tls_skip_verify, ..Guard::default() };
         let (env, process) = (agent.env(), agent.process());
-        let sending = probe::exchange(env, process, &http.path, &guard, method, &headers, &json);
+        let question = Question::new(&http.path, method, &headers, &json)?;
+        let sending = probe::ask(env, process, question, &guard, false);
         let within = http.timeout().unwrap_or(HANDLER);
         let sent = agent.env().timeout(within, sending).await;
         let (status, output) = sent.map_err(|_| format!("no answer within {within:?}"))??;
-        tracing::debug!(status, output, "a watch's handler answered");
-        return if (200..300).contains(&status) { Ok(()) } else { Err(format!("HTTP {status}: {output}")) };
+        tracing::debug!(%status, output, "a watch's handler answered");
+        return if status.is_success() { Ok(()) } else { Err(format!("HTTP {status}: {output}")) };
     }
     let process = agent.process().ok_or("no programs can be run here")?;
     let variables = BTreeMap::from([("CONSUL_INDEX".to_owned(), index.to_string())]);

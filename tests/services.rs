@@ -100,6 +100,32 @@ fn services_and_checks_outlive_the_agent() {
 }
 
 #[test]
+fn a_check_goes_where_an_answer_refers_to_and_says_no_more_than_it_may() {
+    let home = Home::new();
+    let node = server(&home);
+    let root = format!("http://{}/ui", node.at.http);
+    let define = |more: Value| {
+        let mut check = json!({ "Interval": "1s", "HTTP": root });
+        check.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = node.http().put("/v1/agent/check/register", check.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    // It refers to the same with a slash.
+    define(json!({ "Name": "led" }));
+    define(json!({ "Name": "stays", "DisableRedirects": true }));
+    define(json!({ "Name": "brief", "OutputMaxSize": 9 }));
+    eventually("all have looked", || {
+        let said = ["led", "stays", "brief"].map(|id| check(node.http(), id));
+        said.iter().all(|(_, output)| !output.is_empty()).then_some(())
+    });
+    let (status, output) = check(node.http(), "led");
+    assert!(status == "passing" && output.contains("200 OK Output: <!"), "{status}: {output}");
+    let (status, output) = check(node.http(), "stays");
+    assert!(status == "critical" && output.contains(": 301"), "{status}: {output}");
+    assert_eq!(check(node.http(), "brief"), ("passing".to_owned(), "HTTP GET ".to_owned()));
+}
+
+#[test]
 fn what_files_define_comes_and_goes_with_them() {
     let home = Home::new();
     let folder = home.path("agent.d");

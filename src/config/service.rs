@@ -90,6 +90,8 @@ pub struct Check {
     pub header: BTreeMap<String, Vec<Secret>>,
     /// The body.
     pub body: String,
+    /// Whether an answer that refers to another address counts as it is. Otherwise that address is asked.
+    pub disableredirects: bool,
     /// The name that the certificate of an `https://` address must have; empty: the host's.
     pub tlsservername: String,
     /// Whether any certificate will do there.
@@ -132,6 +134,8 @@ pub struct Check {
     pub failuresbeforewarning: u32,
     /// So many failures in a row until it is critical.
     pub failuresbeforecritical: u32,
+    /// What it says at most, in bytes; 0, or more than 4,096: 4,096.
+    pub outputmaxsize: usize,
 }
 
 /// Reads a list of services in a file.

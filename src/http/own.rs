@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::agent::local::book::{Book, Definition, OwnCheck, Unknown};
+use crate::agent::local::book::{Book, Definition, MAX_OUTPUT, OwnCheck, Unknown};
 use crate::agent::local::define::{self, Bad, Whole};
 use crate::agent::local::{NODE_MAINTENANCE, service_maintenance};
 use crate::config::service;
@@ -421,6 +421,7 @@ async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what
         success_before_passing: 0,
         failures_before_warning: 0,
         failures_before_critical: 0,
+        max_output: MAX_OUTPUT,
     };
     local.register_check(&api.agent, definition)?;
     keep(api).await?;

@@ -13,7 +13,7 @@ use crate::mutant;
 use crate::state::CatalogCommand;
 use crate::state::catalog::{CheckInfo, NodeInfo, Registration, SERF_HEALTH, ServiceInfo, Status, WholeNode};
 
-/// What a check says at most, in bytes; the rest is cut off.
+/// What a check says at most, in bytes, unless it is to say less; the rest is cut off.
 pub const MAX_OUTPUT: usize = 4096;
 
 /// The service that servers themselves are; the leader registers it.
@@ -49,6 +49,9 @@ pub enum Probe {
         /// Whether any certificate will do.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unverified: bool,
+        /// Whether an answer that refers to another address is the answer, instead of what that address says.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stays: bool,
     },
     /// A connection: whether there is one.
     Tcp(String),
@@ -134,6 +137,13 @@ pub struct Definition {
     pub failures_before_warning: u32,
     /// So many failures in a row until it is critical.
     pub failures_before_critical: u32,
+    /// What it says at most, in bytes.
+    #[serde(default = "max_output")]
+    pub max_output: usize,
+}
+
+fn max_output() -> usize {
+    MAX_OUTPUT
 }
 
 /// A check and how it stands.
@@ -212,9 +222,9 @@ pub enum Unknown {
 }
 
 /// Cuts a text to what a check may say.
-fn cut(mut text: String) -> String {
-    if text.len() > MAX_OUTPUT {
-        let mut end = MAX_OUTPUT;
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let mut end = max;
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -356,7 +366,7 @@ impl Book {
     /// A check found out how things are. Counts towards its thresholds.
     pub fn found(&mut self, id: &str, found: Status, output: String, now: Instant) {
         let Some(check) = self.checks.get_mut(id) else { return };
-        let output = cut(output);
+        let output = cut(output, check.definition.max_output);
         let critical = found == Status::Critical;
         check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
         check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
@@ -554,6 +564,7 @@ pub(super) mod tests {
             success_before_passing: 0,
             failures_before_warning: 0,
             failures_before_critical: 0,
+            max_output: MAX_OUTPUT,
         }
     }
 
@@ -618,8 +629,9 @@ pub(super) mod tests {
 
     #[test]
     fn output_is_cut_between_characters() {
-        assert_eq!(cut("é".repeat(MAX_OUTPUT)).len(), MAX_OUTPUT);
-        assert_eq!(cut(format!("x{}", "é".repeat(MAX_OUTPUT))).len(), MAX_OUTPUT - 1);
+        assert_eq!(cut("é".repeat(MAX_OUTPUT), MAX_OUTPUT).len(), MAX_OUTPUT);
+        assert_eq!(cut(format!("x{}", "é".repeat(MAX_OUTPUT)), MAX_OUTPUT).len(), MAX_OUTPUT - 1);
+        assert_eq!(cut("short".to_owned(), 3), "sho");
     }
 
     /// The catalog's view of this node after these commands.

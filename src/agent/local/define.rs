@@ -8,7 +8,7 @@ use crate::config::{Config, Invalid};
 use crate::secret::Secret;
 use crate::state::catalog::{ServiceInfo, Status};
 
-use super::book::{Definition, Probe, Tls};
+use super::book::{Definition, MAX_OUTPUT, Probe, Tls};
 
 /// The least time between two looks.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -182,6 +182,7 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
             body: of.body.clone(),
             server_name: of.tlsservername.clone(),
             unverified: of.tlsskipverify,
+            stays: of.disableredirects,
         }
     } else if !of.tcp.is_empty() {
         Probe::Tcp(of.tcp.clone())
@@ -257,6 +258,10 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
             given => given,
         },
         failures_before_critical: of.failuresbeforecritical,
+        max_output: match of.outputmaxsize {
+            0 => MAX_OUTPUT,
+            given => given.min(MAX_OUTPUT),
+        },
     })
 }
 

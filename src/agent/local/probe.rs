@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::uri::Scheme;
-use axum::http::{Method, Request, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -17,6 +17,9 @@ use crate::state::catalog::Status;
 
 use super::book::{MAX_OUTPUT, Probe, Tls};
 use super::h2;
+
+/// A request by HTTP is led on to another address so many times.
+const MAX_REDIRECTS: u32 = 10;
 
 /// What a probe found, and what there is to say about it.
 pub type Finding = (Status, String);
@@ -34,9 +37,23 @@ pub async fn look(
 ) -> Option<Finding> {
     let looking = async {
         match probe {
-            Probe::Http { url, method, headers, body, server_name, unverified } => {
+            Probe::Http { url, method, headers, body, server_name, unverified, stays } => {
                 let guard = Guard { name: server_name.clone(), unverified: *unverified, h2: false };
-                Some(http(env, process, url, &guard, method, headers, body).await)
+                let said = match Question::new(url, method, headers, body) {
+                    Ok(question) => ask(env, process, question, &guard, *stays).await,
+                    Err(reason) => Err(reason),
+                };
+                Some(match said {
+                    Ok((code, text)) => {
+                        let status = match code.as_u16() {
+                            200..=299 => Status::Passing,
+                            429 => Status::Warning,
+                            _ => Status::Critical,
+                        };
+                        (status, format!("HTTP {method} {url}: {code} Output: {text}"))
+                    }
+                    Err(reason) => critical(reason),
+                })
             }
             Probe::Tcp(address) => Some(match tcp(env, process, address).await {
                 Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
@@ -133,61 +150,147 @@ async fn h2ping(
     h2::ping(connected(env, process, address, tls).await?).await
 }
 
-async fn http(
-    env: &Env,
-    process: Option<&Arc<dyn Process>>,
-    url: &str,
-    guard: &Guard,
-    method: &str,
-    headers: &[(String, String)],
-    body: &str,
-) -> Finding {
-    match exchange(env, process, url, guard, method, headers, body).await {
-        Err(reason) => critical(reason),
-        Ok((code, text)) => {
-            let status = match code {
-                200..=299 => Status::Passing,
-                429 => Status::Warning,
-                _ => Status::Critical,
-            };
-            (status, format!("HTTP {method} {url}: {code} Output: {text}"))
-        }
-    }
+/// What is asked by HTTP, and of whom.
+#[derive(Clone)]
+pub struct Question {
+    uri: Uri,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
-/// One request by HTTP or HTTPS: the status of the answer, and the beginning of its body. The certificate must have the name that
-/// is asked for, or the host's.
+/// One request by HTTP or HTTPS, and those that its answer refers to unless it `stays` with the first: the status of the
+/// last answer, and the beginning of its body. The certificate must have the name that is asked for, or the host's.
 ///
 /// # Errors
 /// Why there is no answer, in words.
-pub async fn exchange(
+pub async fn ask(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
-    url: &str,
+    mut question: Question,
     guard: &Guard,
-    method: &str,
-    headers: &[(String, String)],
-    body: &str,
-) -> Result<(u16, String), String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
-    let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?;
+    stays: bool,
+) -> Result<(StatusCode, String), String> {
+    for _ in 0..=MAX_REDIRECTS {
+        let (code, elsewhere, text) = exchange(env, process, &question, guard).await?;
+        match elsewhere.filter(|_| !stays) {
+            Some(elsewhere) => question = question.led(code, &elsewhere)?,
+            None => return Ok((code, text)),
+        }
+    }
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+}
+
+impl Question {
+    /// What is to be asked.
+    ///
+    /// # Errors
+    /// What of it cannot be sent, in words.
+    pub fn new(
+        url: &str,
+        method: &str,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> Result<Question, String> {
+        let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
+        let method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().map_err(|_| format!("{name:?} is no name of a header"))?;
+            // The value may be a secret.
+            let value =
+                value.parse().map_err(|_| format!("the value of the header {name} cannot be sent"))?;
+            map.append(name, value);
+        }
+        Ok(Question { uri, method, headers: map, body: Bytes::from(body.to_owned()) })
+    }
+
+    /// The question to ask where an answer refers to (RFC 9110, 15.4). What proves who asks is for the first host only.
+    fn led(&self, code: StatusCode, elsewhere: &str) -> Result<Question, String> {
+        let uri = resolved(&self.uri, elsewhere)?;
+        let mut led = Question { uri, ..self.clone() };
+        let same = matches!(code, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+        if !same && led.method != Method::HEAD {
+            led.method = Method::GET;
+            led.body = Bytes::new();
+            led.headers.remove(header::CONTENT_TYPE);
+            led.headers.remove(header::CONTENT_LENGTH);
+        }
+        if led.uri.host() != self.uri.host() {
+            for name in [header::AUTHORIZATION, header::COOKIE, header::HOST] {
+                led.headers.remove(name);
+            }
+        }
+        Ok(led)
+    }
+}
+
+/// The address that a reference means which was found at another (RFC 3986, 5.2).
+fn resolved(base: &Uri, reference: &str) -> Result<Uri, String> {
+    let (scheme, authority) = (base.scheme_str().unwrap_or("http"), base.authority());
+    let origin = format!("{scheme}://{}", authority.map_or("", |authority| authority.as_str()));
+    let reference = reference.split('#').next().unwrap_or_default();
+    let whole = if reference.contains("://") {
+        reference.to_owned()
+    } else if reference.starts_with("//") {
+        format!("{scheme}:{reference}")
+    } else if reference.starts_with('/') {
+        format!("{origin}{reference}")
+    } else if reference.is_empty() || reference.starts_with('?') {
+        format!("{origin}{}{reference}", base.path())
+    } else {
+        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{origin}{folder}/{reference}")
+    };
+    let uri: Uri = whole.parse().map_err(|error| format!("led to {whole:?}: {error}"))?;
+    let (path, query) = (without_dots(uri.path()), uri.query());
+    let path = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    let mut parts = uri.into_parts();
+    if !matches!(parts.scheme.as_ref().map(Scheme::as_str), Some("http" | "https")) {
+        return Err(format!("led to {whole:?}, which is not to be asked by HTTP"));
+    }
+    parts.path_and_query = Some(path.parse().map_err(|error| format!("led to {path:?}: {error}"))?);
+    Uri::from_parts(parts).map_err(|error| format!("led to {whole:?}: {error}"))
+}
+
+/// A path whose `.` and `..` are taken at their word (RFC 3986, 5.2.4).
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut folder = false;
+    for part in path.split('/').skip(1) {
+        folder = matches!(part, "." | "..");
+        match part {
+            "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    format!("/{}{}", kept.join("/"), if folder && !kept.is_empty() { "/" } else { "" })
+}
+
+/// One request: the status of the answer, where it refers to, and the beginning of its body.
+async fn exchange(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    question: &Question,
+    guard: &Guard,
+) -> Result<(StatusCode, Option<String>, String), String> {
+    let uri = &question.uri;
+    let host = uri.host().ok_or_else(|| format!("{uri} names no host"))?;
     let guarded = uri.scheme() == Some(&Scheme::HTTPS);
     let port = uri.port_u16().unwrap_or(if guarded { 443 } else { 80 });
     let addr = resolve(process, host, port).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
-    let mut request = Request::builder().method(method).uri(path);
-    let named = |name: &str| headers.iter().any(|(found, _)| found.eq_ignore_ascii_case(name));
-    if !named("host") {
-        request = request.header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()));
-    }
-    if !named("user-agent") {
-        request = request.header(header::USER_AGENT, "driftline health check");
-    }
-    for (name, value) in headers {
-        request = request.header(name, value);
-    }
-    let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| error.to_string())?;
+    let mut request = Request::new(Full::new(question.body.clone()));
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = path.parse().map_err(|error| format!("{path:?}: {error}"))?;
+    *request.headers_mut() = question.headers.clone();
+    let authority = uri.authority().map_or(host, |authority| authority.as_str());
+    let authority = HeaderValue::from_str(authority).map_err(|error| error.to_string())?;
+    request.headers_mut().entry(header::HOST).or_insert(authority);
+    let asker = HeaderValue::from_static("driftline health check");
+    request.headers_mut().entry(header::USER_AGENT).or_insert(asker);
     let connecting = if guarded {
         let name = if guard.name.is_empty() { host.trim_matches(['[', ']']) } else { &guard.name };
         env.network().connect_guarded(addr, &Guard { name: name.to_owned(), ..guard.clone() })
@@ -200,7 +303,10 @@ pub async fn exchange(
     // It ends with this probe, whatever the other side does.
     let _connection = env.spawn(async move { drop(connection.await) }).abort_on_drop();
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    let code = response.status().as_u16();
+    let code = response.status();
+    let refers = matches!(code.as_u16(), 301 | 302 | 303 | 307 | 308);
+    let elsewhere = response.headers().get(header::LOCATION).filter(|_| refers);
+    let elsewhere = elsewhere.map(|elsewhere| String::from_utf8_lossy(elsewhere.as_bytes()).into_owned());
     // A longer body is no reason to fail: its beginning is all that is kept.
     let mut body = Limited::new(response.into_body(), 64 * MAX_OUTPUT);
     let mut text = Vec::new();
@@ -211,7 +317,7 @@ pub async fn exchange(
         }
     }
     text.truncate(MAX_OUTPUT);
-    Ok((code, String::from_utf8_lossy(&text).into_owned()))
+    Ok((code, elsewhere, String::from_utf8_lossy(&text).into_owned()))
 }
 
 async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout: Duration) -> Finding {
@@ -221,5 +327,56 @@ async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout:
         Ok((Some(0), output)) => (Status::Passing, output),
         Ok((Some(1), output)) => (Status::Warning, output),
         Ok((_, output)) => (Status::Critical, output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_resolved_where_it_was_found() {
+        // RFC 3986, 5.4, as far as it is about HTTP.
+        let base: Uri = "http://a/b/c/d;p?q".parse().unwrap();
+        for (reference, expected) in [
+            ("g", "http://a/b/c/g"),
+            ("./g", "http://a/b/c/g"),
+            ("g/", "http://a/b/c/g/"),
+            ("/g", "http://a/g"),
+            ("//g", "http://g/"),
+            ("?y", "http://a/b/c/d;p?y"),
+            ("g?y#s", "http://a/b/c/g?y"),
+            (";x", "http://a/b/c/;x"),
+            ("", "http://a/b/c/d;p"),
+            (".", "http://a/b/c/"),
+            ("..", "http://a/b/"),
+            ("../g", "http://a/b/g"),
+            ("../../../g", "http://a/g"),
+            ("g/./h/../i", "http://a/b/c/g/i"),
+            ("https://b:8443/x", "https://b:8443/x"),
+        ] {
+            assert_eq!(
+                resolved(&base, reference).map(|uri| uri.to_string()),
+                Ok(expected.to_owned()),
+                "{reference}"
+            );
+        }
+        assert!(resolved(&base, "ftp://a/").unwrap_err().contains("not to be asked by HTTP"));
+        assert!(resolved(&base, "http://a b/").is_err());
+    }
+
+    #[test]
+    fn a_question_that_is_led_elsewhere_leaves_its_secrets_behind() {
+        let headers = [("Authorization", "secret"), ("X-Own", "1"), ("Content-Type", "text/plain")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let asked = Question::new("http://a/one", "POST", &headers, "body").unwrap();
+        let led = asked.led(StatusCode::FOUND, "/two").unwrap();
+        assert_eq!((led.method, &led.body[..]), (Method::GET, &b""[..]));
+        assert!(led.headers.contains_key("authorization") && !led.headers.contains_key("content-type"));
+        let led = asked.led(StatusCode::TEMPORARY_REDIRECT, "http://b/two").unwrap();
+        assert_eq!((led.method, &led.body[..]), (Method::POST, &b"body"[..]));
+        assert!(!led.headers.contains_key("authorization") && led.headers.contains_key("x-own"));
+        let secret = [("X-Own".to_owned(), "se\ncret".to_owned())];
+        assert!(!Question::new("http://a/", "GET", &secret, "").err().unwrap().contains("cret"));
     }
 }
