@@ -689,6 +689,46 @@ fn what_goes_astray_lands_in_the_same_file_on_a_sector() {
 }
 
 #[test]
+fn what_goes_wrong_is_aimed_at_files_and_a_read_goes_astray_where_a_write_did() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        on_disk(&universe, &host, |disk| {
+            for name in ["log-1", "meta"] {
+                disk.open(name).unwrap().write_at(0, &[1; 64 * 512]).unwrap();
+            }
+        })
+        .await;
+        host.disk.set_wrong(|wrong| {
+            (wrong.failing_reads, wrong.read_aim) = (1, Some("log-"));
+            (wrong.misdirected_writes, wrong.misdirected_write_aim) = (1, Some("meta"));
+        });
+        on_disk(&universe, &host, |disk| {
+            let (log, meta) = (disk.open("log-1").unwrap(), disk.open("meta").unwrap());
+            meta.read_at(0, &mut [0; 512]).unwrap();
+            assert!(log.read_at(0, &mut [0; 512]).is_err());
+            log.write_at(0, &[2; 512]).unwrap();
+            meta.write_at(0, &[3; 512]).unwrap();
+            let mut sector = [0; 512];
+            log.read_at(0, &mut sector).unwrap();
+            assert_eq!(sector, [2; 512]);
+            meta.read_at(0, &mut sector).unwrap();
+            assert_eq!(sector, [1; 512], "it is elsewhere");
+        })
+        .await;
+        assert!(host.disk.was_hit("meta") && !host.disk.was_hit("log"));
+        host.disk.set_wrong(|wrong| (wrong.misdirected_reads, wrong.read_aim) = (40, Some("meta")));
+        on_disk(&universe, &host, |disk| {
+            let meta = disk.open("meta").unwrap();
+            let mut sector = [0; 512];
+            let found =
+                (0..40).filter(|_| meta.read_at(512, &mut sector).is_ok() && sector == [3; 512]).count();
+            assert!((10..=30).contains(&found), "{found} of 40 came from where the write landed");
+        })
+        .await;
+    });
+}
+
+#[test]
 fn rot_changes_what_was_synced_and_a_replaced_disk_is_empty() {
     story(1, |universe| async move {
         let host = machine(&universe, 0);

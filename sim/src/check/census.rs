@@ -1,5 +1,5 @@
 //! CAT: once the cluster has healed, the catalog of every server says of the members what gossip says: each live one is
-//! there with `serfHealth` passing, and nobody else passes.
+//! there with `serfHealth` passing, and nobody else passes; the service `consul` is that of servers, and of each that lives.
 //!
 //! The world asks every server for its own answer and gives the leader its time (module `world`): it looks when a
 //! member or the leadership changes, and once a minute whatever happens.
@@ -41,6 +41,28 @@ pub fn disagreement(shown: &[Shown], live: &BTreeSet<String>) -> Option<String> 
     })
 }
 
+/// An instance of the servers' own service as `/v1/catalog/service/consul` shows it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Instance {
+    /// The name of its node.
+    pub node: String,
+}
+
+/// What is wrong with the servers that a server shows, if these live, and these live and are none.
+pub fn misplaced(
+    shown: &[Instance],
+    servers: &BTreeSet<String>,
+    clients: &BTreeSet<String>,
+) -> Option<String> {
+    let nodes: BTreeSet<&String> = shown.iter().map(|instance| &instance.node).collect();
+    if let Some(stranger) = clients.iter().find(|client| nodes.contains(client)) {
+        return Some(format!("{stranger:?}, which is a client, is entered as a server"));
+    }
+    let missing = servers.iter().find(|server| !nodes.contains(server));
+    missing.map(|missing| format!("live {missing:?} is not entered as a server"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +91,19 @@ mod tests {
         assert_eq!(found(missing).unwrap(), r#"live "n1" has no serfHealth"#);
         let critical = r#"[{"Node": "n0", "CheckID": "serfHealth", "Status": "critical"}]"#;
         assert_eq!(found(critical).unwrap(), r#"live "n0" is critical"#);
+    }
+
+    #[test]
+    fn servers_and_nobody_else_have_the_service_of_servers() {
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let shown = |names: &[&str]| -> Vec<Instance> {
+            names.iter().map(|node| Instance { node: (*node).to_owned() }).collect()
+        };
+        let found = |nodes: &[&str]| misplaced(&shown(nodes), &of(&["n0", "n1"]), &of(&["n5"]));
+        assert_eq!(found(&["n0", "n1"]), None);
+        assert_eq!(found(&["n2", "n1", "n0"]), None, "one that is gone may still be there, in any order");
+        assert!(found(&["n0", "n1", "n5"]).unwrap().contains("\"n5\", which is a client"));
+        assert!(found(&["n1"]).unwrap().contains("live \"n0\" is not"));
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub struct FileModel {
     pub latest: u64,
     /// How many have it open.
     pub handles: u32,
+    /// Where a write landed last that went astray.
+    pub astray: Option<u64>,
 }
 
 impl FileModel {
@@ -130,6 +132,7 @@ impl FileModel {
             pending: VecDeque::new(),
             latest: at,
             handles: 0,
+            astray: None,
         }
     }
 

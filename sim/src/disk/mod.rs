@@ -16,7 +16,8 @@
 //!   succeeds, having nothing to do. This is what Linux may do, and why an error from a sync must stop a node;
 //! * reads and writes fail, reads end too soon, a full disk refuses to grow;
 //! * calls are slow, or do not return for a while;
-//! * a write lands elsewhere in its file, a read comes from elsewhere;
+//! * a write lands elsewhere in its file, a read comes from elsewhere: often from where a write went astray before, as
+//!   with an address line that is stuck, so that a read may find what is whole and old;
 //! * sectors rot while the host is down;
 //! * a sync says that it is done and is not. No program can do anything about that: a run in which it
 //!   happens is judged by less.
@@ -26,6 +27,7 @@
 mod content;
 mod names;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,12 +63,16 @@ pub struct Wrong {
     pub good_reads: u32,
     /// The next so many reads fail.
     pub failing_reads: u32,
+    /// What is said of reads is of files only whose names begin so.
+    pub read_aim: Option<&'static str>,
     /// The next so many writes fail.
     pub failing_writes: u32,
     /// The next so many reads find the file too short.
     pub short_reads: u32,
     /// The next so many writes land elsewhere in their file.
     pub misdirected_writes: u32,
+    /// They are to files whose names begin so.
+    pub misdirected_write_aim: Option<&'static str>,
     /// The next so many reads come from elsewhere in their file.
     pub misdirected_reads: u32,
     /// Syncs promise what they do not do.
@@ -124,9 +130,22 @@ struct Inner {
     wrong: Wrong,
     locked_by: Option<u32>,
     counters: DiskCounters,
+    /// The names under which files were made that were damaged.
+    hit: BTreeSet<String>,
 }
 
 impl Inner {
+    /// A file was damaged.
+    fn damaged(&mut self, index: usize) {
+        self.counters.damages += 1;
+        self.hit.insert(self.files[index].name.clone());
+    }
+
+    /// Whether a fault that is aimed is aimed at this file.
+    fn is_meant(&self, aim: Option<&str>, index: usize) -> bool {
+        aim.is_none_or(|prefix| self.files[index].name.starts_with(prefix))
+    }
+
     /// Takes one of a number of faults that are still to come.
     fn strikes(&mut self, which: impl FnOnce(&mut Wrong) -> &mut u32) -> bool {
         let left = which(&mut self.wrong);
@@ -168,6 +187,7 @@ impl DiskModel {
             wrong: Wrong::default(),
             locked_by: None,
             counters: DiskCounters::default(),
+            hit: BTreeSet::new(),
         };
         Arc::new(DiskModel { host, pump, inner: Mutex::new(inner) })
     }
@@ -196,6 +216,11 @@ impl DiskModel {
         self.locked().counters
     }
 
+    /// Whether a file whose name begins so was ever damaged.
+    pub fn was_hit(&self, prefix: &str) -> bool {
+        self.locked().hit.iter().any(|name| name.starts_with(prefix))
+    }
+
     /// How many bytes all files together have.
     pub fn used(&self) -> u64 {
         self.locked().used()
@@ -220,9 +245,11 @@ impl DiskModel {
                 let file = files[inner.rng.random_range(0..files.len())];
                 let to_zeros = to_zeros && inner.rng.random_bool(0.3);
                 let rotten = inner.files[file].rot(&mut inner.rng, to_zeros);
-                let counters = &mut inner.counters;
-                let counter = if to_zeros { &mut counters.lies } else { &mut counters.damages };
-                *counter += u64::from(rotten.is_some());
+                match &rotten {
+                    Some(_) if to_zeros => inner.counters.lies += 1,
+                    Some(_) => inner.damaged(file),
+                    None => {}
+                }
                 rotten
             };
             if let Some(what) = rotten {
@@ -316,7 +343,7 @@ impl DiskModel {
         }
         let inner = &mut *self.locked();
         let (mut from, mut strange) = (offset, None);
-        if inner.strikes(|wrong| &mut wrong.good_reads) {
+        if !inner.is_meant(inner.wrong.read_aim, index) || inner.strikes(|wrong| &mut wrong.good_reads) {
             strange = None;
         } else if inner.strikes(|wrong| &mut wrong.failing_reads) {
             inner.counters.errors += 1;
@@ -325,8 +352,13 @@ impl DiskModel {
             inner.counters.errors += 1;
             strange = Some(("a read ends too soon", Err(io::ErrorKind::UnexpectedEof.into())));
         } else if inner.strikes(|wrong| &mut wrong.misdirected_reads) {
-            inner.counters.damages += 1;
-            from = inner.rng.random_range(0..=(len - buffer.len() as u64) / SECTOR) * SECTOR;
+            inner.damaged(index);
+            let last = len - buffer.len() as u64;
+            let before = inner.files[index].astray.filter(|before| *before <= last);
+            from = match before {
+                Some(before) if inner.rng.random_bool(0.5) => before,
+                _ => inner.rng.random_range(0..=last / SECTOR) * SECTOR,
+            };
             strange = Some(("a read comes from elsewhere", Ok(())));
         }
         inner.files[index].current.read(from, buffer);
@@ -348,9 +380,13 @@ impl DiskModel {
         }
         let mut to = offset;
         let len = inner.files[index].current.len;
-        if len > data.len() as u64 && inner.strikes(|wrong| &mut wrong.misdirected_writes) {
-            inner.counters.damages += 1;
+        if len > data.len() as u64
+            && inner.is_meant(inner.wrong.misdirected_write_aim, index)
+            && inner.strikes(|wrong| &mut wrong.misdirected_writes)
+        {
+            inner.damaged(index);
             to = inner.rng.random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
+            inner.files[index].astray = Some(to);
             self.strange(&format!(
                 "a write of {} bytes to {offset} of {} lands at {to}",
                 data.len(),

@@ -24,7 +24,7 @@ pub const TABLE: &[Mutant] = &[
         what: "a client agent gives itself out for a server",
         origin: "design",
         needs: &[],
-        checks: &["SRV"],
+        checks: &["SRV", "CAT"],
     },
     Mutant {
         id: "C04",

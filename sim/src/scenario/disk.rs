@@ -57,6 +57,9 @@ pub enum DiskFault {
         reads: u32,
         /// After so many that do not.
         after_reads: u32,
+        /// Of these files only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<FileKind>,
     },
     /// Writes fail.
     WriteError {
@@ -67,16 +70,25 @@ pub enum DiskFault {
     ShortRead {
         /// So many.
         reads: u32,
+        /// Of these files only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<FileKind>,
     },
     /// Reads come from elsewhere in their file. The process is killed when it begins.
     MisdirectedRead {
         /// So many.
         reads: u32,
+        /// Of these files only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<FileKind>,
     },
     /// A write lands elsewhere in its file, and some time later the power fails.
     MisdirectedWrite {
         /// How long after it.
         power_loss_after_ms: u64,
+        /// To one of these files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<FileKind>,
     },
     /// The power fails, and sectors rot before it is back.
     BitRot {
@@ -88,7 +100,7 @@ pub enum DiskFault {
     /// The host goes down in the middle of a sync: the moment that a random crash hardly ever meets.
     SyncCrash {
         /// Of a file whose name begins so.
-        file: SyncedFile,
+        file: FileKind,
         /// Of its next syncs this one, from 1.
         sync: u32,
         /// Whether the power fails, and not only the process dies.
@@ -99,7 +111,7 @@ pub enum DiskFault {
 /// The files of a node, by what is in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SyncedFile {
+pub enum FileKind {
     /// The log.
     Log,
     /// Identity and vote.
@@ -108,13 +120,13 @@ pub enum SyncedFile {
     Snapshot,
 }
 
-impl SyncedFile {
+impl FileKind {
     /// How the names of such files begin.
     pub fn prefix(self) -> &'static str {
         match self {
-            SyncedFile::Log => "log-",
-            SyncedFile::Meta => "meta",
-            SyncedFile::Snapshot => "snapshot",
+            FileKind::Log => "log-",
+            FileKind::Meta => "meta",
+            FileKind::Snapshot => "snapshot",
         }
     }
 }
@@ -154,6 +166,9 @@ impl DiskFault {
         matches!(self, DiskFault::LyingSync)
     }
 }
+
+/// The process that is to read has yet to start: a fault that ends before never happened.
+const SHORTEST_MISREAD_MS: u64 = 1_000;
 
 /// Whether kinds of fault are on is drawn before anything is left out, so that leaving one out moves no other.
 pub fn atlas(seed: u64, nodes: u32, beyond: bool, nodes_leave: bool) -> BTreeSet<u32> {
@@ -195,15 +210,31 @@ impl Scenario {
     }
 }
 
+/// The files that a fault is aimed at, in half of the cases: what is read or written rarely is hardly ever met otherwise.
+fn aim(rng: &mut StdRng) -> Option<FileKind> {
+    let files = [FileKind::Log, FileKind::Log, FileKind::Meta, FileKind::Snapshot];
+    rng.random_bool(0.5).then(|| files[rng.random_range(0..files.len())])
+}
+
+/// The files in which reads and writes go astray: of one kind in a run, because what a write left where it does not
+/// belong only a read of the same file can find.
+pub fn astray(rng: &mut StdRng) -> Option<FileKind> {
+    let files = [FileKind::Log, FileKind::Meta, FileKind::Meta, FileKind::Snapshot];
+    rng.random_bool(0.75).then(|| files[rng.random_range(0..files.len())])
+}
+
 /// One disk fault of a kind and its duration; none, if the atlas has no place for it.
 pub fn draw(
     rng: &mut StdRng,
     kind: &str,
     target: Target,
+    astray: Option<FileKind>,
     atlas: &BTreeSet<u32>,
     beyond: bool,
 ) -> Option<(u64, FaultKind)> {
     let some = rng.random_range(1..=3);
+    // A program that takes one error for something else is stopped by the next.
+    let few = if rng.random_bool(0.5) { 1 } else { some };
     let (for_ms, fault) = match kind {
         "disk-slow" => (log_uniform(rng, 500, 10_000), DiskFault::Slow { factor: log_uniform(rng, 5, 500) }),
         "disk-stall" => (log_uniform(rng, 50, 5_000), DiskFault::Stall),
@@ -212,21 +243,31 @@ pub fn draw(
             (log_uniform(rng, 500, 10_000), DiskFault::Full { left_bytes, everywhere: rng.random_bool(0.3) })
         }
         "read-error" => {
-            let after_reads = if rng.random_bool(0.75) { log_uniform(rng, 1, 64) as u32 } else { 0 };
-            (log_uniform(rng, 200, 4_000), DiskFault::ReadError { reads: some, after_reads })
+            let of = aim(rng);
+            let most = if of.is_some() { 8 } else { 64 };
+            let after_reads = if rng.random_bool(0.75) { log_uniform(rng, 1, most) as u32 } else { 0 };
+            (
+                log_uniform(rng, SHORTEST_MISREAD_MS, 4_000),
+                DiskFault::ReadError { reads: few, after_reads, of },
+            )
         }
         "write-error" => (log_uniform(rng, 200, 4_000), DiskFault::WriteError { writes: some }),
-        "short-read" => (log_uniform(rng, 200, 4_000), DiskFault::ShortRead { reads: some }),
-        "misdirected-read" => (log_uniform(rng, 200, 4_000), DiskFault::MisdirectedRead { reads: some }),
+        "short-read" => {
+            (log_uniform(rng, SHORTEST_MISREAD_MS, 4_000), DiskFault::ShortRead { reads: few, of: aim(rng) })
+        }
+        "misdirected-read" => (
+            log_uniform(rng, SHORTEST_MISREAD_MS, 4_000),
+            DiskFault::MisdirectedRead { reads: some, of: astray },
+        ),
         "misdirected-write" => {
             let power_loss_after_ms = log_uniform(rng, 1, 2_000);
-            (log_uniform(rng, 500, 8_000), DiskFault::MisdirectedWrite { power_loss_after_ms })
+            (log_uniform(rng, 500, 8_000), DiskFault::MisdirectedWrite { power_loss_after_ms, of: astray })
         }
         "bit-rot" => {
             (log_uniform(rng, 100, 8_000), DiskFault::BitRot { sectors: log_uniform(rng, 1, 16) as u32 })
         }
         "sync-crash" => {
-            let files = [SyncedFile::Log, SyncedFile::Meta, SyncedFile::Snapshot, SyncedFile::Snapshot];
+            let files = [FileKind::Log, FileKind::Meta, FileKind::Snapshot, FileKind::Snapshot];
             let file = files[rng.random_range(0..files.len())];
             let power_loss = rng.random_bool(0.6);
             let fault = DiskFault::SyncCrash { file, sync: rng.random_range(1..=3), power_loss };

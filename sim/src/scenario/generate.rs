@@ -34,6 +34,8 @@ pub(super) fn at_pace(
 const BEYOND: f64 = 0.1;
 /// The share of seeds with wrong clocks in which there are partitions.
 const CUT_OFF: f64 = 0.5;
+/// The share of seeds with writes that go astray in which reads do too.
+const FOUND: f64 = 0.5;
 /// Damages of one kind in a run. A disk that went on and on would be given up by its server.
 const MOST_DAMAGES: usize = 2;
 
@@ -58,7 +60,17 @@ impl Scenario {
         let drawn = |kind: &str, share| stream(seed, &format!("swarm {kind}")).random_bool(share);
         // A wrong clock shows what it does where somebody is cut off and does not know: then there is often a partition.
         let cut_off = if drawn("clock", share) { share.max(CUT_OFF) } else { share };
-        let is_on = |kind: &str| drawn(kind, if kind == "partition" { cut_off } else { share });
+        // So does a read that goes astray where a write did before.
+        let found = if drawn("misdirected-write", share) { share.max(FOUND) } else { share };
+        let is_on = |kind: &str| {
+            let share = match kind {
+                "partition" => cut_off,
+                "misdirected-read" => found,
+                _ => share,
+            };
+            drawn(kind, share)
+        };
+        let astray = disk::astray(&mut stream(seed, "astray"));
         let beyond = stream(seed, "beyond").random_bool(BEYOND);
         let atlas = disk::atlas(seed, nodes, beyond, is_on("membership") || is_on("lose-disk"));
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
@@ -82,7 +94,7 @@ impl Scenario {
             while at_ms < duration_ms {
                 let drawn = if DISK_KINDS.contains(&kind) {
                     let target = target(rng, nodes);
-                    disk::draw(rng, kind, target, &atlas, beyond)
+                    disk::draw(rng, kind, target, astray, &atlas, beyond)
                 } else {
                     draw(rng, kind, nodes, &settings)
                 };

@@ -1,8 +1,8 @@
 //! Encrypted gossip: which keys the nodes begin with, and whether an operator changes them during the storm.
 //!
 //! The operator is a careful one, as a runbook would have it: a step is begun when the one before it is done at
-//! every node. A node whose disk was replaced or damaged is started with the keys that are right at that time; any other with
-//! those that it was founded with, and has to remember the rest.
+//! every node. A node whose disk was replaced, or whose file of the keys was damaged, is started with the keys that are right
+//! at that time; any other with those that it was founded with, and has to remember the rest.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

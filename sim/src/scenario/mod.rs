@@ -38,7 +38,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use keys::GossipKeys;
 
-pub use disk::{DISK_KINDS, DiskFault, SyncedFile};
+pub use disk::{DISK_KINDS, DiskFault, FileKind};
 pub use links::{Links, Spread, Traffic};
 pub use pairs::PairDeed;
 pub use rights::RightDeed;

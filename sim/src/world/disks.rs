@@ -7,7 +7,7 @@ use super::{LOOK_EVERY, RESTART_AFTER, World};
 use crate::check::Stop;
 use crate::disk::Wrong;
 use crate::executor::Machine;
-use crate::scenario::{DiskFault, Fault};
+use crate::scenario::{DiskFault, Fault, FileKind};
 
 impl World {
     pub(super) async fn wrong_disk(self: &Arc<World>, fault: &Fault, node: u32, what: DiskFault) {
@@ -39,24 +39,27 @@ impl World {
                     machine.disk.set_wrong(|wrong| wrong.capacity = None);
                 }
             }
-            DiskFault::ReadError { reads, after_reads } => {
+            DiskFault::ReadError { reads, after_reads, of } => {
                 machine.disk.set_wrong(|wrong| wrong.good_reads = after_reads);
-                self.misread(node, &machine, until, |wrong| &mut wrong.failing_reads, reads).await;
+                self.misread(node, &machine, until, |wrong| &mut wrong.failing_reads, reads, of).await;
             }
-            DiskFault::ShortRead { reads } => {
-                self.misread(node, &machine, until, |wrong| &mut wrong.short_reads, reads).await;
+            DiskFault::ShortRead { reads, of } => {
+                self.misread(node, &machine, until, |wrong| &mut wrong.short_reads, reads, of).await;
             }
-            DiskFault::MisdirectedRead { reads } => {
-                self.misread(node, &machine, until, |wrong| &mut wrong.misdirected_reads, reads).await;
+            DiskFault::MisdirectedRead { reads, of } => {
+                self.misread(node, &machine, until, |wrong| &mut wrong.misdirected_reads, reads, of).await;
             }
             DiskFault::WriteError { writes } => {
                 machine.disk.set_wrong(|wrong| wrong.failing_writes = writes);
                 self.universe.sleep(duration).await;
                 machine.disk.set_wrong(|wrong| wrong.failing_writes = 0);
             }
-            DiskFault::MisdirectedWrite { power_loss_after_ms } => {
+            DiskFault::MisdirectedWrite { power_loss_after_ms, of } => {
                 let before = machine.disk.counters().damages;
-                machine.disk.set_wrong(|wrong| wrong.misdirected_writes = 1);
+                machine.disk.set_wrong(|wrong| {
+                    wrong.misdirected_writes = 1;
+                    wrong.misdirected_write_aim = of.map(FileKind::prefix);
+                });
                 while machine.disk.counters().damages == before {
                     if self.now() >= until {
                         machine.disk.set_wrong(|wrong| wrong.misdirected_writes = 0);
@@ -103,9 +106,13 @@ impl World {
         until: u64,
         which: fn(&mut Wrong) -> &mut u32,
         reads: u32,
+        of: Option<FileKind>,
     ) {
         self.take_down(node, Stop::Kill);
-        machine.disk.set_wrong(|wrong| *which(wrong) = reads);
+        machine.disk.set_wrong(|wrong| {
+            *which(wrong) = reads;
+            wrong.read_aim = of.map(FileKind::prefix);
+        });
         self.universe.sleep(RESTART_AFTER).await;
         self.boot_if_due(node);
         while self.now() < until {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use driftline::env::Env;
+use driftline::gossip::keyring;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -18,10 +19,10 @@ const PATH: &str = "/v1/operator/keyring";
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl World {
-    /// The step whose keys a node is configured with when it is started. Who has a disk of its own, and a whole one,
-    /// remembers what became of the keys that it was founded with.
+    /// The step whose keys a node is configured with when it is started. Who has a disk of its own, on which nothing
+    /// happened to the file of the keys, remembers what became of the keys that it was founded with.
     pub(super) fn keys_for(&self, node: u32) -> Step {
-        let damaged = self.watch.disks().get(&node).is_some_and(|damages| damages.so_far() > 0);
+        let damaged = self.machine(node).is_some_and(|machine| machine.disk.was_hit(keyring::FILE_NAME));
         let state = self.state();
         let founder = node < self.scenario.nodes || self.scenario.is_agent(node);
         if founder && !damaged && !state.lost.contains(&node) { Step::Founded } else { state.keys }
