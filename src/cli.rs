@@ -9,6 +9,7 @@ mod ask;
 mod autopilot;
 mod bench;
 mod catalog;
+mod dashes;
 mod host;
 mod keyring;
 mod lock;
@@ -158,12 +159,15 @@ impl Format {
     }
 }
 
-/// Where the agent is that a command asks.
+/// Where the agent is, if nobody says anything else.
+const HERE: &str = "127.0.0.1:8500";
+
+/// Where the agent is that a command asks. What Consul's variables of the environment say counts where ours say nothing.
 #[derive(Args, Clone, Debug)]
 struct Api {
-    /// Address of the agent's HTTP API: host:port, or https://host:port
-    #[arg(long, env = "DRIFTLINE_HTTP_ADDR", default_value = "127.0.0.1:8500", value_name = "HOST:PORT")]
-    http_addr: String,
+    /// Address of the agent's HTTP API: host:port, or https://host:port [default: 127.0.0.1:8500]
+    #[arg(long, env = "DRIFTLINE_HTTP_ADDR", value_name = "HOST:PORT")]
+    http_addr: Option<String>,
     /// With https: certificate of the authority behind the agent's
     #[arg(long, env = "DRIFTLINE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -183,16 +187,23 @@ struct Api {
 impl Api {
     /// Where the agent is, and the world in which it is reached.
     fn reach(&self, env: &Env) -> Result<(Env, SocketAddr), Problem> {
-        let Some(text) = self.http_addr.strip_prefix("https://") else {
-            let text = self.http_addr.strip_prefix("http://").unwrap_or(&self.http_addr);
+        let addr = or_consuls(self.http_addr.clone(), "CONSUL_HTTP_ADDR").unwrap_or_else(|| HERE.to_owned());
+        let Some(text) = addr.strip_prefix("https://") else {
+            let text = addr.strip_prefix("http://").unwrap_or(&addr);
             return Ok((env.clone(), resolve(text.trim_end_matches('/'), ask::API_PORT)?));
         };
         let text = text.trim_end_matches('/');
         let addr = resolve(text, ask::HTTPS_PORT)?;
-        let Some(ca_file) = &self.ca_file else {
+        let file = |given: &Option<PathBuf>, name| {
+            let given = given.clone().map(PathBuf::into_os_string);
+            or_consuls(given, name).map(PathBuf::from)
+        };
+        let Some(ca_file) = &file(&self.ca_file, "CONSUL_CACERT") else {
             return Err(Problem::usage("https needs the authority's certificate: --ca-file FILE"));
         };
-        let own = match (&self.client_cert, &self.client_key) {
+        let (cert, key) =
+            (file(&self.client_cert, "CONSUL_CLIENT_CERT"), file(&self.client_key, "CONSUL_CLIENT_KEY"));
+        let own = match (&cert, &key) {
             (Some(cert), Some(key)) => {
                 secrets::check(key)?;
                 Some((cert, key))
@@ -202,12 +213,19 @@ impl Api {
         // Without the port, and an address of IPv6 without its brackets.
         let host = text.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
         let host = host.map_or(text, |(host, _)| host).trim_matches(['[', ']']);
-        let name = self.tls_server_name.as_deref().unwrap_or(host);
-        let client = ApiClient::new(ca_file, own, name).map_err(Problem::failed)?;
+        let name = or_consuls(self.tls_server_name.clone(), "CONSUL_TLS_SERVER_NAME");
+        let client =
+            ApiClient::new(ca_file, own, name.as_deref().unwrap_or(host)).map_err(Problem::failed)?;
         let env = real::https_env(client)
             .map_err(|error| Problem::failed(format!("cannot use the network: {error}")))?;
         Ok((env, addr))
     }
+}
+
+/// What was given, or what the environment says under Consul's name for it. What is empty says nothing.
+fn or_consuls<T: From<String> + AsRef<std::ffi::OsStr>>(given: Option<T>, name: &str) -> Option<T> {
+    let given = given.filter(|given| !given.as_ref().is_empty());
+    given.or_else(|| std::env::var(name).ok().filter(|text| !text.is_empty()).map(T::from))
 }
 
 /// By whose right a command asks. Never on the command line, which every user of the machine can read: by a file, or by
@@ -261,7 +279,7 @@ impl Problem {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(dashes::doubled(std::env::args_os(), &Cli::command())) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too, with code 0. A closed pipe is nobody's loss.

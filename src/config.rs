@@ -274,16 +274,19 @@ pub struct AclTokens {
     pub default: Secret,
     /// With which this agent lets itself be looked after even if no server can say what a token may.
     pub agent_recovery: Secret,
+    /// For what the configuration defines without a token of its own; empty: the agent's.
+    pub config_file_service_registration: Secret,
 }
 
 impl AclTokens {
     /// Each with its name.
-    pub fn each(&mut self) -> [(&'static str, &mut Secret); 4] {
+    pub fn each(&mut self) -> [(&'static str, &mut Secret); 5] {
         [
             ("initial_management", &mut self.initial_management),
             ("agent", &mut self.agent),
             ("default", &mut self.default),
             ("agent_recovery", &mut self.agent_recovery),
+            ("config_file_service_registration", &mut self.config_file_service_registration),
         ]
     }
 }

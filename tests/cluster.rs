@@ -369,6 +369,31 @@ fn without_a_majority_nothing_is_acknowledged() {
     assert_eq!(read.status, 500);
     let stale = cluster.http(leader).get("/v1/kv/k?stale&raw");
     assert_eq!(stale.status, 200);
+    // Whom nobody follows does not lead, whatever it thinks.
+    eventually("no leader", || nobody_leads(cluster.http(leader)));
+}
+
+/// Whether a server says that there is no leader, wherever it is asked.
+fn nobody_leads(http: &Http) -> Option<()> {
+    let known = http.get("/v1/kv/k?stale").header("x-consul-knownleader") == Some("true");
+    let configuration = http.json("/v1/operator/raft/configuration?stale")?;
+    let servers = configuration["Servers"].as_array()?;
+    let none = http.leader().is_none() && !known && servers.iter().all(|server| server["Leader"] == false);
+    none.then_some(())
+}
+
+#[test]
+fn a_leader_that_died_with_the_majority_is_not_named_any_more() {
+    let mut cluster = Cluster::start("[raft]\nrequest_timeout_ms = 1500\n");
+    assert!(cluster.http(0).set("k", "v"));
+    let leader = cluster.leader();
+    let left = (leader + 1) % 3;
+    for i in (0..3).filter(|i| *i != left) {
+        cluster.kill(i);
+    }
+    eventually("no leader", || nobody_leads(cluster.http(left)));
+    let change = cluster.http(left).call(Method::POST, "/v1/operator/raft/transfer-leader", "").unwrap();
+    assert!(change.status == 500 && change.text().contains("No cluster leader"), "{}", change.text());
 }
 
 #[test]

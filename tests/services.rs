@@ -268,13 +268,56 @@ fn a_prepared_query_finds_what_is_well_and_goes_with_its_session() {
     assert_eq!(http.call(Method::DELETE, &format!("/v1/query/{id}"), "").unwrap().status, 200);
     assert_eq!(http.get("/v1/query/db/execute").status, 404);
     for (body, text) in [
-        ("{}", "Must provide a Service name"),
+        ("{}", "Must be bound to a session"),
+        (r#"{"Name":"x"}"#, "Must provide a Service name"),
+        (r#"{"ID":"x","Name":"x","Service":{"Service":"x"}}"#, "ID must be empty"),
         (r#"{"Service":{"Service":"x"},"Template":{"Type":"other"}}"#, "name_prefix_match"),
         (r#"{"Name":"geo-","Service":{"Service":"x"}}"#, "aliases an existing query name"),
         (r#"{"Session":"s","Service":{"Service":"x"}}"#, "invalid session"),
     ] {
         let answer = http.call(Method::POST, "/v1/query", body).unwrap();
         assert!(answer.status >= 400 && answer.text().contains(text), "{body}: {}", answer.text());
+    }
+}
+
+#[test]
+fn what_is_registered_in_the_catalog_has_to_make_sense() {
+    let home = Home::new();
+    let node = server(&home);
+    let put = |body: Value| {
+        let answer = node.http().put("/v1/catalog/register", body.to_string());
+        (answer.status, answer.text())
+    };
+    let outside = json!({ "Node": "n9", "Address": "10.0.0.9", "NodeMeta": { "rack": "r1" } });
+    assert_eq!(put(outside).0, 200);
+    // Who leaves the node as it is need not know where it is, but it has to be there.
+    let service = json!({ "Service": "Web", "Tags": ["Blue"] });
+    let check = json!({ "CheckID": "y", "Name": "node y", "Status": "passing", "Interval": "10s" });
+    let more = |node: &str| {
+        put(json!({ "Node": node, "SkipNodeUpdate": true, "Service": service, "Checks": [check] }))
+    };
+    assert_eq!(more("n9").0, 200);
+    assert!(more("n8").1.contains("Must provide node and address"));
+    let instance = &node.http().json("/v1/health/service/Web?tag=blue").expect("instances")[0];
+    assert_eq!(
+        (&instance["Node"]["Address"], &instance["Node"]["Meta"]["rack"]),
+        (&"10.0.0.9".into(), &"r1".into())
+    );
+    // A check that names no service is the node's.
+    let check = &instance["Checks"][0];
+    assert_eq!((&check["ServiceID"], &check["Interval"]), (&"".into(), &"10s".into()));
+    let whole = |more: Value| {
+        let mut body = json!({ "Node": "n9", "Address": "10.0.0.9" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        put(body)
+    };
+    for (more, said) in [
+        (json!({ "ID": "bad" }), "Bad node ID"),
+        (json!({ "Service": { "Service": "x", "Address": "0.0.0.0" } }), "Invalid service address"),
+        (json!({ "Check": { "Node": "n8", "Name": "x" } }), "does not match node"),
+    ] {
+        let (status, text) = whole(more);
+        assert!(status == 400 && text.contains(said), "{status} {text}");
     }
 }
 

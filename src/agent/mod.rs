@@ -648,7 +648,7 @@ impl Agent {
     pub fn token(&self, purpose: Purpose) -> Secret {
         let configured = self.config().acl.tokens.clone();
         let own = self.inner.tokens.of(purpose, &configured);
-        if own.is_empty() && purpose != Purpose::Recovery {
+        if own.is_empty() && matches!(purpose, Purpose::Agent | Purpose::Default) {
             return self.inner.tokens.of(Purpose::Default, &configured);
         }
         own

@@ -579,7 +579,7 @@ impl Server {
                 return Ok(Answer {
                     index: found.index,
                     value: found.value,
-                    known_leader: self.inner.node.leader().is_some(),
+                    known_leader: self.inner.node.live_leader().is_some(),
                     last_contact: self.inner.node.last_contact(),
                     filtered,
                 });
@@ -591,7 +591,7 @@ impl Server {
     fn cluster(&self) -> Cluster {
         let node = &self.inner.node;
         let metrics = node.metrics();
-        let leader = node.leader();
+        let leader = node.live_leader();
         let last_index = |id: u64| {
             if id == self.node_id() {
                 return metrics.last_log_index;

@@ -37,6 +37,10 @@ pub enum Purpose {
     Agent,
     /// For looking after it when no server answers.
     Recovery,
+    /// For what the configuration defines without a token of its own.
+    Files,
+    /// For servers that copy rights from another datacenter. There is one datacenter, so it is kept and used for nothing.
+    Replication,
 }
 
 impl Purpose {
@@ -46,6 +50,8 @@ impl Purpose {
             "default" | "acl_token" => Some(Purpose::Default),
             "agent" | "acl_agent_token" => Some(Purpose::Agent),
             "agent_recovery" | "agent_master" | "acl_agent_master_token" => Some(Purpose::Recovery),
+            "config_file_service_registration" => Some(Purpose::Files),
+            "replication" | "acl_replication_token" => Some(Purpose::Replication),
             _ => None,
         }
     }
@@ -86,6 +92,8 @@ impl Tokens {
             Purpose::Default => configured.default.clone(),
             Purpose::Agent => configured.agent.clone(),
             Purpose::Recovery => configured.agent_recovery.clone(),
+            Purpose::Files => configured.config_file_service_registration.clone(),
+            Purpose::Replication => Secret::default(),
         }
     }
 

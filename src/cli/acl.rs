@@ -97,7 +97,7 @@ pub struct List {
 #[derive(Args, Debug)]
 pub struct ById {
     /// Its accessor id
-    #[arg(long)]
+    #[arg(long, visible_alias = "accessor-id")]
     id: String,
     #[command(flatten)]
     api: Api,
@@ -157,7 +157,7 @@ pub struct Create {
 #[derive(Args, Debug)]
 pub struct Update {
     /// Its accessor id
-    #[arg(long)]
+    #[arg(long, visible_alias = "accessor-id")]
     id: String,
     /// What it is for
     #[arg(long)]
@@ -175,7 +175,7 @@ pub struct Update {
 #[derive(Args, Debug)]
 pub struct ReadToken {
     /// Its accessor id
-    #[arg(long, required_unless_present = "own", conflicts_with = "own")]
+    #[arg(long, visible_alias = "accessor-id", required_unless_present = "own", conflicts_with = "own")]
     id: Option<String>,
     /// The token that this command shows
     #[arg(long = "self")]
@@ -189,7 +189,7 @@ pub struct ReadToken {
 #[derive(Args, Debug)]
 pub struct CloneToken {
     /// The accessor id of the one to clone
-    #[arg(long)]
+    #[arg(long, visible_alias = "accessor-id")]
     id: String,
     /// What the new one is for
     #[arg(long, default_value = "")]

@@ -11,6 +11,7 @@ use driftline::env::{Env, real};
 use driftline::http::client::{self, CallError, Response};
 use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use regex::Regex;
 use serde_json::Value;
 
 use super::{
@@ -140,6 +141,12 @@ pub struct KvList {
 
 #[derive(Args, Debug)]
 pub struct Members {
+    /// Only those whose status matches this expression: alive, leaving, left, failed
+    #[arg(long, value_name = "REGEX")]
+    status: Option<Regex>,
+    /// Only those that the filter lets pass, as in Tags["role"] == "consul"
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<String>,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
@@ -535,8 +542,12 @@ fn status_name(status: &Value) -> &'static str {
 }
 
 async fn members(env: &Env, args: Members) -> Result<Vec<u8>, Problem> {
-    let response = ask(env, &args.api, Method::GET, "/v1/agent/members", Bytes::new(), false).await?;
-    let members = parse(&response)?;
+    let path = format!("/v1/agent/members{}", query([("filter", args.filter)]));
+    let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), false).await?;
+    let mut members = parse(&response)?;
+    if let (Some(members), Some(status)) = (members.as_array_mut(), &args.status) {
+        members.retain(|member| status.is_match(status_name(&member["Status"])));
+    }
     if args.format.is_json() {
         return Ok(pretty(&members));
     }

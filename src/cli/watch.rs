@@ -31,7 +31,7 @@ pub struct Watch {
     #[arg(long, default_value = "")]
     tag: String,
     /// With --type service: only instances whose checks all pass
-    #[arg(long, alias = "passing-only")]
+    #[arg(long, alias = "passing-only", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
     passingonly: bool,
     /// With --type checks: only those in this status
     #[arg(long, default_value = "")]

@@ -12,6 +12,7 @@ use axum::http::{Method, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::agent::tokens::Purpose;
@@ -324,9 +325,15 @@ fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Fai
     if bytes.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { decode::body(bytes) }
 }
 
+/// So begin the ids of what is there from the beginning.
+const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
+
 fn uuid_or(given: &str, what: &str, fresh: impl FnOnce() -> String) -> Result<String, Failure> {
     match given {
         "" => Ok(fresh()),
+        given if given.starts_with(RESERVED) => Err(Failure::bad_request(format!(
+            "Invalid Token: UUIDs with the prefix {RESERVED:?} are reserved"
+        ))),
         given if uuid::is_uuid(given) => Ok(given.to_owned()),
         _ => Err(Failure::bad_request(format!("Invalid Token: {what} is not a valid UUID"))),
     }
@@ -466,7 +473,20 @@ pub async fn bootstrap(api: Arc<Api>, call: Call) -> Reply {
         created_ms: now_ms(&api),
         ..NewToken::default()
     };
+    // Who has lost all tokens may still show one that no longer is.
+    let api = Api { agent: api.agent.on_behalf_of(Secret::default()), ..Api::clone(&api) };
     make(&api, AclCommand::Bootstrap { token, reset: None }, pretty).await
+}
+
+/// How far rights are copied from another datacenter: there is none.
+pub async fn replication(_api: Arc<Api>, call: Call) -> Reply {
+    let never = "0001-01-01T00:00:00Z";
+    let none = json!({
+        "Enabled": false, "Running": false, "SourceDatacenter": "", "ReplicationType": "",
+        "ReplicatedIndex": 0, "ReplicatedRoleIndex": 0, "ReplicatedTokenIndex": 0,
+        "LastSuccess": never, "LastError": never, "LastErrorMessage": "",
+    });
+    reply::json(&none, call.params.pretty())
 }
 
 /// All tokens.
@@ -475,7 +495,14 @@ pub async fn tokens(api: Arc<Api>, call: Call) -> Reply {
     let wanted = |name: &str| call.params.text(name).map(str::to_owned);
     let answer =
         api.agent.query(options, &AclTokens { policy: wanted("policy"), role: wanted("role") }).await?;
-    let shown: Vec<TokenReply> = answer.value.iter().map(TokenReply::new).collect();
+    // Nobody logs in here, so no token is a login's.
+    let by_login = call.params.text("authmethod").is_some_and(|method| !method.is_empty());
+    let service = call.params.text("servicename").filter(|service| !service.is_empty());
+    let tokens = answer.value.iter().filter(|token| {
+        let of = |service| token.token.it.grants.services.iter().any(|one| one.name == service);
+        !by_login && service.is_none_or(of)
+    });
+    let shown: Vec<TokenReply> = tokens.map(TokenReply::new).collect();
     reply::found(&shown, call.params.pretty(), &answer, options.consistency)
 }
 
@@ -539,6 +566,7 @@ pub async fn clone_token(api: Arc<Api>, call: Call) -> Reply {
     let found = api.agent.query(options, &AclToken { accessor }).await?.value;
     let it = found.ok_or_else(|| Failure::denied(NOT_FOUND))?.token.it;
     let links = |ids: Vec<String>| ids.into_iter().map(Link::Id).collect();
+    let now = now_ms(&api);
     let token = NewToken {
         accessor: fresh(&api),
         secret: Secret::new(fresh(&api)),
@@ -550,8 +578,12 @@ pub async fn clone_token(api: Arc<Api>, call: Call) -> Reply {
         },
         roles: links(it.roles),
         local: it.local,
-        ttl_ns: it.ttl_ns,
-        created_ms: now_ms(&api),
+        // It does not outlive what it is a copy of.
+        ttl_ns: match it.ttl_ns {
+            0 => 0,
+            ttl => (it.created_ms * 1_000_000).saturating_add(ttl).saturating_sub(now * 1_000_000).max(1),
+        },
+        created_ms: now,
     };
     make(&api, AclCommand::PutToken { token, new: true }, pretty).await
 }
@@ -660,7 +692,7 @@ pub async fn set_token(api: Arc<Api>, call: Call) -> Reply {
     let purpose = Purpose::named(&name).ok_or_else(|| {
         Failure::new(
             StatusCode::NOT_FOUND,
-            format!("Token {name:?} is unknown: there are default, agent and agent_recovery"),
+            format!("Token {name:?} is unknown: there are default, agent, agent_recovery, config_file_service_registration and replication"),
         )
     })?;
     let bytes = api.read_body(call.body).await?;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::local::define;
+use crate::agent::{Consistency, QueryOptions, uuid};
 use crate::config::service;
 use crate::state::catalog::{
-    AllInstances, CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration, ServiceInfo,
+    AllInstances, CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration,
     ServiceInstances, Status, has_meta,
 };
 use crate::state::{CatalogCommand, Command, Outcome};
@@ -28,6 +29,7 @@ use super::{Api, Call};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "lowercase")]
 pub struct CheckBody {
+    node: String,
     checkid: String,
     id: String,
     name: String,
@@ -36,31 +38,29 @@ pub struct CheckBody {
     output: String,
     serviceid: String,
     r#type: String,
+    interval: String,
+    timeout: String,
 }
 
 impl CheckBody {
-    /// What it means; a check of `service`, unless it says of which.
-    pub fn info(self, service: Option<&ServiceInfo>) -> Result<CheckInfo, Failure> {
+    /// What it means. One that names no service is the node's, whatever it is registered with.
+    pub fn info(self) -> Result<CheckInfo, Failure> {
         let word = if self.status.is_empty() { "critical" } else { &self.status };
         let status = Status::of_word(word)
             .ok_or_else(|| Failure::bad_request(format!("Invalid check status: {word:?}")))?;
         let id = [self.checkid, self.id, self.name.clone()].into_iter().find(|id| !id.is_empty());
         let id = id.unwrap_or_default();
         let name = if self.name.is_empty() { id.clone() } else { self.name };
-        let service_id = match service {
-            Some(service) if self.serviceid.is_empty() => service.id.clone(),
-            _ => self.serviceid,
-        };
         Ok(CheckInfo {
             id,
             name,
             status,
             notes: self.notes,
             output: self.output,
-            service_id,
+            service_id: self.serviceid,
             kind: self.r#type,
-            interval: String::new(),
-            timeout: String::new(),
+            interval: self.interval,
+            timeout: self.timeout,
         })
     }
 }
@@ -112,19 +112,43 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     let bytes = api.read_body(call.body).await?;
     let body: RegisterBody = decode::body(&bytes)?;
     same_datacenter(&api, &body.datacenter)?;
-    if body.node.is_empty() || body.address.is_empty() {
+    // Who leaves the node as it is need not know where it is.
+    if body.node.is_empty() || body.address.is_empty() && !body.skipnodeupdate {
         return Err(Failure::bad_request("Must provide node and address"));
+    }
+    if !body.id.is_empty() && !uuid::is_uuid(&body.id) {
+        return Err(Failure::bad_request("Bad node ID: want a UUID"));
     }
     let service = body.service.map(define::info);
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }
-    let checks = body.check.into_iter().chain(body.checks);
-    let checks = checks.map(|check| check.info(service.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    if service.as_ref().is_some_and(|service| define::is_nowhere(&service.address)) {
+        return Err(Failure::bad_request("Invalid service address"));
+    }
+    let checks: Vec<CheckBody> = body.check.into_iter().chain(body.checks).collect();
+    if let Some(check) = checks.iter().find(|check| !check.node.is_empty() && check.node != body.node) {
+        let (theirs, node) = (&check.node, &body.node);
+        let text = format!("check node {theirs:?} does not match node {node:?}");
+        return Err(Failure::bad_request(text));
+    }
+    let checks = checks.into_iter().map(CheckBody::info).collect::<Result<Vec<_>, _>>()?;
+    let mut address = body.address;
+    if address.is_empty() {
+        let question = OneNode { node: body.node.clone(), checks: false };
+        let found = api.agent.itself().query(QueryOptions::now(Consistency::Default), &question).await?;
+        let known = found.value.filter(|known| known.node.info.name == body.node).ok_or_else(|| {
+            Failure::bad_request(format!(
+                "Must provide node and address: there is no node {:?} yet",
+                body.node
+            ))
+        })?;
+        address = known.node.info.address;
+    }
     let node = NodeInfo {
         name: body.node,
         id: body.id,
-        address: body.address,
+        address,
         tagged_addresses: body.taggedaddresses,
         meta: body.nodemeta,
     };
@@ -198,9 +222,10 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     reply::found(&answer.value, params.pretty(), &answer, options.consistency)
 }
 
-/// Whether an instance has every tag that the request names.
+/// Whether an instance has every tag that the request names, in whatever case.
 pub fn tagged(params: &Params, tags: &[String]) -> bool {
-    params.all("tag").filter(|tag| !tag.is_empty()).all(|wanted| tags.iter().any(|tag| tag == wanted))
+    let has = |wanted: &str| tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted));
+    params.all("tag").filter(|tag| !tag.is_empty()).all(has)
 }
 
 /// The instances of a service.

@@ -45,7 +45,11 @@ pub async fn keyring(api: Arc<Api>, call: Call) -> Reply {
         Some(Ok(_)) => return Err(Failure::bad_request("Relay factor must be in range: [0, 5]")),
         Some(Err(_)) => return Err(Failure::bad_request("Error parsing relay factor: not a number")),
     }
-    let local_only = call.params.switch("local-only");
+    let local_only = match call.params.text("local-only").unwrap_or_default() {
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        _ => return Err(Failure::bad_request("Error parsing local-only: want true or false")),
+    };
     let change = match call.head.method {
         Method::POST => Some(Change::Install),
         Method::PUT => Some(Change::Use),

@@ -459,6 +459,7 @@ fn all() -> Routes {
         .route("/get", &["GET"], Needs::Calls, legacy::get)
         .route("/join", &["GET", "PUT", "POST"], Needs::Calls, legacy::join)
         .route("/v1/acl/bootstrap", &["PUT"], Needs::AclCalls, acl::bootstrap)
+        .route("/v1/acl/replication", &["GET"], Needs::Nothing, acl::replication)
         .route("/v1/acl/tokens", &["GET"], Needs::AclCalls, acl::tokens)
         .route("/v1/acl/token", &["PUT"], Needs::AclCalls, acl::create_token)
         .route("/v1/acl/token/self", &["GET"], Needs::AclCalls, acl::own_token)

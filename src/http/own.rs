@@ -59,15 +59,16 @@ fn may(who: &Authorizer, (kind, name): &(Kind, String), wanted: Access) -> Resul
 async fn may_change_check(api: &Api, id: &str) -> Result<(), Failure> {
     let who = api.who().await?;
     let book = api.agent.local().book();
-    let about = book.checks().get(id).map_or("", |check| check.definition.service_id.as_str());
-    Ok(may(&who, &subject(api, &book, about), Access::Write)?)
+    let check = book.checks().get(id).ok_or_else(|| Unknown::Check(id.to_owned()))?;
+    Ok(may(&who, &subject(api, &book, &check.definition.service_id), Access::Write)?)
 }
 
 /// Whoever changes a service must have the right to it.
 async fn may_change_service(api: &Api, id: &str) -> Result<(), Failure> {
     let who = api.who().await?;
     let book = api.agent.local().book();
-    Ok(may(&who, &subject(api, &book, id), Access::Write)?)
+    let service = book.services().get(id).ok_or_else(|| Unknown::Service(id.to_owned()))?;
+    Ok(who.require(Kind::Service, &service.name, Access::Write)?)
 }
 
 /// Registers a service with its checks.

@@ -27,6 +27,7 @@ const PREFIX_MATCH: &str = "name_prefix_match";
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct QueryBody {
+    id: String,
     name: String,
     session: String,
     token: String,
@@ -89,6 +90,9 @@ impl QueryBody {
         };
         if !self.dns.ttl.is_empty() && parse_duration(&self.dns.ttl).is_none_or(|ttl| ttl < 0) {
             return bad(&format!("Bad DNS TTL '{}'", self.dns.ttl));
+        }
+        if self.name.is_empty() && self.session.is_empty() && template.is_none() {
+            return bad("Must be bound to a session");
         }
         let service = self.service;
         let query = PreparedQuery {
@@ -215,6 +219,9 @@ pub async fn all(api: Arc<Api>, call: Call) -> Reply {
     if call.head.method == Method::POST {
         let bytes = api.read_body(call.body).await?;
         let body: QueryBody = decode::body(&bytes)?;
+        if !body.id.is_empty() {
+            return Err(Failure::bad_request("ID must be empty when creating a new prepared query"));
+        }
         let id = api.agent.new_session_id();
         change(&api, PreparedCommand::Create(Box::new(body.query(id.clone())?))).await?;
         return reply::json(&BTreeMap::from([("ID", id)]), pretty);
@@ -278,6 +285,9 @@ async fn resolved(api: &Api, params: &Params, wanted: String) -> Result<Row<Prep
 /// The query as it is carried out.
 async fn explain(api: &Api, params: &Params, wanted: String) -> Reply {
     let query = resolved(api, params, wanted).await?;
+    // To carry it out needs no right to it; to read it does.
+    let options = params.query_options(|| 0.0)?;
+    api.agent.query(options, &Prepared { wanted: query.info.id.clone(), resolve: false }).await?;
     reply::json(&BTreeMap::from([("Query", show(&query))]), params.pretty())
 }
 

@@ -161,7 +161,7 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
         }
         Wanted { kv: None, node: None, service: None, check: Some(WantedCheck { verb, check }) } => {
             let CheckOnNode { node, check: Conditional { row, modifyindex } } = check;
-            (verb, CatalogRow::Check { node, check: row.info(None)? }, modifyindex)
+            (verb, CatalogRow::Check { node, check: row.info()? }, modifyindex)
         }
         _ => return Err(parse_failed("an operation must have one of KV, Node, Service and Check")),
     };

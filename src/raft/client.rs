@@ -136,7 +136,9 @@ impl Client {
                 Ok(Answer::Failed(reason)) => in_doubt = Some(reason),
                 Ok(_) => in_doubt = Some("the leader's answer does not fit".to_owned()),
                 Err(Attempt::NoLeader) => {}
-                Err(Attempt::Call(CallError::NotSent { reason, .. })) => last_refusal = reason,
+                Err(Attempt::Call(error @ CallError::NotSent { .. })) => {
+                    last_refusal = format!("{NO_LEADER}: {error}");
+                }
                 Err(Attempt::Call(error @ CallError::NoAnswer { .. })) => in_doubt = Some(error.to_string()),
             }
             if !self.pause(deadline).await {
@@ -242,7 +244,9 @@ impl Client {
                     return Err(WriteError::Unknown(reason));
                 }
                 Ok(_) => return Err(WriteError::Unknown("the leader's answer does not fit".to_owned())),
-                Err(Attempt::Call(CallError::NotSent { reason, .. })) => last_refusal = reason,
+                Err(Attempt::Call(error @ CallError::NotSent { .. })) => {
+                    last_refusal = format!("{NO_LEADER}: {error}");
+                }
                 Err(Attempt::Call(error)) => return Err(WriteError::Unknown(error.to_string())),
             }
             if !self.pause(deadline).await {

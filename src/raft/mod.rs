@@ -173,6 +173,8 @@ struct Inner {
     newest: u8,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
+    /// A leader that was silent for longer is no sign of a leader: followers stand for election sooner.
+    patience: Duration,
     started: Instant,
     /// One membership change at a time; openraft refuses a second, we let it wait.
     changing: tokio::sync::Mutex<()>,
@@ -349,6 +351,7 @@ impl RaftNode {
                 elections,
                 newest,
                 heard_leader: AtomicU64::new(started.0),
+                patience: Duration::from_millis(2 * config.election_timeout_max_ms),
                 started,
                 changing: tokio::sync::Mutex::new(()),
                 tasks: Mutex::default(),
@@ -483,6 +486,27 @@ impl RaftNode {
     /// The leader's Raft id, as far as known.
     pub fn leader(&self) -> Option<u64> {
         self.inner.core.metrics().borrow_watched().current_leader
+    }
+
+    /// The leader's Raft id, if it was lately seen to lead: heard by this server or, when that is the leader, by a quorum.
+    ///
+    /// [`RaftNode::leader`] outlives its subject until there is another, which is right for whoever has a request to send and
+    /// wrong for whoever asks how the cluster is.
+    pub fn live_leader(&self) -> Option<u64> {
+        let (leader, alone, confirmed) = {
+            let metrics = self.inner.core.metrics();
+            let metrics = metrics.borrow_watched();
+            let alone = metrics.membership_config.membership().voter_ids().nth(1).is_none();
+            let confirmed = metrics.last_quorum_acked.as_ref().map(|at| **at);
+            (metrics.current_leader?, alone, confirmed)
+        };
+        let lives = if leader == self.inner.me.node_id {
+            let silent = confirmed.map(|at| self.inner.env.now().since(at));
+            alone || silent.is_some_and(|silent| silent <= self.inner.patience)
+        } else {
+            self.last_contact() <= self.inner.patience
+        };
+        lives.then_some(leader)
     }
 
     /// Waits until this server leads, if it `led` when the caller last looked, and the other way round. What happened

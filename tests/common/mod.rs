@@ -39,7 +39,9 @@ pub const ANY_PORTS: [&str; 6] = ["--http-port", "0", "--rpc-port", "0", "--goss
 /// The program under test.
 pub fn driftline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
-    for name in ["DRIFTLINE_HTTP_ADDR", "DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN", "RUST_LOG"] {
+    for name in
+        ["DRIFTLINE_HTTP_ADDR", "DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "RUST_LOG"]
+    {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

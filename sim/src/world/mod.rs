@@ -288,14 +288,23 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
     Violation { check: check.to_owned(), detail, at_ns, node: None }
 }
 
+/// The newest configuration that any node has taken up.
+#[derive(Default)]
+struct Newest {
+    index: u64,
+    /// The sets of voters; two while it changes.
+    voters: Vec<Vec<u64>>,
+    /// The nodes that have taken it up.
+    nodes: BTreeSet<u32>,
+}
+
 /// Sees what the nodes observe: passes it to the checks, and keeps what the world itself needs.
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
     /// The Raft id of each node, as it last said; of none that has lost its disk since.
     raft_ids: Mutex<BTreeMap<u32, u64>>,
-    /// The newest configuration that any node has taken up: its index and the sets of voters.
-    configured: Mutex<(u64, Vec<Vec<u64>>)>,
+    configured: Mutex<Newest>,
     disks: Mutex<BTreeMap<u32, Damages>>,
     /// Nodes that found damage where there was none.
     unexplained: Mutex<Vec<Violation>>,
@@ -400,8 +409,11 @@ impl Witness for Watch {
             }
             Observed::Membership { index, voters, .. } => {
                 let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
-                if *index >= configured.0 {
-                    *configured = (*index, voters.clone());
+                if *index > configured.index || configured.voters != *voters && *index == configured.index {
+                    *configured = Newest { index: *index, voters: voters.clone(), nodes: BTreeSet::new() };
+                }
+                if *index == configured.index {
+                    configured.nodes.insert(host);
                 }
             }
             Observed::Member { node_id, name, change, .. } => {

@@ -124,23 +124,28 @@ impl World {
         self.boot_if_due(node);
     }
 
-    fn configured(&self) -> Vec<Vec<u64>> {
-        self.watch.configured.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    /// The newest configuration, and the nodes that have it.
+    fn configured(&self) -> (Vec<Vec<u64>>, BTreeSet<u32>) {
+        let newest = self.watch.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        (newest.voters.clone(), newest.nodes.clone())
     }
 
     /// Whether every voter is a node that still has its disk.
     pub(super) fn is_whole(&self) -> bool {
         let ids: BTreeSet<u64> = self.watch.raft_ids().values().copied().collect();
-        self.configured().iter().flatten().all(|voter| ids.contains(voter))
+        self.configured().0.iter().flatten().all(|voter| ids.contains(voter))
     }
 
-    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, and the
-    /// others are a majority.
+    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, the
+    /// others are a majority, and each of them has the configuration in which they are one.
     fn can_spare(&self, node: u32) -> bool {
-        let configured = self.configured();
+        let (configured, have_it) = self.configured();
         let [voters] = configured.as_slice() else { return false };
-        let own = self.watch.raft_ids().get(&node).copied();
+        let ids = self.watch.raft_ids().clone();
+        let own = ids.get(&node).copied();
+        let others = ids.iter().filter(|(other, id)| **other != node && voters.contains(id));
         voters.len() >= 3
+            && others.map(|(other, _)| other).all(|other| have_it.contains(other))
             && own.is_some_and(|own| voters.contains(&own))
             && self.state().leaving.is_empty()
             && self.is_whole()

@@ -68,6 +68,11 @@ pub fn info(of: Service) -> ServiceInfo {
     }
 }
 
+/// Whether nobody can reach anything there: it is where a server listens that listens everywhere.
+pub fn is_nowhere(address: &str) -> bool {
+    matches!(address, "0.0.0.0" | "::" | "[::]")
+}
+
 /// A service with its checks. `scripts`: whether checks may run programs.
 ///
 /// # Errors
@@ -79,7 +84,7 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if service.name.is_empty() {
         return Err(bad("Missing service name"));
     }
-    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+    if is_nowhere(&service.address) {
         return Err(bad("Invalid service address"));
     }
     // Some clients always send a check, with nothing in it.

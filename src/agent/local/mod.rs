@@ -36,6 +36,7 @@ use crate::secret::Secret;
 use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
 use crate::state::{CatalogCommand, Command, Outcome};
 
+use super::tokens::Purpose;
 use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
 use book::{Book, Definition, Item, Probe, Unknown, scale};
 use define::{Configured, Whole};
@@ -143,10 +144,12 @@ impl Local {
     /// Brings in force what the configuration defines. What it defined before and does not now goes; what requests registered
     /// stays, unless the configuration has it too.
     pub fn configure(&self, agent: &Agent, configured: Configured) {
+        let of_files = agent.token(Purpose::Files);
+        let teller = |token: &Secret| teller(agent, if token.is_empty() { &of_files } else { token });
         let mut items = BTreeSet::new();
         let mut checks = Vec::new();
         for Whole { service, checks: own, token } in configured.services {
-            let teller = teller(agent, &token);
+            let teller = teller(&token);
             let item = Item::Service(service.id.clone());
             self.bearers().insert(item.clone(), teller.bearer().clone());
             items.insert(item);
@@ -155,7 +158,7 @@ impl Local {
             }
             checks.extend(own.into_iter().map(|check| (check, teller.clone())));
         }
-        checks.extend(configured.checks.into_iter().map(|(check, token)| (check, teller(agent, &token))));
+        checks.extend(configured.checks.into_iter().map(|(check, token)| (check, teller(&token))));
         for (check, teller) in checks {
             let item = Item::Check(check.id.clone());
             self.bearers().insert(item.clone(), teller.bearer().clone());
