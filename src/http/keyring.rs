@@ -45,9 +45,9 @@ pub async fn keyring(api: Arc<Api>, call: Call) -> Reply {
         Some(Ok(_)) => return Err(Failure::bad_request("Relay factor must be in range: [0, 5]")),
         Some(Err(_)) => return Err(Failure::bad_request("Error parsing relay factor: not a number")),
     }
-    let local_only = match call.params.text("local-only").unwrap_or_default() {
-        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+    let local_only = match call.params.get("local-only") {
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => true,
         _ => return Err(Failure::bad_request("Error parsing local-only: want true or false")),
     };
     let change = match call.head.method {

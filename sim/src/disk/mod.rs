@@ -354,7 +354,7 @@ impl DiskModel {
         } else if inner.strikes(|wrong| &mut wrong.misdirected_reads) {
             inner.damaged(index);
             let last = len - buffer.len() as u64;
-            let before = inner.files[index].astray.filter(|before| *before <= last);
+            let before = inner.files[index].astray.filter(|before| *before <= last && *before != offset);
             from = match before {
                 Some(before) if inner.rng.random_bool(0.5) => before,
                 _ => inner.rng.random_range(0..=last / SECTOR) * SECTOR,
