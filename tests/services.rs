@@ -281,6 +281,62 @@ fn a_prepared_query_finds_what_is_well_and_goes_with_its_session() {
 }
 
 #[test]
+fn what_is_registered_again_stands_as_it_stood_and_the_catalog_is_put_right_at_once() {
+    let home = Home::new();
+    let config = home.file("agent.json", r#"{"node_meta":{"rack":"r1"}}"#);
+    let data = text_of(&home.data());
+    let args = ["--server", "--bootstrap-expect", "1", "--data-dir", &data, "--config", &config];
+    let node = Node::start("a", &[&args[..], &ANY_PORTS[..]].concat());
+    eventually("a leader", || node.http().leader());
+    let http = node.http();
+    register(http, r#"{"Name":"web","Check":{"TTL":"10m"}}"#);
+    assert_eq!(http.put("/v1/agent/check/pass/service:web?note=fine", "").status, 200);
+    register(http, r#"{"Name":"web","Check":{"TTL":"20m"}}"#);
+    assert_eq!(check(http, "service:web"), ("passing".into(), "fine".into()));
+
+    // A check that is told is as it is told, whatever its thresholds.
+    let body = r#"{"Name":"told","TTL":"10m","Status":"passing","FailuresBeforeCritical":3}"#;
+    assert_eq!(http.put("/v1/agent/check/register", body).status, 200);
+    assert_eq!(http.put("/v1/agent/check/fail/told", "").status, 200);
+    assert_eq!(check(http, "told").0, "critical");
+
+    let in_catalog = |name: &str| {
+        let found = http.json(&format!("/v1/health/service/{name}"))?;
+        found[0]["Checks"].as_array().map(Vec::len)
+    };
+    eventually("the catalog has it", || in_catalog("web").filter(|checks| *checks > 1));
+    let labels = http.json("/v1/catalog/service/web?node-meta=rack:r1").expect("instances");
+    assert_eq!(labels[0]["NodeMeta"]["rack"], "r1");
+    // Somebody takes the service out of the catalog; the agent has a check of it to tell of, and another service.
+    let gone = json!({ "Node": "a", "ServiceID": "web" }).to_string();
+    assert_eq!(http.put("/v1/catalog/deregister", gone).status, 200);
+    let begun = std::time::Instant::now();
+    assert_eq!(http.put("/v1/agent/check/warn/service:web", "").status, 200);
+    register(http, r#"{"Name":"other"}"#);
+    eventually("the catalog is right", || in_catalog("web").zip(in_catalog("other")));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it waited for the next comparison: {:?}",
+        begun.elapsed()
+    );
+
+    for (body, said) in [
+        (r#"{"Name":"x","Weights":{"Passing":0}}"#, "Passing must be greater than 0"),
+        (r#"{"Name":"x","Weights":{"Passing":70000}}"#, "between 0 and 65535"),
+        (r#"{"Name":"x","Meta":{"a b":"c"}}"#, "('a b', 'c'): Key contains invalid characters"),
+        (r#"{"Name":"x","Meta":{"consul-x":"c"}}"#, "reserved for internal use"),
+    ] {
+        let answer = http.put("/v1/agent/service/register", body);
+        assert!(answer.status == 400 && answer.text().contains(said), "{body}: {}", answer.text());
+    }
+    let health = http.get("/v1/agent/health/service/id/web");
+    assert_eq!((health.status, health.header("x-consul-reason")), (503, Some("critical")));
+    assert_eq!(http.get("/v1/catalog/nodes?datacenter=dc2").status, 500);
+    assert_eq!(http.put("/v1/agent/join/no.such.host.invalid", "").status, 500);
+    assert_eq!(http.put("/v1/agent/join/a%20b", "").status, 400);
+}
+
+#[test]
 fn what_is_registered_in_the_catalog_has_to_make_sense() {
     let home = Home::new();
     let node = server(&home);

@@ -853,7 +853,16 @@ impl Server {
         let asked =
             node.pool().call(server.addr, Some(server.node_id), Lane::Client, &Ask::Status, STATUS_WITHIN);
         match asked.await {
-            Ok(RpcAnswer::Status(_)) => {}
+            Ok(RpcAnswer::Status(status)) => {
+                let mine = node.cluster();
+                if let Some(theirs) = status.cluster.filter(|theirs| mine.is_some_and(|mine| mine != *theirs))
+                {
+                    let mine = mine.unwrap_or_default();
+                    return Err(format!(
+                        "it belongs to cluster {theirs:016x} and this one to {mine:016x}: two clusters cannot be merged"
+                    ));
+                }
+            }
             Ok(RpcAnswer::WrongServer { node_id }) => {
                 return Err(format!("server {node_id:016x} lives at its address"));
             }

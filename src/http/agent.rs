@@ -153,18 +153,34 @@ fn gossip_addr(text: &str, default_port: u16) -> Option<SocketAddr> {
     ip.or_else(|| text.parse().ok())
 }
 
+/// The addresses of a host, or of `HOST:PORT`.
+async fn by_name(api: &Api, text: &str, default_port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (text, Some(default_port)),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let (Some(port), true) = (port, !host.is_empty() && host.chars().all(is_name)) else {
+        return Err(Failure::bad_request(format!(
+            "Invalid address {text:?}: must be an IP address or the name of a host, with a port if need be"
+        )));
+    };
+    let process = api.agent.process().ok_or_else(|| Failure::internal("no names can be looked up here"))?;
+    process.resolve(host, port).await.map_err(Failure::internal)
+}
+
 /// Joins the gossip of the members at the address in the path.
 pub async fn join(api: Arc<Api>, call: Call) -> Reply {
     let text = call.tail("/v1/agent/join/")?;
-    let addr = gossip_addr(&text, api.agent.config().gossip_addr.port()).ok_or_else(|| {
-        Failure::bad_request(format!(
-            "Invalid address {text:?}: must be an IP address, with a port if need be"
-        ))
-    })?;
+    let port = api.agent.config().gossip_addr.port();
+    let addrs = match gossip_addr(&text, port) {
+        Some(addr) => vec![addr],
+        None => by_name(&api, &text, port).await?,
+    };
     if call.params.switch("wan") {
         return Err(Failure::internal("There is no wide-area gossip to join: this is the only datacenter"));
     }
-    api.agent.join(&[addr]).await.map_err(Failure::internal)?;
+    api.agent.join(&addrs).await.map_err(Failure::internal)?;
     Ok(reply::empty(StatusCode::OK))
 }
 

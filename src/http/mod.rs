@@ -622,7 +622,8 @@ fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call)
     }
     let mut params = Params::parse(head.uri.query())?;
     let token = token(&head, &mut params);
-    if params.text("dc").is_some_and(|dc| dc != api.agent.config().datacenter) {
+    let elsewhere = |dc: &str| dc != api.agent.config().datacenter;
+    if ["datacenter", "dc"].iter().any(|name| params.text(name).is_some_and(elsewhere)) {
         return Err(Failure::refused("No path to datacenter"));
     }
     only_default(&head, &params)?;

@@ -348,7 +348,7 @@ fn health(
     }
     if found.is_empty() {
         let mut response = if text {
-            reply::text(StatusCode::NOT_FOUND, missing)
+            reply::text(StatusCode::NOT_FOUND, missing.clone())
         } else if many {
             reply::json(&found, call.params.pretty())?
         } else {
@@ -356,7 +356,7 @@ fn health(
             reply::json(&none, call.params.pretty())?
         };
         *response.status_mut() = StatusCode::NOT_FOUND;
-        return Ok(response);
+        return Ok(reply::because(response, &missing));
     }
     let mut response: Response = if text {
         reply::text(StatusCode::OK, worst.word())
@@ -366,7 +366,7 @@ fn health(
         reply::json(&found[0], call.params.pretty())?
     };
     *response.status_mut() = code(worst);
-    Ok(response)
+    Ok(reply::because(response, worst.word()))
 }
 
 /// How this agent's instances of a service fare.
@@ -406,6 +406,9 @@ async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what
         // Not being in maintenance is what was wanted.
         let _ = local.deregister_check(&id);
         keep(api).await?;
+        return Ok(reply::empty(StatusCode::OK));
+    }
+    if local.book().checks().contains_key(&id) {
         return Ok(reply::empty(StatusCode::OK));
     }
     let reason = call.params.text("reason").map(str::to_owned);

@@ -19,6 +19,7 @@ const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact")
 const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 const QUERY_BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const DEFAULT_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+const BECAUSE: &str = "x-consul-reason";
 const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const OUTCOME: HeaderName = HeaderName::from_static("x-driftline-outcome");
 
@@ -233,6 +234,15 @@ pub fn describe_unindexed<T>(
 pub fn sifted(mut response: Response, filtered: bool) -> Response {
     if filtered {
         response.headers_mut().insert(FILTERED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// Says in a header too why the answer is what it is.
+pub fn because(mut response: Response, reason: &str) -> Response {
+    // What cannot stand in a header is in the body all the same.
+    if let Ok(reason) = HeaderValue::from_str(reason) {
+        response.headers_mut().insert(BECAUSE, reason);
     }
     response
 }

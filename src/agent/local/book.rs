@@ -180,7 +180,7 @@ impl OwnCheck {
             notes: definition.notes.clone(),
             output: self.output.clone(),
             service_id: definition.service_id.clone(),
-            kind: definition.probe.as_ref().map_or("", Probe::kind).to_owned(),
+            kind: definition.probe.as_ref().map_or("maintenance", Probe::kind).to_owned(),
             interval: shown(definition.interval),
             timeout: shown(definition.timeout),
         }
@@ -318,6 +318,15 @@ impl Book {
         Ok(())
     }
 
+    /// A check that was defined anew stands as the one did that it takes the place of.
+    pub fn stands_as(&mut self, id: &str, before: &OwnCheck) {
+        if let Some(check) = self.checks.get_mut(id) {
+            check.status = before.status;
+            check.output.clone_from(&before.output);
+            check.critical_since = before.critical_since;
+        }
+    }
+
     /// What a check was told counts until then, by the wall clock; nothing: it does not count any more.
     pub fn counts_until(&mut self, id: &str, until: Option<Duration>) {
         if let Some(check) = self.checks.get_mut(id) {
@@ -371,7 +380,10 @@ impl Book {
         check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
         check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
         let definition = &check.definition;
+        // Who is told how things are does not wait to be told again.
+        let told = matches!(definition.probe, Some(Probe::Ttl(_)));
         let status = match found {
+            found if told => found,
             Status::Critical if check.failures >= definition.failures_before_critical => found,
             Status::Critical if check.failures >= definition.failures_before_warning => Status::Warning,
             Status::Passing | Status::Warning if check.successes >= definition.success_before_passing => {
@@ -568,11 +580,14 @@ pub(super) mod tests {
         }
     }
 
+    fn looking(id: &str) -> Definition {
+        Definition { probe: Some(Probe::Tcp("a:1".to_owned())), ..definition(id, "") }
+    }
+
     #[test]
     fn failures_warn_before_they_are_critical() {
         let mut book = Book::default();
-        let of =
-            Definition { failures_before_warning: 2, failures_before_critical: 3, ..definition("c", "") };
+        let of = Definition { failures_before_warning: 2, failures_before_critical: 3, ..looking("c") };
         book.set_check(Definition { initial: Status::Passing, ..of }, Instant(0)).unwrap();
         let mut seen = Vec::new();
         for found in [Status::Critical; 4].into_iter().chain([Status::Passing]) {
@@ -599,7 +614,7 @@ pub(super) mod tests {
             success_before_passing: 2,
             failures_before_warning: 2,
             failures_before_critical: 2,
-            ..definition("c", "")
+            ..looking("c")
         };
         book.set_check(of, Instant(0)).unwrap();
         let mut after = |status: Status| {
@@ -612,6 +627,13 @@ pub(super) mod tests {
             .map(&mut after)
             .collect();
         assert_eq!(seen, [Critical, Critical, Critical, Passing, Passing, Passing, Passing, Critical]);
+        // Who is told does not wait to be told again.
+        book.set_check(Definition { failures_before_critical: 2, ..definition("told", "") }, Instant(0))
+            .unwrap();
+        for status in [Passing, Critical] {
+            book.tell("told", status, String::new(), Instant(0)).unwrap();
+            assert_eq!(book.checks()["told"].status, status);
+        }
     }
 
     #[test]

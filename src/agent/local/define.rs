@@ -68,6 +68,36 @@ pub fn info(of: Service) -> ServiceInfo {
     }
 }
 
+/// What a service may say of itself: the limits are Consul's.
+fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
+    const RESERVED: &str = "consul-";
+    let (passing, warning) = service.weights;
+    if passing == 0 {
+        return Err(bad("Invalid Weights: Passing must be greater than 0"));
+    }
+    if passing > u32::from(u16::MAX) || warning > u32::from(u16::MAX) {
+        return Err(bad("Invalid Weights: DNS Weight must be between 0 and 65535"));
+    }
+    if service.meta.len() > 64 {
+        return Err(bad("Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs"));
+    }
+    for (key, value) in &service.meta {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let wrong = match () {
+            () if key.is_empty() => "Key cannot be blank",
+            () if !key.chars().all(fits) => "Key contains invalid characters",
+            () if key.len() > 128 => "Key is too long (limit: 128 characters)",
+            () if key.starts_with(RESERVED) => "Key prefix 'consul-' is reserved for internal use",
+            () if value.len() > 512 => "Value is too long (limit: 512 characters)",
+            () => continue,
+        };
+        return Err(bad(format!(
+            "Invalid Service Meta: Couldn't load metadata pair ('{key}', '{value}'): {wrong}"
+        )));
+    }
+    Ok(())
+}
+
 /// Whether nobody can reach anything there: it is where a server listens that listens everywhere.
 pub fn is_nowhere(address: &str) -> bool {
     matches!(address, "0.0.0.0" | "::" | "[::]")
@@ -87,6 +117,7 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if is_nowhere(&service.address) {
         return Err(bad("Invalid service address"));
     }
+    sensible(&service)?;
     // Some clients always send a check, with nothing in it.
     let written: Vec<Check> =
         first.into_iter().chain(more).filter(|check| *check != Check::default()).collect();

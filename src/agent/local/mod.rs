@@ -303,7 +303,13 @@ impl Local {
             self.stop_looking(&id);
         }
         for check in checks {
+            // A service that is registered again is not down for it.
+            let before = self.locked().checks().get(&check.id).cloned();
+            let id = check.id.clone();
             self.register_check(agent, check)?;
+            if let Some(before) = before {
+                self.locked().stands_as(&id, &before);
+            }
         }
         self.note_change();
         Ok(())
@@ -411,7 +417,10 @@ impl Local {
         self.found(
             &id,
             Status::Critical,
-            format!("TTL expired (last output before timeout follows): {last}"),
+            match last.as_str() {
+                "" => "TTL expired".to_owned(),
+                last => format!("TTL expired (last output before timeout follows): {last}"),
+            },
         );
         self.locked().counts_until(&id, None);
         self.try_to_save().await;
@@ -516,12 +525,17 @@ impl Local {
                 tokio::select! {
                     biased;
                     () = self.inner.changed.notified(), if !failed => {
-                        if let Err(reason) = self.tell_changes(&agent).await
-                            && !gives_up
-                        {
-                            tracing::debug!(reason, "the catalog could not be told");
-                            failed = true;
-                            due = due.min(env.now() + RETRY_AFTER + self.spread(RETRY_AFTER));
+                        match self.tell_changes(&agent).await {
+                            Err(Untold::Refused(reason)) if !gives_up => {
+                                tracing::debug!(reason, "the catalog is not what it was taken for");
+                                break;
+                            }
+                            Err(Untold::Failed(reason)) if !gives_up => {
+                                tracing::debug!(reason, "the catalog could not be told");
+                                failed = true;
+                                due = due.min(env.now() + RETRY_AFTER + self.spread(RETRY_AFTER));
+                            }
+                            _ => {}
                         }
                     }
                     () = agent.server_came(), if failed => {
@@ -540,11 +554,12 @@ impl Local {
         let options = QueryOptions::now(Consistency::Default);
         let whole = agent.query(options, &OneNode { node: node.name.clone(), checks: true }).await;
         let whole = whole.map_err(|error| error.to_string())?.value;
-        self.tell_catalog(agent, |book| book.full_plan(&node, whole.as_ref())).await
+        let told = self.tell_catalog(agent, |book| book.full_plan(&node, whole.as_ref())).await;
+        told.map_err(|error| error.to_string())
     }
 
     /// Tells what changed.
-    async fn tell_changes(&self, agent: &Agent) -> Result<(), String> {
+    async fn tell_changes(&self, agent: &Agent) -> Result<(), Untold> {
         let node = node_info(agent);
         self.tell_catalog(agent, |book| book.partial_plan(&node)).await
     }
@@ -554,7 +569,7 @@ impl Local {
         &self,
         agent: &Agent,
         plan: impl FnOnce(&mut Book) -> Vec<CatalogCommand>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Untold> {
         let (plan, dirty) = {
             let mut book = self.locked();
             (plan(&mut book), book.take_dirty())
@@ -566,9 +581,9 @@ impl Local {
         told
     }
 
-    async fn write_all(&self, agent: &Agent, plan: Vec<CatalogCommand>) -> Result<(), String> {
-        // What may not be told must not keep the rest from being told.
-        let mut denied = Ok(());
+    async fn write_all(&self, agent: &Agent, plan: Vec<CatalogCommand>) -> Result<(), Untold> {
+        // What may not be told, or does not fit, must not keep the rest from being told.
+        let mut untold = Ok(());
         for command in plan {
             let (told, item) = (command.to_string(), item(&command));
             let goes = !matches!(command, CatalogCommand::Register(_));
@@ -578,7 +593,9 @@ impl Local {
                 written = agent.on_behalf_of(token).write(Command::Catalog(command)).await;
             }
             match written {
-                Ok(Outcome::Refused { refusal, .. }) => return Err(format!("{told}: {refusal}")),
+                Ok(Outcome::Refused { refusal, .. }) => {
+                    untold = Err(Untold::Refused(format!("{told}: {refusal}")));
+                }
                 Ok(_) => {
                     if let Some(item) = item.filter(|_| goes) {
                         self.bearers().remove(&item);
@@ -586,13 +603,24 @@ impl Local {
                 }
                 Err(WriteError::Denied(reason)) => {
                     tracing::warn!(told, reason, "the catalog may not be told: see acl.tokens.agent");
-                    denied = Err(format!("{told}: {reason}"));
+                    untold = untold.and(Err(Untold::Failed(format!("{told}: {reason}"))));
                 }
-                Err(error) => return Err(format!("{told}: {error}")),
+                Err(error) => return Err(Untold::Failed(format!("{told}: {error}"))),
             }
         }
-        denied
+        untold
     }
+}
+
+/// Why the catalog does not know something yet.
+#[derive(Debug, thiserror::Error)]
+enum Untold {
+    /// It was told, and something there is not as it was believed to be: a comparison will find out what.
+    #[error("{0}")]
+    Refused(String),
+    /// It was not reached, or may not be told.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The agent, asked by whoever this token is of; by itself without one.
@@ -623,11 +651,13 @@ pub fn node_info(agent: &Agent) -> NodeInfo {
     } else {
         &["lan", "lan_ipv6", "wan", "wan_ipv6"]
     };
+    let mut meta = agent.config().tags.clone();
+    meta.insert("consul-network-segment".to_owned(), String::new());
     NodeInfo {
         name: member.name,
         id: uuid_of(member.node_id),
         tagged_addresses: names.iter().map(|name| ((*name).to_owned(), address.clone())).collect(),
         address,
-        meta: BTreeMap::from([("consul-network-segment".to_owned(), String::new())]),
+        meta,
     }
 }
