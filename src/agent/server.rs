@@ -854,13 +854,10 @@ impl Server {
             node.pool().call(server.addr, Some(server.node_id), Lane::Client, &Ask::Status, STATUS_WITHIN);
         match asked.await {
             Ok(RpcAnswer::Status(status)) => {
-                let mine = node.cluster();
-                if let Some(theirs) = status.cluster.filter(|theirs| mine.is_some_and(|mine| mine != *theirs))
+                if let (Some(theirs), Some(mine)) = (status.cluster, node.cluster())
+                    && theirs != mine
                 {
-                    let mine = mine.unwrap_or_default();
-                    return Err(format!(
-                        "it belongs to cluster {theirs:016x} and this one to {mine:016x}: two clusters cannot be merged"
-                    ));
+                    return Err(CallError::OtherCluster { addr: server.addr, theirs, mine }.to_string());
                 }
             }
             Ok(RpcAnswer::WrongServer { node_id }) => {

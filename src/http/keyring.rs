@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::gossip::keyring::Change;
 use crate::state::acl::Access;
 
+use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call, decode};
 
@@ -46,9 +47,10 @@ pub async fn keyring(api: Arc<Api>, call: Call) -> Reply {
         Some(Err(_)) => return Err(Failure::bad_request("Error parsing relay factor: not a number")),
     }
     let local_only = match call.params.get("local-only") {
-        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
-        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => true,
-        _ => return Err(Failure::bad_request("Error parsing local-only: want true or false")),
+        None => false,
+        Some("") => true,
+        Some(text) => Params::truth(text)
+            .ok_or_else(|| Failure::bad_request("Error parsing local-only: want true or false"))?,
     };
     let change = match call.head.method {
         Method::POST => Some(Change::Install),

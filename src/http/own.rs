@@ -21,6 +21,7 @@ use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
 
 use super::decode;
 use super::filter::Filter;
+use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::wire::{Address, Check, Weights, addresses};
 use super::{Api, Call};
@@ -394,9 +395,8 @@ pub async fn health_by_id(api: Arc<Api>, call: Call) -> Reply {
 fn enable(call: &Call) -> Result<bool, Failure> {
     match call.params.get("enable") {
         None | Some("") => Err(Failure::bad_request("Missing value for enable")),
-        Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
-        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
-        Some(other) => Err(Failure::bad_request(format!("Invalid value for enable: {other:?}"))),
+        Some(text) => Params::truth(text)
+            .ok_or_else(|| Failure::bad_request(format!("Invalid value for enable: {text:?}"))),
     }
 }
 

@@ -78,6 +78,15 @@ impl Params {
         self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
     }
 
+    /// What a parameter says that is true or false, in the words that Consul takes; none for anything else.
+    pub fn truth(text: &str) -> Option<bool> {
+        match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+            _ => None,
+        }
+    }
+
     /// Whether the answer is for people to read.
     pub fn pretty(&self) -> bool {
         self.switch("pretty")
