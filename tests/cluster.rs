@@ -262,6 +262,37 @@ fn a_wiped_server_catches_up() {
     assert!(cluster.http(wiped).set("after", "the wipe"));
     cluster.everywhere("after", "the wipe");
     cluster.settle();
+    // It has another id now; who it was is not listed beside it.
+    for i in 0..3 {
+        let members = cluster.http(i).json("/v1/agent/members").expect("JSON");
+        assert_eq!(members.as_array().expect("members").len(), 3, "{members}");
+    }
+}
+
+#[test]
+fn a_failed_server_that_is_pruned_is_nowhere_any_more() {
+    let mut cluster = Cluster::start("");
+    let dead = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
+    cluster.kill(dead);
+    let rest: Vec<usize> = cluster.ups().collect();
+    for i in &rest {
+        eventually("failed", || (cluster.http(*i).status_of(NAMES[dead]) == Some(4)).then_some(()));
+    }
+    let path = format!("/v1/agent/force-leave/{}?prune", NAMES[dead]);
+    assert_eq!(cluster.http(rest[0]).put(&path, "").status, 200);
+    for i in rest {
+        eventually("not listed", || cluster.http(i).status_of(NAMES[dead]).is_none().then_some(()));
+        eventually("two voters", || (cluster.http(i).voters() == 2).then_some(()));
+        eventually("not in the catalog", || {
+            let nodes = cluster.http(i).json("/v1/catalog/nodes")?;
+            (nodes.as_array()?.len() == 2).then_some(())
+        });
+        let checks = cluster.http(i).json(&format!("/v1/health/node/{}", NAMES[dead])).expect("JSON");
+        assert_eq!(checks, serde_json::json!([]));
+    }
+    // It may come back, which is news.
+    cluster.up(dead);
+    cluster.settle();
 }
 
 #[test]

@@ -81,6 +81,27 @@ fn a_server_with_another_clusters_data_is_not_joined() {
         assert!(answer.text().contains(cluster), "{cluster}: {}", answer.text());
         assert_eq!(node.http().voters(), 1);
     }
+    // Gossip does not join them either, and so no client can carry the members of one to the other.
+    let joined = a.http().put(&format!("/v1/agent/join/{}", b.at.gossip), "");
+    assert_eq!(joined.status, 500, "{}", joined.text());
+    let home = common::Home::new();
+    let data = common::text_of(&home.data());
+    let client = Node::start("c", &["--data-dir", &data, "--retry-join", &a.at.gossip.to_string()]);
+    let listed = |node: &Node| {
+        let members = node.http().json("/v1/agent/members").unwrap();
+        members.as_array().unwrap().iter().map(|m| m["Name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    common::eventually("the client has joined", || (listed(&client) == ["a", "c"]).then_some(()));
+    let refused = client.http().put(&format!("/v1/agent/join/{}", b.at.gossip), "");
+    assert_eq!(refused.status, 500, "{}", refused.text());
+    for answer in [joined, refused] {
+        for node in [&a, &b] {
+            let this = node.http().json("/v1/agent/self").unwrap();
+            let cluster = this["Stats"]["consul"]["cluster_id"].as_str().unwrap();
+            assert!(answer.text().contains(cluster), "{cluster}: {}", answer.text());
+        }
+    }
+    assert_eq!((listed(&a), listed(&b)), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
 }
 
 /// Asks in the background; the answer comes through the channel.

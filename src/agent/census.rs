@@ -180,6 +180,7 @@ mod tests {
             meta,
             status,
             since: crate::env::Instant(0),
+            pruned: false,
         }
     }
 

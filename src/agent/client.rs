@@ -54,7 +54,8 @@ impl Client {
     ) -> Result<Client, Error> {
         let identity = identity::open(env).await?;
         // Refutations and changes of metadata count within a life.
-        let member = lan::Identity { node_id: identity.node_id, generation: identity.life << 20 };
+        let generation = identity.life << 20;
+        let member = lan::Identity { node_id: identity.node_id, generation, cluster: None };
         // Mutant C03: a client agent gives itself out for a server.
         let role = if mutant::is("C03") {
             Role::Server { rpc_addr: config.gossip_addr, expect: 0 }

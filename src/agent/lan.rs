@@ -32,6 +32,8 @@ pub struct Identity {
     pub node_id: u64,
     /// The number of its present life; see [`crate::gossip::identity`].
     pub generation: u64,
+    /// The cluster that it belongs to, if its disk says so.
+    pub cluster: Option<u64>,
 }
 
 /// Gossip, as an agent has it. Clones are the same member.
@@ -85,6 +87,7 @@ impl Lan {
             generation: identity.generation,
             timing: config.gossip.clone(),
             cluster: config.datacenter.clone(),
+            founded: identity.cluster,
             newest: config.protocol,
             encryption: config.encryption(),
         };
@@ -113,9 +116,23 @@ impl Lan {
         &self.events
     }
 
-    /// All members that gossip remembers, by name.
+    /// The members, by name.
     pub fn members(&self) -> Vec<Member> {
         self.gossip.members()
+    }
+
+    /// All that gossip remembers, by name: also who is not listed any more, because somebody ordered so or because another has
+    /// its name now.
+    pub fn remembered(&self) -> Vec<Member> {
+        self.gossip.remembered()
+    }
+
+    /// From now on nothing is believed of nodes of other clusters.
+    ///
+    /// # Errors
+    /// When gossip has stopped.
+    pub async fn settle(&self, cluster: u64) -> Result<(), gossip::Error> {
+        self.gossip.settle(cluster).await
     }
 
     /// This node as a member.
@@ -130,7 +147,7 @@ impl Lan {
 
     /// The servers that gossip remembers, with their facts. Clients are not among them.
     pub fn servers(&self) -> Vec<(Seen, Meta)> {
-        let servers = self.members().into_iter().filter_map(|member| {
+        let servers = self.remembered().into_iter().filter_map(|member| {
             let meta = Meta::decode(&member.meta)?;
             let server = ServerInfo {
                 node_id: member.node_id,

@@ -157,7 +157,7 @@ impl Server {
             Bootstrap::Wait | Bootstrap::Alone => 0,
         };
         let meta = Meta::of(config, Role::Server { rpc_addr, expect }, http_port);
-        let member = lan::Identity { node_id: identity.node_id, generation };
+        let member = lan::Identity { node_id: identity.node_id, generation, cluster: store.cluster() };
         let lan = Lan::start(env, config, member, meta, local, delegate, members).await?;
         let blank = machine.map_or_else(State::default, State::with_machine);
         env.linger(hazard::GOSSIP_UP).await;
@@ -197,6 +197,7 @@ impl Server {
             env.spawn(self.clone().enter_members()).abort_on_drop(),
             env.spawn(self.clone().propose_places()).abort_on_drop(),
             env.spawn(self.clone().watch_recovery()).abort_on_drop(),
+            env.spawn(self.clone().settle()).abort_on_drop(),
         ];
         let acl = &self.inner.config.acl;
         if acl.enabled && !acl.tokens.initial_management.is_empty() {
@@ -894,7 +895,7 @@ impl Server {
                         continue;
                     }
                 };
-                let (known, now) = (self.inner.lan.members(), env.now());
+                let (known, now) = (self.inner.lan.remembered(), env.now());
                 let missed = census::unknown(&known, &entered);
                 unknown.retain(|node, _| missed.contains(node));
                 let missed_for = missed.into_iter().map(|node| {
@@ -979,6 +980,13 @@ impl Server {
             // Whichever comes first; both are followed by another look.
             let _ = env.timeout(Duration::from_secs(1), node.leadership_changed(led)).await;
         }
+    }
+
+    /// Gossip listens to no other cluster from the moment that this server belongs to one.
+    async fn settle(self) {
+        let cluster = self.inner.node.joined_cluster().await;
+        // Gossip that has stopped listens to nobody.
+        let _ = self.inner.lan.settle(cluster).await;
     }
 
     async fn watch_recovery(self) {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::allegiance::Belongs;
 use super::identity::Identity;
 use super::wire::{Intent, Profile};
 use crate::env::Instant;
@@ -65,6 +66,8 @@ pub struct Member {
     pub status: Status,
     /// Since when it is so, on the clock of the node that was asked.
     pub since: Instant,
+    /// Whether somebody ordered that it be forgotten: it is remembered, as one that left, but not listed.
+    pub pruned: bool,
 }
 
 /// A difference between two views of one node.
@@ -72,7 +75,7 @@ pub struct Member {
 pub enum Change {
     /// Not live before, live now.
     Joined(Member),
-    /// Not live now, or pruned.
+    /// Not live now.
     Left(Member),
     /// Live as before, but different.
     Updated(Member),
@@ -93,6 +96,8 @@ pub struct Entry {
     pub intent: Option<Intent>,
     /// When this life was last heard of from itself.
     pub heard: Instant,
+    /// Whether it last said that it is sure of the cluster it is of: see [`super::allegiance`].
+    pub sure: bool,
     /// Since when `live` is what it is.
     since: Instant,
     /// What programs were told last.
@@ -121,9 +126,6 @@ impl Entry {
 
     fn view(&self) -> Option<Member> {
         let profile = self.profile.as_ref()?;
-        if self.is_pruned() {
-            return None;
-        }
         let status = self.status();
         let since = match &self.shown {
             Some(shown) if shown.status == status => shown.since,
@@ -137,6 +139,7 @@ impl Entry {
             generation: self.id.generation,
             status,
             since,
+            pruned: self.is_pruned(),
         })
     }
 }
@@ -197,6 +200,13 @@ impl Table {
             && entry.id == id
         {
             entry.heard = now;
+        }
+    }
+
+    /// A node said which cluster it is of.
+    pub fn belongs(&mut self, node_id: u64, of: Option<Belongs>) {
+        if let Some(entry) = self.entries.get_mut(&node_id) {
+            entry.sure = of.is_some_and(|of| of.sure);
         }
     }
 
@@ -287,8 +297,7 @@ impl Table {
                 continue;
             }
             let change = match (&entry.shown, &view) {
-                (None, None) => None,
-                (Some(old), None) => Some(Change::Left(Member { status: Status::Left, ..old.clone() })),
+                (_, None) => None,
                 (None, Some(new)) if new.status.is_live() => Some(Change::Joined(new.clone())),
                 (None, Some(new)) => Some(Change::Listed(new.clone())),
                 (Some(old), Some(new)) if old == new => None,
@@ -312,7 +321,16 @@ impl Table {
         }
         self.entries.insert(
             id.node_id,
-            Entry { id, live, profile: None, intent: None, heard: Instant(0), since: now, shown: None },
+            Entry {
+                id,
+                live,
+                profile: None,
+                intent: None,
+                heard: Instant(0),
+                sure: false,
+                since: now,
+                shown: None,
+            },
         );
         self.touched.insert(id.node_id);
         true
@@ -388,7 +406,7 @@ mod tests {
         table.order_out(1, Intent { generation: 2, prune: false });
         assert!(matches!(&table.changes()[..], [Change::Left(m)] if m.status == Status::Left));
         table.order_out(1, Intent { generation: 2, prune: true });
-        assert!(matches!(&table.changes()[..], [Change::Left(_)]));
+        assert!(matches!(&table.changes()[..], [Change::Listed(m)] if m.pruned && m.status == Status::Left));
         assert!(table.get(1).unwrap().is_pruned());
         table.remember_down(id(1, 1, 2), Instant(9));
         assert_eq!(table.changes(), [], "a laggard does not bring it back");

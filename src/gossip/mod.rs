@@ -19,6 +19,7 @@
 //! * `broadcast`: a transmit-limited queue, as in memberlist; what is new is also passed on at once;
 //! * [`pushpull`]: exchanges of full state over TCP: joining, and repair of what rumours missed;
 //! * [`seal`]: encryption of all of it, with the keys of a [`keyring`]; [`keys`]: changing them in a running cluster;
+//! * [`allegiance`]: which cluster the node is of, so that two that were founded apart stay apart;
 //! * [`events`]: user events, each delivered once to every node;
 //! * [`vivaldi`]: network coordinates, from the round trips of probes that are answered; the answer carries the
 //!   coordinate of who answers;
@@ -38,6 +39,7 @@
 //! Queries, compression, and any
 //! promise that a message is delivered: only that it is likely to be.
 
+pub mod allegiance;
 pub mod beside;
 mod broadcast;
 pub mod delegate;
@@ -55,7 +57,7 @@ pub mod wire;
 #[cfg(test)]
 mod wire_v1;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -98,6 +100,8 @@ pub struct Options {
     pub timing: Timing,
     /// Label of the cluster: nodes of different labels do not hear each other.
     pub cluster: String,
+    /// The number of the cluster that the node is of, if its program has that from its own disk: see [`allegiance`].
+    pub founded: Option<u64>,
     /// The newest version of the protocol that the node speaks, see [`wire`].
     pub newest: u8,
     /// Whether and how what it says is encrypted.
@@ -275,6 +279,7 @@ impl Gossip {
             generation: options.generation,
             status: Status::Alive,
             since: env.now(),
+            pruned: false,
         };
         let view = View {
             local,
@@ -290,6 +295,7 @@ impl Gossip {
             env: env.clone(),
             timing: options.timing,
             cluster,
+            founded: options.founded,
             newest: options.newest.clamp(wire::OLDEST, wire::NEWEST),
             sealer: sealer.clone(),
             profile,
@@ -349,13 +355,31 @@ impl Gossip {
         if reached == 0 { Err(Error::Join(failures)) } else { Ok(reached) }
     }
 
-    /// All members known, the local one and those that failed or left included, by name.
+    /// The members, by name, the local one and those that failed or left included. Not listed is who was pruned, and who is
+    /// gone while another lives under its name: a node that lost its id comes back as another.
     pub fn members(&self) -> Vec<Member> {
+        let mut members = self.remembered();
+        let live = members.iter().filter(|member| member.status.is_live());
+        let live: BTreeSet<String> = live.map(|member| member.name.clone()).collect();
+        members.retain(|member| !member.pruned && (member.status.is_live() || !live.contains(&member.name)));
+        members
+    }
+
+    /// All members that this node remembers, by name, those that [`Gossip::members`] does not list included.
+    pub fn remembered(&self) -> Vec<Member> {
         let view = self.inner.shared.view();
         let mut members: Vec<Member> = view.members.values().cloned().collect();
         members.push(view.local.clone());
         members.sort_by(|a, b| (&a.name, a.node_id).cmp(&(&b.name, b.node_id)));
         members
+    }
+
+    /// The program knows from its own disk which cluster its node is of: see [`allegiance`].
+    ///
+    /// # Errors
+    /// When gossip has stopped.
+    pub async fn settle(&self, cluster: u64) -> Result<(), Error> {
+        self.send(Command::Settle { cluster }).await
     }
 
     /// The local member.

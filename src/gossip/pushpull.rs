@@ -20,6 +20,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
+use super::allegiance::Belongs;
 use super::identity::Identity;
 use super::keys;
 use super::members::TABLE_LIMIT;
@@ -70,12 +71,17 @@ pub struct State {
     pub members: Vec<Record>,
     /// Its program's state.
     pub user: Bytes,
+    /// Which cluster the sender is of, if it says so.
+    #[serde(skip)]
+    pub of: Option<Belongs>,
 }
 
 impl State {
     /// As it stands in a frame.
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).unwrap_or_default()
+        let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
+        bytes.extend(Belongs::encode(self.of));
+        bytes
     }
 
     /// What stands in a frame.
@@ -83,11 +89,11 @@ impl State {
     /// # Errors
     /// When it is no state, or one of more members than there may be.
     pub fn decode(body: &[u8]) -> Result<State, FrameError> {
-        let state: State = postcard::from_bytes(body).map_err(|_| Garbage::Malformed)?;
+        let (state, rest) = postcard::take_from_bytes::<State>(body).map_err(|_| Garbage::Malformed)?;
         if state.members.len() > TABLE_LIMIT {
             return Err(Garbage::Malformed.into());
         }
-        Ok(state)
+        Ok(State { of: Belongs::decode(rest)?, ..state })
     }
 }
 
@@ -233,8 +239,13 @@ mod tests {
             profile: Some((1, "a".into(), Bytes::from_static(b"m"))),
             intent: Some(Intent { generation: 2, prune: true }),
         };
-        let state = State { join: true, sender: sender.clone(), members: vec![sender], user: Bytes::new() };
-        assert_eq!(State::decode(&state.encode()).unwrap(), state);
+        let of = Some(Belongs { cluster: 7, sure: true });
+        let state =
+            State { join: true, sender: sender.clone(), members: vec![sender], user: Bytes::new(), of };
+        for of in [of, None] {
+            let state = State { of, ..state.clone() };
+            assert_eq!(State::decode(&state.encode()).unwrap(), state);
+        }
     }
 
     proptest! {

@@ -64,6 +64,7 @@ fn options(node_id: u64, generation: u64, bind: SocketAddr) -> Options {
         generation,
         timing: quick(),
         cluster: "test".to_owned(),
+        founded: None,
         newest: wire::NEWEST,
         encryption: Encryption::default(),
     }
@@ -367,6 +368,9 @@ async fn force_leave_makes_a_failed_member_left_everywhere_and_prune_removes_it(
     nodes[1].gossip.force_leave("n4", true).await.unwrap();
     until("it is gone", || nodes.iter().all(|n| n.sees("n4").is_none())).await;
     assert!(matches!(nodes[2].gossip.force_leave("n4", false).await, Err(Error::UnknownMember { .. })));
+    // It is remembered, so that whoever follows the members can follow this too.
+    let remembered = nodes[0].gossip.remembered();
+    assert!(remembered.iter().any(|m| m.name == "n4" && m.pruned && m.status == Status::Left));
     // A newcomer does not hear of it either.
     let new = start(options(7, 1, any_port())).await;
     new.gossip.join(&[nodes[0].addr()]).await.unwrap();
@@ -407,6 +411,95 @@ async fn another_cluster_is_refused() {
         other => panic!("{other:?}"),
     }
     assert_eq!((nodes[0].gossip.members().len(), stranger.gossip.members().len()), (1, 1));
+}
+
+/// Starts a node whose program knows which cluster it is of, and joins it to others.
+async fn founded(node_id: u64, cluster: u64, others: &[SocketAddr]) -> Node {
+    let node = start(Options { founded: Some(cluster), ..options(node_id, 1, any_port()) }).await;
+    if !others.is_empty() {
+        node.gossip.join(others).await.unwrap();
+    }
+    node
+}
+
+#[tokio::test]
+async fn two_clusters_that_were_founded_apart_do_not_mix() {
+    let first = [founded(1, 0xa, &[]).await];
+    let second = [founded(2, 0xb, &[]).await];
+    let follower = start(options(3, 1, any_port())).await;
+    follower.gossip.join(&[second[0].addr()]).await.unwrap();
+    let refused =
+        "of cluster 000000000000000a, and this node is of 000000000000000b: two clusters cannot be merged";
+    for stranger in [&second[0], &follower] {
+        match stranger.gossip.join(&[first[0].addr()]).await {
+            Err(Error::Join(reasons)) => assert_eq!(reasons[0].1, refused),
+            other => panic!("{other:?}"),
+        }
+    }
+    // The founded refuse on their side as well, and nobody has heard of anybody.
+    assert_eq!(first[0].gossip.stats()["dropped_other_cluster"], "2");
+    assert_eq!(first[0].gossip.members().len(), 1);
+    assert!([&second[0], &follower].iter().all(|node| node.gossip.members().len() == 2));
+    // Nor does a datagram bring one there that somebody else passed on.
+    let before = first[0].gossip.stats()["dropped_other_cluster"].clone();
+    let env = env_in_memory(0);
+    let socket = env.network().bind(any_port()).await.unwrap();
+    let id = Identity { node_id: 9, addr: socket.local_addr(), generation: 1, leaving: false };
+    let of = Some(allegiance::Belongs { cluster: 0xb, sure: false });
+    let sender = wire::Sender { id, revision: 1, of };
+    let number = wire::cluster_number("test");
+    let datagram = wire::DatagramBuilder::new(wire::NEWEST, wire::NEWEST, number, &sender, &[]).finish();
+    socket.send_to(&datagram, first[0].addr()).await.unwrap();
+    until("it is counted", || first[0].gossip.stats()["dropped_other_cluster"] != before).await;
+    assert_eq!(first[0].gossip.members().len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_of_no_cluster_joins_any_and_is_free_again_when_the_cluster_is_gone() {
+    let old = founded(1, 0xa, &[]).await;
+    let client = start(options(3, 1, any_port())).await;
+    client.gossip.join(&[old.addr()]).await.unwrap();
+    let second_client = start(options(4, 1, any_port())).await;
+    second_client.gossip.join(&[client.addr()]).await.unwrap();
+    until("all see all", || [&client, &second_client].iter().all(|node| node.gossip.members().len() == 3))
+        .await;
+    let new = founded(2, 0xb, &[]).await;
+    assert!(client.gossip.join(&[new.addr()]).await.is_err());
+    old.gossip.shutdown().await;
+    until("it is seen as failed", || client.sees("n1") == Some(Status::Failed)).await;
+    // What is left of the old cluster keeps nobody: the two clients only follow.
+    let mut joined = false;
+    for _ in 0..200 {
+        joined = client.gossip.join(&[new.addr()]).await.is_ok();
+        if joined {
+            break;
+        }
+        env_in_memory(0).sleep(Duration::from_millis(50)).await;
+    }
+    assert!(joined, "the client is free");
+    until("both are there", || {
+        new.sees("n3") == Some(Status::Alive) && new.sees("n4") == Some(Status::Alive)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_lost_its_id_is_listed_once() {
+    let mut nodes = cluster(3).await;
+    let old = nodes.pop().unwrap();
+    let addr = old.addr();
+    old.gossip.shutdown().await;
+    let new = start(Options { name: "n3".into(), ..options(33, 1, addr) }).await;
+    new.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    let listed = |node: &Node| {
+        let members = node.gossip.members();
+        members.iter().filter(|m| m.name == "n3").map(|m| (m.node_id, m.status)).collect::<Vec<_>>()
+    };
+    until("the heir is there alone", || nodes.iter().all(|n| listed(n) == [(33, Status::Alive)])).await;
+    until("who it was is remembered", || {
+        nodes.iter().all(|n| n.gossip.remembered().iter().filter(|m| m.name == "n3").count() == 2)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What goes over the network: datagrams and stream frames, in two versions.
 //!
 //! ```text
-//! datagram  version u8 | crc32 u32 | cluster u32 | length u8 | Sender | length u16 | foca's packet | part*
+//! datagram  version u8 | crc32 u32 | cluster u32 | length u8 | Sender Belongs? | length u16 | foca's packet | part*
 //! part      length u16 | Part
 //! frame 1   1 | cluster u32 | length u32 | crc32 u32 | body
 //! frame 2   2 | cluster u32 | length u32 | crc32 u32 | crc32 of the thirteen bytes before u32 | body
@@ -9,7 +9,8 @@
 //! Numbers are little endian; `Sender`, `Part` and bodies are postcard. The checksum covers all that follows
 //! it in a datagram, and cluster and body of a frame. From version 2 on a datagram's covers its version as well, and a frame's head has a
 //! checksum of its own: a damaged length is noticed at once, and not when the bytes that it promises do not come. `cluster` is a hash of the cluster's label: what
-//! another cluster says is refused before anything of it is believed.
+//! another cluster says is refused before anything of it is believed. A sender may add
+//! which cluster it is of, as founded (see [`allegiance`](super::allegiance)); version 1 did not, and skips it.
 //!
 //! A part of an unknown kind is skipped, so that a later version may add some. [`Part::Speaks`] is one that version 1 does not
 //! know: it says which version the sender would rather speak. Whoever hears it answers that address so, and goes back to version
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::allegiance::{Belongs, OtherCluster};
 use super::delegate::META_LIMIT;
 use super::identity::Identity;
 use super::seal::OVERHEAD;
@@ -47,8 +49,8 @@ pub const OLDEST: u8 = 1;
 pub const NEWEST: u8 = 2;
 /// Bytes of a datagram before its parts, without foca's packet, at most.
 const MAX_HEAD: usize = 1 + 4 + 4 + 1 + MAX_SENDER + 2;
-/// Two varints of ten bytes, an IPv6 address with port and tag, a flag, and another varint.
-const MAX_SENDER: usize = 10 + 20 + 10 + 1 + 10;
+/// Two varints of ten bytes, an IPv6 address with port and tag, a flag, and another varint; then what it belongs to: a varint and a flag.
+const MAX_SENDER: usize = 10 + 20 + 10 + 1 + 10 + 10 + 1;
 const FRAME_HEAD: usize = 1 + 4 + 4 + 4;
 /// What [`Part::Speaks`] takes.
 const SPEAKS: usize = 2 + 2;
@@ -60,6 +62,23 @@ pub struct Sender {
     pub id: Identity,
     /// Revision of its profile.
     pub revision: u64,
+    /// Which cluster it is of, if it says so.
+    #[serde(skip)]
+    pub of: Option<Belongs>,
+}
+
+impl Sender {
+    fn encode(self) -> Vec<u8> {
+        // Serializing plain data into memory has no way to fail.
+        let mut bytes = postcard::to_stdvec(&self).unwrap_or_default();
+        bytes.extend(Belongs::encode(self.of));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Sender, Garbage> {
+        let (sender, rest) = postcard::take_from_bytes::<Sender>(bytes).map_err(|_| Garbage::Malformed)?;
+        Ok(Sender { of: Belongs::decode(rest)?, ..sender })
+    }
 }
 
 /// What a node says about itself that the SWIM protocol does not need. Of two, the higher revision holds.
@@ -158,6 +177,9 @@ pub enum Garbage {
     /// A node of another cluster.
     #[error("of another cluster")]
     OtherCluster,
+    /// A node of a cluster that was founded apart from this one's.
+    #[error("{0}")]
+    Foreign(OtherCluster),
     /// Intact but senseless.
     #[error("malformed")]
     Malformed,
@@ -175,7 +197,7 @@ pub enum Garbage {
 impl Garbage {
     /// Whether it shows a node that is not one of the cluster's.
     pub fn is_strange(self) -> bool {
-        matches!(self, Garbage::OtherCluster | Garbage::Unencrypted | Garbage::WrongKey | Garbage::NoKey)
+        !matches!(self, Garbage::Damaged | Garbage::Version | Garbage::Malformed)
     }
 }
 
@@ -196,11 +218,9 @@ impl DatagramBuilder {
         buffer.push(version);
         buffer.extend_from_slice(&[0; 4]);
         buffer.extend_from_slice(&cluster.to_le_bytes());
-        let mut space = [0; u8::MAX as usize];
-        // Serializing plain data into memory has no way to fail, and a sender is far smaller than that.
-        let sender = postcard::to_slice(sender, &mut space).unwrap_or_default();
+        let sender = sender.encode();
         buffer.push(sender.len() as u8);
-        buffer.extend_from_slice(sender);
+        buffer.extend_from_slice(&sender);
         buffer.extend_from_slice(&(swim.len() as u16).to_le_bytes());
         buffer.extend_from_slice(swim);
         let speaks = (version < newest).then(|| Part::Speaks(newest).encode());
@@ -292,7 +312,7 @@ pub fn decode_datagram(bytes: &[u8], cluster: u32, newest: u8) -> Result<Datagra
     }
     let length = take(&mut rest, 1).ok_or(Garbage::Malformed)?[0];
     let sender = take(&mut rest, length.into()).ok_or(Garbage::Malformed)?;
-    let sender: Sender = postcard::from_bytes(sender).map_err(|_| Garbage::Malformed)?;
+    let sender = Sender::decode(sender)?;
     let swim = take_sized(&mut rest).ok_or(Garbage::Malformed)?;
     let mut parts = Vec::new();
     let (mut skipped, mut speaks) = (0, version);
@@ -436,6 +456,10 @@ mod tests {
             })
     }
 
+    fn belongs() -> impl Strategy<Value = Belongs> {
+        (any::<u64>(), any::<bool>()).prop_map(|(cluster, sure)| Belongs { cluster, sure })
+    }
+
     fn part() -> impl Strategy<Value = Part> {
         let bytes = |max| prop::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from);
         prop_oneof![
@@ -469,12 +493,13 @@ mod tests {
         fn a_datagram_is_read_as_it_was_written_and_never_too_large(
             id in identity(),
             revision in any::<u64>(),
+            of in prop::option::of(belongs()),
             swim in prop::collection::vec(any::<u8>(), 0..MAX_SWIM),
             parts in prop::collection::vec(part(), 0..12),
             version in OLDEST..=NEWEST,
             overhead in prop::sample::select(vec![0, OVERHEAD]),
         ) {
-            let sender = Sender { id, revision };
+            let sender = Sender { id, revision, of };
             let mut builder = DatagramBuilder::new(version, NEWEST, 7, &sender, &swim).leaving(overhead);
             let parts: Vec<Part> = parts.into_iter().filter(|part| builder.push(&part.encode())).collect();
             let bytes = builder.finish();
@@ -490,7 +515,7 @@ mod tests {
         #[test]
         fn a_changed_bit_is_noticed(id in identity(), swim in prop::collection::vec(any::<u8>(), 0..99),
                                     bit in any::<prop::sample::Index>(), version in OLDEST..=NEWEST) {
-            let (mut bytes, _) = encode(version, &Sender { id, revision: 1 }, &swim, &[Part::WhoIs]);
+            let (mut bytes, _) = encode(version, &Sender { id, revision: 1, of: None }, &swim, &[Part::WhoIs]);
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode_datagram(&bytes, 7, NEWEST).is_err());
@@ -519,12 +544,13 @@ mod tests {
             generation: super::super::identity::MAX_GENERATION,
             leaving: true,
         };
-        let sender = Sender { id, revision: u64::MAX };
-        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
+        let of = Some(Belongs { cluster: u64::MAX, sure: true });
+        let sender = Sender { id, revision: u64::MAX, of };
+        let mut builder = DatagramBuilder::new(NEWEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
         assert!(builder.push(&Part::Message(vec![1; MAX_MESSAGE].into()).encode()));
         let profile =
             Profile { id, revision: u64::MAX, name: "n".repeat(MAX_NAME), meta: vec![1; META_LIMIT].into() };
-        let mut builder = DatagramBuilder::new(OLDEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
+        let mut builder = DatagramBuilder::new(NEWEST, NEWEST, 7, &sender, &[]).leaving(OVERHEAD);
         assert!(builder.push(&Part::Profile(profile).encode()));
     }
 

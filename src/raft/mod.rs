@@ -384,6 +384,11 @@ impl RaftNode {
         self.inner.store.cluster()
     }
 
+    /// Completes with that cluster, once there is one.
+    pub async fn joined_cluster(&self) -> u64 {
+        self.inner.store.joined_cluster().await
+    }
+
     /// Whether the log or the vote holds anything.
     pub fn has_state(&self) -> bool {
         self.inner.store.log_bounds().1.is_some()

@@ -49,6 +49,11 @@ impl Driver {
             self.counters.malformed += 1;
             return;
         }
+        if let Err(other) = self.hears(sender.of) {
+            debug!(%from, %other, "dropped a datagram");
+            self.turned_away(Garbage::Foreign(other), from, now);
+            return;
+        }
         if datagram.speaks <= wire::OLDEST {
             self.modern.remove(&sender.id.addr);
         } else if self.modern.len() < MAX_ADDRESSES {
@@ -79,6 +84,7 @@ impl Driver {
         }
         self.settle(now);
         self.table.heard(sender.id, now);
+        self.table.belongs(sender.id.node_id, sender.of);
         self.compare_profiles(&sender, now);
         for part in datagram.parts {
             self.on_part(part, &sender, now);
@@ -98,7 +104,7 @@ impl Driver {
     /// Counts what was not believed, and says once in a while who is a stranger.
     pub(super) fn turned_away(&mut self, garbage: Garbage, from: SocketAddr, now: Instant) {
         match garbage {
-            Garbage::OtherCluster => self.counters.other_cluster += 1,
+            Garbage::OtherCluster | Garbage::Foreign(_) => self.counters.other_cluster += 1,
             Garbage::Damaged => self.counters.damaged += 1,
             Garbage::Version | Garbage::Malformed => self.counters.malformed += 1,
             Garbage::Unencrypted => self.counters.unencrypted += 1,
@@ -192,7 +198,7 @@ impl Driver {
                 }
                 // Mutant G03: who is told that it is behind tells the teller the same, and so on.
                 if mutant::is("G03") {
-                    let Sender { id, revision } = *sender;
+                    let Sender { id, revision, .. } = *sender;
                     let generation = id.generation.saturating_sub(1);
                     self.direct(id.addr, &Part::Stale { node_id: id.node_id, generation, revision });
                 }

@@ -15,7 +15,7 @@ use super::{Driver, millis};
 use crate::env::{BoxStream, Instant};
 use crate::gossip::identity::Identity;
 use crate::gossip::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record, Terms};
-use crate::gossip::wire::{FrameError, Intent, Profile};
+use crate::gossip::wire::{FrameError, Garbage, Intent, Profile};
 use crate::mutant;
 
 /// What a task of an exchange has to say.
@@ -109,12 +109,19 @@ impl Driver {
                 }
             }
             Report::Incoming { theirs, reply } => {
-                let ours = self.state(false).encode();
+                let ours = self.state(false);
+                if let Err(other) = self.hears(theirs.of) {
+                    self.turned_away(Garbage::Foreign(other), theirs.sender.id.addr, now);
+                    // It is told which cluster this node is of, and nothing else.
+                    let refusal = pushpull::State { members: Vec::new(), user: Bytes::new(), ..ours };
+                    let _ = reply.send(refusal.encode());
+                    return;
+                }
                 // A sender with our own id is ourselves, or pretends to be.
                 if theirs.sender.id.node_id != self.id().node_id && self.is_member() {
                     self.merge(theirs, false, now);
                 }
-                let _ = reply.send(ours);
+                let _ = reply.send(ours.encode());
             }
             Report::Exchanged { number, addr, result, reply } => {
                 self.exchanges.remove(&number);
@@ -122,6 +129,7 @@ impl Driver {
                     if theirs.sender.id.node_id == self.id().node_id {
                         return Err("that is this node itself, or one with the same id".to_owned());
                     }
+                    self.hears(theirs.of).map_err(|other| other.to_string())?;
                     Ok(theirs)
                 });
                 let outcome = match result {
@@ -178,7 +186,7 @@ impl Driver {
             profile: Some((self.me.revision, self.me.name.clone(), self.me.meta.clone())),
             intent: None,
         };
-        pushpull::State { join, sender, members, user }
+        pushpull::State { join, sender, members, user, of: self.belongs() }
     }
 
     /// Merges what a peer knows. Its word on who lives is taken; its word that somebody we see alive is dead
@@ -204,6 +212,7 @@ impl Driver {
             }
         }
         self.settle(now);
+        self.table.belongs(peer, theirs.of);
         self.delegate.merge_remote_state(&theirs.user, join);
     }
 

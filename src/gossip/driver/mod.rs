@@ -41,6 +41,7 @@ use crate::env::observe::MemberChange;
 use crate::env::places::Places;
 use crate::env::strangers::Strangers;
 use crate::env::{AbortOnDrop, BoxStream, Datagrams, Env, Instant, Listener, Observed, Rng};
+use crate::gossip::allegiance::{Allegiance, Belongs, OtherCluster};
 use crate::gossip::broadcast::{QUEUE_LIMIT, TransmitLimitedQueue};
 use crate::gossip::delegate::{Delegate, EventDelegate, META_LIMIT};
 use crate::gossip::identity::{Identity, MAX_GENERATION};
@@ -88,6 +89,7 @@ pub(super) enum Command {
     Join { addr: SocketAddr, reply: oneshot::Sender<Result<(), String>> },
     Leave { within: Duration, reply: oneshot::Sender<()> },
     UpdateMeta { reply: oneshot::Sender<Result<(), Error>> },
+    Settle { cluster: u64 },
     ForceLeave { name: String, prune: bool, reply: oneshot::Sender<Result<(), Error>> },
 }
 
@@ -128,6 +130,7 @@ pub(super) struct Parts {
     pub env: Env,
     pub timing: Timing,
     pub cluster: u32,
+    pub founded: Option<u64>,
     pub newest: u8,
     pub sealer: Sealer,
     pub profile: Profile,
@@ -143,6 +146,8 @@ pub(super) struct Driver {
     env: Env,
     timing: Timing,
     cluster: u32,
+    /// Which cluster, of those that have this number, it is of.
+    allegiance: Allegiance,
     /// The newest version of the protocol that this node speaks.
     newest: u8,
     sealer: Sealer,
@@ -251,6 +256,7 @@ impl Driver {
             env,
             timing,
             cluster,
+            founded,
             newest,
             sealer,
             profile,
@@ -264,6 +270,10 @@ impl Driver {
         let (reporter, reports) = mpsc::channel(REPORTS);
         let mut rng = env.rng("gossip");
         let foca = Foca::new(profile.id, foca_config(&timing, 1), env.rng("foca"), PostcardCodec);
+        let mut allegiance = Allegiance::default();
+        if let Some(cluster) = founded {
+            allegiance.settle(cluster);
+        }
         let mut alarms = Alarms::default();
         let now = env.now();
         // A random phase keeps nodes that start together from exchanging state together for ever.
@@ -320,6 +330,7 @@ impl Driver {
             env,
             timing,
             cluster,
+            allegiance,
             newest,
             sealer,
             strangers: Strangers::default(),
@@ -446,6 +457,11 @@ impl Driver {
                     }
                     Ok(())
                 });
+            }
+            Command::Settle { cluster } => {
+                if self.allegiance.settle(cluster) {
+                    info!(cluster = %format_args!("{cluster:016x}"), "this node's cluster");
+                }
             }
             Command::ForceLeave { name, prune, reply } => {
                 let _ = reply.send(self.force_leave(&name, prune));
@@ -664,6 +680,9 @@ impl Driver {
             Alarm::Reconnect => {
                 self.alarms.set(now + millis(self.timing.reconnect_interval_ms), Alarm::Reconnect);
                 self.knock();
+                if self.allegiance.follows() && !self.table.iter().any(|entry| entry.live && entry.sure) {
+                    self.allegiance.forget();
+                }
             }
             Alarm::Reap => {
                 self.alarms.set(now + reap_interval(&self.timing), Alarm::Reap);
@@ -785,6 +804,24 @@ impl Driver {
             self.asked.insert(id.node_id, now);
             self.direct(id.addr, &Part::WhoIs);
         }
+    }
+
+    // Which cluster this node is of.
+
+    /// What it says of that. A node that is held at version 1 says and hears nothing of it.
+    fn belongs(&self) -> Option<Belongs> {
+        self.allegiance.belongs().filter(|_| self.newest > wire::OLDEST)
+    }
+
+    /// Another node says what it is of.
+    fn hears(&mut self, theirs: Option<Belongs>) -> Result<(), OtherCluster> {
+        let theirs = theirs.filter(|_| self.newest > wire::OLDEST);
+        if self.allegiance.hears(theirs)?
+            && let Some(Belongs { cluster, .. }) = theirs
+        {
+            info!(cluster = %format_args!("{cluster:016x}"), "this node follows a cluster");
+        }
+        Ok(())
     }
 
     // Foca.
@@ -918,7 +955,6 @@ impl Driver {
             };
             let node_id = member.node_id;
             let entry = self.table.get(node_id);
-            let pruned = entry.is_none_or(|entry| entry.is_pruned());
             if self
                 .claims
                 .get(&node_id)
@@ -926,14 +962,7 @@ impl Driver {
             {
                 self.claims.remove(&node_id);
             }
-            let known_before = {
-                let mut view = self.shared.view();
-                if pruned {
-                    view.members.remove(&node_id).is_some()
-                } else {
-                    view.members.insert(node_id, member.clone()).is_some()
-                }
-            };
+            let known_before = self.shared.view().members.insert(node_id, member.clone()).is_some();
             if let Some(observed) = observed {
                 self.counters.member_changes += 1;
                 let Member { name, addr, generation, .. } = member;

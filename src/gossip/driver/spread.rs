@@ -16,7 +16,7 @@ pub(super) const QUICK_ROUNDS: u32 = 2;
 
 impl Driver {
     fn sender(&self) -> Sender {
-        Sender { id: self.id(), revision: self.me.revision }
+        Sender { id: self.id(), revision: self.me.revision, of: self.belongs() }
     }
 
     /// The newest version that both this node and whoever is at `addr` are known to speak.

@@ -197,6 +197,8 @@ struct Shared {
     ops: mpsc::Sender<Op>,
     failure: watch::Sender<Option<String>>,
     full: watch::Sender<bool>,
+    /// The cluster that it belongs to.
+    cluster: watch::Sender<Option<u64>>,
     _writer: AbortOnDrop,
     lock: Lock,
 }
@@ -216,7 +218,6 @@ struct Memory {
     recent_bytes: usize,
     /// Entries up to here are on disk.
     durable: u64,
-    cluster: Option<u64>,
     promise: Option<Promise>,
     snapshot: Option<SnapshotMeta>,
 }
@@ -367,13 +368,12 @@ impl Store {
             recent: BTreeMap::new(),
             recent_bytes: 0,
             durable: bounds.last.map_or(0, |last| last.index()),
-            cluster: facts.cluster,
             promise: facts.promise,
             snapshot: snapshot.as_ref().map(|(meta, _)| meta.clone()),
         };
         let identity =
             Identity { node_id: facts.node_id, generation: facts.generation, replaces: facts.replaces };
-        let places = wal.places();
+        let (places, cluster) = (wal.places(), facts.cluster);
         let (ops, queue) = mpsc::channel(QUEUE);
         let store = Store {
             shared: Arc::new_cyclic(|shared| {
@@ -394,6 +394,7 @@ impl Store {
                     ops,
                     failure: watch::Sender::new(None),
                     full: watch::Sender::new(false),
+                    cluster: watch::Sender::new(cluster),
                     _writer: env.spawn(writer.run(queue)).abort_on_drop(),
                     lock,
                 }
@@ -436,7 +437,17 @@ impl Store {
 
     /// The cluster this server belongs to, if it belongs to one.
     pub fn cluster(&self) -> Option<u64> {
-        self.memory().cluster
+        *self.shared.cluster.borrow()
+    }
+
+    /// Completes with the cluster this server belongs to, once it belongs to one.
+    pub async fn joined_cluster(&self) -> u64 {
+        let mut cluster = self.shared.cluster.subscribe();
+        match cluster.wait_for(Option::is_some).await.map(|cluster| *cluster) {
+            Ok(Some(cluster)) => cluster,
+            // The store has the sender and is alive as long as this is asked.
+            _ => std::future::pending().await,
+        }
     }
 
     /// The promise this server gave, if it gave one.
@@ -447,7 +458,12 @@ impl Store {
     /// Makes this server a member of `cluster`, durably. Returns whose member it is afterwards: the
     /// first call wins.
     pub async fn adopt_cluster(&self, cluster: u64) -> io::Result<u64> {
-        let mine = *self.memory().cluster.get_or_insert(cluster);
+        self.shared.cluster.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(cluster);
+            first
+        });
+        let mine = self.cluster().unwrap_or(cluster);
         if mine == cluster {
             self.save_facts(move |facts| facts.cluster = Some(cluster)).await?;
         }
@@ -456,7 +472,7 @@ impl Store {
 
     /// Makes this server a member of another cluster, durably: what it was a member of is gone for good.
     pub(super) async fn replace_cluster(&self, cluster: u64) -> io::Result<()> {
-        self.memory().cluster = Some(cluster);
+        self.shared.cluster.send_replace(Some(cluster));
         self.save_facts(move |facts| facts.cluster = Some(cluster)).await
     }
 
