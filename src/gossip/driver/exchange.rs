@@ -129,7 +129,10 @@ impl Driver {
                     if theirs.sender.id.node_id == self.id().node_id {
                         return Err("that is this node itself, or one with the same id".to_owned());
                     }
-                    self.hears(theirs.of).map_err(|other| other.to_string())?;
+                    if let Err(other) = self.hears(theirs.of) {
+                        self.turned_away(Garbage::Foreign(other), addr, now);
+                        return Err(other.to_string());
+                    }
                     Ok(theirs)
                 });
                 let outcome = match result {
