@@ -97,10 +97,7 @@ async fn new_session(api: &Api, fields: &Fields) -> Result<NewSession, Failure> 
         Some(node) if !node.is_empty() => node,
         _ => api.agent.config().node_name.clone(),
     };
-    let node_checks = match fields.texts("NodeChecks")? {
-        Some(checks) => checks,
-        None => fields.texts("Checks")?.unwrap_or_else(|| vec![SERF_HEALTH.to_owned()]),
-    };
+    let node_checks = node_checks(fields.texts("NodeChecks")?, fields.texts("Checks")?);
     let service_checks = fields.service_checks()?;
     // First: whether a node has a check is told to those only who may hold a session there.
     api.who().await?.require(Kind::Session, &node, Access::Write)?;
@@ -124,6 +121,22 @@ async fn new_session(api: &Api, fields: &Fields) -> Result<NewSession, Failure> 
         node_checks,
         service_checks,
     })
+}
+
+/// The checks of its node that a session rests on: those that are named, and the node's own life unless `NodeChecks` leaves it
+/// out. `Checks` is the older name, by which others are added; an empty list there leaves out all.
+fn node_checks(named: Option<Vec<String>>, older: Option<Vec<String>>) -> Vec<String> {
+    let mut checks = match (named, &older) {
+        (Some(named), _) => named,
+        (None, Some(older)) if older.is_empty() => Vec::new(),
+        (None, _) => vec![SERF_HEALTH.to_owned()],
+    };
+    for id in older.unwrap_or_default() {
+        if !checks.contains(&id) {
+            checks.push(id);
+        }
+    }
+    checks
 }
 
 /// A session must rest on what is there and well. A member that the leader has not entered into the catalog yet
@@ -326,6 +339,19 @@ mod tests {
         assert_eq!(delay(r#"{"LockDelay":1500000000}"#), Ok(1_500_000_000));
         assert!(delay(r#"{"LockDelay":"soon"}"#).unwrap_err().starts_with("Request decode failed: "));
         assert!(delay(r#"{"LockDelay":-1}"#).unwrap_err().starts_with("Request decode failed: "));
+    }
+
+    #[test]
+    fn a_session_rests_on_its_nodes_life_unless_that_is_left_out() {
+        let checks = |body: &str| {
+            let fields = Fields::parse(body.as_bytes()).unwrap();
+            node_checks(fields.texts("NodeChecks").unwrap(), fields.texts("Checks").unwrap()).join(" ")
+        };
+        assert_eq!(checks("{}"), "serfHealth");
+        assert_eq!(checks(r#"{"Checks":["a","serfHealth"]}"#), "serfHealth a");
+        assert_eq!(checks(r#"{"Checks":[]}"#), "");
+        assert_eq!(checks(r#"{"NodeChecks":["a"]}"#), "a");
+        assert_eq!(checks(r#"{"NodeChecks":[],"Checks":["b"]}"#), "b");
     }
 
     #[test]

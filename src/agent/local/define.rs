@@ -1,6 +1,7 @@
 //! What a service or a check that somebody wrote down means, wherever it was written: pure.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::service::{Check, Service};
@@ -110,7 +111,7 @@ pub fn is_nowhere(address: &str) -> bool {
 pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     let (first, more, token) =
         (of.check.take(), std::mem::take(&mut of.checks), std::mem::take(&mut of.token));
-    let service = info(of);
+    let mut service = info(of);
     if service.name.is_empty() {
         return Err(bad("Missing service name"));
     }
@@ -118,6 +119,16 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
         return Err(bad("Invalid service address"));
     }
     sensible(&service)?;
+    // An address that is a number is known to be one of the family's, inside and outside of the network alike.
+    let (at, port) = (service.address.clone(), service.port);
+    let names = match at.parse() {
+        Ok(IpAddr::V4(_)) => ["lan_ipv4", "wan_ipv4"].as_slice(),
+        Ok(IpAddr::V6(_)) => ["lan_ipv6", "wan_ipv6"].as_slice(),
+        Err(_) => &[],
+    };
+    for name in names {
+        service.tagged_addresses.entry((*name).to_owned()).or_insert_with(|| (at.clone(), port));
+    }
     // Some clients always send a check, with nothing in it.
     let written: Vec<Check> =
         first.into_iter().chain(more).filter(|check| *check != Check::default()).collect();
@@ -421,5 +432,19 @@ mod tests {
                 (found, _) => panic!("{check}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn an_address_that_is_a_number_has_its_familys_names_too() {
+        let names = |address: &str| {
+            let of = json!({ "name": "a", "port": 80, "address": address, "taggedaddresses": { "wan_ipv4": { "address": "198.18.0.1", "port": 1 } } });
+            let whole = service(serde_json::from_value(of).unwrap(), false).unwrap();
+            let all = whole.service.tagged_addresses.into_iter();
+            all.map(|(name, (at, port))| format!("{name}={at}:{port}")).collect::<Vec<_>>()
+        };
+        assert_eq!(names("10.0.0.1"), ["lan_ipv4=10.0.0.1:80", "wan_ipv4=198.18.0.1:1"]);
+        assert_eq!(names("::1"), ["lan_ipv6=::1:80", "wan_ipv4=198.18.0.1:1", "wan_ipv6=::1:80"]);
+        assert_eq!(names("db.internal"), ["wan_ipv4=198.18.0.1:1"]);
+        assert_eq!(names(""), ["wan_ipv4=198.18.0.1:1"]);
     }
 }
