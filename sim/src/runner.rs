@@ -52,6 +52,8 @@ pub struct Case {
     /// As if the node's program had been edited so many times: each node draws so many numbers and starts so many
     /// tasks more when it boots. For proving that a plan fails by its own force.
     pub perturb: u64,
+    /// End with the storm, without a heal, and sooner if this check objects: for whoever wants to know that and nothing else.
+    pub storm_only: Option<String>,
     /// Whether the report tells which states of the cluster were reached.
     pub coverage: bool,
     /// Where to write the page that shows the run.
@@ -72,6 +74,7 @@ impl Case {
             }
         }
         self.mutant.iter().for_each(|mutant| add("--mutant", mutant.into()));
+        self.storm_only.iter().for_each(|check| add("--storm-only", check.into()));
         if self.perturb > 0 {
             add("--perturb", self.perturb.to_string().into());
         }

@@ -27,6 +27,9 @@ pub struct OneArgs {
     /// Run as if the node's program had been edited so many times.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     perturb: u64,
+    /// End with the storm, and sooner if this check objects.
+    #[arg(long, value_name = "CHECK")]
+    storm_only: Option<String>,
     /// Report which states of the cluster were reached.
     #[arg(long)]
     coverage: bool,
@@ -57,6 +60,7 @@ fn simulate(scenario: Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
         trace: args.trace.clone(),
         mutant: args.shape.mutant.clone(),
         perturb: args.perturb,
+        storm_only: args.storm_only.clone(),
         coverage: args.coverage,
         report: args.report.clone().zip(args.again.clone()).map(|(path, again)| PageFile { path, again }),
     };

@@ -7,9 +7,11 @@
 //! verified: the caller's oracle says which of some candidates is the first that fails with the same
 //! [`Signature`]. Only that first one counts, so how many candidates run at once changes nothing.
 //!
-//! From the second round on each candidate is also tried under other seeds: with one request less every
-//! latency is drawn anew, and a plan that fails only under a lucky draw would keep the luck instead of the
-//! cause.
+//! With one request less every latency is drawn anew, and a plan that fails only under a lucky draw would keep the luck
+//! instead of the cause. So a candidate is also tried under other seeds: under a few from the second round on, and
+//! under several once the plan is small, because then a run costs next to nothing. For the same reason the search first
+//! looks at the last moments before the violation alone: most of what a long storm did before has nothing to do with it, and
+//! what is left of it is small at once.
 //!
 //! What is asked is pure data; [`processes`] asks it of real runs.
 //!
@@ -34,6 +36,12 @@ pub use signature::Signature;
 const CHUNK: usize = 32;
 /// From the second round on: how many seeds a candidate is tried under.
 const SEEDS: u64 = 3;
+/// The most seeds that a candidate is tried under: one that is cheap to run, or that would gain the most.
+const MOST_SEEDS: u64 = 16;
+/// What all tries of a candidate may cost, in simulated seconds of storm or fifties of requests, unless they are few.
+const COST_OF_TRIES: u64 = 60;
+/// So long before the violation may its cause be.
+const MOMENTS_MS: [u64; 4] = [200, 1_000, 4_000, 12_000];
 /// In the first round lists are cut into so many parts at most: a large plan first loses what is easily lost
 /// everywhere.
 const PARTS: usize = 16;
@@ -110,6 +118,9 @@ pub fn smallest(
     let mut search =
         Search { best: scenario.clone(), refuted: BTreeSet::new(), left: runs, seeds: 1, oracle, told };
     search.end_earlier(violated_ms);
+    if let Some(violated_ms) = violated_ms {
+        search.close_in(violated_ms);
+    }
     loop {
         let before = Size::of(&search.best);
         search.round();
@@ -133,10 +144,20 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
+    /// Under how many seeds a candidate is tried.
+    fn tries(&self) -> u64 {
+        let cost = self.best.duration_ms / 1_000 + self.best.operations.len() as u64 / 50 + 1;
+        (COST_OF_TRIES / cost).clamp(self.seeds, MOST_SEEDS)
+    }
+
     /// Which of the candidates is the first that fails; it becomes the best.
     fn first(&mut self, candidates: impl IntoIterator<Item = Scenario>) -> Option<usize> {
+        self.first_of(candidates, self.tries())
+    }
+
+    fn first_of(&mut self, candidates: impl IntoIterator<Item = Scenario>, seeds: u64) -> Option<usize> {
         let seed = self.best.seed;
-        let (seeds, best) = (self.seeds, self.best.clone());
+        let best = self.best.clone();
         let mut asked = candidates.into_iter().enumerate().flat_map(|(at, candidate)| {
             (0..seeds).map(move |more| {
                 let seed = seed.wrapping_add(more);
@@ -173,11 +194,17 @@ impl Search<'_, '_> {
     /// Leaves out whatever of `items` is not needed; `build` makes the plan that has only some of them.
     fn reduce<T: Clone>(&mut self, items: &[T], build: impl Fn(&Scenario, &[T]) -> Scenario) {
         let base = self.best.clone();
-        let parts = if self.seeds == 1 { PARTS } else { usize::MAX };
+        if self.first_of([build(&base, &[])], MOST_SEEDS).is_some() {
+            return;
+        }
+        let parts = if self.tries() == 1 { PARTS } else { usize::MAX };
         ddmin(items, parts, |candidates| self.first(candidates.iter().map(|items| build(&base, items))));
     }
 
     fn round(&mut self) {
+        // The rest is done sooner without them.
+        let quiet = Scenario { operations: Vec::new(), ..self.best.clone() };
+        self.first_of([quiet], MOST_SEEDS);
         let kinds: BTreeSet<_> = self.best.faults.iter().map(|fault| fault.kind.name()).collect();
         self.reduce(&Vec::from_iter(kinds), |base, kept| {
             let mut less = base.clone();
@@ -198,6 +225,9 @@ impl Search<'_, '_> {
             less.operations.retain(|op| kept.contains(&op.key));
             less
         });
+        // With rare snapshots many requests are needed before there is one.
+        let base = self.best.clone();
+        self.first(simpler::with_more_snapshots(&base));
         let operations: Vec<usize> = (0..self.best.operations.len()).collect();
         self.reduce(&operations, |base, kept| {
             let operations = kept.iter().map(|at| base.operations[*at].clone()).collect();
@@ -239,6 +269,18 @@ impl Search<'_, '_> {
             }
         }
         self.close_gaps();
+    }
+
+    /// Looks at the moments before the violation alone: at the faults in force or at the requests, and then at both.
+    fn close_in(&mut self, violated_ms: u64) {
+        let base = self.best.clone();
+        let candidates = MOMENTS_MS.into_iter().filter(|ms| *ms < violated_ms).flat_map(|ms| {
+            let both = simpler::between(&base, violated_ms - ms..violated_ms + GAP_MS);
+            let faults = Scenario { operations: Vec::new(), ..both.clone() };
+            let requests = Scenario { faults: Vec::new(), ..both.clone() };
+            [requests, faults, both]
+        });
+        self.first_of(candidates.collect::<Vec<_>>(), MOST_SEEDS);
     }
 
     /// Ends the storm earlier.
@@ -323,7 +365,7 @@ mod tests {
         assert!(size.duration_ms < 2_000, "{size}");
         assert!(small.scenario.faults[0].for_ms <= 10);
         assert_eq!(small.runs, asked);
-        assert!(asked < 300, "{asked}");
+        assert!(asked < 600, "{asked}");
     }
 
     #[test]

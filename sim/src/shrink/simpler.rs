@@ -25,6 +25,24 @@ pub fn ended_at(plan: &Scenario, end_ms: u64) -> Scenario {
     less
 }
 
+/// Only what happens between two times; a fault that is in force at the first begins then.
+pub fn between(plan: &Scenario, times: Range<u64>) -> Scenario {
+    let mut less = ended_at(plan, times.end.min(plan.duration_ms));
+    let from = times.start.min(less.duration_ms);
+    less.duration_ms -= from;
+    less.faults.retain(|fault| fault.at_ms + fault.for_ms > from);
+    for fault in &mut less.faults {
+        let end = fault.at_ms + fault.for_ms - from;
+        fault.at_ms = fault.at_ms.saturating_sub(from);
+        fault.for_ms = end - fault.at_ms;
+    }
+    less.operations.retain(|op| op.at_ms >= from);
+    less.operations.iter_mut().for_each(|op| op.at_ms -= from);
+    let keys = &mut less.settings.gossip_keys;
+    keys.changed_at_ms = keys.changed_at_ms.and_then(|at_ms| at_ms.checked_sub(from));
+    less
+}
+
 /// The same plan for fewer nodes: what named one that is not there names another.
 pub fn with_nodes(plan: &Scenario, nodes: u32) -> Scenario {
     let mut less = plan.clone();
@@ -151,6 +169,18 @@ pub fn with_only(settings: &Settings, kept: &[String]) -> Option<Settings> {
     serde_json::from_value(result).ok()
 }
 
+/// The same plan with snapshots more often, from the most often on.
+pub fn with_more_snapshots(plan: &Scenario) -> Vec<Scenario> {
+    let often = [2, 5, 10, 20].into_iter().filter(|entries| *entries < plan.settings.snapshot_entries);
+    let often = often.map(|entries| {
+        let mut less = plan.clone();
+        less.settings.snapshot_entries = entries;
+        less.settings.trailing_entries = less.settings.trailing_entries.min(entries);
+        less
+    });
+    often.collect()
+}
+
 /// The stretches of time in which nothing begins or ends, but for `rest_ms` of each, in order.
 pub fn gaps(plan: &Scenario, rest_ms: u64) -> Vec<Range<u64>> {
     let mut times = BTreeSet::from([0, plan.duration_ms]);
@@ -221,6 +251,26 @@ mod tests {
         for seed in 0..100 {
             for end_ms in [1, 500, 7_000] {
                 assert_eq!(ended_at(&of(seed), end_ms).validate(), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn moments_of_a_storm_can_be_run() {
+        let mut plan = of(2);
+        plan.faults.truncate(1);
+        plan.faults[0] = Fault { at_ms: 4_000, for_ms: 6_000, kind: FaultKind::Loss { percent: 5 } };
+        plan.operations.retain(|op| op.at_ms >= 5_000);
+        plan.operations.truncate(1);
+        plan.operations[0].at_ms = 5_500;
+        let moments = between(&plan, 5_000..7_000);
+        assert_eq!(moments.duration_ms, 2_000);
+        assert_eq!((moments.faults[0].at_ms, moments.faults[0].for_ms), (0, 2_000));
+        assert_eq!(moments.operations[0].at_ms, 500);
+        assert!(between(&plan, 10_000..11_000).faults.is_empty());
+        for seed in 0..100 {
+            for times in [0..1, 500..900, 7_000..9_000, 3_000..1_000_000] {
+                assert_eq!(between(&of(seed), times).validate(), Ok(()), "seed {seed}");
             }
         }
     }

@@ -115,6 +115,8 @@ pub struct RunOptions {
     pub mutant: Option<String>,
     /// As if the node's program had been edited so many times: so many draws and tasks more at each boot.
     pub perturb: u64,
+    /// End with the storm, without a heal or anything that is judged after it, and sooner if this check objects.
+    pub storm_only: Option<String>,
     /// Report which states of the cluster were reached.
     pub coverage: bool,
     /// Write a page that shows the run to this file.
@@ -229,33 +231,29 @@ async fn whole(
     if world.form(&main).await {
         stage = None;
         report.storm_seconds = universe.pump.now() as f64 / 1e9;
-        world.storm().await;
-        world.heal().await;
-        if !world.keys_are_changed().await {
-            stage = Some("get the new key of gossip everywhere after the heal");
-        } else if !world.works_everywhere(&main).await {
-            stage = Some("serve a write through every node after the heal");
-        } else if !world.agrees().await {
-            stage = Some("agree on state and members after the heal");
+        world.storm(options.storm_only.as_deref()).await;
+        if options.storm_only.is_none() {
+            world.heal().await;
+            stage = world.does_not(&main).await;
         }
     }
     if let Some(stage) = stage {
         let detail = format!("the cluster does not {stage}: {}", world.describe());
         report.violations.push(violation("LIVE", detail, universe.pump.now()));
-    } else if let Some(detail) = world.catalog_lags(&main).await {
-        report.violations.push(violation("CAT", detail, universe.pump.now()));
-    } else if let Some(detail) = world.services_lag(&main).await {
-        report.violations.push(violation("AE", detail, universe.pump.now()));
-    } else if let Some(detail) = world.news_lag(&main).await {
-        report.violations.push(violation("NEWS", detail, universe.pump.now()));
-    } else if let Some(detail) = world.waiters_sleep(&main).await {
-        report.violations.push(violation("BLOCK", detail, universe.pump.now()));
     }
-    if stage.is_none() {
-        let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
-        report.violations.extend(experiment.verdict(&caller).await);
-    }
-    let end = world.last_look(&main).await;
+    let end = if options.storm_only.is_some() {
+        world.answered().await;
+        world.account()
+    } else {
+        if stage.is_none() {
+            if let Some((check, detail)) = world.lags(&main).await {
+                report.violations.push(violation(check, detail, universe.pump.now()));
+            }
+            let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
+            report.violations.extend(experiment.verdict(&caller).await);
+        }
+        world.last_look(&main).await
+    };
     // What happens from here on is of no interest.
     let checks = std::mem::replace(&mut *watch.checks(), Checks::new(&check::Settings::default()));
     let verdict = checks.finish(&end);
@@ -778,8 +776,8 @@ impl World {
         true
     }
 
-    /// Lets the faults happen and the clients work, until the storm's time is over.
-    async fn storm(self: &Arc<World>) {
+    /// Lets the faults happen and the clients work, until the storm's time is over or a check that is waited for objects.
+    async fn storm(self: &Arc<World>, awaited: Option<&str>) {
         let storm_ns = self.now();
         self.universe.pump.note(WORLD, "storm", "begins");
         self.universe.pump.tell(WORLD, Happening::Storm);
@@ -810,8 +808,13 @@ impl World {
         while self.now() < end_ns {
             // Looking at the tasks also forgets those that are over: without it their list only grows.
             madsim::runtime::Handle::current().metrics().num_tasks();
-            let next = (self.now() + 1_000_000_000).min(end_ns);
+            let step = if awaited.is_some() { LOOK_EVERY } else { Duration::from_secs(1) };
+            let next = (self.now() + step.as_nanos() as u64).min(end_ns);
             self.universe.sleep_until(next).await;
+            let objects = |check| self.watch.checks().violations().iter().any(|one| one.check == check);
+            if awaited.is_some_and(objects) {
+                break;
+            }
         }
         self.clients.stop();
         for (departure, fault) in faults {
@@ -855,9 +858,39 @@ impl World {
         while !self.state().leaving.is_empty() && self.now() < until {
             self.universe.sleep(LOOK_EVERY).await;
         }
-        // Whoever still waits for an answer gets it, or has waited long enough.
+        self.answered().await;
+    }
+
+    /// Whoever still waits for an answer gets it, or has waited long enough.
+    async fn answered(&self) {
         while self.clients.busy() > 0 {
             self.universe.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What of all that a healed cluster does this one does not do in time.
+    async fn does_not(self: &Arc<World>, env: &Env) -> Option<&'static str> {
+        if !self.keys_are_changed().await {
+            Some("get the new key of gossip everywhere after the heal")
+        } else if !self.works_everywhere(env).await {
+            Some("serve a write through every node after the heal")
+        } else if !self.agrees().await {
+            Some("agree on state and members after the heal")
+        } else {
+            None
+        }
+    }
+
+    /// What in a cluster that works does not follow in time: the first that does not, by the check that says so.
+    async fn lags(self: &Arc<World>, env: &Env) -> Option<(&'static str, String)> {
+        if let Some(detail) = self.catalog_lags(env).await {
+            Some(("CAT", detail))
+        } else if let Some(detail) = self.services_lag(env).await {
+            Some(("AE", detail))
+        } else if let Some(detail) = self.news_lag(env).await {
+            Some(("NEWS", detail))
+        } else {
+            self.waiters_sleep(env).await.map(|detail| ("BLOCK", detail))
         }
     }
 
@@ -958,14 +991,35 @@ impl World {
         parts.join("; ")
     }
 
+    /// The nodes that are up.
+    fn live(&self) -> BTreeSet<u32> {
+        let machines = self.machines();
+        machines.iter().filter(|(_, machine)| machine.is_running()).map(|(node, _)| *node).collect()
+    }
+
+    /// What the clients have to tell, and nothing that would have to be asked for now.
+    fn account(&self) -> End {
+        let circumstances =
+            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
+        End {
+            at_ns: self.now(),
+            live: self.live(),
+            history: self.clients.take_history(),
+            looks: self.clients.take_looks(),
+            locks: self.clients.take_locks(),
+            circumstances,
+            deeds: self.clients.take_deeds(),
+            fired: self.clients.take_fired(),
+            seen: self.clients.take_seen(),
+            attempts: self.clients.take_attempts(),
+            pairs: self.clients.take_pairs(),
+            ..End::default()
+        }
+    }
+
     /// Reads every key once more, and every store.
     async fn last_look(self: &Arc<World>, env: &Env) -> End {
-        let live: BTreeSet<u32> = self
-            .machines()
-            .iter()
-            .filter(|(_, machine)| machine.is_running())
-            .map(|(node, _)| *node)
-            .collect();
+        let live = self.live();
         let keys = self.clients.asked_for();
         let mut stores = BTreeMap::new();
         if let Some(leader) = self.leader().or(live.first().copied()) {
@@ -996,31 +1050,9 @@ impl World {
                 }
             }
         }
-        let (history, looks, locks) =
-            (self.clients.take_history(), self.clients.take_looks(), self.clients.take_locks());
-        let circumstances =
-            Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
-        let (deeds, services) = (self.clients.take_deeds(), self.registered(env).await);
-        let (attempts, pairs) = (self.clients.take_attempts(), self.clients.take_pairs());
-        let (fired, seen, events) =
-            (self.clients.take_fired(), self.clients.take_seen(), self.events(env).await);
-        let at_ns = self.now();
-        End {
-            at_ns,
-            live,
-            history,
-            looks,
-            stores,
-            locks,
-            circumstances,
-            deeds,
-            services,
-            fired,
-            events,
-            seen,
-            attempts,
-            pairs,
-        }
+        let account = self.account();
+        let (services, events) = (self.registered(env).await, self.events(env).await);
+        End { at_ns: self.now(), live, stores, services, events, ..account }
     }
 
     fn losses(&self) -> Losses {
