@@ -408,6 +408,7 @@ fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
         Some(node.http().put("/v1/acl/bootstrap", "")).filter(|response| response.status == 200)
     }));
     assert_eq!(first["Policies"][0]["Name"], "global-management");
+    assert_eq!(first["ID"], first["SecretID"]);
     let again = node.http().put("/v1/acl/bootstrap", "");
     assert_eq!(again.status, 403);
     let index = again.text();
@@ -424,6 +425,49 @@ fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
 }
 
 #[test]
+fn what_is_not_there_is_said_and_what_was_read_can_be_written_back() {
+    let pair = Pair::server("default_policy = 'deny'\n");
+    let root = pair.root();
+    const NOBODY: &str = "11111111-2222-3333-4444-555555555550";
+    for (what, status, text) in [
+        ("policy", 404, "Requested policy does not exist: ACL not found"),
+        ("role", 404, "Requested role does not exist: ACL not found"),
+        ("token", 403, "ACL not found"),
+    ] {
+        let path = format!("/v1/acl/{what}/{NOBODY}");
+        let missing = root.get(&path);
+        assert_eq!((missing.status, missing.text().as_str()), (status, text));
+        let gone = root.call(Method::DELETE, &path, "").unwrap();
+        assert_eq!((gone.status, gone.text()), (404, format!("Cannot find {what} to delete")));
+    }
+    let named = json!({ "ID": NOBODY, "Name": "p" }).to_string();
+    let refused = root.put("/v1/acl/policy", named);
+    assert_eq!(
+        (refused.status, refused.text().as_str()),
+        (400, "Cannot specify the ID when creating a new policy")
+    );
+    let garbled = root.put("/v1/acl/policy", "[");
+    assert!(
+        garbled.status == 400 && garbled.text().starts_with("Policy decoding failed: "),
+        "{}",
+        garbled.text()
+    );
+
+    // One policy by its id and its name is one link; and an expiring token goes back and forth.
+    let policy = made(&root.put("/v1/acl/policy", json!({ "Name": "p" }).to_string()));
+    let links = json!([{ "ID": policy["ID"] }, { "Name": "p" }]);
+    let body = json!({ "Policies": links, "ExpirationTTL": "1h" }).to_string();
+    let mut token = made(&root.put("/v1/acl/token", body));
+    assert_eq!(token["Policies"].as_array().unwrap().len(), 1);
+    let path = format!("/v1/acl/token/{}", token["AccessorID"].as_str().unwrap());
+    token["Description"] = "changed".into();
+    assert_eq!(made(&root.put(&path, token.to_string()))["ExpirationTime"], token["ExpirationTime"]);
+    token["ExpirationTime"] = "2100-01-01T00:00:00Z".into();
+    let refused = root.put(&path, token.to_string());
+    assert_eq!((refused.status, refused.text().as_str()), (500, "Cannot change expiration time"));
+}
+
+#[test]
 fn without_acls_nothing_is_asked_for_and_acl_calls_say_so() {
     let mut args = vec!["--dev"];
     args.extend(ports());
@@ -435,6 +479,7 @@ fn without_acls_nothing_is_asked_for_and_acl_calls_say_so() {
         (Method::GET, "/v1/acl/token/self"),
         (Method::PUT, "/v1/acl/policy"),
         (Method::GET, "/v1/acl/auth-methods"),
+        (Method::GET, "/v1/acl/replication"),
         (Method::PUT, "/v1/agent/token/agent"),
     ] {
         let response = node.http().call(method, path, "{}").unwrap();
@@ -494,7 +539,7 @@ fn the_command_line_looks_after_tokens() {
         "json",
     ]);
     let created: Value = serde_json::from_str(&created).unwrap();
-    assert_eq!(created["ExpirationTTL"], "8h0m0s");
+    assert!(created["ExpirationTime"].as_str().unwrap() > created["CreateTime"].as_str().unwrap());
     let (accessor, secret) = (created["AccessorID"].as_str().unwrap(), created["SecretID"].as_str().unwrap());
     assert!(run(&["acl", "token", "list"]).contains(accessor));
     run(&["acl", "role", "create", "--name", "ops", "--node-identity", "a:dc1"]);

@@ -172,7 +172,7 @@ fn nodes_have_places_and_answers_can_be_sorted_by_them() {
     }
     let all = b.http().json("/v1/coordinate/datacenters").unwrap();
     assert_eq!((&all[0]["Datacenter"], &all[0]["AreaID"]), (&json!("dc1"), &json!("wan")));
-    assert_eq!(names(&all[0]["Coordinates"], "Node"), ["a.dc1"]);
+    assert_eq!(names(&all[0]["Coordinates"], "Node"), ["a"]);
     assert_eq!(b.http().get("/v1/coordinate/node/nowhere").status, 404);
 
     // Nodes without an agent: others say where they are.

@@ -581,7 +581,11 @@ impl Server {
                     index: found.index,
                     value: found.value,
                     known_leader: self.inner.node.live_leader().is_some(),
-                    last_contact: self.inner.node.last_contact(),
+                    // Whatever is confirmed by the leader is as the leader has it.
+                    last_contact: match options.consistency {
+                        Consistency::Stale => self.inner.node.last_contact(),
+                        Consistency::Default | Consistency::Consistent => Duration::ZERO,
+                    },
                     filtered,
                 });
             }

@@ -41,6 +41,8 @@ pub enum Purpose {
     Files,
     /// For servers that copy rights from another datacenter. There is one datacenter, so it is kept and used for nothing.
     Replication,
+    /// For answers to DNS questions. Kept and used for nothing: those are by the right of whoever shows no token.
+    Dns,
 }
 
 impl Purpose {
@@ -52,6 +54,7 @@ impl Purpose {
             "agent_recovery" | "agent_master" | "acl_agent_master_token" => Some(Purpose::Recovery),
             "config_file_service_registration" => Some(Purpose::Files),
             "replication" | "acl_replication_token" => Some(Purpose::Replication),
+            "dns" => Some(Purpose::Dns),
             _ => None,
         }
     }
@@ -93,7 +96,7 @@ impl Tokens {
             Purpose::Agent => configured.agent.clone(),
             Purpose::Recovery => configured.agent_recovery.clone(),
             Purpose::Files => configured.config_file_service_registration.clone(),
-            Purpose::Replication => Secret::default(),
+            Purpose::Replication | Purpose::Dns => Secret::default(),
         }
     }
 

@@ -239,7 +239,9 @@ impl UserEvents {
         if !(self.shared.accepts)(&event) {
             return true;
         }
-        push_bounded(&mut self.lock().ring, event.clone());
+        if !push_bounded(&mut self.lock().ring, event.clone()) {
+            return true;
+        }
         let index = index(&event.id);
         self.shared.env.observe(Observed::UserEvent { name: event.name, id: event.id, ltime: event.ltime });
         self.shared.index.send_replace(index);
@@ -376,12 +378,19 @@ impl fmt::Debug for UserEvents {
     }
 }
 
-/// When full, the oldest event is dropped without a word.
-fn push_bounded(ring: &mut VecDeque<UserEvent>, event: UserEvent) {
+/// When full, the oldest event by its Lamport time is dropped without a word, be it this one: gossip brings news out of order, and
+/// the first to come need not be the first that was fired. Says whether the event was kept.
+fn push_bounded(ring: &mut VecDeque<UserEvent>, event: UserEvent) -> bool {
     if ring.len() >= RING {
-        ring.pop_front();
+        let oldest = ring.iter().enumerate().min_by_key(|(_, known)| known.ltime);
+        match oldest.map(|(at, known)| (at, known.ltime)) {
+            Some((_, ltime)) if ltime > event.ltime => return false,
+            Some((at, _)) => drop(ring.remove(at)),
+            None => {}
+        }
     }
     ring.push_back(event);
+    true
 }
 
 fn uuid(rng: &mut Rng) -> String {
@@ -412,6 +421,20 @@ mod tests {
 
     fn events(seed: u64) -> UserEvents {
         UserEvents::new(&env_in_memory(seed), Bytes::new)
+    }
+
+    #[test]
+    fn of_more_events_than_there_is_room_for_the_newest_stay_in_whatever_order_they_come() {
+        let far = events(1);
+        let fired: Vec<UserEvent> = (0..300).map(|n| far.fire(named(&format!("e{n}"))).unwrap()).collect();
+        let near = events(2);
+        // The newer half comes first, as gossip that is in a hurry brings it.
+        for event in fired[150..].iter().chain(&fired[..150]) {
+            near.notify_msg(&postcard::to_stdvec(event).unwrap());
+        }
+        let names = |events: &UserEvents| events.list(None).1.into_iter().map(|e| e.name).collect::<Vec<_>>();
+        assert_eq!(names(&near), (44..300).map(|n| format!("e{n}")).collect::<Vec<_>>());
+        assert_eq!(names(&near), names(&far));
     }
 
     fn named(name: &str) -> NewEvent {

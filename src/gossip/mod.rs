@@ -140,9 +140,6 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// A node leaves by [`Gossip::leave`].
-    #[error("a node cannot force itself to leave")]
-    ForceLeaveSelf,
     /// Others may or may not have heard that this node left. It will be taken for failed, if not.
     #[error("leaving took too long")]
     LeaveTimedOut,
@@ -429,10 +426,10 @@ impl Gossip {
     }
 
     /// Declares that a failed member has left, on every node; with `prune` it also disappears from the
-    /// lists. A member that is alive is shown as leaving until it contradicts.
+    /// lists. A member that is alive is shown as leaving until it contradicts; this node contradicts at once.
     ///
     /// # Errors
-    /// When no member has this name, or it is this node's.
+    /// When no member has this name.
     pub async fn force_leave(&self, name: &str, prune: bool) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::ForceLeave { name: name.to_owned(), prune, reply }).await?;

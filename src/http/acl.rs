@@ -31,7 +31,7 @@ use super::reply::{self, Failure, Reply};
 use super::telemetry::rfc3339;
 use super::{Api, Call};
 
-/// What is said of what is not there; Consul's words, and for tokens and policies its status too: 403.
+/// What is said of a token that is not there, with 403: so says Consul. Of policies and roles it says more, with 404.
 const NOT_FOUND: &str = "ACL not found";
 
 /// A token may live no shorter and no longer than this, if not for ever.
@@ -103,6 +103,9 @@ impl ShownGrants {
 
 #[derive(Serialize)]
 struct TokenReply {
+    /// The secret again, for whoever bootstraps.
+    #[serde(rename = "ID", skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     #[serde(rename = "AccessorID")]
     accessor_id: String,
     #[serde(rename = "SecretID")]
@@ -113,8 +116,6 @@ struct TokenReply {
     grants: ShownGrants,
     #[serde(rename = "Local")]
     local: bool,
-    #[serde(rename = "ExpirationTTL", skip_serializing_if = "Option::is_none")]
-    expiration_ttl: Option<String>,
     #[serde(rename = "ExpirationTime", skip_serializing_if = "Option::is_none")]
     expiration_time: Option<String>,
     #[serde(rename = "CreateTime")]
@@ -139,12 +140,12 @@ impl TokenReply {
         let made = Duration::from_millis(it.created_ms);
         let ttl = (it.ttl_ns > 0).then(|| Duration::from_nanos(it.ttl_ns));
         TokenReply {
+            id: None,
             accessor_id: it.accessor.clone(),
             secret_id: it.secret.expose().to_owned(),
             description: it.description.clone(),
             grants: ShownGrants::new(&it.grants, &shown.policies, &shown.roles),
             local: it.local,
-            expiration_ttl: ttl.map(show_duration),
             expiration_time: ttl.map(|ttl| rfc3339(made + ttl)),
             create_time: rfc3339(made),
             hash: hash(it),
@@ -320,9 +321,33 @@ struct AgentTokenBody {
     token: Secret,
 }
 
-/// A body that may be left out.
-fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Failure> {
-    if bytes.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { decode::body(bytes) }
+/// A body that may be left out. `what` it describes.
+fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8], what: &str) -> Result<T, Failure> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(T::default());
+    }
+    decode::body(bytes).map_err(|failure| {
+        let text = failure.text.replacen("Request decode", &format!("{what} decoding"), 1);
+        Failure { text, ..failure }
+    })
+}
+
+/// Nobody chooses the id of a policy or a role.
+fn without_id(id: &str, what: &str) -> Result<(), Failure> {
+    if id.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::bad_request(format!("Cannot specify the ID when creating a new {what}")))
+}
+
+/// 404 of a policy or a role.
+fn nowhere(what: &str) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("Requested {what} does not exist: {NOT_FOUND}"))
+}
+
+/// 404 for what is to be deleted.
+fn nothing_to_delete(what: &str) -> Failure {
+    Failure { status: StatusCode::NOT_FOUND, ..Failure::refused(format!("Cannot find {what} to delete")) }
 }
 
 /// So begin the ids of what is there from the beginning.
@@ -347,12 +372,27 @@ fn now_ms(api: &Api) -> u64 {
     api.agent.env().wall().as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+/// A token that is there already.
+struct Known {
+    accessor: String,
+    /// When it ends, as readers see it.
+    expires: Option<String>,
+}
+
 /// What the body says, on top of ids: one that was made before keeps what it has.
-fn token_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewToken, Failure> {
-    let TokenBody { accessorid, secretid, description, local, expirationttl, expirationtime } = body(bytes)?;
-    let (grants, roles) = body::<GrantsBody>(bytes)?.links()?;
-    if !expirationtime.is_empty() {
-        return Err(Failure::bad_request("ExpirationTime is not supported: give an ExpirationTTL"));
+fn token_of(api: &Api, bytes: &[u8], known: Option<Known>) -> Result<NewToken, Failure> {
+    let TokenBody { accessorid, secretid, description, local, expirationttl, expirationtime } =
+        body(bytes, "Token")?;
+    let (grants, roles) = body::<GrantsBody>(bytes, "Token")?.links()?;
+    match &known {
+        None if !expirationtime.is_empty() => {
+            return Err(Failure::bad_request("ExpirationTime is not supported: give an ExpirationTTL"));
+        }
+        // Whoever reads a token, changes something else, and writes it back sends this too.
+        Some(known) if !expirationtime.is_empty() && known.expires.as_ref() != Some(&expirationtime) => {
+            return Err(Failure::refused("Cannot change expiration time"));
+        }
+        _ => {}
     }
     let ttl = expirationttl.0;
     if !ttl.is_zero() && !TTL.contains(&ttl) {
@@ -360,7 +400,7 @@ fn token_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewToken, 
         return Err(Failure::bad_request(format!("ExpirationTTL must be between {least} and {most}")));
     }
     let (accessor, secret) = match known {
-        Some(accessor) => {
+        Some(Known { accessor, .. }) => {
             if !accessorid.is_empty() && accessorid != accessor {
                 return Err(Failure::bad_request("Token Accessor ID in URL and payload do not match"));
             }
@@ -393,26 +433,26 @@ fn same_id(given: &str, id: &str) -> Result<(), Failure> {
 }
 
 fn policy_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<Policy, Failure> {
-    let NamedBody { id, name, description, rules: text, datacenters } = body(bytes)?;
+    let NamedBody { id, name, description, rules: text, datacenters } = body(bytes, "Policy")?;
     well_named(&name, "Policy", 128)?;
     let id = match known {
         Some(known) => same_id(&id, &known).map(|()| known)?,
-        None => uuid_or(&id, "ID", || fresh(api))?,
+        None => without_id(&id, "policy").map(|()| fresh(api))?,
     };
     let rules = Rules::parse(&text).map_err(|error| Failure::bad_request(error.to_string()))?;
     Ok(Policy { id, name, description, text, rules, datacenters })
 }
 
 fn role_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewRole, Failure> {
-    let NamedBody { id, name, description, .. } = body(bytes)?;
+    let NamedBody { id, name, description, .. } = body(bytes, "Role")?;
     well_named(&name, "Role", 256)?;
-    let (grants, roles) = body::<GrantsBody>(bytes)?.links()?;
+    let (grants, roles) = body::<GrantsBody>(bytes, "Role")?.links()?;
     if !roles.is_empty() {
         return Err(Failure::bad_request("A role cannot have roles"));
     }
     let id = match known {
         Some(known) => same_id(&id, &known).map(|()| known)?,
-        None => uuid_or(&id, "ID", || fresh(api))?,
+        None => without_id(&id, "role").map(|()| fresh(api))?,
     };
     Ok(NewRole { id, name, description, grants })
 }
@@ -424,9 +464,7 @@ async fn change(api: &Api, command: AclCommand) -> Result<Option<Made>, Failure>
     match api.agent.write(Command::Acl(command)).await? {
         Outcome::Returned { value: Returned::Acl(made), .. } => Ok(Some(*made)),
         Outcome::Refused { refusal: Refusal::Denied(text), .. } => Err(Failure::denied(text)),
-        Outcome::Refused { refusal: Refusal::NotFound(text), .. } => {
-            Err(Failure::denied(format!("{text}: {NOT_FOUND}")))
-        }
+        Outcome::Refused { refusal: Refusal::NotFound(text), .. } => Err(Failure::refused(text)),
         Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         Outcome::Stale => Err(Failure::forgotten()),
         _ => Ok(None),
@@ -463,7 +501,7 @@ fn named(call: &Call, prefix: &str, suffix: &str) -> Result<String, Failure> {
 pub async fn bootstrap(api: Arc<Api>, call: Call) -> Reply {
     let pretty = call.params.pretty();
     let bytes = api.read_body(call.body).await?;
-    let BootstrapBody { bootstrapsecret } = body(&bytes)?;
+    let BootstrapBody { bootstrapsecret } = body(&bytes, "Request")?;
     let secret = uuid_or(bootstrapsecret.expose(), "BootstrapSecret", || fresh(&api))?;
     let token = NewToken {
         accessor: fresh(&api),
@@ -475,7 +513,13 @@ pub async fn bootstrap(api: Arc<Api>, call: Call) -> Reply {
     };
     // Who has lost all tokens may still show one that no longer is.
     let api = Api { agent: api.agent.on_behalf_of(Secret::default()), ..Api::clone(&api) };
-    make(&api, AclCommand::Bootstrap { token, reset: None }, pretty).await
+    match change(&api, AclCommand::Bootstrap { token, reset: None }).await? {
+        Some(Made::Token(token)) => {
+            let reply = TokenReply::new(&token);
+            reply::json(&TokenReply { id: Some(reply.secret_id.clone()), ..reply }, pretty)
+        }
+        _ => Err(Failure::internal("nothing came of it")),
+    }
 }
 
 /// How far rights are copied from another datacenter: there is none.
@@ -531,7 +575,10 @@ pub async fn token(api: Arc<Api>, call: Call) -> Reply {
     match call.head.method {
         Method::PUT => {
             let bytes = api.read_body(call.body).await?;
-            let token = token_of(&api, &bytes, Some(accessor))?;
+            let options = call.params.query_options(|| 0.0)?;
+            let found = api.agent.query(options, &AclToken { accessor: accessor.clone() }).await?.value;
+            let expires = found.and_then(|token| TokenReply::new(&token).expiration_time);
+            let token = token_of(&api, &bytes, Some(Known { accessor, expires }))?;
             make(&api, AclCommand::PutToken { token, new: false }, pretty).await
         }
         Method::DELETE => {
@@ -544,6 +591,10 @@ pub async fn token(api: Arc<Api>, call: Call) -> Reply {
                         "Deletion of the request's authorization token is not permitted",
                     ));
                 }
+            }
+            let options = call.params.query_options(|| 0.0)?;
+            if api.agent.query(options, &AclToken { accessor: accessor.clone() }).await?.value.is_none() {
+                return Err(nothing_to_delete("token"));
             }
             done(&api, AclCommand::DeleteToken { accessor }, pretty).await
         }
@@ -562,7 +613,7 @@ pub async fn clone_token(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| 0.0)?;
     let pretty = call.params.pretty();
     let bytes = api.read_body(call.body).await?;
-    let TokenBody { description, .. } = body(&bytes)?;
+    let TokenBody { description, .. } = body(&bytes, "Token")?;
     let found = api.agent.query(options, &AclToken { accessor }).await?.value;
     let it = found.ok_or_else(|| Failure::denied(NOT_FOUND))?.token.it;
     let links = |ids: Vec<String>| ids.into_iter().map(Link::Id).collect();
@@ -613,7 +664,14 @@ pub async fn policy(api: Arc<Api>, call: Call) -> Reply {
             let policy = policy_of(&api, &bytes, Some(id))?;
             make(&api, AclCommand::PutPolicy { policy, new: false }, pretty).await
         }
-        Method::DELETE => done(&api, AclCommand::DeletePolicy { id }, pretty).await,
+        Method::DELETE => {
+            let options = call.params.query_options(|| 0.0)?;
+            let link = Link::Id(id.clone());
+            if api.agent.query(options, &AclPolicy { link }).await?.value.is_none() {
+                return Err(nothing_to_delete("policy"));
+            }
+            done(&api, AclCommand::DeletePolicy { id }, pretty).await
+        }
         _ => show_policy(&api, &call.params, Link::Id(id)).await,
     }
 }
@@ -627,7 +685,7 @@ pub async fn policy_by_name(api: Arc<Api>, call: Call) -> Reply {
 async fn show_policy(api: &Api, params: &Params, link: Link) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AclPolicy { link }).await?;
-    let Some(policy) = &answer.value else { return Err(Failure::denied(NOT_FOUND)) };
+    let Some(policy) = &answer.value else { return Err(nowhere("policy")) };
     reply::found(&PolicyReply::new(policy, true), params.pretty(), &answer, options.consistency)
 }
 
@@ -657,7 +715,14 @@ pub async fn role(api: Arc<Api>, call: Call) -> Reply {
             let role = role_of(&api, &bytes, Some(id))?;
             make(&api, AclCommand::PutRole { role, new: false }, pretty).await
         }
-        Method::DELETE => done(&api, AclCommand::DeleteRole { id }, pretty).await,
+        Method::DELETE => {
+            let options = call.params.query_options(|| 0.0)?;
+            let link = Link::Id(id.clone());
+            if api.agent.query(options, &AclRole { link }).await?.value.is_none() {
+                return Err(nothing_to_delete("role"));
+            }
+            done(&api, AclCommand::DeleteRole { id }, pretty).await
+        }
         _ => show_role(&api, &call.params, Link::Id(id)).await,
     }
 }
@@ -668,11 +733,10 @@ pub async fn role_by_name(api: Arc<Api>, call: Call) -> Reply {
     show_role(&api, &call.params, Link::Name(name)).await
 }
 
-/// Of roles, unlike of tokens and policies, Consul says with 404 that there is none.
 async fn show_role(api: &Api, params: &Params, link: Link) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &AclRole { link }).await?;
-    let Some(role) = &answer.value else { return Err(Failure::new(StatusCode::NOT_FOUND, NOT_FOUND)) };
+    let Some(role) = &answer.value else { return Err(nowhere("role")) };
     reply::found(&RoleReply::new(role), params.pretty(), &answer, options.consistency)
 }
 
@@ -692,7 +756,7 @@ pub async fn set_token(api: Arc<Api>, call: Call) -> Reply {
     let purpose = Purpose::named(&name).ok_or_else(|| {
         Failure::new(
             StatusCode::NOT_FOUND,
-            format!("Token {name:?} is unknown: there are default, agent, agent_recovery, config_file_service_registration and replication"),
+            format!("Token {name:?} is unknown: there are default, agent, agent_recovery, config_file_service_registration, dns and replication"),
         )
     })?;
     let bytes = api.read_body(call.body).await?;

@@ -281,17 +281,18 @@ struct NodeAndServiceList {
 /// A node and its services by id; `null` if there is no such node.
 pub async fn node(api: Arc<Api>, call: Call) -> Reply {
     let name = call.tail("/v1/catalog/node/")?;
-    of_node(&api, &call.params, name, |node, services| {
+    of_node(&api, &call.params, name, serde_json::Value::Null, |node, services| {
         let services = services.into_iter().map(|service| (service.id.clone(), service)).collect();
         serde_json::to_value(NodeAndServices { node, services })
     })
     .await
 }
 
-/// A node and its services in a list; `null` if there is no such node.
+/// A node and its services in a list; nothing in both places if there is no such node.
 pub async fn node_services(api: Arc<Api>, call: Call) -> Reply {
     let name = call.tail("/v1/catalog/node-services/")?;
-    of_node(&api, &call.params, name, |node, services| {
+    let nobody = serde_json::json!({ "Node": null, "Services": null });
+    of_node(&api, &call.params, name, nobody, |node, services| {
         serde_json::to_value(NodeAndServiceList { node, services })
     })
     .await
@@ -301,6 +302,7 @@ async fn of_node(
     api: &Api,
     params: &Params,
     node: String,
+    nobody: serde_json::Value,
     shape: impl FnOnce(Node, Vec<Service>) -> serde_json::Result<serde_json::Value>,
 ) -> Reply {
     if node.is_empty() {
@@ -310,7 +312,7 @@ async fn of_node(
     let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &OneNode { node, checks: false }).await?;
     let shaped = match &answer.value {
-        None => serde_json::Value::Null,
+        None => nobody,
         Some(whole) => {
             let services = Filter::choose(&filter, whole.services.iter().map(Service::new).collect())?;
             shape(Node::new(&whole.node, &api.agent.config().datacenter), services)

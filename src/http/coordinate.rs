@@ -69,7 +69,7 @@ pub async fn datacenters(api: Arc<Api>, call: Call) -> Reply {
     let entry = |name: String| {
         let place = known.iter().find(|known| known.node == name && known.segment == DEFAULT_SEGMENT);
         let at = place.map_or_else(Coordinate::default, |known| coordinates::coordinate(&known.place));
-        Entry { node: format!("{name}.{datacenter}"), segment: String::new(), coord: at.into() }
+        Entry { node: name, segment: String::new(), coord: at.into() }
     };
     let who = api.who().await?;
     let (seen, unseen): (Vec<_>, Vec<_>) =

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! An expression is judged on an entry as it goes out: a selector is a path through its JSON. A name that
-//! an entry's type does not have is an error; one that is missing in labels only does not match. A list
-//! of other entries cannot be selected through.
+//! an entry's type does not have is an error; one that is missing in labels only, or is left out where it is empty, does not
+//! match. Through a list of other entries, as `Checks.Status`, any of them may match.
 //!
 //! Deliberately bounded: the expression's length, its depth, and the size of its regular expressions.
 
@@ -28,6 +28,18 @@ const MAX_REGEX_BYTES: usize = 256 * 1024;
 /// A member's tags are such; a service's are a list, through which nothing is selected.
 const LABELS: [&str; 7] =
     ["Meta", "NodeMeta", "ServiceMeta", "Tags", "TaggedAddresses", "ServiceTaggedAddresses", "Proxy"];
+
+/// These are left out of entries in which they are empty.
+const LEFT_OUT: [&str; 8] = [
+    "Kind",
+    "TaggedAddresses",
+    "ServiceTaggedAddresses",
+    "PeerName",
+    "Partition",
+    "Namespace",
+    "SocketPath",
+    "ServiceSocketPath",
+];
 
 /// A filter.
 #[derive(Clone, Debug)]
@@ -122,31 +134,47 @@ impl Node {
                 false
             }
             Node::Not(node) => !node.judge(entry)?,
-            Node::Test { path, test } => match select(entry, path)? {
-                Some(value) => test.judge(value),
+            Node::Test { path, test } => {
+                let found = select(entry, path)?;
                 // A label that is not there is empty, and equals nothing.
-                None => matches!(test, Test::IsEmpty),
-            },
+                if found.is_empty() {
+                    matches!(test, Test::IsEmpty)
+                } else {
+                    found.into_iter().any(|value| test.judge(value))
+                }
+            }
         })
     }
 }
 
-fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Option<&'a Value>, Failure> {
-    let mut value = entry;
+/// What a path leads to: one value mostly, none where a label is missing, and as many as there are through a list.
+fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Vec<&'a Value>, Failure> {
+    let unknown = || bad(format!("Selector {:?} is not valid", path.join(".")));
+    let mut values = vec![entry];
     let mut labels = false;
     for name in path {
-        match value {
-            Value::Object(fields) => match fields.get(name) {
-                Some(inner) => value = inner,
-                None if labels => return Ok(None),
-                None => return Err(bad(format!("Selector {:?} is not valid", path.join(".")))),
-            },
-            Value::Null => return Ok(None),
-            _ => return Err(bad(format!("Selector {:?} is not valid", path.join(".")))),
+        let mut inner = Vec::new();
+        for value in values {
+            let several = match value {
+                Value::Array(entries) if entries.iter().all(Value::is_object) => entries.iter().collect(),
+                one => vec![one],
+            };
+            for value in several {
+                match value {
+                    Value::Object(fields) => match fields.get(name) {
+                        Some(value) => inner.push(value),
+                        None if labels || LEFT_OUT.contains(&name.as_str()) => {}
+                        None => return Err(unknown()),
+                    },
+                    Value::Null => {}
+                    _ => return Err(unknown()),
+                }
+            }
         }
+        values = inner;
         labels = LABELS.contains(&name.as_str());
     }
-    Ok(Some(value))
+    Ok(values)
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -400,6 +428,7 @@ mod tests {
             "ServiceName": "web", "ServicePort": 8080, "ServiceTags": ["v1", "blue"], "Empty": [],
             "ServiceMeta": {"env": "prod", "a key": "x"}, "Node": "n-1.example", "Flag": true,
             "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null, "Tags": {"role": "consul"},
+            "Checks": [{"Status": "passing"}, {"Status": "critical"}],
         });
         let filter = Filter::parse(text).map_err(|failure| failure.text)?;
         Filter::choose(&Some(filter), vec![entry])
@@ -434,6 +463,12 @@ mod tests {
             ("Node not matches `^m`", true),
             ("Node == n-1.example", true),
             ("Nested.Inner.Name == deep", true),
+            ("Checks.Status == critical", true),
+            ("Checks.Status == warning", false),
+            ("Checks.Status matches `^crit`", true),
+            ("Kind == connect-proxy", false),
+            ("Kind is empty", true),
+            ("Nested.TaggedAddresses.lan.Address == a", false),
             ("not ServiceName == web or Flag == true", true),
             ("not (ServiceName == web or Flag == true)", false),
             ("ServiceName == db and Flag == true or Flag == true", true),
@@ -454,6 +489,7 @@ mod tests {
             ("Nonsense == web", "Selector \"Nonsense\" is not valid"),
             ("ServiceName.Inner == web", "is not valid"),
             ("ServiceTags.v1 == web", "is not valid"),
+            ("Checks.Bogus == web", "is not valid"),
             ("Node matches \"(\"", "bad regular expression"),
             ("== web", "a selector is missing"),
             ("ServiceTags is full", "\"empty\""),

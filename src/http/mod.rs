@@ -63,6 +63,7 @@ mod wire;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header, request};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, any};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::server::conn::http1;
@@ -301,17 +302,23 @@ impl Api {
         }
 
         let expected = length.unwrap_or(limit);
+        let full = AtomicBool::new(false);
         let read = async {
-            let room = match expected {
-                0..=SMALL_BODY => None,
-                _ => {
+            let mut body = Limited::new(body, limits.value_bytes);
+            let (mut bytes, mut room) = (BytesMut::new(), None);
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame?.into_data() else { continue };
+                bytes.extend_from_slice(&data);
+                // Not before it is large: whoever sends nothing takes no room from others.
+                if room.is_none() && bytes.len() as u64 > SMALL_BODY {
                     let kib = u32::try_from(expected.div_ceil(1024)).unwrap_or(u32::MAX).min(BODY_ROOM_KIB);
+                    full.store(true, Ordering::Relaxed);
                     // The semaphore is never closed; without room the body would merely go uncounted.
-                    self.body_room.clone().acquire_many_owned(kib).await.ok()
+                    room = self.body_room.clone().acquire_many_owned(kib).await.ok();
+                    full.store(false, Ordering::Relaxed);
                 }
-            };
-            let bytes = Limited::new(body, limits.value_bytes).collect().await;
-            (bytes, room)
+            }
+            Ok::<_, axum::BoxError>(Upload { bytes: bytes.freeze(), _room: room })
         };
         let mut read = pin!(read);
         // Most bodies arrive with their heads: no timer for those.
@@ -320,17 +327,23 @@ impl Api {
             None => {
                 let patience = Duration::from_millis(limits.http_read_timeout_ms);
                 self.agent.env().timeout(patience, read).await.map_err(|_| {
+                    if full.load(Ordering::Relaxed) {
+                        let text = "Too many large bodies at once, try later";
+                        return Failure::new(StatusCode::SERVICE_UNAVAILABLE, text);
+                    }
                     let text =
                         format!("The request's body did not arrive within {} ms", patience.as_millis());
                     Failure::new(StatusCode::REQUEST_TIMEOUT, text)
                 })?
             }
         };
-        match read {
-            (Ok(bytes), room) => Ok(Upload { bytes: bytes.to_bytes(), _room: room }),
-            (Err(error), _) if error.is::<LengthLimitError>() => Err(too_large(&format!("over {limit}"))),
-            (Err(error), _) => Err(Failure::bad_request(format!("Cannot read the request's body: {error}"))),
-        }
+        read.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                too_large(&format!("over {limit}"))
+            } else {
+                Failure::bad_request(format!("Cannot read the request's body: {error}"))
+            }
+        })
     }
 }
 
@@ -459,7 +472,7 @@ fn all() -> Routes {
         .route("/get", &["GET"], Needs::Calls, legacy::get)
         .route("/join", &["GET", "PUT", "POST"], Needs::Calls, legacy::join)
         .route("/v1/acl/bootstrap", &["PUT"], Needs::AclCalls, acl::bootstrap)
-        .route("/v1/acl/replication", &["GET"], Needs::Nothing, acl::replication)
+        .route("/v1/acl/replication", &["GET"], Needs::AclCalls, acl::replication)
         .route("/v1/acl/tokens", &["GET"], Needs::AclCalls, acl::tokens)
         .route("/v1/acl/token", &["PUT"], Needs::AclCalls, acl::create_token)
         .route("/v1/acl/token/self", &["GET"], Needs::AclCalls, acl::own_token)
@@ -563,8 +576,12 @@ fn nameless(path: &'static str) -> Option<&'static str> {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let nowhere = any(|| async {
-        let text = "Invalid URL path: not a recognized HTTP API endpoint";
+    let nowhere = any(|request: Request| async move {
+        let text = if request.uri().path().starts_with("/v1/") {
+            "Invalid URL path: not a recognized HTTP API endpoint\n"
+        } else {
+            "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"
+        };
         Failure::new(StatusCode::NOT_FOUND, text)
     });
     all().router.fallback(nowhere).with_state(api)
@@ -617,7 +634,7 @@ fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call)
     let (head, body) = request.into_parts();
     if !methods.contains(&head.method.as_str()) {
         let text = format!("method {} not allowed", head.method);
-        let allow = Some(methods.join(","));
+        let allow = Some(format!("OPTIONS,{}", methods.join(",")));
         return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
     }
     let mut params = Params::parse(head.uri.query())?;

@@ -113,8 +113,10 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     if api.agent.local().book().checks().contains_key(&definition.id) {
         may_change_check(&api, &definition.id).await?;
     }
-    if let Err(error) = api.agent.local().register_check(&api.agent, definition) {
-        return Err(Failure::refused(error.to_string()));
+    let service_id = definition.service_id.clone();
+    if api.agent.local().register_check(&api.agent, definition).is_err() {
+        let text = format!("ServiceID {service_id:?} does not exist");
+        return Err(Failure { status: StatusCode::NOT_FOUND, ..Failure::refused(text) });
     }
     keep(&api).await?;
     Ok(reply::empty(StatusCode::OK))
@@ -187,6 +189,7 @@ struct Own {
     meta: BTreeMap<String, String>,
     port: u16,
     address: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: BTreeMap<String, Address>,
     weights: Weights,
     enable_tag_override: bool,

@@ -32,8 +32,9 @@ impl Params {
                 let bytes = unescape(escaped, true).ok_or_else(|| {
                     Failure::bad_request(format!("Invalid escape in query parameter {escaped:?}"))
                 })?;
-                // No parameter's meaning depends on bytes that are no text.
-                Ok::<_, Failure>(String::from_utf8_lossy(&bytes).into_owned())
+                // Nothing is stored or looked for but what was said.
+                String::from_utf8(bytes)
+                    .map_err(|_| Failure::bad_request(format!("Query parameter {escaped:?} is not UTF-8")))
             };
             params.push((text(name)?, text(value)?));
         }
@@ -89,7 +90,7 @@ impl Params {
 
     /// Whether the answer is for people to read.
     pub fn pretty(&self) -> bool {
-        self.switch("pretty")
+        self.has("pretty")
     }
 
     /// The parameter as a number, if it is there.
@@ -137,7 +138,13 @@ impl Params {
     }
 
     fn consistency(&self) -> Result<Consistency, Failure> {
-        match (self.has("stale"), self.has("consistent")) {
+        let max_stale = self.text("max_stale").map(|text| {
+            parse_duration(text)
+                .ok_or_else(|| Failure::bad_request(format!("Invalid max_stale value {text:?}")))
+        });
+        // Whoever says how old an answer may be takes an old one.
+        let stale = self.has("stale") || max_stale.transpose()?.is_some_and(|nanos| nanos > 0);
+        match (stale, self.has("consistent")) {
             (true, true) => {
                 Err(Failure::bad_request("Cannot specify ?stale with ?consistent, conflicting semantics."))
             }
@@ -220,6 +227,19 @@ fn show_seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_says_how_old_an_answer_may_be_takes_an_old_one() {
+        let read = |query: &str| {
+            let params = Params::parse(Some(query)).map_err(|failure| failure.text)?;
+            params.query_options(|| 0.0).map(|options| options.consistency).map_err(|failure| failure.text)
+        };
+        assert_eq!(read("max_stale=10s"), Ok(Consistency::Stale));
+        assert_eq!(read("max_stale=0s"), Ok(Consistency::Default));
+        assert_eq!(read("max_stale=soon"), Err("Invalid max_stale value \"soon\"".to_owned()));
+        assert!(read("max_stale=1s&consistent").unwrap_err().contains("conflicting semantics"));
+        assert!(read("key=%ff").unwrap_err().contains("is not UTF-8"));
+    }
     use proptest::prelude::*;
 
     fn params(query: &str) -> Params {

@@ -170,7 +170,8 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
 
 fn on_key(api: &Api, wanted: WantedKv) -> Result<TxnOp, Failure> {
     kv::check_key(api, &wanted.key)?;
-    let value = BASE64.decode(wanted.value).map_err(parse_failed)?;
+    // Go's decoder reads over the ends of lines.
+    let value = BASE64.decode(wanted.value.replace(['\r', '\n'], "")).map_err(parse_failed)?;
     let limit = api.limits().value_bytes;
     if value.len() > limit {
         let text = format!("Value for key {:?} is too large ({} > {limit} bytes)", wanted.key, value.len());

@@ -129,6 +129,7 @@ pub struct CatalogService {
     pub service_name: String,
     pub service_tags: Vec<String>,
     pub service_address: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub service_tagged_addresses: BTreeMap<String, Address>,
     pub service_weights: Weights,
     pub service_meta: Labels,

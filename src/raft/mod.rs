@@ -459,12 +459,17 @@ impl RaftNode {
         metrics.state == ServerState::Leader && metrics.current_leader == Some(self.inner.me.node_id)
     }
 
-    /// How long ago the leader was last heard; zero on the leader itself.
+    /// How long ago the leader was last heard; zero on the leader itself, as long as a majority answers it.
     pub fn last_contact(&self) -> Duration {
-        if self.is_leader() {
-            return Duration::ZERO;
+        let now = self.inner.env.now();
+        if !self.is_leader() {
+            return now.since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)));
         }
-        self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
+        let confirmed = self.inner.core.metrics().borrow_watched().last_quorum_acked.as_ref().map(|at| **at);
+        match confirmed {
+            Some(confirmed) if self.live_leader().is_none() => now.since(confirmed),
+            _ => Duration::ZERO,
+        }
     }
 
     /// How long ago a leader was last heard in this life, if ever.

@@ -205,7 +205,7 @@ impl KvStore {
                 self.delete(index, key);
                 Ok(true)
             }
-            KvCommand::Delete { key, cas: Some(cas) } => Ok(*cas != 0 && self.delete_if(index, key, *cas)),
+            KvCommand::Delete { key, cas: Some(cas) } => Ok(self.delete_if(index, key, *cas)),
             KvCommand::DeleteTree { prefix } => {
                 self.delete_tree(index, prefix);
                 Ok(true)

@@ -23,8 +23,8 @@ pub struct Budget {
 /// The checks that judge what happens when it happens, or what clients were told. If one of them objects during the storm,
 /// what comes after the storm cannot change that, and a candidate need not be run to its end.
 const BY_STORM: &[&str] = &[
-    "ES", "LM", "LC", "SMS", "CQ", "CI", "MV", "GA", "GR", "GT", "EV", "SRV", "SAY", "LIN", "TXN", "IDX", "STALE", "LOCK",
-    "SESS", "ACL", "CRASH",
+    "ES", "LM", "LC", "SMS", "CQ", "CI", "MV", "GA", "GR", "GT", "EV", "SRV", "SAY", "LIN", "TXN", "IDX",
+    "STALE", "LOCK", "SESS", "ACL", "CRASH",
 ];
 
 impl Default for Budget {

@@ -340,6 +340,12 @@ pub struct Acl {
 
 type Judged<T> = Result<T, Refusal>;
 
+/// What several links lead to counts once.
+fn each_once(ids: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    ids.into_iter().filter(|id| seen.insert(id.clone())).collect()
+}
+
 fn invalid<T>(text: impl Into<String>) -> Judged<T> {
     Err(Refusal::Invalid(text.into()))
 }
@@ -551,7 +557,7 @@ impl Acl {
             Some(role) => Ok(role.it.id.clone()),
             None => invalid(format!("No such ACL role: {}", link.text())),
         });
-        let roles: Vec<String> = roles.collect::<Judged<_>>()?;
+        let roles = each_once(roles.collect::<Judged<_>>()?);
         if roles.len() > MAX_LINKS {
             return invalid(format!("more than {MAX_LINKS} roles"));
         }
@@ -580,7 +586,7 @@ impl Acl {
             Some(policy) => Ok(policy.it.id.clone()),
             None => invalid(format!("No such ACL policy: {}", link.text())),
         });
-        let policies = policies.collect::<Judged<_>>()?;
+        let policies = each_once(policies.collect::<Judged<_>>()?);
         Ok(Grants { policies, services: grants.services.clone(), nodes: grants.nodes.clone() })
     }
 
