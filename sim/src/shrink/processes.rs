@@ -69,9 +69,16 @@ pub fn shrink(
             }
             let (scenario, storm_only) = (Some(path), storm_only.clone());
             let case = Case { seed: candidate.seed, scenario, storm_only, trace: None, ..case.clone() };
-            cases.push((0..=edits).map(|perturb| Case { perturb, ..case.clone() }).collect());
+            cases.push((0..=edits).map(|perturb| Case { perturb, ..case.clone() }).collect::<Vec<_>>());
         }
-        runner.first(&cases, &|report| signature.is_in(report))
+        // A few at a time, so that the end of the time is noticed.
+        let few = runner.jobs.max(1) * 2;
+        cases.chunks(few).zip((0..).step_by(few)).find_map(|(some, before)| {
+            if watch.seconds() > budget.seconds {
+                return None;
+            }
+            Some(before + runner.first(some, &|report| signature.is_in(report))?)
+        })
     };
     // If the plan itself does not fail after so many edits, it is shrunk as it is.
     while edits > 0 && ask(std::slice::from_ref(scenario), edits, &None).is_none() {
