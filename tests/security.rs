@@ -293,13 +293,17 @@ fn with_tls_a_cluster_forms_a_client_works_and_strangers_do_not() {
 }
 
 #[test]
-fn a_check_by_https_looks_who_answers() {
+fn a_check_by_tls_looks_who_answers() {
     let (home, ours, theirs) = (Home::new(), Authority::new(), Authority::new());
     let lenient = |authority: &Authority| authority.table("server").replace("true", "false");
     let flags = ["--server", "--bootstrap"];
     let https = "https_addr = '127.0.0.1:0'\n".to_owned();
     let service = configured(&home, "service", &(https + &lenient(&ours)), &flags, &[]);
-    let url = format!("https://{}/v1/agent/version", service.at.https.expect("HTTPS"));
+    let at = service.at.https.expect("HTTPS").to_string();
+    let ways = [
+        json!({ "HTTP": format!("https://{at}/v1/agent/version") }),
+        json!({ "TCP": at, "TCPUseTLS": true }),
+    ];
     let agents = [
         configured(&home, "friend", &lenient(&ours), &flags, &[]),
         configured(&home, "stranger", &lenient(&theirs), &flags, &[]),
@@ -311,11 +315,14 @@ fn a_check_by_https_looks_who_answers() {
         (json!({ "TLSServerName": "localhost" }), ["passing", "UnknownIssuer", "no authority is known"]),
         (json!({ "TLSServerName": "a.b" }), ["not valid for name", "UnknownIssuer", "no authority is known"]),
     ];
-    for (number, (with, expected)) in lookers.iter().enumerate() {
+    let cases = lookers.iter().flat_map(|looker| ways.iter().map(move |way| (looker, way)));
+    for (number, ((with, expected), way)) in cases.enumerate() {
         for (agent, expected) in agents.iter().zip(expected) {
-            let id = format!("https-{number}");
-            let mut check = json!({ "ID": id, "Name": id, "HTTP": url, "Interval": "1s", "Timeout": "5s" });
-            check.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+            let id = format!("tls-{number}");
+            let mut check = json!({ "ID": id, "Name": id, "Interval": "1s", "Timeout": "5s" });
+            for fields in [with, way] {
+                check.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            }
             let put = agent.http().put("/v1/agent/check/register", check.to_string());
             assert_eq!(put.status, 200, "{}", put.text());
             eventually("it has looked", || {

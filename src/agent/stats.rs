@@ -58,6 +58,7 @@ pub fn of_book(book: &Book) -> BTreeMap<String, String> {
             Probe::Ttl(_) => ttls += 1,
             Probe::Http { .. }
             | Probe::Tcp(_)
+            | Probe::Tls { .. }
             | Probe::Grpc { .. }
             | Probe::H2Ping { .. }
             | Probe::Alias { .. } => {}

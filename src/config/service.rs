@@ -98,6 +98,8 @@ pub struct Check {
     pub tlsskipverify: bool,
     /// It connects to this address.
     pub tcp: String,
+    /// Whether by TLS.
+    pub tcpusetls: bool,
     /// It runs this program.
     pub args: Vec<String>,
     /// The same under an older name.

@@ -78,6 +78,7 @@ struct RegisterBody {
     check: Option<CheckBody>,
     checks: Vec<CheckBody>,
     skipnodeupdate: bool,
+    peername: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +119,9 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     }
     if !body.id.is_empty() && !uuid::is_uuid(&body.id) {
         return Err(Failure::bad_request("Bad node ID: want a UUID"));
+    }
+    if !body.peername.is_empty() {
+        return Err(Failure::bad_request("cannot register requests with PeerName in them"));
     }
     let service = body.service.map(define::info);
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {

@@ -63,6 +63,7 @@ struct ServiceBody {
 struct FailoverBody {
     nearestn: u64,
     datacenters: Vec<String>,
+    targets: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,6 +77,9 @@ impl QueryBody {
         let bad = |text: &str| Err(Failure::bad_request(text));
         if !self.token.is_empty() {
             return bad("A token inside of a prepared query is not supported");
+        }
+        if !self.service.failover.targets.is_empty() {
+            return bad("Failover.Targets is not supported: there is one datacenter, and no peer");
         }
         if self.service.connect {
             return bad("There is no service mesh: Connect is not supported");
@@ -319,6 +323,9 @@ struct Executed<'a> {
 
 /// What the query finds now.
 async fn execute(api: &Api, params: &Params, wanted: String) -> Reply {
+    if params.switch("connect") {
+        return Err(Failure::bad_request("There is no service mesh: Connect is not supported"));
+    }
     let limit = params.number("limit")?.filter(|limit| *limit > 0);
     let query = resolved(api, params, wanted).await?.info;
     let mut options = params.query_options(|| 0.0)?;

@@ -80,6 +80,13 @@ pub enum Probe {
         /// The service's id; empty: the node itself.
         service: String,
     },
+    /// A connection by TLS: whether there is one, and who is there can prove it.
+    Tls {
+        /// Where, `HOST:PORT`.
+        address: String,
+        /// What must be proved.
+        tls: Tls,
+    },
 }
 
 impl Probe {
@@ -88,7 +95,7 @@ impl Probe {
         match self {
             Probe::Ttl(_) => "ttl",
             Probe::Http { .. } => "http",
-            Probe::Tcp(_) => "tcp",
+            Probe::Tcp(_) | Probe::Tls { .. } => "tcp",
             Probe::Grpc { .. } => "grpc",
             Probe::H2Ping { .. } => "h2ping",
             Probe::Script(_) => "script",
@@ -101,6 +108,7 @@ impl Probe {
         match self {
             Probe::Http { .. }
             | Probe::Tcp(_)
+            | Probe::Tls { .. }
             | Probe::Grpc { .. }
             | Probe::H2Ping { .. }
             | Probe::Script(_) => true,

@@ -126,6 +126,14 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
         Ok(IpAddr::V6(_)) => ["lan_ipv6", "wan_ipv6"].as_slice(),
         Err(_) => &[],
     };
+    for (name, (address, _)) in &service.tagged_addresses {
+        let family = match name.as_str() {
+            "lan_ipv4" | "wan_ipv4" if !matches!(address.parse(), Ok(IpAddr::V4(_))) => "ipv4",
+            "lan_ipv6" | "wan_ipv6" if !matches!(address.parse(), Ok(IpAddr::V6(_))) => "ipv6",
+            _ => continue,
+        };
+        return Err(bad(format!("Service tagged address {name:?} must be a valid {family} address")));
+    }
     for name in names {
         service.tagged_addresses.entry((*name).to_owned()).or_insert_with(|| (at.clone(), port));
     }
@@ -231,6 +239,8 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
             unverified: of.tlsskipverify,
             stays: of.disableredirects,
         }
+    } else if !of.tcp.is_empty() && of.tcpusetls {
+        Probe::Tls { address: of.tcp.clone(), tls }
     } else if !of.tcp.is_empty() {
         Probe::Tcp(of.tcp.clone())
     } else if !of.grpc.is_empty() {
@@ -383,7 +393,7 @@ mod tests {
             let check: Check = serde_json::from_value(check).unwrap();
             let taken = match probe(&check).unwrap().unwrap() {
                 Probe::Http { .. } => "http",
-                Probe::Tcp(_) => "tcp",
+                Probe::Tcp(_) | Probe::Tls { .. } => "tcp",
                 Probe::Grpc { .. } => "grpc",
                 Probe::Script(_) => "args",
                 Probe::H2Ping { .. } => "h2ping",
@@ -446,5 +456,9 @@ mod tests {
         assert_eq!(names("::1"), ["lan_ipv6=::1:80", "wan_ipv4=198.18.0.1:1", "wan_ipv6=::1:80"]);
         assert_eq!(names("db.internal"), ["wan_ipv4=198.18.0.1:1"]);
         assert_eq!(names(""), ["wan_ipv4=198.18.0.1:1"]);
+        let wrong =
+            json!({ "name": "a", "taggedaddresses": { "lan_ipv4": { "address": "::1", "port": 1 } } });
+        let refused = service(serde_json::from_value(wrong).unwrap(), false).unwrap_err().to_string();
+        assert_eq!(refused, "Service tagged address \"lan_ipv4\" must be a valid ipv4 address");
     }
 }

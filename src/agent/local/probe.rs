@@ -59,6 +59,12 @@ pub async fn look(
                 Ok(()) => (Status::Passing, format!("TCP connect {address}: Success")),
                 Err(reason) => critical(format!("TCP connect {address}: {reason}")),
             }),
+            Probe::Tls { address, tls } => {
+                Some(match connected(env, process, address, Some(tls), false).await {
+                    Ok(_) => (Status::Passing, format!("TCP+TLS connect {address}: Success")),
+                    Err(reason) => critical(format!("TCP+TLS connect {address}: {reason}")),
+                })
+            }
             Probe::Grpc { address, service, tls } => {
                 Some(match grpc(env, process, address, service, tls.as_ref()).await {
                     Ok(()) => (Status::Passing, format!("gRPC check {address}/{service}: success")),
@@ -109,19 +115,20 @@ async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Re
     env.network().connect(addr).await.map(drop).map_err(|error| error.to_string())
 }
 
-/// A stream on which HTTP/2 is to be spoken.
+/// A stream, by TLS if that is asked for; `h2` says that HTTP/2 is to be spoken on it.
 async fn connected(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     address: &str,
     tls: Option<&Tls>,
+    h2: bool,
 ) -> Result<BoxStream, String> {
     let (host, port) = parted(address)?;
     let addr = resolve(process, host, port).await?;
     let connecting = match tls {
         Some(Tls { server_name, unverified }) => {
             let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
-            let guard = Guard { name: name.to_owned(), unverified: *unverified, h2: true };
+            let guard = Guard { name: name.to_owned(), unverified: *unverified, h2 };
             env.network().connect_guarded(addr, &guard)
         }
         None => env.network().connect(addr),
@@ -136,7 +143,7 @@ async fn grpc(
     service: &str,
     tls: Option<&Tls>,
 ) -> Result<(), String> {
-    let stream = connected(env, process, address, tls).await?;
+    let stream = connected(env, process, address, tls, true).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     h2::serves(stream, &format!("{scheme}://{address}"), service).await
 }
@@ -147,7 +154,7 @@ async fn h2ping(
     address: &str,
     tls: Option<&Tls>,
 ) -> Result<(), String> {
-    h2::ping(connected(env, process, address, tls).await?).await
+    h2::ping(connected(env, process, address, tls, true).await?).await
 }
 
 /// What is asked by HTTP, and of whom.
