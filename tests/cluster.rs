@@ -267,6 +267,17 @@ fn a_wiped_server_catches_up() {
         let members = cluster.http(i).json("/v1/agent/members").expect("JSON");
         assert_eq!(members.as_array().expect("members").len(), 3, "{members}");
     }
+    // Nor does who it was keep it here when it leaves.
+    assert_eq!(cluster.http(wiped).put("/v1/agent/leave", "").status, 200);
+    cluster.kill(wiped);
+    for i in cluster.ups() {
+        eventually("left", || (cluster.http(i).status_of(NAMES[wiped]) == Some(3)).then_some(()));
+        let members = cluster.http(i).json("/v1/agent/members").expect("JSON");
+        assert_eq!(members.as_array().expect("members").len(), 3, "{members}");
+        eventually("not in the catalog", || {
+            (cluster.http(i).json("/v1/catalog/nodes")?.as_array()?.len() == 2).then_some(())
+        });
+    }
 }
 
 #[test]

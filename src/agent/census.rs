@@ -77,7 +77,8 @@ pub fn plan(
         .collect();
     let servers: BTreeMap<&str, &ServiceInfo> =
         entered.servers.iter().map(|one| (one.node.info.name.as_str(), &one.service.info)).collect();
-    // A name may have had several nodes: one that lost its disk comes back as another. The one that lives counts.
+    // A name may have had several nodes: one that lost its disk comes back as another. The one that lives counts; of two that live,
+    // or of two that are gone, the one that the catalog knows.
     let mut by_name: BTreeMap<&str, &Member> = BTreeMap::new();
     let rank = |member: &Member| match member.status {
         Fate::Alive => 3,
@@ -87,7 +88,12 @@ pub fn plan(
     };
     for member in members {
         let known = by_name.entry(&member.name).or_insert(member);
-        if (rank(member), member.generation) > (rank(known), known.generation) {
+        let order = |member: &Member| {
+            let entered =
+                nodes.get(member.name.as_str()).is_some_and(|node| node.id == uuid_of(member.node_id));
+            (member.status.is_live(), entered, rank(member), member.generation)
+        };
+        if order(member) > order(known) {
             *known = member;
         }
     }
@@ -250,6 +256,18 @@ mod tests {
         // And once both are gone, whoever of them counts: there is one verdict, and it is written once.
         let told = follow(&mut state, &[failed, Member { status: Fate::Failed, ..now }], &[]);
         assert_eq!(told, ["register node \"a\" with check \"serfHealth\" critical"]);
+    }
+
+    #[test]
+    fn who_was_wiped_once_can_leave_and_of_two_that_live_the_first_stays() {
+        let mut state = State::default();
+        let now = member("a", Fate::Alive, true);
+        follow(&mut state, std::slice::from_ref(&now), &[]);
+        let wiped = Member { node_id: 77, generation: 9, ..member("a", Fate::Failed, true) };
+        let twin = Member { status: Fate::Alive, ..wiped.clone() };
+        assert_eq!(follow(&mut state, &[now.clone(), twin], &[]), Vec::<String>::new());
+        let left = Member { status: Fate::Left, ..now };
+        assert_eq!(follow(&mut state, &[left, wiped], &[]), ["deregister node \"a\""]);
     }
 
     #[test]

@@ -410,8 +410,11 @@ async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     let path = format!("/v1/kv/{}{query}", path(&args.key));
     let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
     if response.status == 404 {
-        let what = if args.recurse { "no key under" } else { "no key" };
-        return Err(Problem::failed(format!("{what} {:?}", args.key)));
+        // Of all keys under a prefix there may be none.
+        if args.recurse {
+            return Ok(if args.format.is_json() { pretty(&Value::Array(Vec::new())) } else { Vec::new() });
+        }
+        return Err(Problem::failed(format!("no key {:?}", args.key)));
     }
     let entries = parse(&response)?;
     if args.format.is_json() {

@@ -13,7 +13,7 @@ use crate::config::DnsConfig;
 use crate::state::catalog::{Instance, NodeInfo, Status};
 
 use super::name::spell;
-use super::wire::{Data, Name, Question, Record, Reply, name};
+use super::wire::{Data, Name, Question, Record, Reply, SMALLEST_UDP, name};
 
 /// The domain as it is configured now.
 #[derive(Clone, Debug)]
@@ -120,14 +120,16 @@ impl Zone {
         self.found(answers, Vec::new())
     }
 
-    /// The instances of a service, in the order in which they are to be tried. By UDP, only the first few.
+    /// The instances of a service, in the order in which they are to be tried. By UDP, only the first few, unless whoever asks
+    /// says that it takes large answers.
     pub fn service(&self, question: &Question, service: &str, instances: &[Instance], udp: bool) -> Reply {
         if instances.is_empty() {
             return self.nothing();
         }
         let (owner, ttl) = (&question.name, self.service_ttl(service));
+        let small = udp && question.udp_limit() <= usize::from(SMALLEST_UDP);
         let most = match self.config.udp_answer_limit {
-            limit if udp && limit > 0 => limit,
+            limit if small && limit > 0 => limit,
             _ => usize::MAX,
         };
         let (mut answers, mut additional, mut hosts) = (Vec::new(), Vec::new(), BTreeSet::new());

@@ -57,7 +57,7 @@ pub mod wire;
 #[cfg(test)]
 mod wire_v1;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -353,12 +353,17 @@ impl Gossip {
     }
 
     /// The members, by name, the local one and those that failed or left included. Not listed is who was pruned, and who is
-    /// gone while another lives under its name: a node that lost its id comes back as another.
+    /// gone when another of its name lives or has gone since: a node that lost its id comes back as another.
     pub fn members(&self) -> Vec<Member> {
         let mut members = self.remembered();
-        let live = members.iter().filter(|member| member.status.is_live());
-        let live: BTreeSet<String> = live.map(|member| member.name.clone()).collect();
-        members.retain(|member| !member.pruned && (member.status.is_live() || !live.contains(&member.name)));
+        members.retain(|member| !member.pruned);
+        let order = |member: &Member| (member.status.is_live(), member.since, member.node_id);
+        let mut last = BTreeMap::new();
+        for member in &members {
+            let newest = last.entry(member.name.clone()).or_insert_with(|| order(member));
+            *newest = (*newest).max(order(member));
+        }
+        members.retain(|member| member.status.is_live() || last.get(&member.name) == Some(&order(member)));
         members
     }
 

@@ -306,7 +306,7 @@ impl Catalog {
         match command {
             CatalogCommand::Register(registration) => {
                 let Registration { node, skip_node_update, service, checks } = &**registration;
-                if let Err(refusal) = self.acceptable(node, service.as_ref(), checks) {
+                if let Err(refusal) = self.acceptable(node, *skip_node_update, service.as_ref(), checks) {
                     return (Outcome::Refused { index, refusal }, losses);
                 }
                 self.set_node(index, node, *skip_node_update, &mut losses);
@@ -330,11 +330,29 @@ impl Catalog {
     fn acceptable(
         &self,
         node: &NodeInfo,
+        skip_node_update: bool,
         service: Option<&ServiceInfo>,
         checks: &[CheckInfo],
     ) -> Result<(), Refusal> {
         if node.name.is_empty() || node.address.is_empty() {
             return Err(Refusal::Invalid("Must provide node and address".to_owned()));
+        }
+        // The name of a node that lives is its own. Only the leader, who sees the members, knows that it is another's now.
+        let by_leader = checks.iter().any(|check| check.id == SERF_HEALTH);
+        let lives = self.check(&node.name, SERF_HEALTH).is_some_and(|check| check.status != Status::Critical);
+        if !skip_node_update
+            && !by_leader
+            && lives
+            && let Some(Row { info: known, .. }) = self.nodes.get(&node.name)
+            && ![&known.id, &node.id].iter().any(|id| id.is_empty())
+            && !known.id.eq_ignore_ascii_case(&node.id)
+        {
+            let NodeInfo { name, id, address, .. } = known;
+            return Err(Refusal::Invalid(format!(
+                "failed inserting node: Error while renaming Node ID: {:?}: Node name {name} is reserved by node {id} with name \
+                 {name} ({address})",
+                node.id
+            )));
         }
         if service.is_some_and(|service| service.id.is_empty() || service.name.is_empty()) {
             return Err(Refusal::Invalid("Must provide service name with ID".to_owned()));
@@ -915,6 +933,35 @@ pub(super) mod tests {
         let (_, losses) = catalog.apply(2, &named("new"));
         assert_eq!(losses, [Loss::Node("old".into())]);
         assert_eq!(catalog.node("id-1").unwrap().info.name, "new");
+    }
+
+    #[test]
+    fn the_name_of_a_node_that_lives_is_its_own() {
+        let mut catalog = Catalog::default();
+        let entered = |id: &str, skip_node_update: bool, life: Option<Status>| {
+            let node = NodeInfo { id: id.into(), ..node("n") };
+            let checks = life.map(|status| check(SERF_HEALTH, "", status)).into_iter().collect();
+            Registration { node, skip_node_update, service: None, checks }.into()
+        };
+        let mut index = 0;
+        let mut told = |command: CatalogCommand| {
+            index += 1;
+            match catalog.apply(index, &command).0 {
+                Outcome::Refused { refusal, .. } => refusal.to_string(),
+                _ => catalog.node("n").unwrap().info.id.clone(),
+            }
+        };
+        assert_eq!(told(entered("a", false, Some(Status::Passing))), "a");
+        let refused = told(entered("b", false, None));
+        assert!(refused.contains("Node name n is reserved by node a with name n ("), "{refused}");
+        // Who says nothing of ids, or does not touch the node, is no other node.
+        assert_eq!(told(entered("", false, None)), "");
+        assert_eq!(told(entered("a", false, None)), "a");
+        assert_eq!(told(entered("b", true, None)), "a");
+        // The leader knows whose it is now; and nobody's is the name of who is dead.
+        assert_eq!(told(entered("c", false, Some(Status::Passing))), "c");
+        assert_eq!(told(entered("c", false, Some(Status::Critical))), "c");
+        assert_eq!(told(entered("d", false, None)), "d");
     }
 
     #[test]
