@@ -8,7 +8,7 @@
 //! node, as with Serf: whoever joins takes for past what was fired at that moment, and what somebody fires later whose Lamport
 //! clock is behind (seed 84).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -51,10 +51,11 @@ impl Listed {
     }
 }
 
-/// What gossip brought to each node in its present life, the newest last.
+/// What gossip brought to each node in its present life, as it came: Lamport time and id, and no more than a ring holds. The one
+/// with the lowest time makes room.
 #[derive(Debug, Default)]
 pub struct Brought {
-    by_node: BTreeMap<u32, VecDeque<String>>,
+    by_node: BTreeMap<u32, Vec<(u64, String)>>,
 }
 
 impl Brought {
@@ -62,11 +63,12 @@ impl Brought {
     pub fn on(&mut self, at: At, event: &Event<'_>) {
         match event {
             Event::Started { .. } | Event::Stopped(_) => drop(self.by_node.remove(&at.node)),
-            Event::Observed(Observed::UserEvent { id, .. }) => {
+            Event::Observed(Observed::UserEvent { id, ltime, .. }) => {
                 let brought = self.by_node.entry(at.node).or_default();
-                brought.push_back(id.clone());
+                brought.push((*ltime, id.clone()));
                 if brought.len() > RING {
-                    brought.pop_front();
+                    let oldest = (0..brought.len()).min_by_key(|at| brought[*at].0);
+                    oldest.map(|at| brought.remove(at));
                 }
             }
             _ => {}
@@ -80,7 +82,7 @@ pub fn check(end: &End, brought: &Brought, findings: &mut Findings) {
     for one in &end.fired {
         fired.entry(&one.name).or_default().push(one);
     }
-    let nothing = VecDeque::new();
+    let nothing = Vec::new();
     for (node, list) in &end.events {
         let mut wrong = |detail: String| findings.add("NEWS", At { ns: end.at_ns, node: *node }, detail);
         for pair in list.windows(2) {
@@ -117,7 +119,7 @@ pub fn check(end: &End, brought: &Brought, findings: &mut Findings) {
             ));
         }
         let given: BTreeSet<&str> =
-            brought.by_node.get(node).unwrap_or(&nothing).iter().map(String::as_str).collect();
+            brought.by_node.get(node).unwrap_or(&nothing).iter().map(|(_, id)| id.as_str()).collect();
         if let Some(odd) = listed.symmetric_difference(&given).next() {
             let (lists, given) = (listed.contains(odd), given.contains(odd));
             wrong(format!("event {odd} is in the list of node {node}: {lists}; gossip brought it: {given}"));
@@ -182,9 +184,17 @@ mod tests {
     fn another_life_begins_with_nothing_and_old_events_are_pushed_out() {
         let mut brought = Brought::default();
         let at = At { ns: 1, node: 0 };
-        let id = |number: usize| Observed::UserEvent { name: "e".into(), id: number.to_string(), ltime: 1 };
-        (0..RING + 5).for_each(|number| brought.on(at, &Event::Observed(&id(number))));
-        assert_eq!((brought.by_node[&0].len(), brought.by_node[&0][0].as_str()), (RING, "5"));
+        // The newer half comes first.
+        let id = |number: usize| Observed::UserEvent {
+            name: "e".into(),
+            id: number.to_string(),
+            ltime: number as u64,
+        };
+        let come = (100..RING + 5).chain(0..100);
+        come.for_each(|number| brought.on(at, &Event::Observed(&id(number))));
+        let mut kept: Vec<u64> = brought.by_node[&0].iter().map(|(ltime, _)| *ltime).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, (5..RING as u64 + 5).collect::<Vec<_>>());
         brought.on(at, &Event::Started { name: "n0" });
         assert!(brought.by_node.is_empty());
     }
