@@ -73,7 +73,7 @@ def policies():
     read = c.acl.policy.read(uuid=made["ID"], token=ROOT)
     assert read["Name"] == "app" and "app/sealed" in read["Rules"], read
     assert {one["Name"] for one in c.acl.policy.list(token=ROOT)} == {"app", "global-management"}
-    raises(ConsulException, lambda: c.acl.policy.read(uuid="unknown", token=ROOT))
+    assert c.acl.policy.read(uuid="unknown", token=ROOT) is None
     assert c.acl.policy.read(uuid=MANAGEMENT, token=ROOT)["Name"] == "global-management"
 
     token = c.acl.token.create(policies_name=["app"], token=ROOT)
