@@ -87,14 +87,23 @@ pub fn shrink(
     let small = loop {
         let oracle: &mut Oracle<'_> = &mut |candidates| ask(candidates, edits, &storm_only);
         let small = smallest(scenario, violated_ms, budget.runs, oracle, told);
-        // What fails within the storm fails in the whole run. Should it not, whole runs have to tell.
-        let mut whole = || ask(std::slice::from_ref(&small.scenario), edits, &None);
-        if storm_only.is_none() || whole().is_some() {
+        // What fails within the storm fails in the whole run. Should it not, whole runs have to tell. This is asked even when the
+        // time is over: what was found in it must not be lost.
+        if storm_only.is_none() || fails_whole(&small.scenario, signature, runner, case)? {
             break small;
         }
         storm_only = None;
     };
     broken.map_or(Ok(small), Err)
+}
+
+/// Whether a run to the end fails like `signature`.
+fn fails_whole(scenario: &Scenario, signature: &Signature, runner: &Runner, case: &Case) -> io::Result<bool> {
+    let file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(&file, scenario)?;
+    let path = Some(file.path().to_owned());
+    let report = runner.run(&Case { seed: scenario.seed, scenario: path, trace: None, ..case.clone() });
+    Ok(signature.is_in(&report))
 }
 
 /// How long after the storm's beginning it was violated; nothing, if only the end of the run showed it.
