@@ -414,35 +414,31 @@ async fn another_cluster_is_refused() {
     assert_eq!((nodes[0].gossip.members().len(), stranger.gossip.members().len()), (1, 1));
 }
 
-/// Starts a node whose program knows which cluster it is of, and joins it to others.
-async fn founded(node_id: u64, cluster: u64, others: &[SocketAddr]) -> Node {
-    let node = start(Options { founded: Some(cluster), ..options(node_id, 1, any_port()) }).await;
-    if !others.is_empty() {
-        node.gossip.join(others).await.unwrap();
-    }
-    node
+/// Starts a node whose program knows which cluster it is of.
+async fn founded(node_id: u64, cluster: u64) -> Node {
+    start(Options { founded: Some(cluster), ..options(node_id, 1, any_port()) }).await
 }
 
 #[tokio::test]
 async fn two_clusters_that_were_founded_apart_do_not_mix() {
-    let first = [founded(1, 0xa, &[]).await];
-    let second = [founded(2, 0xb, &[]).await];
+    let first = founded(1, 0xa).await;
+    let second = founded(2, 0xb).await;
     let follower = start(options(3, 1, any_port())).await;
-    follower.gossip.join(&[second[0].addr()]).await.unwrap();
+    follower.gossip.join(&[second.addr()]).await.unwrap();
     let refused =
         "of cluster 000000000000000a, and this node is of 000000000000000b: two clusters cannot be merged";
-    for stranger in [&second[0], &follower] {
-        match stranger.gossip.join(&[first[0].addr()]).await {
+    for stranger in [&second, &follower] {
+        match stranger.gossip.join(&[first.addr()]).await {
             Err(Error::Join(reasons)) => assert_eq!(reasons[0].1, refused),
             other => panic!("{other:?}"),
         }
     }
     // The founded refuse on their side as well, and nobody has heard of anybody.
-    assert_eq!(first[0].gossip.stats()["dropped_other_cluster"], "2");
-    assert_eq!(first[0].gossip.members().len(), 1);
-    assert!([&second[0], &follower].iter().all(|node| node.gossip.members().len() == 2));
+    assert_eq!(first.gossip.stats()["dropped_other_cluster"], "2");
+    assert_eq!(first.gossip.members().len(), 1);
+    assert!([&second, &follower].iter().all(|node| node.gossip.members().len() == 2));
     // Nor does a datagram bring one there that somebody else passed on.
-    let before = first[0].gossip.stats()["dropped_other_cluster"].clone();
+    let before = first.gossip.stats()["dropped_other_cluster"].clone();
     let env = env_in_memory(0);
     let socket = env.network().bind(any_port()).await.unwrap();
     let id = Identity { node_id: 9, addr: socket.local_addr(), generation: 1, leaving: false };
@@ -450,21 +446,21 @@ async fn two_clusters_that_were_founded_apart_do_not_mix() {
     let sender = wire::Sender { id, revision: 1, of };
     let number = wire::cluster_number("test");
     let datagram = wire::DatagramBuilder::new(wire::NEWEST, wire::NEWEST, number, &sender, &[]).finish();
-    socket.send_to(&datagram, first[0].addr()).await.unwrap();
-    until("it is counted", || first[0].gossip.stats()["dropped_other_cluster"] != before).await;
-    assert_eq!(first[0].gossip.members().len(), 1);
+    socket.send_to(&datagram, first.addr()).await.unwrap();
+    until("it is counted", || first.gossip.stats()["dropped_other_cluster"] != before).await;
+    assert_eq!(first.gossip.members().len(), 1);
 }
 
 #[tokio::test]
 async fn who_is_of_no_cluster_joins_any_and_is_free_again_when_the_cluster_is_gone() {
-    let old = founded(1, 0xa, &[]).await;
+    let old = founded(1, 0xa).await;
     let client = start(options(3, 1, any_port())).await;
     client.gossip.join(&[old.addr()]).await.unwrap();
     let second_client = start(options(4, 1, any_port())).await;
     second_client.gossip.join(&[client.addr()]).await.unwrap();
     until("all see all", || [&client, &second_client].iter().all(|node| node.gossip.members().len() == 3))
         .await;
-    let new = founded(2, 0xb, &[]).await;
+    let new = founded(2, 0xb).await;
     assert!(client.gossip.join(&[new.addr()]).await.is_err());
     old.gossip.shutdown().await;
     until("it is seen as failed", || client.sees("n1") == Some(Status::Failed)).await;

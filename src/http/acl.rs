@@ -23,7 +23,7 @@ use crate::state::acl::{
     GLOBAL_MANAGEMENT, Grants, Link, Made, NewRole, NewToken, NodeIdentity, Policy, Rules, ServiceIdentity,
     ShownRole, ShownToken,
 };
-use crate::state::{AclCommand, Command, Outcome, Refusal, Returned};
+use crate::state::{AclCommand, Command, Outcome, Question, Refusal, Returned};
 
 use super::decode::{self, GoDuration};
 use super::params::{Params, show_duration};
@@ -345,11 +345,6 @@ fn nowhere(what: &str) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, format!("Requested {what} does not exist: {NOT_FOUND}"))
 }
 
-/// 404 for what is to be deleted.
-fn nothing_to_delete(what: &str) -> Failure {
-    Failure { status: StatusCode::NOT_FOUND, ..Failure::refused(format!("Cannot find {what} to delete")) }
-}
-
 /// So begin the ids of what is there from the beginning.
 const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
@@ -481,9 +476,20 @@ async fn make(api: &Api, command: AclCommand, pretty: bool) -> Reply {
     }
 }
 
-async fn done(api: &Api, command: AclCommand, pretty: bool) -> Reply {
+/// Carries out a command that deletes what `question` finds, or says that there is nothing to delete.
+async fn delete<T, Q: Question<Found = Option<T>>>(
+    api: &Api,
+    params: &Params,
+    what: &str,
+    question: &Q,
+    command: AclCommand,
+) -> Reply {
+    if api.agent.query(params.query_options(|| 0.0)?, question).await?.value.is_none() {
+        let text = format!("Cannot find {what} to delete");
+        return Err(Failure { status: StatusCode::NOT_FOUND, ..Failure::refused(text) });
+    }
     change(api, command).await?;
-    reply::json(&true, pretty)
+    reply::json(&true, params.pretty())
 }
 
 /// What a path names, between its prefix and its suffix.
@@ -592,11 +598,8 @@ pub async fn token(api: Arc<Api>, call: Call) -> Reply {
                     ));
                 }
             }
-            let options = call.params.query_options(|| 0.0)?;
-            if api.agent.query(options, &AclToken { accessor: accessor.clone() }).await?.value.is_none() {
-                return Err(nothing_to_delete("token"));
-            }
-            done(&api, AclCommand::DeleteToken { accessor }, pretty).await
+            let question = AclToken { accessor: accessor.clone() };
+            delete(&api, &call.params, "token", &question, AclCommand::DeleteToken { accessor }).await
         }
         _ => {
             let options = call.params.query_options(|| api.spread())?;
@@ -665,12 +668,8 @@ pub async fn policy(api: Arc<Api>, call: Call) -> Reply {
             make(&api, AclCommand::PutPolicy { policy, new: false }, pretty).await
         }
         Method::DELETE => {
-            let options = call.params.query_options(|| 0.0)?;
-            let link = Link::Id(id.clone());
-            if api.agent.query(options, &AclPolicy { link }).await?.value.is_none() {
-                return Err(nothing_to_delete("policy"));
-            }
-            done(&api, AclCommand::DeletePolicy { id }, pretty).await
+            let question = AclPolicy { link: Link::Id(id.clone()) };
+            delete(&api, &call.params, "policy", &question, AclCommand::DeletePolicy { id }).await
         }
         _ => show_policy(&api, &call.params, Link::Id(id)).await,
     }
@@ -716,12 +715,8 @@ pub async fn role(api: Arc<Api>, call: Call) -> Reply {
             make(&api, AclCommand::PutRole { role, new: false }, pretty).await
         }
         Method::DELETE => {
-            let options = call.params.query_options(|| 0.0)?;
-            let link = Link::Id(id.clone());
-            if api.agent.query(options, &AclRole { link }).await?.value.is_none() {
-                return Err(nothing_to_delete("role"));
-            }
-            done(&api, AclCommand::DeleteRole { id }, pretty).await
+            let question = AclRole { link: Link::Id(id.clone()) };
+            delete(&api, &call.params, "role", &question, AclCommand::DeleteRole { id }).await
         }
         _ => show_role(&api, &call.params, Link::Id(id)).await,
     }

@@ -461,15 +461,20 @@ impl RaftNode {
 
     /// How long ago the leader was last heard; zero on the leader itself, as long as a majority answers it.
     pub fn last_contact(&self) -> Duration {
-        let now = self.inner.env.now();
         if !self.is_leader() {
-            return now.since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)));
+            return self.silence();
         }
         let confirmed = self.inner.core.metrics().borrow_watched().last_quorum_acked.as_ref().map(|at| **at);
         match confirmed {
-            Some(confirmed) if self.live_leader().is_none() => now.since(confirmed),
+            Some(confirmed) if self.live_leader().is_none() => self.inner.env.now().since(confirmed),
             _ => Duration::ZERO,
         }
+    }
+
+    /// How long ago another server was last heard as the leader; if none was, how long this life has lasted. Whether this server
+    /// leads is not asked: openraft says so in several channels that may differ for a moment.
+    fn silence(&self) -> Duration {
+        self.inner.env.now().since(Instant(self.inner.heard_leader.load(Ordering::Relaxed)))
     }
 
     /// How long ago a leader was last heard in this life, if ever.
@@ -514,7 +519,7 @@ impl RaftNode {
             let silent = confirmed.map(|at| self.inner.env.now().since(at));
             alone || silent.is_some_and(|silent| silent <= self.inner.patience)
         } else {
-            self.last_contact() <= self.inner.patience
+            self.silence() <= self.inner.patience
         };
         lives.then_some(leader)
     }
