@@ -276,17 +276,20 @@ pub struct AclTokens {
     pub agent_recovery: Secret,
     /// For what the configuration defines without a token of its own; empty: the agent's.
     pub config_file_service_registration: Secret,
+    /// For answering DNS questions; empty: the default one.
+    pub dns: Secret,
 }
 
 impl AclTokens {
     /// Each with its name.
-    pub fn each(&mut self) -> [(&'static str, &mut Secret); 5] {
+    pub fn each(&mut self) -> [(&'static str, &mut Secret); 6] {
         [
             ("initial_management", &mut self.initial_management),
             ("agent", &mut self.agent),
             ("default", &mut self.default),
             ("agent_recovery", &mut self.agent_recovery),
             ("config_file_service_registration", &mut self.config_file_service_registration),
+            ("dns", &mut self.dns),
         ]
     }
 }

@@ -295,6 +295,13 @@ fn nodes_and_services_have_names_in_dns() {
     let check = json!({ "TTL": "1h", "Status": "passing" });
     let db = json!({ "Name": "db", "Address": "10.1.2.3", "Port": 5432, "Check": check }).to_string();
     assert_eq!(b.http().put("/v1/agent/service/register", db).status, 200);
+    let query = json!({
+        "Name": "Geo-",
+        "Template": { "Type": "name_prefix_match", "Regexp": "" },
+        "Service": { "Service": "${name.suffix}", "Tags": [] },
+        "DNS": { "TTL": "7s" },
+    });
+    assert_eq!(b.http().call(Method::POST, "/v1/query", query.to_string()).unwrap().status, 200);
     for node in [&a, &b] {
         let dns = node.at.dns.expect("a DNS server");
         let ask = |name: &str, rtype| resolve(dns, name, rtype, false);
@@ -317,6 +324,8 @@ fn nodes_and_services_have_names_in_dns() {
         assert_eq!(ask("web.service.consul", Rtype::SRV), ok(&["1 1 8080 b.node.dc1.consul"]));
         assert_eq!(ask("web.service.consul", Rtype::AAAA), ok(&[]));
         assert_eq!(ask("db.service.consul", Rtype::SRV), ok(&["1 1 5432 0a010203.addr.dc1.consul"]));
+        assert_eq!(ask("geo-db.query.consul", Rtype::SRV), ok(&["1 1 5432 0a010203.addr.dc1.consul"]));
+        assert_eq!(ask("_geo-db._tcp.query.dc1.consul", Rtype::A), ok(&["10.1.2.3"]));
         assert_eq!(ask("0a010203.addr.dc1.consul", Rtype::A), ok(&["10.1.2.3"]));
         assert_eq!(ask("a.node.consul", Rtype::A), ok(&["127.0.0.1"]));
         let both = ["a.node.dc1.consul", "b.node.dc1.consul"];
@@ -328,6 +337,8 @@ fn nodes_and_services_have_names_in_dns() {
             "v2.web.service.consul",
             "nobody.service.consul",
             "nobody.node.consul",
+            "geo-nobody.query.consul",
+            "nobody.query.consul",
             "web.service.dc2.consul",
         ];
         for name in missing {

@@ -101,6 +101,21 @@ fn a_directory_is_read_in_the_order_of_its_names() {
     fs::write(format!("{conf}/11.toml"), "retry_interval = 'soon'\n").unwrap();
     let said = shown(&run(&["validate", &conf]));
     assert!(said.starts_with("exit 1\n") && said.contains("11.toml: retry_interval: "), "{said}");
+    // What an agent would stumble over only once it starts.
+    let long = "x".repeat(500);
+    for (text, why) in [
+        (format!("tags.long = '{long}'"), "tags: encoded with the node's facts they take "),
+        ("encrypt_file = '/nowhere/key'".to_owned(), "cannot read /nowhere/key"),
+        ("[tls]\nca_file = '/nowhere/ca.pem'".to_owned(), "/nowhere/ca.pem"),
+        (
+            "acl.tokens.agent = 'file:/nowhere/token'".to_owned(),
+            "acl.tokens.agent: cannot read /nowhere/token",
+        ),
+    ] {
+        fs::write(format!("{conf}/11.toml"), text).unwrap();
+        let said = shown(&run(&["validate", &conf]));
+        assert!(said.starts_with("exit 1\n") && said.contains(why), "{said}");
+    }
 }
 
 #[test]

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::state::coordinate::Real;
+use crate::state::coordinate::{CoordinatesOfAll, Real};
 use crate::state::{NodePlace, Place};
 
-use super::Agent;
 use super::delegate::{Coordinate, DEFAULT_SEGMENT};
+use super::{Agent, Consistency, QueryOptions, ReadError};
 
 /// How many updates a second all agents together aim at.
 const UPDATES_PER_SECOND: u32 = 64;
@@ -83,6 +83,33 @@ impl Distances {
         }
         self.seconds.get(node).copied().unwrap_or(f64::INFINITY)
     }
+}
+
+/// Where all nodes stand. A little old is good enough: places move slowly.
+///
+/// # Errors
+/// When no server could be asked.
+pub async fn places(agent: &Agent) -> Result<Vec<NodePlace>, ReadError> {
+    Ok(agent.query(QueryOptions::now(Consistency::Stale), &CoordinatesOfAll).await?.value)
+}
+
+/// Sorts by the distance from a node, `_agent` being this agent's own. If that node has no place, everything stays in
+/// its order.
+///
+/// # Errors
+/// When no server could be asked.
+pub async fn sort_by_distance<T>(
+    agent: &Agent,
+    near: &str,
+    rows: &mut [T],
+    node: impl Fn(&T) -> &str,
+) -> Result<(), ReadError> {
+    let own = agent.local_member().name;
+    let near = if near == "_agent" { &own } else { near };
+    if let Some(distances) = Distances::from(near, &places(agent).await?) {
+        distances.sort(rows, node);
+    }
+    Ok(())
 }
 
 /// What a server was told and has not proposed yet: the last word of each node.

@@ -17,7 +17,7 @@
 //!   [`autopilot`]: who of them may vote, and how they fare.
 //! * [`local`]: this agent's own services and checks, and the catalog kept true to them; [`census`]: the leader
 //!   enters the members into it.
-//! * [`coordinates`]: where nodes stand, told to the servers; [`events`]: whom a user event concerns.
+//! * [`prepared`]: carrying out prepared queries. [`coordinates`]: where nodes stand, told to the servers; [`events`]: whom a user event concerns.
 //! * [`rights`]: what each call needs, and what of its answer may be seen; [`tokens`]: those that the agent itself uses.
 //! * [`archive`]: the file that a snapshot is kept in.
 //! * [`why`]: why there is no leader, in words. [`stats`]: numbers for people; [`metrics`]: numbers for machines; [`process`]: what surrounds the agent.
@@ -43,6 +43,7 @@ pub mod local;
 pub mod meta;
 pub mod metrics;
 pub mod pool;
+pub mod prepared;
 pub mod process;
 pub mod reconcile;
 mod rejoin;
@@ -648,7 +649,7 @@ impl Agent {
     pub fn token(&self, purpose: Purpose) -> Secret {
         let configured = self.config().acl.tokens.clone();
         let own = self.inner.tokens.of(purpose, &configured);
-        if own.is_empty() && matches!(purpose, Purpose::Agent | Purpose::Default) {
+        if own.is_empty() && matches!(purpose, Purpose::Agent | Purpose::Dns) {
             return self.inner.tokens.of(Purpose::Default, &configured);
         }
         own

@@ -41,7 +41,7 @@ pub enum Purpose {
     Files,
     /// For servers that copy rights from another datacenter. There is one datacenter, so it is kept and used for nothing.
     Replication,
-    /// For answers to DNS questions. Kept and used for nothing: those are by the right of whoever shows no token.
+    /// For answering DNS questions, which show none.
     Dns,
 }
 
@@ -96,7 +96,8 @@ impl Tokens {
             Purpose::Agent => configured.agent.clone(),
             Purpose::Recovery => configured.agent_recovery.clone(),
             Purpose::Files => configured.config_file_service_registration.clone(),
-            Purpose::Replication | Purpose::Dns => Secret::default(),
+            Purpose::Dns => configured.dns.clone(),
+            Purpose::Replication => Secret::default(),
         }
     }
 

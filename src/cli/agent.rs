@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use driftline::agent::local::define;
+use driftline::agent::meta::{Meta, Role};
 use driftline::config::file::{self, Source};
 use driftline::config::{Bootstrap, Config, Place};
 use driftline::env::real::tls;
@@ -156,8 +157,10 @@ pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
     let sources = sources(paths)?;
     let find = |text: &str, port| resolve(text, port).map_err(|problem| problem.text);
     let merged = file::merge(&Config::default(), &sources, &find);
-    let file::Merged { config, process } = merged.map_err(|error| Problem::failed(error.to_string()))?;
+    let file::Merged { mut config, process } = merged.map_err(|error| Problem::failed(error.to_string()))?;
+    take_secrets(&mut config, &process)?;
     check(&config)?;
+    tls::Loaded::read(&tls_options(&config)).map_err(Problem::failed)?;
     telemetry::filter(process.log_level.as_deref().unwrap_or(telemetry::DEFAULT_LEVEL))
         .map_err(Problem::failed)?;
     let files: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
@@ -188,9 +191,29 @@ fn looked_up(secret: &Secret) -> Result<Secret, String> {
     }
 }
 
+/// Reads what the files do not say themselves but name a place for; a private key only has to be nobody else's to read.
+fn take_secrets(config: &mut Config, process: &file::Process) -> Result<(), Problem> {
+    for (name, token) in config.acl.tokens.each() {
+        *token = looked_up(token).map_err(|why| Problem::failed(format!("acl.tokens.{name}: {why}")))?;
+    }
+    if let Some(file) = &process.encrypt_file {
+        if !config.encrypt.is_empty() {
+            return Err(Problem::failed("encrypt and encrypt_file are both given: say it once"));
+        }
+        config.encrypt = secrets::read(file)?;
+    }
+    config.tls.key_file.as_deref().map_or(Ok(()), secrets::check)
+}
+
 /// Checks the configuration as a whole, and what it defines.
 fn check(config: &Config) -> Result<(), Problem> {
+    let role = match config.bootstrap {
+        _ if !config.server => Role::Client,
+        Bootstrap::Expect(expect) => Role::Server { rpc_addr: config.rpc_addr, expect },
+        _ => Role::Server { rpc_addr: config.rpc_addr, expect: 0 },
+    };
     let checked = config.check().and_then(|()| define::configured(config).map(drop));
+    let checked = checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check());
     checked.map_err(|error| Problem::failed(error.to_string()))
 }
 
@@ -209,9 +232,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         file::merge(&base, sources, &|text, port| resolve(text, port).map_err(|problem| problem.text))
             .map_err(|error| Problem::failed(error.to_string()))?;
 
-    for (name, token) in config.acl.tokens.each() {
-        *token = looked_up(token).map_err(|why| Problem::failed(format!("acl.tokens.{name}: {why}")))?;
-    }
+    take_secrets(&mut config, &process)?;
     if let Some(name) = args.node {
         config.node_name = name;
     }
@@ -269,12 +290,6 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         config.bootstrap = Bootstrap::Alone;
     }
 
-    if let Some(file) = &process.encrypt_file {
-        if !config.encrypt.is_empty() {
-            return Err(Problem::failed("encrypt and encrypt_file are both given: say it once"));
-        }
-        config.encrypt = secrets::read(file)?;
-    }
     let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(
@@ -297,9 +312,6 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
         on_terminate: process.leave_on_terminate.unwrap_or(!config.server),
     };
-    if let Some(key) = &config.tls.key_file {
-        secrets::check(key)?;
-    }
     let tls = tls_options(&config);
     Ok(Plan {
         config,

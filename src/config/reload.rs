@@ -9,11 +9,12 @@ use serde_json::Value;
 use super::{Config, DnsConfig};
 
 /// The keys that take effect in a running agent. A key ending in a dot stands for all below it.
-pub const RELOADABLE: [&str; 26] = [
+pub const RELOADABLE: [&str; 27] = [
     "acl.tokens.agent",
     "acl.tokens.agent_recovery",
     "acl.tokens.config_file_service_registration",
     "acl.tokens.default",
+    "acl.tokens.dns",
     "checks",
     "dns.allow_stale",
     "dns.domain",

@@ -9,8 +9,9 @@ use std::net::IpAddr;
 
 use domain::base::iana::{Rcode, Rtype};
 
-use crate::config::DnsConfig;
+use crate::config::{DnsConfig, duration::parse_duration};
 use crate::state::catalog::{Instance, NodeInfo, Status};
+use crate::state::prepared::PreparedQuery;
 
 use super::name::spell;
 use super::wire::{Data, Name, Question, Record, Reply, SMALLEST_UDP, name};
@@ -120,13 +121,26 @@ impl Zone {
         self.found(answers, Vec::new())
     }
 
-    /// The instances of a service, in the order in which they are to be tried. By UDP, only the first few, unless whoever asks
-    /// says that it takes large answers.
+    /// The instances of a service, in the order in which they are to be tried.
     pub fn service(&self, question: &Question, service: &str, instances: &[Instance], udp: bool) -> Reply {
+        self.instances(question, self.service_ttl(service), instances, udp)
+    }
+
+    /// What a prepared query has found, in the order in which it is to be tried. An answer lives as long as the query
+    /// says, or as one about the service does.
+    pub fn query(&self, question: &Question, query: &PreparedQuery, found: &[Instance], udp: bool) -> Reply {
+        let own = parse_duration(&query.dns_ttl).and_then(|nanos| u64::try_from(nanos / 1_000_000).ok());
+        let ttl = own.map_or_else(|| self.service_ttl(&query.service), seconds);
+        self.instances(question, ttl, found, udp)
+    }
+
+    /// Instances, each told by where it is. By UDP, only the first few, unless whoever asks says that it takes large
+    /// answers.
+    fn instances(&self, question: &Question, ttl: u32, instances: &[Instance], udp: bool) -> Reply {
         if instances.is_empty() {
             return self.nothing();
         }
-        let (owner, ttl) = (&question.name, self.service_ttl(service));
+        let owner = &question.name;
         let small = udp && question.udp_limit() <= usize::from(SMALLEST_UDP);
         let most = match self.config.udp_answer_limit {
             limit if small && limit > 0 => limit,

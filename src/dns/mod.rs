@@ -11,7 +11,7 @@
 //! size (see [`wire`]).
 //!
 //! Left out: recursion (names outside the domain are refused: a resolver beside it sends here what is ours), zone
-//! transfers, DNSSEC, the names of prepared queries, and services in reverse look-ups.
+//! transfers, DNSSEC, and services in reverse look-ups.
 
 mod answer;
 mod name;
@@ -25,11 +25,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::base::iana::Rcode;
-use rand::RngExt;
+use rand::seq::SliceRandom;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::agent::local::book::CONSUL_SERVICE;
+use crate::agent::prepared::{self, NotExecuted};
 use crate::agent::tokens::Purpose;
 use crate::agent::{Agent, Consistency, QueryOptions, ReadError};
 use crate::env::{BoxStream, Datagrams, Env, Listener, Rng};
@@ -212,6 +213,17 @@ impl Resolver {
                 let (index, instances) = self.instances(&name, tag.as_deref()).await?;
                 zone.at(index).service(question, &name, &instances, udp)
             }
+            Wanted::Query(wanted) => {
+                match prepared::execute(&self.anybody(), self.options(), &wanted, None, &self.rng).await {
+                    Ok((query, answer)) => zone.at(answer.index).query(question, &query, &answer.value, udp),
+                    Err(NotExecuted::NotFound) => zone.nothing(),
+                    Err(NotExecuted::Unfit(text)) => {
+                        tracing::warn!(query = wanted, "a prepared query cannot be filled in: {text}");
+                        zone.nothing()
+                    }
+                    Err(NotExecuted::Read(error)) => return Err(error),
+                }
+            }
             Wanted::Reverse(address) => {
                 let answer = self.ask(&CatalogNodes).await?;
                 let there = |node: &NodeInfo| node.address.parse::<IpAddr>() == Ok(address);
@@ -221,12 +233,18 @@ impl Resolver {
         })
     }
 
-    async fn ask<Q: Asked>(&self, question: &Q) -> Result<(u64, Q::Found), ReadError> {
+    /// Nobody shows a token in DNS; the agent has one for that.
+    fn anybody(&self) -> Agent {
+        self.agent.on_behalf_of(self.agent.token(Purpose::Dns))
+    }
+
+    fn options(&self) -> QueryOptions {
         let stale = self.agent.config().dns.allow_stale;
-        let consistency = if stale { Consistency::Stale } else { Consistency::Default };
-        // Nobody shows a token in DNS.
-        let anybody = self.agent.on_behalf_of(self.agent.token(Purpose::Default));
-        let answer = anybody.query(QueryOptions::now(consistency), question).await?;
+        QueryOptions::now(if stale { Consistency::Stale } else { Consistency::Default })
+    }
+
+    async fn ask<Q: Asked>(&self, question: &Q) -> Result<(u64, Q::Found), ReadError> {
+        let answer = self.anybody().query(self.options(), question).await?;
         Ok((answer.index, answer.value))
     }
 
@@ -257,10 +275,7 @@ impl Resolver {
                 |wanted: &str| instance.service.info.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted));
             serves(instance, only_passing) && tag.is_none_or(tagged)
         });
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        for i in (1..instances.len()).rev() {
-            instances.swap(i, rng.random_range(0..=i));
-        }
+        instances.shuffle(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((index, instances))
     }
 }

@@ -4,6 +4,8 @@
 //! NAME.node[.DC].consul                a node; NAME may have dots
 //! [TAG.]NAME.service[.DC].consul       the instances of a service that serve; TAG may have dots
 //! _NAME._TAG.service[.DC].consul       the same, as RFC 2782 has it; the tag `tcp` stands for any
+//! NAME.query[.DC].consul               what a prepared query finds; NAME may have dots
+//! _NAME._tcp.query[.DC].consul         the same, as RFC 2782 has it
 //! HEX.addr[.DC].consul                 the address that is written in HEX, for targets that are no node
 //! D.C.B.A.in-addr.arpa, ….ip6.arpa     the node at an address
 //! consul, ns.consul                    the domain itself, and its name server
@@ -28,6 +30,8 @@ pub enum Wanted {
         /// Only those with this tag.
         tag: Option<String>,
     },
+    /// What a prepared query finds.
+    Query(String),
     /// The address that the name itself spells.
     Address(IpAddr),
     /// The node that has an address.
@@ -71,6 +75,10 @@ pub fn wanted(labels: &[String], domain: &[String], datacenter: &str) -> Wanted 
         }
         ("service", [name]) => Wanted::Service { name: name.clone(), tag: None },
         ("service", [tag @ .., name]) => Wanted::Service { name: name.clone(), tag: Some(tag.join(".")) },
+        ("query", [name, protocol]) if name.starts_with('_') && protocol == "_tcp" => {
+            Wanted::Query(name[1..].to_owned())
+        }
+        ("query", labels) => Wanted::Query(labels.join(".")),
         ("addr", [hex]) => spelled(hex).map_or(Wanted::Nothing, Wanted::Address),
         _ => Wanted::Nothing,
     }
@@ -165,6 +173,10 @@ mod tests {
             ("0a000001.addr.dc1.consul", Wanted::Address([10, 0, 0, 1].into())),
             ("0a00000.addr.consul", Wanted::Nothing),
             ("+a000001.addr.consul", Wanted::Nothing),
+            ("web.query.consul", Wanted::Query("web".into())),
+            ("geo.web.query.dc1.consul", Wanted::Query("geo.web".into())),
+            ("_web._tcp.query.consul", Wanted::Query("web".into())),
+            ("query.consul", Wanted::Nothing),
             ("web.connect.consul", Wanted::Nothing),
             ("web.consul", Wanted::Nothing),
             ("example.com", Wanted::Foreign),

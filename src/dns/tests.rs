@@ -12,6 +12,7 @@ use super::wire::{LARGEST_UDP, NoQuestion, Reply, SMALLEST_UDP, encode, read};
 use super::*;
 use crate::config::DnsConfig;
 use crate::state::catalog::{CheckInfo, CheckRow, Row, ServiceInfo, Status};
+use crate::state::prepared::PreparedQuery;
 
 fn row<T>(info: T) -> Row<T> {
     Row { info, create_index: 1, modify_index: 1 }
@@ -138,6 +139,20 @@ fn a_service_is_told_with_where_it_is() {
     let question = question("web.service.consul", Rtype::A);
     let none = told(&encode(&question, &zone.service(&question, "web", &[], false), 512));
     assert!(none.starts_with("NXDOMAIN aa\nauthority consul"), "{none}");
+}
+
+#[test]
+fn what_a_query_finds_lives_as_long_as_the_query_says_or_else_as_the_service() {
+    let zone = zone(DnsConfig { service_ttl_ms: [("web".to_owned(), 5_000)].into(), ..DnsConfig::default() });
+    let found = [instance("n1", "10.0.0.1", "", 80, Status::Passing)];
+    let ask = |dns_ttl: &str| {
+        let query =
+            PreparedQuery { service: "web".into(), dns_ttl: dns_ttl.into(), ..PreparedQuery::default() };
+        let question = question("q.query.consul", Rtype::A);
+        told(&encode(&question, &zone.query(&question, &query, &found, true), 512))
+    };
+    assert_eq!(ask("7s"), "NOERROR aa\nanswer q.query.consul 7 10.0.0.1");
+    assert_eq!(ask(""), "NOERROR aa\nanswer q.query.consul 5 10.0.0.1");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::coordinates::{self, Distances};
+use crate::agent::coordinates;
 use crate::agent::delegate::DEFAULT_SEGMENT;
-use crate::agent::{Consistency, Coordinate, QueryOptions, member_tags};
+use crate::agent::{Coordinate, member_tags};
 use crate::state::NodePlace;
 use crate::state::acl::{Access, Kind};
 use crate::state::coordinate::{CoordinatesOf, CoordinatesOfAll};
@@ -62,7 +62,7 @@ struct Datacenter {
 pub async fn datacenters(api: Arc<Api>, call: Call) -> Reply {
     let datacenter = api.agent.config().datacenter.clone();
     // What cannot be had now is as good as not told yet.
-    let known = places(&api).await.unwrap_or_default();
+    let known = coordinates::places(&api.agent).await.unwrap_or_default();
     let servers = api.agent.members().into_iter().filter(|member| {
         member.status.is_live() && member_tags(member).get("role").is_some_and(|role| role == "consul")
     });
@@ -151,13 +151,7 @@ pub async fn update(api: Arc<Api>, call: Call) -> Reply {
     Ok(reply::empty(StatusCode::OK))
 }
 
-async fn places(api: &Api) -> Result<Vec<NodePlace>, Failure> {
-    // A little old is good enough: places move slowly.
-    let options = QueryOptions::now(Consistency::Stale);
-    Ok(api.agent.query(options, &CoordinatesOfAll).await?.value)
-}
-
-/// Sorts by the distance from the node that `?near` names: see [`sort_by_distance`].
+/// Sorts by the distance from the node that `?near` names: see [`coordinates::sort_by_distance`].
 ///
 /// # Errors
 /// When no server could be asked.
@@ -168,26 +162,7 @@ pub async fn nearest_first<T>(
     node: impl Fn(&T) -> &str,
 ) -> Result<(), Failure> {
     match params.text("near") {
-        Some(near) => sort_by_distance(api, near, rows, node).await,
+        Some(near) => Ok(coordinates::sort_by_distance(&api.agent, near, rows, node).await?),
         None => Ok(()),
     }
-}
-
-/// Sorts by the distance from a node, `_agent` being this agent's own. If that node has no place, everything stays in
-/// its order.
-///
-/// # Errors
-/// When no server could be asked.
-pub async fn sort_by_distance<T>(
-    api: &Api,
-    near: &str,
-    rows: &mut [T],
-    node: impl Fn(&T) -> &str,
-) -> Result<(), Failure> {
-    let own = api.agent.local_member().name;
-    let near = if near == "_agent" { &own } else { near };
-    if let Some(distances) = Distances::from(near, &places(api).await?) {
-        distances.sort(rows, node);
-    }
-    Ok(())
 }

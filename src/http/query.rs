@@ -1,20 +1,17 @@
-//! `/v1/query`: prepared queries, as [`crate::state::prepared`] keeps them, and carrying them out.
-//!
-//! What is found comes in a random order, so that whoever takes the first spreads its requests; or the nearest first,
-//! if the query or who asks it says to which node.
+//! `/v1/query`: prepared queries, as [`crate::state::prepared`] keeps them, and carrying them out:
+//! [`crate::agent::prepared`] does that, for DNS too.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::state::catalog::{Instance, Row, ServiceInstances, Status, has_meta};
+use crate::agent::prepared::{self, NotExecuted};
+use crate::state::catalog::Row;
 use crate::state::prepared::{NOT_FOUND, Prepared, PreparedCommand, PreparedList, PreparedQuery, Template};
 use crate::state::{Command, Outcome, Refusal};
 
-use super::coordinate::sort_by_distance;
 use super::decode::{self, Labels};
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -276,38 +273,25 @@ async fn by_id(api: &Api, call: Call, id: String) -> Reply {
     }
 }
 
-/// The query that a name or an id means, filled in if it is a template.
-async fn resolved(api: &Api, params: &Params, wanted: String) -> Result<Row<PreparedQuery>, Failure> {
-    let mut options = params.query_options(|| 0.0)?;
-    options.min_index = 0;
-    let question = Prepared { wanted: wanted.clone(), resolve: true };
-    let found = api.agent.query(options, &question).await?.value.ok_or_else(not_found)?;
-    let info = found.info.rendered(&wanted).map_err(Failure::internal)?;
-    Ok(Row { info, ..found })
+impl From<NotExecuted> for Failure {
+    fn from(why: NotExecuted) -> Failure {
+        match why {
+            NotExecuted::NotFound => not_found(),
+            NotExecuted::Unfit(text) => Failure::internal(text),
+            NotExecuted::Read(error) => error.into(),
+        }
+    }
 }
 
 /// The query as it is carried out.
 async fn explain(api: &Api, params: &Params, wanted: String) -> Reply {
-    let query = resolved(api, params, wanted).await?;
+    let query = prepared::resolve(&api.agent, params.query_options(|| 0.0)?, &wanted).await?;
     // To carry it out needs no right to it; to read it does.
     let options = params.query_options(|| 0.0)?;
-    api.agent.query(options, &Prepared { wanted: query.info.id.clone(), resolve: false }).await?;
+    let question = Prepared { wanted: query.id.clone(), resolve: false };
+    let written = api.agent.query(options, &question).await?.value.ok_or_else(not_found)?;
+    let query = Row { info: query, ..written };
     reply::json(&BTreeMap::from([("Query", show(&query))]), params.pretty())
-}
-
-/// Whether a query wants an instance.
-fn wants(query: &PreparedQuery, instance: &Instance) -> bool {
-    let service = &instance.service.info;
-    let tag = |wanted: &String| match wanted.strip_prefix('!') {
-        Some(unwanted) => !service.tags.iter().any(|tag| tag.eq_ignore_ascii_case(unwanted)),
-        None => service.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted)),
-    };
-    let worst = if query.only_passing { Status::Passing } else { Status::Warning };
-    let mut checks = instance.checks.iter().map(|row| &row.check.info);
-    query.tags.iter().all(tag)
-        && has_meta(&instance.node.info.meta, &query.node_meta)
-        && has_meta(&service.meta, &query.service_meta)
-        && checks.all(|check| check.status <= worst || query.ignore_check_ids.contains(&check.id))
 }
 
 #[derive(Serialize)]
@@ -327,25 +311,17 @@ async fn execute(api: &Api, params: &Params, wanted: String) -> Reply {
         return Err(Failure::bad_request("There is no service mesh: Connect is not supported"));
     }
     let limit = params.number("limit")?.filter(|limit| *limit > 0);
-    let query = resolved(api, params, wanted).await?.info;
-    let mut options = params.query_options(|| 0.0)?;
-    options.min_index = 0;
-    let question = ServiceInstances { service: query.service.clone(), health: true };
-    let answer = api.agent.query(options, &question).await?;
-    let mut found: Vec<&Instance> = answer.value.iter().filter(|one| wants(&query, one)).collect();
-    found.shuffle(&mut *api.rng.lock().unwrap_or_else(PoisonError::into_inner));
-    // Who asks knows better than who wrote it. What is equally near stays shuffled.
-    let near = params.text("near").unwrap_or(&query.near);
-    if !near.is_empty() {
-        sort_by_distance(api, near, &mut found, |one| &one.node.info.name).await?;
-    }
+    let options = params.query_options(|| 0.0)?;
+    let (query, mut answer) =
+        prepared::execute(&api.agent, options, &wanted, params.text("near"), &api.rng).await?;
+    let mut found = std::mem::take(&mut answer.value);
     if let Some(limit) = limit {
         found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let datacenter = api.agent.config().datacenter.clone();
     let executed = Executed {
         service: &query.service,
-        nodes: found.into_iter().map(|one| CheckedService::new(one, &datacenter)).collect(),
+        nodes: found.iter().map(|one| CheckedService::new(one, &datacenter)).collect(),
         dns: ShownDns { ttl: &query.dns_ttl },
         datacenter: &datacenter,
         failovers: 0,

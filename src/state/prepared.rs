@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Row;
+use super::catalog::{Instance, Row, Status, has_meta};
 use super::query::{Asked, Indexed};
 use super::session::Sessions;
 use super::tables::Table;
@@ -99,7 +99,8 @@ pub const NOT_FOUND: &str = "Query not found";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedQueries {
     queries: Table<String, Row<PreparedQuery>>,
-    /// Ids by name: derived. Names are those of one query each, templates' as well.
+    /// Ids by name in small letters: derived. Names are those of one query each, templates' as well; letters that are
+    /// small in one and not in the other make no difference, as in DNS.
     #[serde(skip)]
     by_name: BTreeMap<String, String>,
     /// Sessions with the ids of the queries that go with them: derived.
@@ -128,7 +129,8 @@ impl PreparedQueries {
             return invalid(format!("query {:?} exists already", query.id));
         }
         let named = !query.name.is_empty() || query.template.is_some();
-        if named && self.by_name.get(&query.name).is_some_and(|other| *other != query.id) {
+        if named && self.by_name.get(&query.name.to_ascii_lowercase()).is_some_and(|other| *other != query.id)
+        {
             return invalid(format!("name {:?} aliases an existing query name", query.name));
         }
         if self.queries.get(&query.name).is_some_and(|other| other.info.id != query.id) {
@@ -156,15 +158,16 @@ impl PreparedQueries {
     fn forget(&mut self, id: &str) {
         let Some(known) = self.queries.get(&id.to_owned()) else { return };
         self.bound.remove(&(known.info.session.clone(), id.to_owned()));
-        if self.by_name.get(&known.info.name).is_some_and(|named| named == id) {
-            self.by_name.remove(&known.info.name);
+        let name = known.info.name.to_ascii_lowercase();
+        if self.by_name.get(&name).is_some_and(|named| named == id) {
+            self.by_name.remove(&name);
         }
     }
 
     /// Takes a query into what is derived.
     fn note(&mut self, query: &PreparedQuery) {
         if !query.name.is_empty() || query.template.is_some() {
-            self.by_name.insert(query.name.clone(), query.id.clone());
+            self.by_name.insert(query.name.to_ascii_lowercase(), query.id.clone());
         }
         if !query.session.is_empty() {
             self.bound.insert((query.session.clone(), query.id.clone()));
@@ -186,6 +189,7 @@ impl PreparedQueries {
     pub fn resolve(&self, wanted: &str) -> Option<&Row<PreparedQuery>> {
         let exact = self.queries.get(&wanted.to_owned());
         exact.or_else(|| {
+            let wanted = wanted.to_ascii_lowercase();
             let starts = wanted.char_indices().map(|(at, _)| at).chain([wanted.len()]);
             let mut longest_first: Vec<usize> = starts.collect();
             longest_first.reverse();
@@ -234,6 +238,21 @@ impl PreparedQueries {
 }
 
 impl PreparedQuery {
+    /// Whether it wants an instance.
+    pub fn wants(&self, instance: &Instance) -> bool {
+        let service = &instance.service.info;
+        let tag = |wanted: &String| match wanted.strip_prefix('!') {
+            Some(unwanted) => !service.tags.iter().any(|tag| tag.eq_ignore_ascii_case(unwanted)),
+            None => service.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted)),
+        };
+        let worst = if self.only_passing { Status::Passing } else { Status::Warning };
+        let mut checks = instance.checks.iter().map(|row| &row.check.info);
+        self.tags.iter().all(tag)
+            && has_meta(&instance.node.info.meta, &self.node_meta)
+            && has_meta(&service.meta, &self.service_meta)
+            && checks.all(|check| check.status <= worst || self.ignore_check_ids.contains(&check.id))
+    }
+
     /// Whether it makes sense.
     ///
     /// # Errors
@@ -257,7 +276,8 @@ impl PreparedQuery {
         let regexp = Regex::new(&template.regexp)
             .map_err(|error| format!("Bad regexp {:?}: {error}", template.regexp))?;
         let groups = if template.regexp.is_empty() { None } else { regexp.captures(asked) };
-        let suffix = asked.strip_prefix(self.name.as_str()).unwrap_or_default();
+        let (start, rest) = asked.split_at_checked(self.name.len()).unwrap_or_default();
+        let suffix = if start.eq_ignore_ascii_case(&self.name) { rest } else { "" };
         let fill = |text: &str| {
             let (mut filled, mut rest) = (String::new(), text);
             while let Some((before, after)) = rest.split_once("${") {
@@ -398,6 +418,8 @@ pub(super) mod tests {
             ("geo-", "q3"),
             ("geo-x", "q3"),
             ("geo-db-é", "q4"),
+            ("WEB", "q1"),
+            ("Geo-DB-x", "q4"),
         ];
         for (wanted, found) in cases {
             assert_eq!(resolved(wanted), Some(found), "{wanted}");
