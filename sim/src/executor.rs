@@ -392,7 +392,8 @@ impl Observer for SimObserver {
         if !self.life.is_alive() {
             return None;
         }
-        let pause = self.universe.hazards().passes(self.life.host, point)?;
+        let now_ns = self.universe.pump.now();
+        let pause = self.universe.hazards().passes(now_ns, self.life.host, point)?;
         let text = format!("{point}, for {} us", pause.as_micros());
         self.universe.pump.note(self.life.host, "lingers", text);
         Some(pause)

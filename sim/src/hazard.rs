@@ -1,16 +1,15 @@
 //! What is to happen at the named places of a node's code ([`driftline::env::hazard`]): pauses, and crashes.
 //!
-//! The plan says which places, when and how often; each host draws from a stream of its own whether it pauses. A crash strikes
+//! The plan says which places, when and how often; whether a host pauses is its [`Weather`]. A crash strikes
 //! the first host that comes by, and is told to the world, which has the means; until it has struck the node waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngExt;
-use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
-use crate::scenario::stream;
+use crate::scenario::Weather;
 
 /// How long a node waits for the crash that is on its way.
 const STRUCK: Duration = Duration::from_millis(1);
@@ -35,7 +34,7 @@ pub struct Hazards {
     seed: u64,
     active: BTreeMap<u64, (String, Effect)>,
     next: u64,
-    hosts: BTreeMap<u32, StdRng>,
+    hosts: BTreeMap<u32, Weather>,
 }
 
 impl Hazards {
@@ -61,8 +60,8 @@ impl Hazards {
         self.active.clear();
     }
 
-    /// How long `host` waits at `point`.
-    pub fn passes(&mut self, host: u32, point: &str) -> Option<Duration> {
+    /// How long `host`, which comes to `point` now, waits there.
+    pub fn passes(&mut self, now_ns: u64, host: u32, point: &str) -> Option<Duration> {
         let mut waits = None;
         let mut struck = None;
         for (number, (at, effect)) in &self.active {
@@ -72,10 +71,9 @@ impl Hazards {
             match effect {
                 Effect::Pause { per_mille, max_us } => {
                     let seed = self.seed;
-                    let rng = self
-                        .hosts
-                        .entry(host)
-                        .or_insert_with(|| stream(seed, &format!("hazards of node {host}")));
+                    let name = || format!("hazards of node {host}");
+                    let weather = self.hosts.entry(host).or_insert_with(|| Weather::new(seed, &name()));
+                    let rng = &mut weather.at(now_ns);
                     if rng.random_range(0..1_000) < *per_mille {
                         let pause = Duration::from_micros(rng.random_range(0..=*max_us));
                         waits = Some(waits.unwrap_or_default() + pause);
@@ -101,12 +99,12 @@ mod tests {
     fn a_pause_happens_as_often_as_asked_and_only_at_its_place() {
         let mut hazards = Hazards::new(1);
         let number = hazards.add("here", Effect::Pause { per_mille: 300, max_us: 1_000 });
-        let paused = (0..10_000).filter_map(|_| hazards.passes(0, "here")).collect::<Vec<_>>();
+        let paused = (0..10_000).filter_map(|_| hazards.passes(0, 0, "here")).collect::<Vec<_>>();
         assert!((2_700..3_300).contains(&paused.len()), "{}", paused.len());
         assert!(paused.iter().all(|pause| *pause <= Duration::from_millis(1)));
-        assert_eq!(hazards.passes(0, "there"), None);
+        assert_eq!(hazards.passes(0, 0, "there"), None);
         hazards.remove(number);
-        assert!((0..1_000).all(|_| hazards.passes(0, "here").is_none()));
+        assert!((0..1_000).all(|_| hazards.passes(0, 0, "here").is_none()));
     }
 
     #[test]
@@ -114,9 +112,9 @@ mod tests {
         let mut hazards = Hazards::new(1);
         let (told, mut heard) = mpsc::unbounded_channel();
         hazards.add("here", Effect::Strike(told));
-        assert_eq!(hazards.passes(3, "there"), None);
-        assert_eq!(hazards.passes(4, "here"), Some(STRUCK));
-        assert_eq!(hazards.passes(5, "here"), None);
+        assert_eq!(hazards.passes(0, 3, "there"), None);
+        assert_eq!(hazards.passes(0, 4, "here"), Some(STRUCK));
+        assert_eq!(hazards.passes(0, 5, "here"), None);
         assert_eq!((heard.try_recv().ok(), heard.try_recv().ok()), (Some(4), None));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Every message asks [`Rules`] for its fate at the moment it is sent; what passes arrives after the
 //! link's latency. All state is in one table; the pump hands back each arrival, and a method here
-//! handles it. Each directed link draws from a random stream of its own, so traffic on one does not
-//! shift another.
+//! handles it. What is left to chance on a directed link is its [`Weather`]: it depends on the moment and not on
+//! what was sent before.
 //!
 //! **Datagrams** are lost, delayed, overtaken and doubled as the verdict says; a socket that nobody
 //! reads overflows.
@@ -40,14 +40,13 @@ use driftline::env::{BoxStream, Datagrams, Listener, Network};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
-use rand::rngs::StdRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::{Life, Pump};
 use crate::executor::Witness;
 use crate::fault::{Parcel, Rule, Rules, Verdict, damaged};
 use crate::record::Happening;
-use crate::scenario::{LinkSettings, Traffic, stream};
+use crate::scenario::{LinkSettings, Traffic, Weather};
 use crate::trace::{self, Message, Transport, WORLD};
 
 const MS: u64 = 1_000_000;
@@ -297,7 +296,7 @@ struct Table {
     rules: Rules,
     hosts: BTreeMap<u32, Host>,
     addresses: BTreeMap<IpAddr, u32>,
-    links: BTreeMap<(u32, u32), StdRng>,
+    links: BTreeMap<(u32, u32), Weather>,
     attempts: BTreeMap<u64, Attempt>,
     connections: BTreeMap<u64, Connection>,
     next_id: u64,
@@ -450,8 +449,9 @@ impl Table {
 
     /// The fate of a message, with the link's own latency already in the delay.
     fn fate(&mut self, from: u32, to: u32, traffic: Traffic, bytes: usize) -> Verdict {
-        let seed = self.seed;
-        let rng = self.links.entry((from, to)).or_insert_with(|| stream(seed, &format!("link {from}>{to}")));
+        let (seed, now_ns) = (self.seed, self.pump.now());
+        let link = self.links.entry((from, to));
+        let rng = &mut link.or_insert_with(|| Weather::new(seed, &format!("link {from}>{to}"))).at(now_ns);
         if from == to {
             return Verdict::Pass { delay_ns: rng.random_range(20_000..60_000), twice: false, damage: None };
         }
@@ -461,7 +461,7 @@ impl Table {
         if rng.random_range(0..1_000) < settings.tail_per_mille {
             latency += rng.random_range(0..=most * 9_000);
         }
-        let parcel = Parcel { now_ns: self.pump.now(), from, to, traffic, bytes };
+        let parcel = Parcel { now_ns, from, to, traffic, bytes };
         match self.rules.verdict(rng, &parcel) {
             Verdict::Pass { delay_ns, twice, damage } => {
                 Verdict::Pass { delay_ns: delay_ns.saturating_add(latency), twice, damage }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,6 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::report::RunReport;
+use crate::scenario::Scenario;
 
 /// Standard output beyond this is dropped: no report is that long.
 const STDOUT_LIMIT: usize = 16 << 20;
@@ -61,6 +62,15 @@ pub struct Case {
 }
 
 impl Case {
+    /// The same for a plan, which is written to `path` for the process to read.
+    ///
+    /// # Errors
+    /// The system's, when it cannot be written.
+    pub fn of_plan(&self, plan: &Scenario, path: PathBuf) -> io::Result<Case> {
+        serde_json::to_writer(BufWriter::new(File::create(&path)?), plan)?;
+        Ok(Case { seed: plan.seed, scenario: Some(path), ..self.clone() })
+    }
+
     fn options(&self, with_trace: bool) -> Vec<OsString> {
         let mut options: Vec<OsString> = Vec::new();
         let mut add = |name: &str, value: OsString| options.extend([name.into(), value]);

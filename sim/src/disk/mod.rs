@@ -34,10 +34,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use driftline::env::{Disk, File};
 use rand::RngExt;
-use rand::rngs::StdRng;
 
 use crate::clock::{Life, Pump};
-use crate::scenario::{DiskSettings, stream};
+use crate::scenario::{DiskSettings, Weather};
 use crate::trace::Event;
 use content::{Change, FileModel, SECTOR};
 use names::Names;
@@ -121,7 +120,7 @@ pub struct DiskModel {
 
 struct Inner {
     settings: DiskSettings,
-    rng: StdRng,
+    weather: Weather,
     files: Vec<FileModel>,
     names: Names,
     /// The time inside the blocking job that runs.
@@ -179,7 +178,7 @@ impl DiskModel {
     pub fn new(pump: Arc<Pump>, host: u32, seed: u64, settings: DiskSettings) -> Arc<DiskModel> {
         let inner = Inner {
             settings,
-            rng: stream(seed, &format!("disk {host}")),
+            weather: Weather::new(seed, &format!("disk {host}")),
             files: Vec::new(),
             names: Names::default(),
             job: None,
@@ -238,13 +237,14 @@ impl DiskModel {
         for _ in 0..sectors {
             let rotten = {
                 let inner = &mut *self.locked();
+                let rng = &mut inner.weather.at(self.pump.now());
                 let files: Vec<usize> = inner.names.iter().map(|(_, file)| file).collect();
                 if files.is_empty() {
                     return;
                 }
-                let file = files[inner.rng.random_range(0..files.len())];
-                let to_zeros = to_zeros && inner.rng.random_bool(0.3);
-                let rotten = inner.files[file].rot(&mut inner.rng, to_zeros);
+                let file = files[rng.random_range(0..files.len())];
+                let to_zeros = to_zeros && rng.random_bool(0.3);
+                let rotten = inner.files[file].rot(rng, to_zeros);
                 match &rotten {
                     Some(_) if to_zeros => inner.counters.lies += 1,
                     Some(_) => inner.damaged(file),
@@ -291,10 +291,11 @@ impl DiskModel {
         if power_loss {
             inner.wrong.failing_syncs = 0;
         }
+        let rng = &mut inner.weather.at(now);
         for file in &mut inner.files {
-            file.crash(now, power_loss.then_some(&mut inner.rng));
+            file.crash(now, power_loss.then_some(&mut *rng));
         }
-        inner.names.crash(now, power_loss.then_some(&mut inner.rng));
+        inner.names.crash(now, power_loss.then_some(rng));
     }
 
     /// When a call that begins now is done, inside a job or not.
@@ -354,10 +355,11 @@ impl DiskModel {
         } else if inner.strikes(|wrong| &mut wrong.misdirected_reads) {
             inner.damaged(index);
             let last = len - buffer.len() as u64;
+            let rng = &mut inner.weather.at(self.pump.now());
             let before = inner.files[index].astray.filter(|before| *before <= last && *before != offset);
             from = match before {
-                Some(before) if inner.rng.random_bool(0.5) => before,
-                _ => inner.rng.random_range(0..=last / SECTOR) * SECTOR,
+                Some(before) if rng.random_bool(0.5) => before,
+                _ => rng.random_range(0..=last / SECTOR) * SECTOR,
             };
             strange = Some(("a read comes from elsewhere", Ok(())));
         }
@@ -385,7 +387,7 @@ impl DiskModel {
             && inner.strikes(|wrong| &mut wrong.misdirected_writes)
         {
             inner.damaged(index);
-            to = inner.rng.random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
+            to = inner.weather.at(at).random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
             inner.files[index].astray = Some(to);
             self.strange(&format!(
                 "a write of {} bytes to {offset} of {} lands at {to}",
@@ -414,7 +416,7 @@ impl DiskModel {
             let start = self.call(inner.files[index].latest, inner);
             inner.files[index].settle(start);
             let DiskSettings { sync_min_us, sync_max_us } = inner.settings;
-            let micros = inner.rng.random_range(sync_min_us..=sync_max_us.max(sync_min_us));
+            let micros = inner.weather.at(start).random_range(sync_min_us..=sync_max_us.max(sync_min_us));
             let mut nanos = micros * 1_000 * inner.wrong.slowness.max(1);
             if let Some((prefix, left)) = &mut inner.wrong.trap
                 && inner.files[index].name.starts_with(*prefix)

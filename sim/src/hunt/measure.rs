@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,6 @@ use super::{Candidate, Hunt, ROUND};
 use crate::mutants::{self, Mutant};
 use crate::report::RunReport;
 use crate::runner::{Case, Runner};
-use crate::scenario::Scenario;
 
 /// The blind seeds of different starts are this far apart.
 const APART: u64 = 1_000_000;
@@ -83,13 +81,7 @@ pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Resul
     let mut cases = Vec::with_capacity(ROUND);
     for (number, candidate) in round.iter().enumerate() {
         let path = folder.path().join(format!("plan-{number}.json"));
-        write_plan(&path, &candidate.scenario)?;
-        cases.push(Case {
-            seed: candidate.scenario.seed,
-            scenario: Some(path),
-            coverage: true,
-            ..case.clone()
-        });
+        cases.push(Case { coverage: true, ..case.of_plan(&candidate.scenario, path)? });
     }
     let mut reports = Vec::with_capacity(cases.len());
     runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
@@ -97,12 +89,6 @@ pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Resul
         true
     });
     Ok(reports)
-}
-
-// This is outside the simulation: real files are allowed here.
-#[allow(clippy::disallowed_methods)]
-fn write_plan(path: &Path, scenario: &Scenario) -> io::Result<()> {
-    std::fs::write(path, serde_json::to_vec(scenario).map_err(io::Error::from)?)
 }
 
 /// The middle of the runs; what was not caught counts as more than the limit.
@@ -159,6 +145,7 @@ fn shown(runs: &[Option<u64>], limit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn trial(start: u64, blind: Option<u64>, guided: Option<u64>) -> Trial {
         Trial { mutant: "S04".into(), start, limit: 200, blind, guided }

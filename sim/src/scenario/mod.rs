@@ -810,9 +810,56 @@ pub fn stream(seed: u64, name: &str) -> StdRng {
     StdRng::from_seed(bytes)
 }
 
+/// Chance that belongs to a place and a moment, like weather, and not to how much was drawn before.
+///
+/// Latency and loss come from here. With a stream, one message less would give every later message on the link another
+/// fate, and a plan that is shrunk or a program that is edited would fail by the luck of its draws or not at all. So
+/// what is not touched by a change goes on as it was.
+#[derive(Clone, Debug)]
+pub struct Weather {
+    seed: u64,
+    moment: u64,
+    drawn: u64,
+}
+
+impl Weather {
+    /// A moment is a millisecond.
+    const MOMENT_NS: u64 = 1_000_000;
+
+    /// The weather of a place.
+    pub fn new(seed: u64, place: &str) -> Weather {
+        Weather { seed: xxh3_64_with_seed(place.as_bytes(), seed), moment: 0, drawn: 0 }
+    }
+
+    /// The fate of what happens at this time: the first of the moment, the second, and so on.
+    pub fn at(&mut self, now_ns: u64) -> StdRng {
+        let moment = now_ns / Self::MOMENT_NS;
+        self.drawn = if moment == self.moment { self.drawn + 1 } else { 0 };
+        self.moment = moment;
+        let mut when = [0; 16];
+        when[..8].copy_from_slice(&moment.to_le_bytes());
+        when[8..].copy_from_slice(&self.drawn.to_le_bytes());
+        StdRng::seed_from_u64(xxh3_64_with_seed(&when, self.seed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::Rng;
+
+    #[test]
+    fn the_weather_of_a_moment_does_not_depend_on_what_was_before() {
+        const MS: u64 = 1_000_000;
+        let draw = |times: &[u64]| {
+            let mut weather = Weather::new(7, "link 0>1");
+            times.iter().map(|ms| weather.at(ms * MS).next_u64()).collect::<Vec<_>>()
+        };
+        let (all, less) = (draw(&[1, 2, 2, 2, 5, 5]), draw(&[2, 2, 5]));
+        assert_eq!([all[1], all[2], all[4]], less[..], "the first draws of a moment are the same");
+        assert_eq!(std::collections::BTreeSet::from_iter(&all).len(), all.len(), "each draw is another");
+        assert_ne!(Weather::new(7, "link 1>0").at(MS).next_u64(), all[0], "and another elsewhere");
+    }
 
     fn of(seed: u64) -> Scenario {
         Scenario::generate(seed, &Limits::default())

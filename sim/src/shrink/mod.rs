@@ -7,11 +7,13 @@
 //! verified: the caller's oracle says which of some candidates is the first that fails with the same
 //! [`Signature`]. Only that first one counts, so how many candidates run at once changes nothing.
 //!
-//! With one request less every latency is drawn anew, and a plan that fails only under a lucky draw would keep the luck
-//! instead of the cause. So a candidate is also tried under other seeds: under a few from the second round on, and
-//! under several once the plan is small, because then a run costs next to nothing. For the same reason the search first
-//! looks at the last moments before the violation alone: most of what a long storm did before has nothing to do with it, and
-//! what is left of it is small at once.
+//! What is left to chance belongs to places and moments ([`Weather`](crate::scenario::Weather)), so with one request less the
+//! rest mostly goes on as it was. Mostly: whoever waits for a lock now gets it sooner, and what follows meets another
+//! weather. A plan that fails only under a lucky draw would keep the luck instead of the cause. So a candidate is also
+//! tried under other seeds: under a few from the second round on, and under several once the plan is small, because
+//! then a run costs next to nothing. For the same reason the search first looks at the last moments before the
+//! violation alone: most of what a long storm did before has nothing to do with it, and what is left of it is small at
+//! once.
 //!
 //! What is asked is pure data; [`processes`] asks it of real runs.
 //!
@@ -36,7 +38,7 @@ pub use signature::Signature;
 const CHUNK: usize = 32;
 /// From the second round on: how many seeds a candidate is tried under.
 const SEEDS: u64 = 3;
-/// The most seeds that a candidate is tried under: one that is cheap to run, or that would gain the most.
+/// The most seeds that a candidate is tried under.
 const MOST_SEEDS: u64 = 16;
 /// What all tries of a candidate may cost, in simulated seconds of storm or fifties of requests, unless they are few.
 const COST_OF_TRIES: u64 = 60;
@@ -106,21 +108,27 @@ pub struct Shrunk {
     pub runs: u32,
 }
 
-/// Shrinks a scenario that fails, asking about at most `runs` candidates. `violated_ms` says how long after the
-/// storm's beginning that was, if it is known; `told` hears of each success.
+/// What is known of a violation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clues {
+    /// How long after the storm's beginning it was.
+    pub at_ms: Option<u64>,
+    /// The keys of the plan's requests that it speaks of.
+    pub keys: BTreeSet<String>,
+}
+
+/// Shrinks a scenario that fails, asking about at most `runs` candidates; `told` hears of each success.
 pub fn smallest(
     scenario: &Scenario,
-    violated_ms: Option<u64>,
+    clues: &Clues,
     runs: u32,
     oracle: &mut Oracle<'_>,
     told: &mut dyn FnMut(Size),
 ) -> Shrunk {
     let mut search =
         Search { best: scenario.clone(), refuted: BTreeSet::new(), left: runs, seeds: 1, oracle, told };
-    search.end_earlier(violated_ms);
-    if let Some(violated_ms) = violated_ms {
-        search.close_in(violated_ms);
-    }
+    search.end_earlier(clues.at_ms);
+    search.follow(clues);
     loop {
         let before = Size::of(&search.best);
         search.round();
@@ -144,33 +152,36 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    /// Under how many seeds a candidate is tried.
-    fn tries(&self) -> u64 {
-        let cost = self.best.duration_ms / 1_000 + self.best.operations.len() as u64 / 50 + 1;
+    /// Under how many seeds a plan is tried: the cheaper it is to run, the more.
+    fn tries(&self, plan: &Scenario) -> u64 {
+        let cost = plan.duration_ms / 1_000 + plan.operations.len() as u64 / 50 + 1;
         (COST_OF_TRIES / cost).clamp(self.seeds, MOST_SEEDS)
     }
 
-    /// Which of the candidates is the first that fails; it becomes the best.
-    fn first(&mut self, candidates: impl IntoIterator<Item = Scenario>) -> Option<usize> {
-        self.first_of(candidates, self.tries())
-    }
-
-    fn first_of(&mut self, candidates: impl IntoIterator<Item = Scenario>, seeds: u64) -> Option<usize> {
-        let seed = self.best.seed;
+    /// Which of the candidates is the first that fails; it becomes the best. All are tried under the seed as it is
+    /// before any is tried under another.
+    fn first<C>(&mut self, candidates: C) -> Option<usize>
+    where
+        C: IntoIterator<Item = Scenario, IntoIter: Clone>,
+    {
+        let candidates = candidates.into_iter();
         let best = self.best.clone();
-        let mut asked = candidates.into_iter().enumerate().flat_map(|(at, candidate)| {
-            (0..seeds).map(move |more| {
-                let seed = seed.wrapping_add(more);
-                (at, Scenario { seed, ..candidate.clone() })
-            })
-        });
+        let mut asked =
+            (0..MOST_SEEDS).flat_map(|more| candidates.clone().enumerate().map(move |one| (more, one)));
+        let mut deepest = 1;
         loop {
             let mut chunk = Vec::new();
             let mut places = Vec::new();
             let most = CHUNK.min(self.left as usize);
             while chunk.len() < most {
-                let Some((at, candidate)) = asked.next() else { break };
-                let known = self.refuted.contains(&hash(&candidate));
+                let Some((more, (at, candidate))) = asked.next() else { break };
+                let tries = self.tries(&candidate);
+                deepest = deepest.max(tries);
+                if more >= deepest {
+                    break;
+                }
+                let candidate = Scenario { seed: best.seed.wrapping_add(more), ..candidate };
+                let known = more >= tries || self.refuted.contains(&hash(&candidate));
                 if !known && candidate != best && candidate.validate().is_ok() {
                     chunk.push(candidate);
                     places.push(at);
@@ -194,17 +205,16 @@ impl Search<'_, '_> {
     /// Leaves out whatever of `items` is not needed; `build` makes the plan that has only some of them.
     fn reduce<T: Clone>(&mut self, items: &[T], build: impl Fn(&Scenario, &[T]) -> Scenario) {
         let base = self.best.clone();
-        if self.first_of([build(&base, &[])], MOST_SEEDS).is_some() {
-            return;
-        }
-        let parts = if self.tries() == 1 { PARTS } else { usize::MAX };
+        let parts = if self.tries(&base) == 1 { PARTS } else { usize::MAX };
         ddmin(items, parts, |candidates| self.first(candidates.iter().map(|items| build(&base, items))));
     }
 
     fn round(&mut self) {
         // The rest is done sooner without them.
-        let quiet = Scenario { operations: Vec::new(), ..self.best.clone() };
-        self.first_of([quiet], MOST_SEEDS);
+        self.first([Scenario { operations: Vec::new(), ..self.best.clone() }]);
+        // With rare snapshots many requests are needed before there is one.
+        let base = self.best.clone();
+        self.first(simpler::with_more_snapshots(&base));
         let kinds: BTreeSet<_> = self.best.faults.iter().map(|fault| fault.kind.name()).collect();
         self.reduce(&Vec::from_iter(kinds), |base, kept| {
             let mut less = base.clone();
@@ -225,9 +235,6 @@ impl Search<'_, '_> {
             less.operations.retain(|op| kept.contains(&op.key));
             less
         });
-        // With rare snapshots many requests are needed before there is one.
-        let base = self.best.clone();
-        self.first(simpler::with_more_snapshots(&base));
         let operations: Vec<usize> = (0..self.best.operations.len()).collect();
         self.reduce(&operations, |base, kept| {
             let operations = kept.iter().map(|at| base.operations[*at].clone()).collect();
@@ -271,16 +278,26 @@ impl Search<'_, '_> {
         self.close_gaps();
     }
 
-    /// Looks at the moments before the violation alone: at the faults in force or at the requests, and then at both.
-    fn close_in(&mut self, violated_ms: u64) {
+    /// Looks at what the violation speaks of alone, and at the moments before it: at the faults in force or at the requests, and
+    /// then at both. First what was before is left out and its time stays, so that all weather is as it was.
+    fn follow(&mut self, clues: &Clues) {
         let base = self.best.clone();
-        let candidates = MOMENTS_MS.into_iter().filter(|ms| *ms < violated_ms).flat_map(|ms| {
-            let both = simpler::between(&base, violated_ms - ms..violated_ms + GAP_MS);
+        let mut keys = base.clone();
+        keys.operations.retain(|op| clues.keys.contains(&op.key));
+        if !keys.operations.is_empty() {
+            self.first([keys]);
+        }
+        let Some(at_ms) = clues.at_ms else { return };
+        let base = self.best.clone();
+        let moments = || MOMENTS_MS.into_iter().filter(|ms| *ms < at_ms).map(|ms| at_ms - ms);
+        let since = moments().map(|from| simpler::since(&base, from));
+        let between = moments().map(|from| simpler::between(&base, from..at_ms + GAP_MS));
+        let candidates = since.chain(between).flat_map(|both| {
             let faults = Scenario { operations: Vec::new(), ..both.clone() };
             let requests = Scenario { faults: Vec::new(), ..both.clone() };
             [requests, faults, both]
         });
-        self.first_of(candidates.collect::<Vec<_>>(), MOST_SEEDS);
+        self.first(candidates.collect::<Vec<_>>());
     }
 
     /// Ends the storm earlier.
@@ -293,8 +310,8 @@ impl Search<'_, '_> {
             let mut ends =
                 BTreeSet::from([last + 1, last + GAP_MS, last + 1_000, end / 4, end / 2, end / 4 * 3]);
             ends.extend(violated_ms.into_iter().flat_map(|ms| [ms + 1, ms + GAP_MS, ms + 1_000]));
-            let ends = ends.into_iter().filter(|ms| *ms > 0 && *ms < end);
-            if self.first(ends.map(|ms| simpler::ended_at(&base, ms))).is_none() {
+            ends.retain(|ms| *ms > 0 && *ms < end);
+            if self.first(ends.iter().map(|ms| simpler::ended_at(&base, *ms))).is_none() {
                 break;
             }
         }
@@ -344,7 +361,7 @@ mod tests {
             asked += first.map_or(candidates.len(), |at| at + 1) as u32;
             first
         };
-        let small = smallest(scenario, None, runs, &mut oracle, &mut |_| {});
+        let small = smallest(scenario, &Clues::default(), runs, &mut oracle, &mut |_| {});
         (small, asked)
     }
 
@@ -426,6 +443,22 @@ mod tests {
         let fails = |s: &Scenario| s.operations.len() == count || s.seed.is_multiple_of(2);
         let small = shrunk(&scenario, 2_000, fails).0.scenario;
         assert!(small.operations.is_empty() && small.seed.is_multiple_of(2));
+    }
+
+    #[test]
+    fn clues_save_runs() {
+        let scenario = of(4);
+        let last = scenario.operations.last().unwrap().clone();
+        let fails = |s: &Scenario| s.operations.iter().any(|op| (op.at_ms, &op.key) == (last.at_ms, &last.key));
+        let runs = |clues: Clues| {
+            let mut oracle = |candidates: &[Scenario]| candidates.iter().position(fails);
+            let small = smallest(&scenario, &clues, 3_000, &mut oracle, &mut |_| {});
+            assert_eq!(small.scenario.operations.len(), 1);
+            small.runs
+        };
+        let known = runs(Clues { at_ms: Some(last.at_ms + 1), keys: BTreeSet::from([last.key.clone()]) });
+        let unknown = runs(Clues::default());
+        assert!(known < unknown, "{known} {unknown}");
     }
 
     #[test]

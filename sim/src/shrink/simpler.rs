@@ -25,6 +25,15 @@ pub fn ended_at(plan: &Scenario, end_ms: u64) -> Scenario {
     less
 }
 
+/// Only what happens from a time on, at the times at which it did; a fault that is in force then has been so for as long
+/// as it was.
+pub fn since(plan: &Scenario, from_ms: u64) -> Scenario {
+    let mut less = plan.clone();
+    less.faults.retain(|fault| fault.at_ms + fault.for_ms > from_ms);
+    less.operations.retain(|op| op.at_ms >= from_ms);
+    less
+}
+
 /// Only what happens between two times; a fault that is in force at the first begins then.
 pub fn between(plan: &Scenario, times: Range<u64>) -> Scenario {
     let mut less = ended_at(plan, times.end.min(plan.duration_ms));
