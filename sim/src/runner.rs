@@ -104,17 +104,20 @@ impl Case {
     pub fn again(&self) -> String {
         let mut command = String::from("cargo sim run");
         for option in self.options(false) {
-            let option = option.to_string_lossy();
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=".contains(c);
             command.push(' ');
-            if !option.is_empty() && option.chars().all(plain) {
-                command += &option;
-            } else {
-                command += &format!("'{}'", option.replace('\'', r"'\''"));
-            }
+            command += &quoted(&option.to_string_lossy());
         }
         command
     }
+}
+
+/// A word as a shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Starts processes for cases.

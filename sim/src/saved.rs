@@ -12,8 +12,8 @@
 // This is outside the simulation: real files are allowed here.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::scenario::{OLDEST, Scenario, VERSION};
 use crate::shrink::Signature;
+use crate::{check, mutants};
 
 /// A scenario with what one should know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ fn one() -> u64 {
     1
 }
 
+/// A file longer than this is no plan: a million operations take less.
+const MOST_BYTES: u64 = 512 << 20;
+
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -75,6 +79,22 @@ pub enum FileError {
         path: String,
         /// How many bytes were text.
         at: usize,
+    },
+    /// It is far longer than any plan.
+    #[error("{path} is not a scenario: it is longer than {MOST_BYTES} bytes")]
+    Large {
+        /// The file.
+        path: String,
+    },
+    /// It waits for what cannot be.
+    #[error("{path}: there is no {what} {name:?}")]
+    Unknown {
+        /// The file.
+        path: String,
+        /// A bug or a check.
+        what: &'static str,
+        /// As the file calls it.
+        name: String,
     },
     /// There is no scenario in it.
     #[error("{path} is not a scenario: {error}")]
@@ -122,8 +142,13 @@ impl SavedCase {
     /// What is wrong with the file, and where.
     pub fn load(path: &Path) -> Result<SavedCase, FileError> {
         let name = path.display().to_string();
-        let bytes =
-            std::fs::read(path).map_err(|error| FileError::Unreadable { path: name.clone(), error })?;
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(|error| FileError::Unreadable { path: name.clone(), error })?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(FileError::Large { path: name });
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             FileError::Binary { path: name.clone(), at }
@@ -142,6 +167,18 @@ impl SavedCase {
             Some(_) => serde_json::from_str(&text).map_err(malformed)?,
             None => SavedCase::bare(serde_json::from_str(&text).map_err(malformed)?),
         };
+        let unknown =
+            |what, word: &str| FileError::Unknown { path: name.clone(), what, name: word.to_owned() };
+        if let Some(mutant) = case.expects.as_ref().and_then(|expects| expects.mutant.as_deref())
+            && mutants::find(mutant).is_none()
+        {
+            return Err(unknown("bug", mutant));
+        }
+        for signature in case.expects.iter().map(|expects| &expects.signature).chain(&case.once) {
+            if check::property_of(&signature.check).is_none() {
+                return Err(unknown("check", &signature.check));
+            }
+        }
         case.scenario.validate().map_err(|problem| FileError::Impossible { path: name, problem })?;
         // What an older version could say means the same in this one.
         case.scenario.version = VERSION;
@@ -232,6 +269,8 @@ mod tests {
         refused(&whole.replacen("\"story\"", "\"tale\"", 1), "unknown field `tale`");
         refused(&whole.replacen("\"duration_ms\": 2000", "\"duration_ms\": 0", 1), "duration_ms: 0, want 1");
         refused(&whole.replacen("\"duration_ms\": 2000", "\"duration_ms\": -4", 1), "line");
+        refused(&whole.replacen("\"R27\"", "\"R2\"", 1), "there is no bug \"R2\"");
+        refused(&whole.replacen("\"LIN\"", "\"LIM\"", 1), "there is no check \"LIM\"");
         let missing = SavedCase::load(Path::new("/no/such/file")).unwrap_err().to_string();
         assert!(missing.starts_with("cannot read scenario /no/such/file"), "{missing}");
     }

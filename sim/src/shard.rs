@@ -3,6 +3,7 @@
 //! The work is a list; shard K of N takes every N-th item of it, beginning with the K-th. Who starts the shards
 //! and collects their results is not our business: see `docs/fleet.md`.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// One of several equal shares, written `K/N` with K from 1 to N.
@@ -20,10 +21,11 @@ impl Shard {
     pub fn takes(self, at: usize) -> bool {
         at % self.of == self.number - 1
     }
+}
 
-    /// Its number from 0, to make its random choices its own.
-    pub fn index(self) -> u64 {
-        self.number as u64 - 1
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
     }
 }
 

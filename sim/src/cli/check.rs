@@ -15,7 +15,7 @@ use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
 use crate::report::RunReport;
 use crate::report::page::{Material, Page};
 use crate::report::story::Story;
-use crate::runner::Stopwatch;
+use crate::runner::{Stopwatch, quoted};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -87,6 +87,11 @@ struct Judgement {
     code: u8,
 }
 
+/// A packed file begins so.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+/// Some editors begin a text so (a byte order mark).
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Judges a history and says so.
 pub fn run(args: &CheckArgs) -> ExitCode {
     let code = match judge(args) {
@@ -115,12 +120,23 @@ fn tell(judgement: &Judgement, json: bool) -> io::Result<()> {
 fn judge(args: &CheckArgs) -> Result<Judgement, String> {
     let watch = Stopwatch::start();
     let limit = usize::try_from(args.memory_limit << 20).unwrap_or(usize::MAX);
+    if let Some(path) = &args.report {
+        super::is_free(path, args.force).map_err(|problem| problem.to_string())?;
+    }
     let mut input = open(&args.history).map_err(|error| format!("cannot be read: {error}"))?;
+    let beginning = input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
+    if beginning.starts_with(GZIP) {
+        return Err("it is packed: unpack it first, as in `gunzip -c FILE | cargo sim check -`".to_owned());
+    }
+    if beginning.starts_with(MARK) {
+        input.consume(MARK.len());
+    }
+    let beginning = input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
     let format = match args.format {
         Some(FormatName::Jsonl) => Format::JsonLines,
         Some(FormatName::Edn) => Format::Edn,
         Some(FormatName::Log) => Format::JepsenLog,
-        None => Format::guess(input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?),
+        None => Format::guess(beginning),
     };
     let model = match args.model {
         ModelName::Register => Model::Register,
@@ -137,17 +153,15 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         }
         Err(error) => return Err(error.to_string()),
     };
-    if let Some(path) = args.report.as_deref().filter(|path| path.exists() && !args.force) {
-        return Err(format!("{} exists; --force overwrites it", path.display()));
-    }
     let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
     let mut patience = || watch.seconds() < args.time_limit as f64;
     let verdict = linearizable::check_while(&operations, bounds, &mut patience);
     let judgement = judgement(verdict, &operations, watch);
     if let Some(path) = &args.report {
-        draw(&judgement, &operations, args)
-            .save(path, args.force)
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        // The verdict is not lost with its picture.
+        if let Err(error) = draw(&judgement, &operations, args).save(path, args.force) {
+            eprintln!("warning: cannot write {}: {error}", path.display());
+        }
     }
     Ok(judgement)
 }
@@ -168,7 +182,10 @@ fn draw(judgement: &Judgement, history: &[Operation], args: &CheckArgs) -> Page 
         ModelName::Register => "register",
         ModelName::Kv => "kv",
     };
-    let again = format!("cargo sim check {} --model {model}", args.history.display());
+    let mut again = format!("cargo sim check {} --model {model}", quoted(&args.history.to_string_lossy()));
+    if let Some(format) = args.format.and_then(|format| format.to_possible_value()) {
+        again += &format!(" --format {}", format.get_name());
+    }
     let material = Material {
         report: &report,
         history,

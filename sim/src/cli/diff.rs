@@ -11,7 +11,7 @@ use crate::scenario::validate::as_json;
 use crate::scenario::{FaultKind, Scenario};
 use clap::Args;
 
-use super::{Processes, Shape, Unusable, limits, print, unwritable};
+use super::{Processes, Shape, Unusable, experiment, limits, print, unwritable};
 
 /// The flags of `sim diff`.
 #[derive(Clone, Debug, Args)]
@@ -97,7 +97,7 @@ fn given(text: &str, shape: &Shape) -> Result<Given, Unusable> {
         let seed = text.parse::<u64>();
         let seed =
             seed.map_err(|_| Unusable(format!("{text:?} is neither a file that exists nor a seed")))?;
-        let scenario = Scenario::generate(seed, &limits(shape));
+        let scenario = experiment().scenario(seed, &limits(shape));
         return Ok(Given::Plan(Box::new(scenario), shape.mutant.clone()));
     }
     let mut beginning = Vec::new();

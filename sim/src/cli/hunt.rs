@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::shrink::{Shrinking, make_small};
-use super::{Processes, Unusable, mutant_id, print, progress_bar};
+use super::{Processes, Unusable, experiment, mutant_id, print, progress_bar};
 use crate::hunt::Hunt;
 use crate::hunt::folder::{self, FolderError};
 use crate::hunt::measure::{self, Trial, run_round};
 use crate::mutants;
 use crate::runner::{Case, Runner, Stopwatch};
 use crate::saved::SavedCase;
+use crate::scenario::Limits;
 use crate::shard::Shard;
 use crate::shrink::Signature;
 
@@ -26,7 +27,7 @@ const LINE_EVERY_SECONDS: f64 = 30.0;
 
 #[derive(Clone, Debug, Args)]
 pub struct HuntArgs {
-    /// How long: 90s, 10m, 8h [default: 10m].
+    /// How long: 90s, 10m, 8h [default: 10m]. The round under way is finished, and what it found made small.
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     time: Option<u64>,
     /// How many runs, rounded up to whole rounds of 8; with these the result depends on the corpus and the seed only.
@@ -35,9 +36,9 @@ pub struct HuntArgs {
     /// What a new hunt draws from [default: 1]. One that goes on has its own.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where the hunt is kept. One that is there goes on.
-    #[arg(long, value_name = "FOLDER", default_value = "target/hunt")]
-    corpus: PathBuf,
+    /// Where the hunt is kept; one that is there goes on. With --mutant, target/hunt-ID if absent.
+    #[arg(long, value_name = "FOLDER")]
+    corpus: Option<PathBuf>,
     /// Hunt with a bug put back: goes on past what other checks say, and ends when one that is named for it objects.
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
     mutant: Option<String>,
@@ -60,6 +61,16 @@ pub struct HuntArgs {
     /// Do not make failures small.
     #[arg(long)]
     no_shrink: bool,
+}
+
+impl HuntArgs {
+    fn folder(&self) -> PathBuf {
+        let usual = match &self.mutant {
+            Some(id) => format!("target/hunt-{id}"),
+            None => "target/hunt".to_owned(),
+        };
+        self.corpus.clone().unwrap_or_else(|| usual.into())
+    }
 }
 
 /// A time as people write it.
@@ -87,7 +98,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
     if !args.versus_blind.is_empty() {
         return versus_blind(args, &runner);
     }
-    let folder = &args.corpus;
+    let folder = &args.folder();
     let mut hunt = match folder::load(folder)? {
         Some(hunt) if args.seed.is_some_and(|seed| seed != hunt.seed) => {
             let (path, seed) = (folder.display(), hunt.seed);
@@ -95,16 +106,27 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
                 "{path} holds a hunt with seed {seed}: leave --seed out to go on with it"
             )));
         }
+        Some(hunt) if hunt.mutant != args.mutant => {
+            let with = |mutant: &Option<String>| match mutant {
+                Some(id) => format!("with bug {id}"),
+                None => "of the node as it is".to_owned(),
+            };
+            let (there, wanted) = (with(&hunt.mutant), with(&args.mutant));
+            let path = folder.display();
+            return Err(Unusable(format!(
+                "{path} holds a hunt {there}; one {wanted} wants a folder of its own: name it with --corpus"
+            )));
+        }
         Some(hunt) => {
             eprintln!("going on in {}: {}", folder.display(), hunt.line());
             hunt
         }
-        None => {
-            // Every shard draws on its own.
-            let shard = args.shard.map_or(0, Shard::index);
-            Hunt::new(args.seed.unwrap_or(1).wrapping_add(shard.wrapping_mul(0x9e37_79b9)))
-        }
+        None => Hunt::new(args.seed.unwrap_or(1), args.mutant.clone()),
     };
+    let shard = args.shard.unwrap_or(Shard::WHOLE);
+    let fresh = |seed| experiment().scenario(seed, &Limits::default());
+    // Before the first round, which takes a while, and not after it.
+    folder::save(folder, &hunt)?;
     let named = args.mutant.as_deref().and_then(mutants::find);
     let case = Case { mutant: args.mutant.clone(), ..Case::default() };
     let unwritable = |error| Unusable(format!("cannot write plans for a round: {error}"));
@@ -124,17 +146,17 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
         if over || late || caught {
             break;
         }
-        let round = hunt.next_round();
+        let round = hunt.next_round(shard, &fresh);
         let reports = run_round(&runner, &round, &case).map_err(unwritable)?;
         let by_name = |report: &crate::report::RunReport| {
             named.is_none_or(|mutant| mutant.checks.iter().any(|check| report.violates(check)))
         };
         let found = hunt.learn(&round, &reports, |report| !by_name(report));
-        caught = named.is_some() && !found.is_empty();
+        caught = named.is_some() && reports.iter().any(by_name);
         folder::save(folder, &hunt)?;
         for signature in found {
             progress.suspend(|| eprintln!("found: {signature}"));
-            keep(args, &runner, &case, &hunt, &signature)?;
+            keep(args, folder, &runner, &case, &hunt, &signature)?;
         }
         progress.set_message(hunt.line());
         progress.tick();
@@ -151,13 +173,14 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
 /// Makes a failure small and puts it among the cases.
 fn keep(
     args: &HuntArgs,
+    folder: &Path,
     runner: &Runner,
     case: &Case,
     hunt: &Hunt,
     signature: &Signature,
 ) -> Result<(), Unusable> {
     let Some(failure) = hunt.failures.get(signature) else { return Ok(()) };
-    let path = folder::case_file(&args.corpus, signature);
+    let path = folder::case_file(folder, signature);
     if path.exists() {
         return Ok(());
     }
@@ -205,6 +228,11 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
     };
     let done: BTreeSet<(String, u64)> =
         trials.iter().map(|trial| (trial.mutant.clone(), trial.start)).collect();
+    let fresh = |seed| experiment().scenario(seed, &Limits::default());
+    if let Some(path) = &args.measured {
+        // Before hours of work, and not after them.
+        write_trials(path, &trials)?;
+    }
     let progress = progress_bar(args.versus_blind.len() * args.starts as usize, false);
     let mut sound = true;
     for id in &args.versus_blind {
@@ -213,7 +241,7 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
             progress.set_message(format!("{id} from start {start}"));
             if !done.contains(&(id.clone(), start)) {
                 let blind = measure::blind(runner, mutant, start, limit);
-                let guided = measure::guided(runner, mutant, start, limit)
+                let guided = measure::guided(runner, mutant, start, limit, &fresh)
                     .map_err(|error| Unusable(format!("cannot write plans for a round: {error}")))?;
                 trials.push(Trial { mutant: id.clone(), start, limit, blind, guided });
                 trials.sort_by(|a, b| (&a.mutant, a.start).cmp(&(&b.mutant, b.start)));

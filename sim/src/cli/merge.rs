@@ -3,7 +3,7 @@
 //! It tells by their content what the parts are: reports of runs as JSON lines (`run --out`), coverage reports
 //! (`run --coverage-report`), or folders of hunts. All must be of one kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,9 @@ pub struct MergeArgs {
     /// Where the whole goes: a file, or for hunts a folder.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Do not mind that reports of seeds between the first and the last are missing.
+    #[arg(long)]
+    partial: bool,
     /// Overwrite what exists.
     #[arg(long)]
     force: bool,
@@ -45,7 +48,11 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     let mut reports: BTreeMap<u64, RunReport> = BTreeMap::new();
     let mut reached: Option<Reached> = None;
     let mut hunt: Option<crate::hunt::Hunt> = None;
+    let mut known = BTreeSet::new();
     for path in &args.parts {
+        if !known.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            return Err(Unusable(format!("{} is given twice", path.display())));
+        }
         match read(path)? {
             Part::Reports(part) => {
                 for report in part {
@@ -59,6 +66,9 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
             }
             Part::Reached(part) => reached.get_or_insert_default().merge(&part),
             Part::Hunt(part) => match &mut hunt {
+                Some(hunt) if hunt.mutant != part.mutant => {
+                    return Err(Unusable("these hunts are not with the same bug put back".to_owned()));
+                }
                 Some(hunt) => folder::merge(hunt, &part),
                 None => hunt = Some(*part),
             },
@@ -103,7 +113,23 @@ fn read(path: &Path) -> Result<Part, Unusable> {
     Ok(Part::Reports(reports))
 }
 
+/// The first seeds that are missing of a range, for a person; nothing if none is.
+fn missing(reports: &[RunReport]) -> Option<String> {
+    let gaps = reports.windows(2).filter_map(|pair| {
+        let (from, to) = (pair[0].seed + 1, pair[1].seed);
+        (from < to).then(|| if from + 1 == to { from.to_string() } else { format!("{from} to {}", to - 1) })
+    });
+    let gaps: Vec<String> = gaps.collect();
+    let more = if gaps.len() > 5 { format!(" and {} more such gaps", gaps.len() - 5) } else { String::new() };
+    (!gaps.is_empty()).then(|| format!("{}{more}", gaps[..gaps.len().min(5)].join(", ")))
+}
+
 fn whole_run(args: &MergeArgs, reports: Vec<RunReport>) -> Result<bool, Unusable> {
+    if let (Some(seeds), false) = (missing(&reports), args.partial) {
+        return Err(Unusable(format!(
+            "there are no reports of seeds {seeds}: a part is missing or was cut short; --partial does without"
+        )));
+    }
     let mut summary = Summary::default();
     reports.iter().for_each(|report| summary.add(report));
     if let Some(out) = &args.out {
@@ -145,7 +171,7 @@ mod tests {
     }
 
     fn merged(parts: &[PathBuf], out: &Path) -> Result<bool, Unusable> {
-        merge(&MergeArgs { parts: parts.to_vec(), out: Some(out.to_owned()), force: false })
+        merge(&MergeArgs { parts: parts.to_vec(), out: Some(out.to_owned()), partial: false, force: false })
     }
 
     #[test]
@@ -159,8 +185,15 @@ mod tests {
         std::fs::write(path("even"), even).unwrap();
         assert!(merged(&[path("even"), path("odd")], &path("out")).unwrap());
         assert_eq!(std::fs::read_to_string(path("out")).unwrap(), whole);
+        std::fs::copy(path("odd"), path("same")).unwrap();
+        let twice = merged(&[path("odd"), path("same")], &path("out2")).unwrap_err().to_string();
+        assert!(twice.contains("same: seed 1 is in two parts"), "{twice}");
         let twice = merged(&[path("odd"), path("odd")], &path("out2")).unwrap_err().to_string();
-        assert!(twice.contains("odd: seed 1 is in two parts"), "{twice}");
+        assert!(twice.contains("odd is given twice"), "{twice}");
+        let gaps = merged(&[path("odd")], &path("out2")).unwrap_err().to_string();
+        assert!(gaps.contains("no reports of seeds 2, 4: "), "{gaps}");
+        let partial = MergeArgs { parts: vec![path("odd")], out: None, partial: true, force: false };
+        assert!(merge(&partial).unwrap());
         assert!(merged(&[path("odd")], &path("out")).unwrap_err().to_string().contains("--force"));
     }
 

@@ -220,7 +220,13 @@ fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
         Some(parent) if !parent.is_dir() => {
             Err(Unusable(format!("{}: there is no directory {}", path.display(), parent.display())))
         }
-        _ => Ok(()),
+        _ => {
+            let new = !path.exists();
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            // It was only tried. A file that was not there is not there again.
+            let tried = opened.and_then(|_| if new { std::fs::remove_file(path) } else { Ok(()) });
+            tried.map_err(|error| unwritable(path, &error))
+        }
     }
 }
 

@@ -85,12 +85,16 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
         .enumerate()
         .filter_map(|(at, mutant)| shard.takes(at).then_some(mutant))
         .collect();
-    let code = match &args.code {
+    let mut code = match &args.code {
         Some(code) => code.clone(),
         None => std::env::current_exe()
             .and_then(|program| mutants::code_version(&program))
             .map_err(|error| Unusable(format!("cannot read this program: {error}")))?,
     };
+    // Hunts of another shape are others.
+    if args.nodes.is_some() || args.duration.is_some() {
+        code += &format!(", nodes {:?}, duration {:?}", args.nodes, args.duration);
+    }
     let mut results = Results::open(&args.results, &code)?;
     if let Some(runner) = &runner {
         hunt(args, runner, &case, &chosen, &mut results)?;

@@ -6,7 +6,7 @@ use crate::real::program::{self, BuildError};
 use crate::real::replay::Replay;
 use crate::real::storm;
 use crate::report::RunReport;
-use crate::runner::Case;
+use crate::runner::{Case, quoted};
 use crate::saved::SavedCase;
 use clap::Args;
 
@@ -94,8 +94,12 @@ pub fn replay(args: &ReplayArgs) -> Result<bool, Unusable> {
         if args.json {
             print(&json_line(&report))?;
         } else {
-            let mut again = format!("cargo sim replay --real {}", args.case.display());
-            again.extend(mutant.iter().map(|mutant| format!(" --mutant {mutant}")));
+            let mut again = format!("cargo sim replay --real {}", quoted(&args.case.to_string_lossy()));
+            match &mutant {
+                Some(mutant) => again += &format!(" --mutant {mutant}"),
+                None if args.no_mutant => again += " --no-mutant",
+                None => {}
+            }
             print(&format!("try {number} of {}, {}", args.tries, report.real_text(&again)))?;
         }
     }

@@ -95,8 +95,12 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         return Err(Unusable("--trace, --report and --save-scenario want one --seed or --scenario".into()));
     }
     let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
+    let mut names = BTreeSet::new();
     for path in written.into_iter().flatten() {
         is_free(path, args.force)?;
+        if !names.insert(path) {
+            return Err(Unusable(format!("{} is named for two files", path.display())));
+        }
     }
     if let Some(path) = args.report.as_deref().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
@@ -172,7 +176,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if let (Some(path), Some((case, report))) = (&args.report, failures.first()) {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
-        pages::at_least_the_plan(path, case, report, &scenario)?;
+        warn(pages::at_least_the_plan(path, case, report, &scenario));
     }
     if let (Some(path), false) = (&args.report, args.json) {
         print(&format!("  drawn: {}\n", path.display()))?;
@@ -184,13 +188,8 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
         if !shrinks {
             if args.report.is_none() {
-                pages::again(
-                    &runner,
-                    case,
-                    report,
-                    &scenario,
-                    Path::new(&format!("seed-{}.html", case.seed)),
-                )?;
+                let page = format!("seed-{}.html", case.seed);
+                warn(pages::again(&runner, case, report, &scenario, Path::new(&page)));
             }
             continue;
         }
@@ -205,13 +204,21 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
                 path.display(),
                 case.seed
             );
-            pages::again(&runner, case, report, &scenario, Path::new(&format!("seed-{}.html", case.seed)))?;
+            let page = format!("seed-{}.html", case.seed);
+            warn(pages::again(&runner, case, report, &scenario, Path::new(&page)));
             continue;
         }
         let budget = args.shrinking.budget(default);
-        make_small(&runner, case, &scenario, report, budget, &path, args.force)?;
+        warn(make_small(&runner, case, &scenario, report, budget, &path, args.force));
     }
     Ok(summary.is_ok() && missing.is_empty())
+}
+
+/// What was found is told by now, and by the exit code: that it could not be drawn or made small does not take it back.
+fn warn(done: Result<(), Unusable>) {
+    if let Err(unusable) = done {
+        eprintln!("warning: {unusable}");
+    }
 }
 
 fn generated(case: &Case, shape: &Shape) -> Scenario {

@@ -5,10 +5,11 @@ use std::path::Path;
 use crate::report::RunReport;
 use crate::runner::Case;
 use crate::saved::SavedCase;
+use crate::scenario::validate::MOST_OPERATIONS;
 use crate::scenario::{Limits, PlannedAction, PlannedOp, Scenario};
 use clap::Args;
 
-use super::{Processes, Unusable, print};
+use super::{Processes, Unusable, experiment, print};
 
 #[derive(Clone, Debug, Args)]
 pub struct SpeedArgs {
@@ -31,13 +32,19 @@ pub fn speed(args: &SpeedArgs) -> Result<bool, Unusable> {
     // Slower than the clock on the wall means that it hangs.
     let patience = 120 + args.duration.unwrap_or(0);
     let runner = Processes { jobs: Some(1), time_limit: Some(patience) }.runner()?;
+    let longest = args.duration.unwrap_or(0).saturating_mul(args.rate);
+    if longest > MOST_OPERATIONS as u64 {
+        return Err(Unusable(format!(
+            "{longest} operations a run are too many, want at most {MOST_OPERATIONS}"
+        )));
+    }
     let folder = tempfile::tempdir().map_err(|error| Unusable(format!("no folder for plans: {error}")))?;
     let mut all_ok = true;
     for nodes in &args.nodes {
         let mut cases = Vec::new();
         for seed in 1..=args.count {
             let limits = Limits { nodes: Some(*nodes), duration_s: args.duration, ..Limits::default() };
-            let plan = at_rate(Scenario::generate(seed, &limits), args.rate);
+            let plan = at_rate(experiment().scenario(seed, &limits), args.rate);
             let path = folder.path().join(format!("{nodes}-{seed}.json"));
             save(plan, &path)?;
             cases.push(Case { seed, scenario: Some(path), ..Case::default() });

@@ -101,7 +101,7 @@ fn log_event(line: usize, text: &str) -> Result<Option<Event>, HistoryError> {
     let Some(Value::Keyword(function)) = next()? else {
         return Err(impossible(line, "what the process does is missing after the type of event"));
     };
-    let value = next()?.unwrap_or(Value::Nil);
+    let value = next()?;
     Ok(Some(Event { process, kind, function, key: None, value, time: None }))
 }
 
@@ -111,7 +111,8 @@ struct Event {
     kind: String,
     function: String,
     key: Option<Value>,
-    value: Value,
+    /// Nothing if it is left out, which is not the same as nil.
+    value: Option<Value>,
     time: Option<u64>,
 }
 
@@ -191,7 +192,7 @@ impl Events {
             kind: keyword("type")?,
             function: keyword("f")?,
             key: map.get("key").cloned(),
-            value: map.get("value").cloned().unwrap_or(Value::Nil),
+            value: map.get("value").cloned(),
             time,
         };
         self.add(line, event)
@@ -205,7 +206,18 @@ impl Events {
             .map_err(|_| wrong(format!("{} is no number of a process", event.process)))?;
         let function = Function::of(&event.function, self.model).map_err(wrong)?;
         let at_ns = self.place(event.time);
-        let (key, value) = self.key_and_value(line, event.key, event.value)?;
+        let says_something = match event.kind.as_str() {
+            "invoke" => matches!(function, Function::Write | Function::Append | Function::Cas),
+            "ok" => function == Function::Read,
+            _ => false,
+        };
+        if says_something && event.value.is_none() {
+            let (kind, function) = (&event.kind, &event.function);
+            return Err(wrong(format!(
+                "an event :{kind} :{function} without a :value; what is not there is nil"
+            )));
+        }
+        let (key, value) = self.key_and_value(line, event.key, event.value.unwrap_or(Value::Nil))?;
         if event.kind == "invoke" {
             let key = key.ok_or_else(|| {
                 wrong("under the model kv an event has a :key, or a value of the form [key value]".to_owned())
@@ -330,6 +342,13 @@ impl Events {
             Value::Nil => return Ok(None),
             Value::Text(text) if text.is_empty() => return Ok(None),
             Value::Text(text) => (true, text),
+            other @ (Value::List(_) | Value::Set(_) | Value::Map(_) | Value::Tagged(..))
+                if self.model == Model::Register =>
+            {
+                let what = brief(&other);
+                let hint = "a register holds one value; for pairs of key and value use --model kv";
+                return Err(impossible(line, format!("{what} is no value of a register: {hint}")));
+            }
             other => (false, other.to_string()),
         };
         match self.texts {
@@ -481,6 +500,15 @@ mod tests {
                 "{:process 0, :type :invoke, :f :write, :value 4}\n{:process 1, :type :invoke, :f :write, :value \"4\"}"
                     .to_owned(),
                 "line 2: 4 and the value of line 1 are not of one type: text or something else",
+            ),
+            (
+                format!("{call}{{:process 0, :type :ok, :f :read}}"),
+                "line 2: an event :ok :read without a :value; what is not there is nil",
+            ),
+            (
+                "{:process 0, :type :invoke, :f :write, :value [0 3]}".to_owned(),
+                "line 1: [0 3] is no value of a register: a register holds one value; for pairs of key and value use \
+                 --model kv",
             ),
             ("7".to_owned(), "line 1: an event without :process: 7"),
         ] {

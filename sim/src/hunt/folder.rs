@@ -31,6 +31,8 @@ const VERSION: u32 = 1;
 struct Saved {
     version: u32,
     seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mutant: Option<String>,
     rounds: u64,
     news: Vec<usize>,
     failures: Vec<SavedFailure>,
@@ -105,6 +107,7 @@ pub fn load(folder: &Path) -> Result<Option<Hunt>, FolderError> {
         .map(|failure| (failure.signature, Failure { scenario: failure.scenario, times: failure.times }));
     Ok(Some(Hunt {
         seed: saved.seed,
+        mutant: saved.mutant,
         rounds: saved.rounds,
         corpus: Corpus::restored(saved.plans, saved.times),
         failures: failures.collect(),
@@ -125,6 +128,7 @@ pub fn save(folder: &Path, hunt: &Hunt) -> Result<(), FolderError> {
     let saved = Saved {
         version: VERSION,
         seed: hunt.seed,
+        mutant: hunt.mutant.clone(),
         rounds: hunt.rounds,
         news: hunt.news.clone(),
         failures: failures.collect(),
@@ -141,7 +145,7 @@ pub fn save(folder: &Path, hunt: &Hunt) -> Result<(), FolderError> {
 
 /// Two hunts as one: all plans and counts, and of each way to fail the plan with fewer faults.
 pub fn merge(into: &mut Hunt, other: &Hunt) {
-    into.rounds += other.rounds;
+    into.rounds = into.rounds.saturating_add(other.rounds);
     into.seed = into.seed.min(other.seed);
     into.news = Vec::new();
     into.corpus.merge(&other.corpus);
@@ -151,7 +155,7 @@ pub fn merge(into: &mut Hunt, other: &Hunt) {
         };
         let known =
             into.failures.entry(signature.clone()).or_insert_with(|| Failure { times: 0, ..failure.clone() });
-        known.times += failure.times;
+        known.times = known.times.saturating_add(failure.times);
         if size(failure) < size(known) {
             known.scenario = failure.scenario.clone();
         }
@@ -160,12 +164,14 @@ pub fn merge(into: &mut Hunt, other: &Hunt) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::plain;
     use super::*;
     use crate::report::RunReport;
+    use crate::shard::Shard;
 
     fn some_hunt(seed: u64) -> Hunt {
-        let mut hunt = Hunt::new(seed);
-        let round = hunt.next_round();
+        let mut hunt = Hunt::new(seed, None);
+        let round = hunt.next_round(Shard::WHOLE, &plain);
         let reports: Vec<RunReport> = round
             .iter()
             .enumerate()
@@ -191,7 +197,9 @@ mod tests {
         save(folder.path(), &hunt).unwrap();
         let mut again = load(folder.path()).unwrap().unwrap();
         assert_eq!(again, hunt);
-        assert_eq!(again.next_round(), hunt.next_round());
+        assert_eq!(again.next_round(Shard::WHOLE, &plain), hunt.next_round(Shard::WHOLE, &plain));
+        let [first, second] = ["1/2", "2/2"].map(|shard| hunt.next_round(shard.parse().unwrap(), &plain));
+        assert_ne!(first, second, "shards that go on from one folder draw on their own");
     }
 
     #[test]

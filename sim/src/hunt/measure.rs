@@ -9,10 +9,11 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Hunt, ROUND};
+use super::{Candidate, Fresh, Hunt, ROUND};
 use crate::mutants::{self, Mutant};
 use crate::report::RunReport;
 use crate::runner::{Case, Runner};
+use crate::shard::Shard;
 
 /// The blind seeds of different starts are this far apart.
 const APART: u64 = 1_000_000;
@@ -58,10 +59,16 @@ pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Option
 ///
 /// # Errors
 /// The system's, when plans cannot be written to the folder for temporary files.
-pub fn guided(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> io::Result<Option<u64>> {
-    let mut hunt = Hunt::new(start);
+pub fn guided(
+    runner: &Runner,
+    mutant: &Mutant,
+    start: u64,
+    limit: u64,
+    fresh: &Fresh<'_>,
+) -> io::Result<Option<u64>> {
+    let mut hunt = Hunt::new(start, Some(mutant.id.to_owned()));
     while hunt.runs() < limit {
-        let round = hunt.next_round();
+        let round = hunt.next_round(Shard::WHOLE, fresh);
         let case = Case { mutant: Some(mutant.id.to_owned()), ..Case::default() };
         let reports = run_round(runner, &round, &case)?;
         if let Some(at) = reports.iter().position(|report| caught(mutant, report)) {
@@ -144,6 +151,7 @@ fn shown(runs: &[Option<u64>], limit: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::plain;
     use super::*;
     use std::path::Path;
 
@@ -196,8 +204,8 @@ mod tests {
         let mutant = mutants::find("S04").unwrap();
         assert_eq!(blind(&runner, mutant, 1, 20), Some(8));
         assert_eq!(blind(&runner, mutant, 1, 7), None);
-        let runs = guided(&runner, mutant, 1, 400).unwrap();
+        let runs = guided(&runner, mutant, 1, 400, &plain).unwrap();
         assert!(runs.is_some());
-        assert_eq!(guided(&Runner { jobs: 1, ..runner }, mutant, 1, 400).unwrap(), runs);
+        assert_eq!(guided(&Runner { jobs: 1, ..runner }, mutant, 1, 400, &plain).unwrap(), runs);
     }
 }

@@ -27,7 +27,8 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 
 use crate::report::RunReport;
-use crate::scenario::{Limits, Scenario, stream};
+use crate::scenario::{Scenario, stream};
+use crate::shard::Shard;
 use crate::shrink::Signature;
 use corpus::Corpus;
 use mutate::Parent;
@@ -39,11 +40,16 @@ const BLIND_ROUNDS: u64 = 1;
 /// One run in so many is of a fresh seed.
 const FRESH_ONE_IN: u32 = 8;
 
+/// Makes the plan of a seed.
+pub type Fresh<'a> = dyn Fn(u64) -> Scenario + 'a;
+
 /// A hunt between two rounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hunt {
     /// What its choices are drawn from.
     pub seed: u64,
+    /// The bug that it hunts with, if one is put back. What fails with one says nothing of the node without.
+    pub mutant: Option<String>,
     /// How many rounds are done.
     pub rounds: u64,
     /// What was learned.
@@ -74,24 +80,25 @@ pub struct Candidate {
 
 impl Hunt {
     /// A hunt that has not begun.
-    pub fn new(seed: u64) -> Hunt {
-        Hunt { seed, rounds: 0, corpus: Corpus::default(), failures: BTreeMap::new(), news: Vec::new() }
+    pub fn new(seed: u64, mutant: Option<String>) -> Hunt {
+        let (corpus, failures) = (Corpus::default(), BTreeMap::new());
+        Hunt { seed, mutant, rounds: 0, corpus, failures, news: Vec::new() }
     }
 
     /// How many runs are done.
     pub fn runs(&self) -> u64 {
-        self.rounds * ROUND as u64
+        self.rounds.saturating_mul(ROUND as u64)
     }
 
-    /// The runs of the next round.
-    pub fn next_round(&mut self) -> Vec<Candidate> {
-        let rng = &mut stream(self.seed, &format!("hunt round {}", self.rounds));
+    /// The runs of the next round; of one shard of several, which all draw on their own.
+    pub fn next_round(&mut self, shard: Shard, fresh: &Fresh<'_>) -> Vec<Candidate> {
+        let rng = &mut stream(self.seed, &format!("hunt round {}, shard {shard}", self.rounds));
         let mut round = Vec::with_capacity(ROUND);
         for _ in 0..ROUND {
-            let fresh = self.rounds < BLIND_ROUNDS || rng.random_ratio(1, FRESH_ONE_IN);
+            let blind = self.rounds < BLIND_ROUNDS || rng.random_ratio(1, FRESH_ONE_IN);
             let seed = rng.random_range(0..u64::MAX / 2);
-            let chosen = if fresh { None } else { self.corpus.choose(rng) };
-            let stranger = || Scenario::generate(seed, &Limits::default());
+            let chosen = if blind { None } else { self.corpus.choose(rng) };
+            let stranger = || fresh(seed);
             let bred = chosen.and_then(|number| {
                 let plan = self.corpus.plans().get(&number)?;
                 let other = self.corpus.any(rng).map_or_else(stranger, |other| other.scenario.clone());
@@ -129,7 +136,7 @@ impl Hunt {
                 failure.times += 1;
             }
         }
-        self.rounds += 1;
+        self.rounds = self.rounds.saturating_add(1);
         self.news.push(news);
         if self.news.len() > 16 {
             self.news.remove(0);
@@ -155,6 +162,12 @@ impl Hunt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Limits;
+
+    /// The plan of a seed, with no experiment's additions.
+    pub fn plain(seed: u64) -> Scenario {
+        Scenario::generate(seed, &Limits::default())
+    }
     use crate::check::Violation;
 
     /// A world in which a plan reaches as many features as it has faults, and fails with more than a hundred.
@@ -175,9 +188,9 @@ mod tests {
     }
 
     fn hunted(seed: u64, rounds: u64) -> Hunt {
-        let mut hunt = Hunt::new(seed);
+        let mut hunt = Hunt::new(seed, None);
         for _ in 0..rounds {
-            let round = hunt.next_round();
+            let round = hunt.next_round(Shard::WHOLE, &plain);
             let reports: Vec<RunReport> = round.iter().map(world).collect();
             hunt.learn(&round, &reports, |_| false);
         }
@@ -194,7 +207,7 @@ mod tests {
     #[test]
     fn it_climbs_where_blind_seeds_do_not_go() {
         let most = |hunt: &Hunt| hunt.corpus.features();
-        let blind = (0..640).map(|seed| Scenario::generate(seed, &Limits::default()).faults.len()).max();
+        let blind = (0..640).map(|seed| plain(seed).faults.len()).max();
         let hunt = hunted(3, 80);
         assert!(most(&hunt) > blind.unwrap_or(0), "{} and {blind:?}", most(&hunt));
         assert_eq!(hunt.failures.len(), 1, "one way to fail: {:?}", hunt.failures.keys());
@@ -208,12 +221,12 @@ mod tests {
             report.violate("ES", "two leaders".into());
             report
         };
-        let mut hunt = Hunt::new(1);
-        let round = hunt.next_round();
+        let mut hunt = Hunt::new(1, None);
+        let round = hunt.next_round(Shard::WHOLE, &plain);
         let reports: Vec<RunReport> = round.iter().map(fails).collect();
         assert_eq!(hunt.learn(&round, &reports, |_| true), []);
         assert!(!hunt.corpus.plans().is_empty() && hunt.failures.is_empty());
-        let mut hunt = Hunt::new(1);
+        let mut hunt = Hunt::new(1, None);
         assert_eq!(hunt.learn(&round, &reports, |_| false).len(), 1);
         assert!(hunt.corpus.plans().is_empty() && hunt.failures.len() == 1);
     }

@@ -59,6 +59,9 @@ pub struct Results {
     smalls: BTreeMap<String, Small>,
 }
 
+/// Every line begins so.
+const BEGINNING: &str = "{\"code\":\"";
+
 impl Results {
     /// Opens a file, or begins it.
     ///
@@ -80,7 +83,7 @@ impl Results {
                     }
                     // The last words of a job that was killed.
                     cut_short = !text.ends_with('\n');
-                    if cut_short {
+                    if cut_short && (text.starts_with(BEGINNING) || BEGINNING.starts_with(&text)) {
                         break;
                     }
                     whole_bytes += text.len() as u64;
@@ -182,5 +185,9 @@ mod tests {
         let error = Results::open(&path, "one").err().unwrap().to_string();
         assert!(error.contains("line 1"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "nonsense\n");
+        // Somebody's notes, which end without a line break.
+        std::fs::write(&path, "notes").unwrap();
+        assert!(Results::open(&path, "one").err().unwrap().to_string().contains("line 1"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "notes");
     }
 }

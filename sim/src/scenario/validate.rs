@@ -14,14 +14,15 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use driftline::config::NEWEST_PROTOCOL;
+use driftline::config::{Config, NEWEST_PROTOCOL};
 use driftline::env::hazard::POINTS;
 
 use super::agents;
 use super::news::MOST_BYTES;
 use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
-    ClockChange, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario, ServiceDeed, VERSION,
+    ClockChange, DiskFault, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario,
+    ServiceDeed, VERSION,
 };
 
 /// More nodes than anything is known of.
@@ -30,8 +31,12 @@ pub const MOST_NODES: u32 = 64;
 pub const LONGEST_MS: u64 = 86_400_000;
 /// The most faults or joins.
 const MOST_FAULTS: usize = 100_000;
+/// The most sectors that rot at once.
+const MOST_ROT: u32 = 100_000;
+/// The longest latency, sync, step of a slow processor, and pause between two probes.
+const MOST_PAUSE_MS: u64 = 10_000;
 /// The most planned requests.
-const MOST_OPERATIONS: usize = 1_000_000;
+pub const MOST_OPERATIONS: usize = 1_000_000;
 /// Client numbers are below this: the world's own client has the number 999.
 const MOST_CLIENTS: u32 = 999;
 /// Clocks run between a thousandth of true time and a hundred times it.
@@ -166,7 +171,24 @@ impl Scenario {
             let problem = format!("{value}, want {} to {}", legal.start(), legal.end());
             return wrong(format!("settings.knobs.{field}"), problem);
         }
-        walk("settings", &as_json(settings), LONGEST_MS)
+        // What is so slow does not become well within the time that a heal may take.
+        let slow = [
+            ("probe_period_ms", settings.probe_period_ms, MOST_PAUSE_MS),
+            ("links.latency_min_us", settings.links.latency_min_us, MOST_PAUSE_MS * 1_000),
+            ("links.latency_max_us", settings.links.latency_max_us, MOST_PAUSE_MS * 1_000),
+            ("disks.sync_min_us", settings.disks.sync_min_us, MOST_PAUSE_MS * 1_000),
+            ("disks.sync_max_us", settings.disks.sync_max_us, MOST_PAUSE_MS * 1_000),
+        ];
+        if let Some((field, value, most)) = slow.into_iter().find(|(_, value, most)| value > most) {
+            return wrong(format!("settings.{field}"), format!("{value}, want at most {most}"));
+        }
+        walk("settings", &as_json(settings), LONGEST_MS)?;
+        // A node looks at its own settings as well, and stops if they are nonsense.
+        let node = Config { raft: settings.raft(), limits: settings.limits(), ..Config::default() };
+        node.check().map_err(|invalid| Invalid {
+            place: "settings".to_owned(),
+            problem: format!("no node starts with them: {invalid}"),
+        })
     }
 
     fn validate_faults(&self) -> Result<(), Invalid> {
@@ -196,6 +218,20 @@ impl Scenario {
                 fault.kind.nodes().into_iter().find(|node| *node as usize >= known && !self.is_agent(*node))
             {
                 return wrong(place("kind"), format!("there is no node {node}, only 0 to {}", known - 1));
+            }
+            if let FaultKind::Disk { fault: DiskFault::BitRot { sectors }, .. } = &fault.kind
+                && *sectors > MOST_ROT
+            {
+                return wrong(
+                    place("kind.disk.fault.bit-rot.sectors"),
+                    format!("{sectors}, want at most {MOST_ROT}"),
+                );
+            }
+            if let FaultKind::Slow { step_us, .. } = &fault.kind
+                && *step_us > MOST_PAUSE_MS * 1_000
+            {
+                let most = MOST_PAUSE_MS * 1_000;
+                return wrong(place("kind.slow.step_us"), format!("{step_us}, want at most {most}"));
             }
             if let FaultKind::Clock { change, .. } = &fault.kind {
                 match change {
@@ -466,7 +502,9 @@ mod tests {
         refused(|s| s.settings.heartbeat_ms = 0, "settings.heartbeat_ms", "at least 1");
         refused(|s| s.settings.heartbeat_ms = 100_000, "settings.election_timeout_min_ms", "heartbeats");
         refused(|s| s.settings.links.tail_per_mille = 2_000, "settings.links.tail_per_mille", "1000");
-        refused(|s| s.settings.disks.sync_min_us = 1 << 30, "settings.disks.sync_min_us", "the most");
+        refused(|s| s.settings.disks.sync_min_us = 9_000_000, "settings.disks.sync_min_us", "the most");
+        refused(|s| s.settings.disks.sync_min_us = 1 << 30, "settings.disks.sync_min_us", "at most 10000000");
+        refused(|s| s.settings.snapshot_chunk_bytes = 1, "settings", "raft.snapshot_chunk_bytes");
         refused(|s| s.faults[0].at_ms = 1 << 40, "faults[0].at_ms", "the storm ends at");
         refused(|s| s.faults[0].for_ms = u64::MAX, "faults[0].for_ms", "past the storm's end");
         refused(|s| s.operations[1].at_ms = 1 << 40, "operations[1].at_ms", "the storm ends at");

@@ -41,7 +41,7 @@ const SEEDS: u64 = 3;
 /// The most seeds that a candidate is tried under.
 const MOST_SEEDS: u64 = 16;
 /// What all tries of a candidate may cost, in simulated seconds of storm or fifties of requests, unless they are few.
-const COST_OF_TRIES: u64 = 60;
+const COST_OF_TRIES: u64 = 20;
 /// So long before the violation may its cause be.
 const MOMENTS_MS: [u64; 4] = [200, 1_000, 4_000, 12_000];
 /// In the first round lists are cut into so many parts at most: a large plan first loses what is easily lost
@@ -449,7 +449,8 @@ mod tests {
     fn clues_save_runs() {
         let scenario = of(4);
         let last = scenario.operations.last().unwrap().clone();
-        let fails = |s: &Scenario| s.operations.iter().any(|op| (op.at_ms, &op.key) == (last.at_ms, &last.key));
+        let fails =
+            |s: &Scenario| s.operations.iter().any(|op| (op.at_ms, &op.key) == (last.at_ms, &last.key));
         let runs = |clues: Clues| {
             let mut oracle = |candidates: &[Scenario]| candidates.iter().position(fails);
             let small = smallest(&scenario, &clues, 3_000, &mut oracle, &mut |_| {});
