@@ -94,7 +94,12 @@ impl<R: BufRead> Lines<R> {
         if let Some(said) = text.strip_prefix(LAST_LINE).filter(|_| whole) {
             self.over = true;
             let (found, said) = (line - 1, said.split_whitespace().next().unwrap_or_default());
+            let mut beyond = String::new();
+            let further = std::io::Read::take(&mut self.input, 60).read_line(&mut beyond);
             return match said.parse::<usize>() == Ok(found) {
+                true if !matches!(further, Ok(0)) => {
+                    Err(TraceError::Foreign { line: line + 1, found: beyond.trim_end().to_owned() })
+                }
                 true => Ok(None),
                 false => Err(TraceError::Holes { line, found, said: said.to_owned() }),
             };
@@ -311,6 +316,8 @@ mod tests {
         assert_eq!(at(lines[0] + 1), format!("B: line 1: {missing}"));
         assert_eq!(at(lines[0] + 5), format!("B: line 2: {missing}"));
         assert_eq!(at(0), format!("B: line 0: {missing}"));
+        let twice = parted(&whole, &whole.repeat(2)).unwrap_err();
+        assert!(twice.starts_with("B: line ") && twice.contains("is no line of a trace"), "{twice}");
         assert!(
             parted("{\n  \"version\": 1\n}\n", &whole)
                 .unwrap_err()

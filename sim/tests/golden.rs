@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sim::report::RunReport;
 use sim::saved::SavedCase;
@@ -99,9 +100,35 @@ fn holds(path: &Path) {
     assert!(shows, "{name} does not show {} within {} seeds", expects.signature, expects.within);
 }
 
+/// All of them, as many at once as there are cores.
+fn all_hold(cases: &[PathBuf]) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    holds(case);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn every_saved_case_holds() {
-    cases("cases").iter().for_each(|case| holds(case));
+    all_hold(&cases("cases"));
+}
+
+/// What `cargo sim mutants --cases` made small; docs/mutants.md is the table.
+#[test]
+fn the_small_case_of_each_bug_shows_it() {
+    let cases = cases("mutants");
+    for case in &cases {
+        let expects = SavedCase::load(case).unwrap().expects.and_then(|expects| expects.mutant);
+        assert_eq!(case.file_stem().and_then(|name| name.to_str()), expects.as_deref(), "{}", case.display());
+    }
+    all_hold(&cases);
 }
 
 #[test]

@@ -7,11 +7,15 @@ use crate::mutants::results::{Results, ResultsError};
 use crate::mutants::score::{self, APART, Effort, Hunt, Score};
 use crate::mutants::{self, Mutant, table};
 use crate::runner::{Case, Runner};
+use crate::saved::SavedCase;
 use crate::shard::Shard;
 use clap::Args;
 
 use super::{Processes, Unusable, mutant_id, print, progress_bar};
 
+/// The table for people, and the results that it is made of.
+const DOCUMENT: &str = "docs/mutants.md";
+const KEPT: &str = "fixtures/mutants.jsonl";
 /// The documents that show the table of checks, between two lines like [`BEGIN`] and [`END`].
 const SHOW_CHECKS: [&str; 2] = ["ARCHITECTURE.md", "sim/README.md"];
 pub const BEGIN: &str = "<!-- the checks, written by `cargo sim mutants --write-docs` -->\n";
@@ -43,6 +47,9 @@ pub struct MutantArgs {
     /// Make a plan that kills each mutant small, within so many seconds.
     #[arg(long, value_name = "S")]
     shrink_seconds: Option<u32>,
+    /// Save what was made small there, as a case by the id of its bug; what is there already stays.
+    #[arg(long, value_name = "DIR", requires = "shrink_seconds")]
+    cases: Option<PathBuf>,
     /// Keep results in FILE, and do not do again what is in it for this code.
     #[arg(long, value_name = "FILE", default_value = "target/mutants.jsonl")]
     results: PathBuf,
@@ -52,8 +59,8 @@ pub struct MutantArgs {
     /// Hunt nothing: tell what the results say.
     #[arg(long)]
     no_hunt: bool,
-    /// Write docs/mutants.md and the tables of checks from all results for this code. Run it in the folder of the
-    /// workspace.
+    /// Write docs/mutants.md and the tables of checks from all results for this code, and fixtures/mutants.jsonl with
+    /// those. Run it in the folder of the workspace.
     #[arg(long)]
     write_docs: bool,
     /// How many nodes; the seed decides if absent.
@@ -103,7 +110,7 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
     print(&table::table(&scores))?;
     if args.write_docs {
         let all: Vec<Score> = mutants::all().map(|mutant| results.score(mutant)).collect();
-        write_docs(&table::document(&all, &code))?;
+        write_docs(&table::document(&all, &code), results.lines())?;
     }
     Ok(scores.iter().all(Score::is_good))
 }
@@ -131,7 +138,12 @@ fn hunt(
         if let (Some(seconds), Some((seed, ..)), None) = (args.shrink_seconds, killed, &score.small) {
             let small = score::shrink(mutant, runner, case, seed, f64::from(seconds));
             let small = small.map_err(|error| Unusable(format!("cannot write a smaller plan: {error}")))?;
-            small.map_or(Ok(()), |small| results.add_small(small))?;
+            if let Some((small, case)) = small {
+                if let Some(folder) = &args.cases {
+                    keep(&case, &case_of(folder, mutant))?;
+                }
+                results.add_small(small)?;
+            }
         }
         progress.inc(1);
     }
@@ -139,9 +151,25 @@ fn hunt(
     Ok(())
 }
 
-fn write_docs(document: &str) -> Result<(), Unusable> {
+/// Where the small case of a bug is.
+pub fn case_of(folder: &Path, mutant: &Mutant) -> PathBuf {
+    folder.join(format!("{}.json", mutant.id))
+}
+
+fn keep(case: &SavedCase, path: &Path) -> Result<(), Unusable> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Unusable(format!("cannot make {}: {error}", folder.display())))?;
+    if path.exists() {
+        eprintln!("{} is there already and stays as it is", path.display());
+        return Ok(());
+    }
+    Ok(case.save(path, false)?)
+}
+
+fn write_docs(document: &str, results: String) -> Result<(), Unusable> {
     let unusable = |path: &str, error: std::io::Error| Unusable(format!("{path}: {error}"));
-    let mut texts = vec![("docs/mutants.md", document.to_owned())];
+    let mut texts = vec![(DOCUMENT, document.to_owned()), (KEPT, results)];
     for path in SHOW_CHECKS {
         let text = std::fs::read_to_string(path).map_err(|error| unusable(path, error))?;
         let text = with_checks(&text)
@@ -164,6 +192,22 @@ fn with_checks(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_document_shows_the_results_that_are_kept() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(root.join(KEPT)).unwrap();
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let code = first["code"].as_str().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("results.jsonl");
+        std::fs::write(&copy, &text).unwrap();
+        let results = Results::open(&copy, code).unwrap();
+        assert_eq!(results.lines(), text);
+        let all: Vec<Score> = mutants::all().map(|mutant| results.score(mutant)).collect();
+        let document = std::fs::read_to_string(root.join(DOCUMENT)).unwrap();
+        assert!(table::document(&all, code) == document, "run `cargo sim mutants --write-docs`");
+    }
 
     #[test]
     fn the_documents_show_the_checks_as_they_are() {

@@ -8,7 +8,7 @@ use crate::runner::{Case, Runner};
 use crate::saved::{Expects, SavedCase};
 use crate::scenario::Scenario;
 use crate::shrink::processes::{self, Budget};
-use crate::shrink::{Signature, Size};
+use crate::shrink::{Signature, Size, tries};
 use clap::Args;
 
 use super::{Processes, Shape, Unusable, experiment, is_free, limits, pages, print, progress_bar};
@@ -112,7 +112,8 @@ pub fn make_small(
     });
     progress.finish_and_clear();
     let small = small.map_err(|error| Unusable(format!("cannot write a smaller scenario: {error}")))?;
-    let expects = Expects { mutant: case.mutant.clone(), signature: signature.clone(), within: 1 };
+    let within = tries(&small.scenario);
+    let expects = Expects { mutant: case.mutant.clone(), signature: signature.clone(), within };
     let saved = SavedCase {
         story: format!("Seed {} made small.", report.seed),
         expects: Some(expects),

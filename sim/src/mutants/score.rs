@@ -11,12 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::Mutant;
 use crate::report::RunReport;
 use crate::runner::{Case, Runner, Stopwatch};
+use crate::saved::{Expects, SavedCase};
 use crate::scenario::{Limits, Scenario};
 use crate::shrink::processes::{self, Budget};
-use crate::shrink::{Signature, Size};
+use crate::shrink::{self, Signature, Size};
 
 /// So far apart are the seeds at which hunts begin.
 pub const APART: u64 = 10_000;
+
+/// So many unrelated edits, each of another random draw and another task at every boot, a small plan is tried with.
+pub const EDITS: u64 = 4;
 
 /// So many of a hundred failing seeds must fail by a check that is named for the mutant.
 const ATTRIBUTED_PERCENT: u64 = 90;
@@ -73,6 +77,9 @@ pub struct Small {
     pub nodes: u32,
     /// Real seconds that it took.
     pub seconds: f64,
+    /// After how many of [`EDITS`] unrelated edits to the node's program it still fails the same way, under one of
+    /// [`tries`](shrink::tries) seeds.
+    pub after_edits: u64,
 }
 
 impl Hunt {
@@ -138,7 +145,7 @@ pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, mut found: Hu
     found
 }
 
-/// Makes the plan of a killing seed small. `None` if it does not fail again.
+/// Makes the plan of a killing seed small; what came of it, and the case to be kept. `None` if it does not fail again.
 ///
 /// # Errors
 /// The system's, when candidates cannot be written to the folder for temporary files.
@@ -148,7 +155,7 @@ pub fn shrink(
     case: &Case,
     seed: u64,
     seconds: f64,
-) -> std::io::Result<Option<Small>> {
+) -> std::io::Result<Option<(Small, SavedCase)>> {
     let limits = Limits { nodes: case.nodes, duration_s: case.duration_s, without: case.without.clone() };
     let scenario = Scenario::generate(seed, &limits);
     let case = Case { seed, mutant: Some(mutant.id.to_owned()), ..case.clone() };
@@ -157,15 +164,38 @@ pub fn shrink(
     let Some(signature) = Signature::of_report(&report, mutant.checks) else { return Ok(None) };
     let budget = Budget { runs: u32::MAX, seconds, edits: 0 };
     let small = processes::shrink(&scenario, &report, &signature, runner, &case, budget, &mut |_| {})?;
+    let seconds = watch.seconds();
+    let within = shrink::tries(&small.scenario);
+    let folder = tempfile::tempdir()?;
+    let plans = (0..within).map(|more| {
+        let seed = small.scenario.seed.wrapping_add(more);
+        let path = folder.path().join(format!("seed-{seed}.json"));
+        case.of_plan(&Scenario { seed, ..small.scenario.clone() }, path)
+    });
+    let plans = plans.collect::<std::io::Result<Vec<Case>>>()?;
+    let still_fails = |perturb: &u64| {
+        let edited: Vec<_> =
+            plans.iter().map(|plan| vec![Case { perturb: *perturb, ..plan.clone() }]).collect();
+        runner.first(&edited, &|report| signature.is_in(report)).is_some()
+    };
+    let after_edits = (1..=EDITS).filter(still_fails).count() as u64;
     let size = Size::of(&small.scenario);
-    Ok(Some(Small {
+    let saved = SavedCase {
+        story: format!("Seed {seed} made small: {}.", mutant.what),
+        expects: Some(Expects { mutant: Some(mutant.id.to_owned()), signature, within }),
+        once: None,
+        scenario: small.scenario,
+    };
+    let small = Small {
         mutant: mutant.id.to_owned(),
         seed,
         faults: size.faults,
         operations: size.operations,
         nodes: size.nodes,
-        seconds: watch.seconds(),
-    }))
+        seconds,
+        after_edits,
+    };
+    Ok(Some((small, saved)))
 }
 
 /// What all hunts of one mutant together say.

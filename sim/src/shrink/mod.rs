@@ -13,7 +13,8 @@
 //! tried under other seeds: under a few from the second round on, and under several once the plan is small, because
 //! then a run costs next to nothing. For the same reason the search first looks at the last moments before the
 //! violation alone: most of what a long storm did before has nothing to do with it, and what is left of it is small at
-//! once.
+//! once. Failing that it tries short storms made of a few of the plan's faults, and does so again with those that are left when
+//! nothing else helps.
 //!
 //! What is asked is pure data; [`processes`] asks it of real runs.
 //!
@@ -42,6 +43,9 @@ const SEEDS: u64 = 3;
 const MOST_SEEDS: u64 = 16;
 /// What all tries of a candidate may cost, in simulated seconds of storm or fifties of requests, unless they are few.
 const COST_OF_TRIES: u64 = 20;
+/// So few faults and requests are small enough. With more, so many short storms made of them are tried.
+const FEW: (usize, usize) = (3, 10);
+const EXCERPTS: u64 = 64;
 /// So long before the violation may its cause be.
 const MOMENTS_MS: [u64; 4] = [200, 1_000, 4_000, 12_000];
 /// In the first round lists are cut into so many parts at most: a large plan first loses what is easily lost
@@ -129,10 +133,16 @@ pub fn smallest(
         Search { best: scenario.clone(), refuted: BTreeSet::new(), left: runs, seeds: 1, oracle, told };
     search.end_earlier(clues.at_ms);
     search.follow(clues);
+    search.excerpts();
+    let mut afresh = true;
     loop {
         let before = Size::of(&search.best);
         search.round();
-        let smaller = Size::of(&search.best) < before;
+        let mut smaller = Size::of(&search.best) < before;
+        if !smaller && search.seeds > 1 && afresh {
+            afresh = false;
+            smaller = search.excerpts();
+        }
         if search.left == 0 || (!smaller && search.seeds > 1) {
             break;
         }
@@ -152,10 +162,15 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    /// Under how many seeds a plan is tried: the cheaper it is to run, the more.
+    /// Tries short storms made of a plan that is not small. Whether one of them fails.
+    fn excerpts(&mut self) -> bool {
+        let base = self.best.clone();
+        let is_small = base.faults.len() <= FEW.0 && base.operations.len() <= FEW.1;
+        !is_small && self.first_under(1, simpler::excerpts(&base, EXCERPTS)).is_some()
+    }
+
     fn tries(&self, plan: &Scenario) -> u64 {
-        let cost = plan.duration_ms / 1_000 + plan.operations.len() as u64 / 50 + 1;
-        (COST_OF_TRIES / cost).clamp(self.seeds, MOST_SEEDS)
+        tries(plan).max(self.seeds)
     }
 
     /// Which of the candidates is the first that fails; it becomes the best. All are tried under the seed as it is
@@ -164,10 +179,18 @@ impl Search<'_, '_> {
     where
         C: IntoIterator<Item = Scenario, IntoIter: Clone>,
     {
+        self.first_under(MOST_SEEDS, candidates)
+    }
+
+    /// The same, each under so many seeds at most.
+    fn first_under<C>(&mut self, most_seeds: u64, candidates: C) -> Option<usize>
+    where
+        C: IntoIterator<Item = Scenario, IntoIter: Clone>,
+    {
         let candidates = candidates.into_iter();
         let best = self.best.clone();
         let mut asked =
-            (0..MOST_SEEDS).flat_map(|more| candidates.clone().enumerate().map(move |one| (more, one)));
+            (0..most_seeds).flat_map(|more| candidates.clone().enumerate().map(move |one| (more, one)));
         let mut deepest = 1;
         loop {
             let mut chunk = Vec::new();
@@ -330,6 +353,12 @@ impl Search<'_, '_> {
             self.first([less]);
         }
     }
+}
+
+/// Under how many seeds a plan is tried, counted from its own: the cheaper it is to run, the more.
+pub fn tries(plan: &Scenario) -> u64 {
+    let cost = plan.duration_ms / 1_000 + plan.operations.len() as u64 / 50 + 1;
+    (COST_OF_TRIES / cost).clamp(1, MOST_SEEDS)
 }
 
 fn wrong_clocks(scenario: &Scenario) -> Vec<usize> {

@@ -6,13 +6,21 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use rand::RngExt;
 use serde_json::Value;
 
 use crate::scenario::validate::as_json;
-use crate::scenario::{Fault, Scenario, Settings, agents};
+use crate::scenario::{Fault, Scenario, Settings, agents, stream};
 
 /// A fault is not shortened below this.
 const SHORTEST_MS: u64 = 10;
+/// How long an excerpt is.
+const SHORTEST_EXCERPT_MS: u64 = 500;
+const LONGEST_EXCERPT_MS: u64 = 3_000;
+/// Most excerpts are of so few nodes, or little more.
+const FEW_NODES: u32 = 3;
+/// So many faults are in an excerpt at most.
+const MOST_OF_EXCERPT: usize = 4;
 
 /// The same storm, over at `end_ms`.
 pub fn ended_at(plan: &Scenario, end_ms: u64) -> Scenario {
@@ -50,6 +58,28 @@ pub fn between(plan: &Scenario, times: Range<u64>) -> Scenario {
     let keys = &mut less.settings.gossip_keys;
     keys.changed_at_ms = keys.changed_at_ms.and_then(|at_ms| at_ms.checked_sub(from));
     less
+}
+
+/// Short storms made of a long one: a few of its faults, one soon after the other, over the requests of some moments. Which,
+/// is drawn.
+pub fn excerpts(plan: &Scenario, count: u64) -> impl Iterator<Item = Scenario> + Clone + '_ {
+    (0..count).map(|number| {
+        let rng = &mut stream(plan.seed, &format!("excerpt {number}"));
+        let length = rng.random_range(SHORTEST_EXCERPT_MS..=LONGEST_EXCERPT_MS).min(plan.duration_ms);
+        let from = rng.random_range(0..=plan.duration_ms - length);
+        let mut less = between(plan, from..from + length);
+        let mut left = plan.faults.clone();
+        less.faults.clear();
+        for _ in 0..rng.random_range(1..=MOST_OF_EXCERPT).min(left.len()) {
+            let fault = left.swap_remove(rng.random_range(0..left.len()));
+            let at_ms = rng.random_range(0..length);
+            less.faults.push(Fault { at_ms, for_ms: fault.for_ms.min(length - at_ms), ..fault });
+        }
+        less.faults.sort_by_key(|fault| fault.at_ms);
+        // Fewer are quicker, but some failures need many.
+        let nodes = rng.random_range(FEW_NODES..=FEW_NODES + 2);
+        if rng.random_bool(0.7) && nodes < less.nodes { with_nodes(&less, nodes) } else { less }
+    })
 }
 
 /// The same plan for fewer nodes: what named one that is not there names another.
@@ -281,6 +311,24 @@ mod tests {
             for times in [0..1, 500..900, 7_000..9_000, 3_000..1_000_000] {
                 assert_eq!(between(&of(seed), times).validate(), Ok(()), "seed {seed}");
             }
+        }
+    }
+
+    #[test]
+    fn excerpts_are_short_can_be_run_and_are_made_of_the_plan() {
+        for seed in 0..40 {
+            let plan = of(seed);
+            let mut can_be_run = 0;
+            for less in excerpts(&plan, 12).filter(|less| less.validate().is_ok()) {
+                assert!(less.duration_ms <= LONGEST_EXCERPT_MS && less.faults.len() <= MOST_OF_EXCERPT);
+                assert!(
+                    less.faults
+                        .iter()
+                        .all(|fault| plan.faults.iter().any(|one| one.kind.name() == fault.kind.name()))
+                );
+                can_be_run += 1;
+            }
+            assert!(can_be_run >= 6, "seed {seed}: {can_be_run} of 12 can be run");
         }
     }
 
