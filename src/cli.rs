@@ -190,6 +190,9 @@ impl Api {
         let addr = or_consuls(self.http_addr.clone(), "CONSUL_HTTP_ADDR").unwrap_or_else(|| HERE.to_owned());
         let Some(text) = addr.strip_prefix("https://") else {
             let text = addr.strip_prefix("http://").unwrap_or(&addr);
+            if text.contains("://") {
+                return Err(Problem::usage(format!("address {addr:?}: only http:// and https:// are known")));
+            }
             return Ok((env.clone(), resolve(text.trim_end_matches('/'), ask::API_PORT)?));
         };
         let text = text.trim_end_matches('/');
@@ -242,18 +245,38 @@ struct Token {
 
 impl Token {
     /// The token; an empty one if there is none.
+    ///
+    /// What is there and cannot be one is refused: without it the command would go on by nobody's right.
     fn secret(&self) -> Result<Secret, Problem> {
         if let Some(given) = &self.given {
             return Ok(given.clone());
         }
         let file = self.token_file.clone();
         if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
-            return secrets::read(&path);
+            return sound(secrets::read(&path)?, &path.display().to_string());
         }
+        // A variable that is set to nothing is unset, as for Consul.
+        let told = |name| std::env::var_os(name).filter(|text| !text.is_empty());
         let named = ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"];
-        let found = named.into_iter().find_map(|name| std::env::var(name).ok());
-        Ok(Secret::new(found.unwrap_or_default().trim()))
+        match named.into_iter().find_map(|name| Some((name, told(name)?))) {
+            Some((name, token)) => sound(Secret::new(token.to_string_lossy().trim()), name),
+            None => Ok(Secret::default()),
+        }
     }
+}
+
+/// A secret that was read from somewhere, unless it cannot be one.
+fn sound(secret: Secret, from: &str) -> Result<Secret, Problem> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    if secret.is_empty() {
+        return Err(Problem::failed(format!("{from} is empty: it should hold a token")));
+    }
+    if secret.expose().contains(odd) {
+        return Err(Problem::failed(format!(
+            "{from} holds no token: there are spaces, line ends or other odd characters inside"
+        )));
+    }
+    Ok(secret)
 }
 
 /// Why a command did not do what it was asked: an exit code and a text.
@@ -342,6 +365,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_is_one_word() {
+        assert_eq!(sound(Secret::new("a-b"), "f").unwrap().expose(), "a-b");
+        assert_eq!(sound(Secret::new(""), "f").unwrap_err().text, "f is empty: it should hold a token");
+        for odd in ["a b", "a\nb", "a\u{0}b", "a\u{a0}b"] {
+            let said = sound(Secret::new(odd), "f").unwrap_err().text;
+            assert!(said.starts_with("f holds no token: ") && !said.contains(odd), "{said}");
+        }
     }
 
     #[test]

@@ -507,6 +507,9 @@ impl Config {
             let reason = "to verify others, this agent needs ca_file, and cert_file and key_file of its own";
             return invalid("tls", reason.to_owned());
         }
+        if let Some((first, second, addr)) = self.taken_twice() {
+            return invalid(second, format!("{addr} is {first} already; each needs an address of its own"));
+        }
         if self.https_addr.is_some() && tls.cert_file.is_none() {
             return invalid("https_addr", "HTTPS needs tls.cert_file and tls.key_file".to_owned());
         }
@@ -524,6 +527,28 @@ impl Config {
 }
 
 impl Config {
+    /// Two that would listen for TCP at one address. Gossip and DNS listen for UDP and TCP; port 0 is a free one each time.
+    fn taken_twice(&self) -> Option<(&'static str, &'static str, SocketAddr)> {
+        let listens = [
+            ("http_addr", Some(self.http_addr)),
+            ("https_addr", self.https_addr),
+            ("rpc_addr", Some(self.rpc_addr).filter(|_| self.server)),
+            ("gossip_addr", Some(self.gossip_addr)),
+            ("dns.addr", self.dns.addr),
+        ];
+        listens.iter().enumerate().find_map(|(number, (second, addr))| {
+            let addr = addr.filter(|addr| addr.port() != 0)?;
+            // Who listens at every address of the host listens at this one too.
+            let collides = |other: SocketAddr| {
+                let (a, b) = (addr.ip(), other.ip());
+                let everywhere = a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+                addr.port() == other.port() && (a == b || everywhere)
+            };
+            let taken = listens[..number].iter().find(|(_, other)| other.is_some_and(collides));
+            taken.map(|(first, _)| (*first, *second, addr))
+        })
+    }
+
     /// How gossip is to be encrypted.
     pub fn encryption(&self) -> Encryption {
         Encryption {

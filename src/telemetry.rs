@@ -6,6 +6,7 @@
 //! there are none, and as talkative as the most talkative of them otherwise. Each has a queue of [`QUEUE`] lines.
 //! When it is full the newest lines are dropped, and the next that fits is preceded by one that says how many.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-/// The level when nobody names one.
-pub const DEFAULT_LEVEL: &str = "info,openraft=warn";
+/// The level when nobody names one. A level alone, so that the Raft library is kept quiet: see [`directives`].
+pub const DEFAULT_LEVEL: &str = "info";
 
 /// Lines that wait for one watcher.
 const QUEUE: usize = 512;
@@ -106,7 +107,13 @@ pub fn start(wanted: &str, json: bool) -> Result<Logs, String> {
 /// # Errors
 /// When it makes no sense; the text names it.
 pub fn filter(wanted: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder().parse(directives(wanted)).map_err(|error| format!("log level {wanted:?}: {error}"))
+    let wrong = |why: &dyn fmt::Display| format!("log level {wanted:?}: {why}");
+    let directives = directives(wanted).ok_or_else(|| {
+        wrong(
+            &"must be off, error, warn, info, debug or trace, or directives such as \"info,openraft=debug\"",
+        )
+    })?;
+    EnvFilter::builder().parse(directives).map_err(|error| wrong(&error))
 }
 
 impl Logs {
@@ -243,8 +250,15 @@ fn level_of(name: &str) -> Option<LevelFilter> {
 
 /// A level alone is for this program. openraft warns of an absent peer at every heartbeat, twenty times
 /// a second; what an operator needs to know of that, the node says itself.
-fn directives(wanted: &str) -> String {
-    if wanted.contains(['=', ',']) { wanted.to_owned() } else { format!("{wanted},openraft=error") }
+///
+/// `None` for a word that is no level: `tracing` would take it for a target, and "infoo" would let nothing through but
+/// what a program part of that name says.
+fn directives(wanted: &str) -> Option<String> {
+    if wanted.contains(['=', ',']) {
+        return Some(wanted.to_owned());
+    }
+    let off = wanted.eq_ignore_ascii_case("off").then_some(LevelFilter::OFF);
+    off.or_else(|| level_of(wanted)).map(|level| format!("{level},openraft=error"))
 }
 
 #[cfg(test)]
@@ -253,8 +267,24 @@ mod tests {
 
     #[test]
     fn a_level_alone_keeps_the_raft_library_quiet() {
-        assert_eq!(directives("debug"), "debug,openraft=error");
-        assert_eq!(directives("info,openraft=debug"), "info,openraft=debug");
+        for (wanted, directed) in [
+            (DEFAULT_LEVEL, "info,openraft=error"),
+            ("DEBUG", "debug,openraft=error"),
+            ("err", "error,openraft=error"),
+            ("Off", "off,openraft=error"),
+            ("info,openraft=debug", "info,openraft=debug"),
+        ] {
+            assert_eq!(directives(wanted).as_deref(), Some(directed));
+            assert!(filter(wanted).is_ok(), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for wanted in ["loud", "infoo", "", "3", "openraft"] {
+            let refused = filter(wanted).unwrap_err();
+            assert!(refused.starts_with(&format!("log level {wanted:?}: must be off, error, ")), "{refused}");
+        }
     }
 
     #[test]

@@ -555,6 +555,39 @@ fn the_command_line_looks_after_tokens() {
     let denied = driftline().args(["kv", "get", "app/x", "--http-addr", &addr]).output().unwrap();
     assert_eq!(denied.status.code(), Some(1));
     assert!(shown(&denied).contains("Permission denied"), "{}", shown(&denied));
+    // What is shown by some right only is not called all there is.
+    run(&["kv", "put", "other/x", "1"]);
+    let as_whom = |file: &str, args: &[&str]| {
+        driftline().args(args).args(["--http-addr", &addr, "--token-file", file]).output().unwrap()
+    };
+    let app = pair.home.secret("app", secret);
+    let (_, keys_only) = pair.token("keys", "key_prefix \"app/\" { policy = \"read\" }");
+    let keys_only = pair.home.secret("keys", &keys_only);
+    let left_out = "driftline: some results were left out: the token may not see them";
+    let lists: [&[&str]; 5] = [
+        &["kv", "get", "--recurse"],
+        &["kv", "list"],
+        &["members"],
+        &["catalog", "nodes"],
+        &["watch", "--type", "nodes"],
+    ];
+    for args in lists {
+        let said = shown(&as_whom(&keys_only, args));
+        assert!(said.starts_with("exit 0\n") && said.contains(left_out), "{args:?}: {said}");
+        assert!(!said.contains("no node matches"), "{said}");
+    }
+    let exported = as_whom(&app, &["kv", "export"]);
+    assert_eq!((exported.status.code(), exported.stdout.len()), (Some(1), 0), "{}", shown(&exported));
+    assert!(shown(&exported).contains(left_out), "{}", shown(&exported));
+    assert!(shown(&as_whom(&app, &["kv", "export", "app/"])).starts_with("exit 0\n["));
+    // What is no token is not taken for none.
+    for (text, why) in [("\n", "is empty"), ("two words", "holds no token")] {
+        let file = pair.home.secret("odd", text);
+        let said = shown(&as_whom(&file, &["status"]));
+        assert!(said.starts_with("exit 1\n") && said.contains(&format!("{file} {why}")), "{said}");
+    }
+    let given = run(&["acl", "token", "set-agent-token", "agent", &app]);
+    assert!(given.contains("for agent until it restarts: set acl.enable_token_persistence, or "), "{given}");
     run(&["acl", "token", "delete", "--id", accessor]);
     assert!(!run(&["acl", "token", "list"]).contains(accessor));
 }

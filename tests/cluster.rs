@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -278,6 +279,52 @@ fn a_wiped_server_catches_up() {
             (cluster.http(i).json("/v1/catalog/nodes")?.as_array()?.len() == 2).then_some(())
         });
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("the directory is read").filter_map(Result::ok) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(from, to).expect("the file is copied");
+        }
+    }
+}
+
+#[test]
+fn a_server_whose_directory_is_put_back_from_a_copy_gets_nothing_and_stops_nobody() {
+    let mut cluster = Cluster::start("");
+    let back = (0..3).find(|i| *i != cluster.leader()).expect("a follower");
+    assert!(cluster.http(back).set("k", "0"));
+    let (data, kept) = (cluster.servers[back].home.data(), cluster.servers[back].home.path("kept"));
+    cluster.kill(back);
+    copy(&data, &kept);
+    cluster.up(back);
+    cluster.settle();
+    for i in 1..20 {
+        assert!(cluster.http(back).set("k", &i.to_string()));
+    }
+    cluster.everywhere("k", "19");
+    cluster.kill(back);
+    let leader = cluster.leader();
+    fs::remove_dir_all(&data).expect("the directory goes");
+    copy(&kept, &data);
+    cluster.up(back);
+    eventually("the leader says what is wrong", || {
+        cluster
+            .node(leader)
+            .log()
+            .contains("misses entries of the log that it has acknowledged")
+            .then_some(())
+    });
+    assert!(cluster.http(leader).set("k", "20"), "the others go on");
+    assert_eq!(cluster.leader(), leader);
+    cluster.kill(back);
+    fs::remove_dir_all(&data).expect("the directory goes");
+    cluster.up(back);
+    cluster.everywhere("k", "20");
 }
 
 #[test]

@@ -455,6 +455,22 @@ fn a_watch_can_send_its_news() {
     let told = run(&args);
     assert!(shown(&told).starts_with("exit 1\n[{"), "{}", shown(&told));
     assert_eq!(run(&["watch", "--type", "key", "--http-addr", &api]).status.code(), Some(2));
+
+    // A handler hears nothing of what a terminal sends; it ends with the command, and so does what it has started.
+    let file = home.path("id");
+    let script = format!("sleep 300 & echo $! > {}.new; mv {0}.new {0}; wait", text_of(&file));
+    let mut command = driftline();
+    command.args(["watch", "--type", "key", "--key", "k", "--http-addr", &api, "sh", "-c", &script]);
+    let mut watch = command.spawn().expect("the program starts");
+    let id = eventually("the handler", || std::fs::read_to_string(&file).ok());
+    let sent = std::process::Command::new("kill").args(["-s", "TERM", &watch.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(watch.wait().unwrap().code(), Some(128 + 15));
+    eventually("what the handler started to end", || {
+        // Whoever inherits it may not have waited for it yet.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
 }
 
 // ---- lock ----

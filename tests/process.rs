@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
@@ -331,6 +332,7 @@ fn wrong_command_lines_exit_with_2_and_absent_agents_with_1() {
         "agent --dev --bind 0.0.0.0",
         "agent --dev --config /no/such/file.toml",
         "agent --dev --log-level driftline=loud",
+        "agent --dev --log-level infoo",
         "kv put",
         "kv get k --http-addr nobody",
     ] {
@@ -368,4 +370,44 @@ fn a_full_configuration_file_is_understood() {
     assert_eq!(this["DebugConfig"]["limits"]["value_bytes"], 1024);
     assert_eq!(this["DebugConfig"]["tags"]["rack"], "r1");
     assert_eq!(this["Config"]["NodeName"], "a");
+}
+
+#[test]
+fn whoever_answers_and_is_no_agent_is_not_believed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    for line in ["kv get k", "kv get --recurse", "kv list", "kv export", "watch --type key --key k"] {
+        let args: Vec<&str> = line.split(' ').chain(["--http-addr", &at]).collect();
+        let said = shown(&run(&args));
+        assert!(
+            said.starts_with("exit 1\ndriftline: whoever answers at ") && said.contains(&at),
+            "{line}: {said}"
+        );
+    }
+    for odd in ["ftp://x", "unix:///run/consul"] {
+        let said = shown(&run(&["kv", "get", "k", "--http-addr", odd]));
+        assert!(
+            said.starts_with("exit 2\n") && said.contains("only http:// and https:// are known"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn every_command_says_what_to_do_about_an_agent_that_is_not_there() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for line in ["status", "monitor", "watch --type nodes", "watch --type nodes true", "lock a true"] {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let args: Vec<&str> =
+            [command, "--http-addr", &nobody].into_iter().chain(rest.split_whitespace()).collect();
+        let said = shown(&run(&args));
+        assert!(said.starts_with("exit 1\n") && said.contains("is --http-addr right?"), "{line}: {said}");
+    }
 }

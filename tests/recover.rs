@@ -37,6 +37,16 @@ fn what_one_disk_holds_becomes_a_cluster_that_the_old_members_stay_out_of() {
             (node.http().voters() == 3 && node.http().leader().is_some()).then_some(())
         });
     }
+    // Who follows says who knows more.
+    let asked: Vec<String> = nodes
+        .iter()
+        .map(|node| {
+            shown(&run(&["operator", "raft", "list-peers", "--http-addr", &node.at.http.to_string()]))
+        })
+        .collect();
+    let referred =
+        asked.iter().filter(|said| said.contains(") knows the log index of the others: ask it.\n"));
+    assert_eq!(referred.count(), 2, "{asked:?}");
     for i in 0..20 {
         assert!(nodes[i % 3].http().set(&format!("k{i}"), "v"));
     }
@@ -55,6 +65,13 @@ fn what_one_disk_holds_becomes_a_cluster_that_the_old_members_stay_out_of() {
     let said = shown(&run(&["recover", &dirs[0], &dirs[1], "--dry-run"]));
     assert!(said.starts_with("exit 0\n") && said.contains("Nothing was changed"), "{said}");
     assert!(said.contains("20 keys") && said.contains("Furthest along: "), "{said}");
+    // One that cannot be used keeps the others from nothing but being recovered without a word about it.
+    let broken = text_of(&empty.data());
+    let said = shown(&run(&["recover", &broken, &dirs[0], &dirs[1]]));
+    assert!(said.starts_with(&format!("exit 0\n{broken}\n  cannot be used: ")), "{said}");
+    assert!(said.contains("20 keys") && said.contains(&format!("with --yes, without {broken}\n")), "{said}");
+    let said = shown(&run(&["recover", &broken, &dirs[0], "--yes"]));
+    assert!(said.starts_with("exit 1\n") && said.contains(&format!("run it without {broken}\n")), "{said}");
     let said = shown(&run(&["recover", &dirs[0], "--yes"]));
     assert!(said.starts_with("exit 0\n") && said.contains("New cluster: "), "{said}");
 

@@ -261,8 +261,14 @@ fn with_tls_a_cluster_forms_a_client_works_and_strangers_do_not() {
         assert!(!stranger.http().set("by", "stranger"));
         assert_eq!(stranger.http().local_value("by"), None);
     }
-    // A client's certificate makes no server, nor does a stranger's.
-    for (name, table) in [("posing", ours.table("client")), ("alien", theirs.table("server"))] {
+    // A client's certificate makes no server, nor does a stranger's. Who means it well is told at the start.
+    let mistaken = home.file("mistaken.toml", &ours.table("client"));
+    let Err((_, log)) = Node::try_start("mistaken", &["--dev", "--config", &mistaken]) else {
+        panic!("it starts")
+    };
+    assert!(log.contains("is no server's certificate"), "{log}");
+    let posing = ours.table("client") + "verify_server_hostname = false\n";
+    for (name, table) in [("posing", posing), ("alien", theirs.table("server"))] {
         let poser = configured(&home, name, &(encrypted.clone() + &table), &["--server"], &all);
         eventually("the leader sees it and does not take it in", || {
             let refused = nodes.iter().any(|node| {
@@ -356,6 +362,13 @@ fn new_certificates_are_in_force_after_a_reload() {
     assert!(ask(&ours).status.success(), "{}", shown(&ask(&ours)));
     let without = run(&["status", "--http-addr", &api, "--ca-file", &ours.file("driftline-ca.pem")]);
     assert!(!without.status.success(), "a certificate was demanded");
+    // The other way to speak, at either port.
+    let plain = node.at.https.expect("HTTPS").to_string();
+    let said = shown(&run(&["status", "--http-addr", &plain]));
+    assert!(said.contains("is that a port that speaks TLS? Then use https://"), "{said}");
+    let plain = format!("https://{}", node.at.http);
+    let said = shown(&run(&["status", "--http-addr", &plain, "--ca-file", &ours.file("driftline-ca.pem")]));
+    assert!(said.contains("that port speaks no TLS: use http://"), "{said}");
 
     // Another authority's files under the same names.
     let theirs = Authority::new();

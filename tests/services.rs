@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use common::{ANY_PORTS, Home, Http, Node, eventually, run, shown, text_of};
+use common::{ANY_PORTS, Home, Http, Node, eventually, run, shown, start_at_home, text_of};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -334,6 +334,27 @@ fn what_is_registered_again_stands_as_it_stood_and_the_catalog_is_put_right_at_o
     assert_eq!(http.get("/v1/catalog/nodes?datacenter=dc2").status, 500);
     assert_eq!(http.put("/v1/agent/join/no.such.host.invalid", "").status, 500);
     assert_eq!(http.put("/v1/agent/join/a%20b", "").status, 400);
+}
+
+#[test]
+fn an_agent_under_the_name_of_another_takes_nothing_of_its_out_of_the_catalog() {
+    let home = Home::new();
+    let server = server(&home);
+    let join = [server.at.gossip.to_string()];
+    let (first, _first_home) = start_at_home("t", "", &[], &join);
+    eventually("the server is known", || first.http().leader());
+    register(first.http(), r#"{"Name":"web"}"#);
+    let is_there = || {
+        let found = server.http().json("/v1/catalog/service/web")?;
+        (found.as_array()?.len() == 1).then_some(())
+    };
+    eventually("it is in the catalog", is_there);
+    let (second, _second_home) = start_at_home("t", "", &[], &join);
+    eventually("the second is told", || second.log().contains("is its node_name another's?").then_some(()));
+    register(second.http(), r#"{"Name":"its"}"#);
+    let told = || (second.log().matches("is its node_name another's?").count() > 1).then_some(());
+    eventually("it is told again", told);
+    assert!(is_there().is_some(), "{}", second.log());
 }
 
 #[test]

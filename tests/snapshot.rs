@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::thread;
 
-use common::{ANY_PORTS, Home, Http, Node, QUICK, eventually, run, shown, start_at_home, text_of};
+use common::{ANY_PORTS, Home, Http, Node, QUICK, driftline, eventually, run, shown, start_at_home, text_of};
 use hyper::Method;
 use serde_json::Value;
 
@@ -59,8 +59,12 @@ fn settle(nodes: &[(Node, Home)]) {
     });
 }
 
+fn http_of(node: &Node) -> String {
+    node.at.http.to_string()
+}
+
 fn cli(node: &Node, args: &[&str]) -> String {
-    let http = node.at.http.to_string();
+    let http = http_of(node);
     shown(&run(&[args, &["--http-addr", &http]].concat()))
 }
 
@@ -186,6 +190,19 @@ fn a_damaged_file_changes_nothing() {
     let answer = small.http().put("/v1/snapshot", file.clone());
     assert!(answer.status == 500 && answer.text().contains("limits.snapshot_bytes"), "{}", answer.text());
     assert_eq!(small.http().put("/v1/snapshot", vec![0; 20_001]).status, 413);
+    // Standard input and output are files too.
+    let at = http_of(&node);
+    let piped = run(&["snapshot", "save", "-", "--http-addr", &at]);
+    let said = String::from_utf8(piped.stderr).unwrap();
+    assert!(piped.status.success() && said.contains("Saved and verified snapshot to index "), "{said}");
+    fs::write(&name, &piped.stdout).unwrap();
+    assert!(http.set("k", "newer"));
+    let mut restore = driftline();
+    restore.args(["snapshot", "restore", "-", "--http-addr", &at]).stdin(fs::File::open(&name).unwrap());
+    let said = shown(&restore.output().unwrap());
+    assert!(said.starts_with("exit 0\nRestored the snapshot"), "{said}");
+    assert_eq!(http.value("k").as_deref(), Some("new"));
+    fs::write(&name, &file).unwrap();
     // The file itself is as good as it was.
     assert!(cli(&node, &["snapshot", "restore", &name]).starts_with("exit 0\n"));
     assert_eq!(http.value("k").as_deref(), Some("old"));

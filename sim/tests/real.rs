@@ -93,6 +93,21 @@ fn a_vote_that_is_not_persisted_is_caught_on_real_processes() {
 }
 
 #[test]
+fn a_program_that_cannot_be_driven_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = folder.path().join("case.json");
+    SavedCase::bare(plan(1_000)).save(&case, false).unwrap();
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_sim"));
+    replay.args(["replay", "--real", "--program", env!("CARGO_BIN_EXE_sim")]).arg(&case);
+    let refused = replay.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && said.contains("is no driftline that was built with"),
+        "{said}"
+    );
+}
+
+#[test]
 fn no_process_outlives_a_replay_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let (case, kept) = (folder.path().join("case.json"), folder.path().join("kept"));

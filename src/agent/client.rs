@@ -99,7 +99,8 @@ impl Client {
             Ok(_) => Explanation::new(&name, false, vec![fine]),
             Err(error) => {
                 let what = format!("{sees}, and none answers: {error}");
-                let advice = "see whether their RPC port is open from here, and what they advertise";
+                let advice = super::why::refused_by_tls(&error.to_string())
+                    .unwrap_or("see whether their RPC port is open from here, and what they advertise");
                 Explanation::new(&name, false, vec![here(Level::Broken, what, advice)])
             }
         }

@@ -704,6 +704,7 @@ impl Server {
             others,
             votes: members.iter().any(|member| member.voter && member.server.node_id == self.node_id()),
             refused: refused.collect(),
+            disk_full: node.disk_is_full(),
         }
     }
 

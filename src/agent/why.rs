@@ -35,6 +35,8 @@ pub struct Facts {
     pub others: Vec<Other>,
     /// Whether it votes itself.
     pub votes: bool,
+    /// Whether its disk has no space left.
+    pub disk_full: bool,
     /// The last refused votes, in words, oldest first.
     pub refused: Vec<String>,
 }
@@ -109,6 +111,13 @@ impl Finding {
     }
 }
 
+impl Facts {
+    /// Whether there is a leader, and a majority confirms it.
+    fn leads(&self) -> bool {
+        self.leader.is_some() && self.confirmed
+    }
+}
+
 impl Explanation {
     /// With the worst first.
     pub fn new(node: &str, leader: bool, mut findings: Vec<Finding>) -> Explanation {
@@ -129,9 +138,16 @@ pub fn explain(facts: &Facts) -> Explanation {
     let there =
         |other: &&Other| other.votes && other.says.as_ref().is_ok_and(|says| says.cluster == facts.cluster);
     let reached = facts.others.iter().filter(there).count() + usize::from(facts.votes);
-    let leads = facts.leader.is_some() && facts.confirmed;
+    let leads = facts.leads();
     let serious = if leads { Level::Warning } else { Level::Broken };
 
+    if facts.disk_full {
+        findings.push(Finding::new(
+            Level::Broken,
+            format!("the disk of {} is full, so it takes no new entries into its log", facts.name),
+            "free some space on it: the server goes on by itself",
+        ));
+    }
     if leads {
         let leader = facts.leader.as_deref().unwrap_or_default();
         findings.push(Finding::new(
@@ -152,13 +168,21 @@ pub fn explain(facts: &Facts) -> Explanation {
         findings.push(Finding::new(Level::Broken, format!("in term {}: {heard}", facts.term), ""));
     }
     if reached < majority {
+        let apart = |other: &Other| {
+            other.says.as_ref().is_ok_and(|says| says.cluster.is_some() && says.cluster != facts.cluster)
+        };
         findings.push(Finding::new(
             serious,
             format!("the quorum is lost: {reached} of {voters} voters can be reached from here, {majority} are needed"),
-            "start the missing servers, or mend the network between them and this one. If they are gone for good, \
-             stop all servers and run `driftline recover` on the one that is furthest along",
+            // A second recovery, of what the first one left behind, would undo it.
+            if facts.others.iter().any(apart) {
+                "a server of this configuration belongs to another cluster: see to that first"
+            } else {
+                "start the missing servers, or mend the network between them and this one. If they are gone for \
+                 good, stop all servers and run `driftline recover` on the one that is furthest along"
+            },
         ));
-    } else if !leads {
+    } else if !leads && !facts.disk_full {
         findings.push(Finding::new(
             Level::Broken,
             format!("{reached} of {voters} voters can be reached from here, which would be enough for an election"),
@@ -218,23 +242,18 @@ fn about(facts: &Facts, other: &Other, serious: Level, findings: &mut Vec<Findin
         Err(reason) => findings.push(Finding::new(
             if other.votes { serious } else { Level::Warning },
             format!("{name} does not answer at {addr} ({reason}); gossip sees it as {gossip}"),
-            match *gossip {
-                "alive" => {
+            match (*gossip, refused_by_tls(reason)) {
+                ("alive", Some(advice)) => advice,
+                ("alive", None) => {
                     "gossip reaches it: see whether its RPC port is open from here, and what it advertises"
                 }
-                "left" | "unknown" => "if it is gone for good: `driftline operator raft remove-peer`",
+                ("left" | "unknown", _) => "if it is gone for good: `driftline operator raft remove-peer`",
                 _ => "start it, or mend the network to it",
             },
         )),
         Ok(says) => {
             if says.cluster != facts.cluster {
-                let theirs = says.cluster.map_or("none".to_owned(), |id| format!("{id:016x}"));
-                findings.push(Finding::new(
-                    serious,
-                    format!("{name} at {addr} belongs to another cluster: {theirs}"),
-                    "it was wiped or founded anew: empty its data directory and let it join, or remove it with \
-                     `driftline operator raft remove-peer`",
-                ));
+                findings.push(of_another_cluster(facts, other, says, serious));
             } else if let (Some(ours), Some(theirs)) = (&facts.leader, &says.leader)
                 && ours != theirs
             {
@@ -254,6 +273,59 @@ fn about(facts: &Facts, other: &Other, serious: Level, findings: &mut Vec<Findin
                 ));
             }
         }
+    }
+}
+
+/// A server that follows another log, or none. Which of two clusters is the right one cannot be seen: after
+/// `driftline recover` the one good disk is in the *new* cluster, and a server of the old one must not have it emptied.
+fn of_another_cluster(facts: &Facts, other: &Other, says: &Says, level: Level) -> Finding {
+    let Other { name, addr, .. } = other;
+    let id = |cluster: Option<u64>| cluster.map_or("none".to_owned(), |id| format!("{id:016x}"));
+    let (ours, theirs) = (id(facts.cluster), id(says.cluster));
+    let me = &facts.name;
+    if says.cluster.is_none() {
+        return Finding::new(
+            level,
+            format!("{name} at {addr} belongs to no cluster, and this server to {ours}: it was emptied"),
+            format!(
+                "let it join this cluster: `retry_join`, or `driftline join ADDRESS` there. What it once knew as {name} \
+                 can be removed with `driftline operator raft remove-peer`"
+            ),
+        );
+    }
+    let what = format!("{name} at {addr} belongs to another cluster: {theirs}, and this server to {ours}");
+    let advice = if facts.leads() {
+        format!(
+            "{ours} has a leader. If {theirs} is a leftover or was founded by mistake: stop {name}, copy its data directory, \
+             empty it and let it join, or remove it with `driftline operator raft remove-peer`. If {theirs} was recovered or \
+             founded on purpose, {ours} is the old cluster: stop its servers instead"
+        )
+    } else {
+        format!(
+            "{me} may be of the old cluster: {ours} has no leader. If {theirs} was recovered (`driftline recover`) or founded \
+             on purpose: stop {me}, copy the data directory of {me}, empty it and let it join {theirs}. If it was not: bring \
+             back a leader of {ours} first, and change nothing at {name} until then"
+        )
+    };
+    Finding::new(level, what, advice)
+}
+
+/// What to do if TLS may be why a server that is alive in gossip does not answer. `None` if nothing speaks for it.
+///
+/// Who comes without TLS to a server that demands it hears nothing of that: its connection breaks.
+pub fn refused_by_tls(reason: &str) -> Option<&'static str> {
+    if reason.contains("TLS") {
+        Some(
+            "TLS refused: look at tls.cert_file, tls.key_file and tls.ca_file here (expired, of another authority, missing), \
+             and at the same there; put the right ones in place and `driftline reload`",
+        )
+    } else if reason.contains("the connection broke") {
+        Some(
+            "if this agent has no TLS (tls.verify_outgoing), the other side may demand it (tls.verify_incoming): give this one \
+             a certificate. Otherwise see whether its RPC port is open from here, and what it advertises",
+        )
+    } else {
+        None
     }
 }
 
@@ -306,6 +378,15 @@ mod tests {
         strange.others[0].says = Ok(Says { cluster: Some(8), leader: None, clock_ahead_ms: 0 });
         strange.others[1].says =
             Ok(Says { cluster: Some(7), leader: Some("b".into()), clock_ahead_ms: -90_000 });
+        let mut old = healthy();
+        (old.leader, old.confirmed, old.heard) = (None, false, None);
+        old.others[0].says = Ok(Says { cluster: Some(8), leader: None, clock_ahead_ms: 0 });
+        old.others[1].says = Err("connection refused".into());
+        let mut emptied = healthy();
+        emptied.others[0].says = Ok(Says { cluster: None, leader: None, clock_ahead_ms: 0 });
+        let mut tls = healthy();
+        tls.others[0].says = Err("10.0.0.2:8300: TLS: invalid peer certificate: UnknownIssuer".into());
+        tls.others[1].says = Err("10.0.0.2:8300: the connection broke".into());
         let waiting = Facts {
             cluster: None,
             expect: Some(3),
@@ -318,10 +399,16 @@ mod tests {
         electing.confirmed = false;
         electing.heard = None;
         electing.votes = false;
+        let mut full = healthy();
+        (full.leader, full.confirmed, full.disk_full) = (None, false, true);
         let cases = [
             ("healthy", healthy()),
+            ("disk full", full),
             ("quorum lost", lost),
             ("another cluster and a clock", strange),
+            ("of the old cluster, after a recovery", old),
+            ("emptied", emptied),
+            ("refused by TLS", tls),
             ("waiting", waiting),
             ("lone", lone),
             ("electing", electing),
@@ -329,6 +416,20 @@ mod tests {
         let all: Vec<String> =
             cases.iter().map(|(name, facts)| format!("# {name}\n{}", told(facts))).collect();
         insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn nobody_elses_directory_is_emptied_without_a_leader_of_ones_own() {
+        let mut facts = healthy();
+        facts.others[0].says = Ok(Says { cluster: Some(8), leader: Some("b".into()), clock_ahead_ms: 0 });
+        assert!(told(&facts).contains("stop b, copy its data directory, empty it"));
+        // A leader that was only heard of is none.
+        facts.confirmed = false;
+        let told = told(&facts);
+        assert!(
+            !told.contains("stop b") && told.contains("copy the data directory of a, empty it"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::ask::{ask, content, items, lines, parse, path, pretty, row, table, text};
-use super::{Api, Format, Problem, secrets};
+use super::{Api, Format, Problem, secrets, sound};
 
 #[derive(Debug, Subcommand)]
 pub enum Acl {
@@ -339,7 +339,7 @@ impl Roles {
 }
 
 fn secret(file: &Path) -> Result<String, Problem> {
-    Ok(secrets::read(file)?.expose().to_owned())
+    Ok(sound(secrets::read(file)?, &file.display().to_string())?.expose().to_owned())
 }
 
 fn rules(argument: String) -> Result<String, Problem> {
@@ -428,11 +428,34 @@ async fn token(env: &Env, command: Token) -> Result<Vec<u8>, Problem> {
         }
         Token::SetAgentToken(args) => {
             let path = format!("/v1/agent/token/{}", path(&args.purpose));
-            let body = json!({ "Token": secret(&args.secret_file)? }).to_string();
+            let file = &args.secret_file;
+            let given = secrets::read(file)?;
+            let given = if given.is_empty() { given } else { sound(given, &file.display().to_string())? };
+            let body = json!({ "Token": given.expose() }).to_string();
             ask(env, &args.api, Method::PUT, &path, body, false).await?;
-            Ok(lines([format!("The agent has its token for {}.", args.purpose).as_str()]))
+            if given.is_empty() {
+                return Ok(lines(
+                    [format!("The agent has no token for {} any more.", args.purpose).as_str()],
+                ));
+            }
+            Ok(lines([
+                format!("The agent has its token for {}{}.", args.purpose, until(env, &args).await).as_str()
+            ]))
         }
     }
+}
+
+/// How long the agent keeps a token that it was given. That it keeps it for good must be known to be said.
+async fn until(env: &Env, args: &SetAgentToken) -> String {
+    let this = ask(env, &args.api, Method::GET, "/v1/agent/self", Bytes::new(), false).await;
+    let this = this.and_then(|response| parse(&response)).unwrap_or_default();
+    if this["DebugConfig"]["acl"]["enable_token_persistence"] == true {
+        return String::new();
+    }
+    format!(
+        " until it restarts: set acl.enable_token_persistence, or acl.tokens.{} in its configuration, to keep it",
+        args.purpose
+    )
 }
 
 async fn policy(env: &Env, command: Policy) -> Result<Vec<u8>, Problem> {

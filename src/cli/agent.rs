@@ -13,8 +13,12 @@ use driftline::config::{Bootstrap, Config, Place};
 use driftline::env::real::tls;
 use driftline::secret::Secret;
 use driftline::{config, http, telemetry};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, RootCertStore};
 
-use super::{Problem, process, resolve, secrets};
+use super::{Problem, complain, process, resolve, secrets};
 
 /// The flags of `driftline agent`.
 #[derive(Args, Clone, Debug, Default)]
@@ -79,7 +83,7 @@ pub struct AgentArgs {
     /// Port for gossip, UDP and TCP; 0 picks a free one
     #[arg(long, value_name = "PORT", alias = "serf-port")]
     gossip_port: Option<u16>,
-    /// What is logged: error, warn, info, debug, trace, or tracing directives [default: info]
+    /// What is logged: off, error, warn, info, debug, trace, or tracing directives [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Log JSON lines
@@ -118,16 +122,25 @@ pub struct Leaves {
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs) -> Result<(), Problem> {
     let plan = planned(&args)?;
+    if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
+        complain(&warning);
+    }
     process::run(args, plan)
 }
 
 /// What files and flags come to, read now.
 pub fn planned(args: &AgentArgs) -> Result<Plan, Problem> {
-    plan(args.clone(), &sources(&args.config)?, host_name())
+    let plan = plan(args.clone(), &sources(&args.config)?, host_name())?;
+    // For a reload: at the start there is no log yet, and `run` says it.
+    if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
+        tracing::warn!("{warning}");
+    }
+    Ok(plan)
 }
 
 /// The files of these paths, in the order in which they are laid over one another. Of a directory, those whose
-/// names end as configuration files do, in the order of their names.
+/// names end as configuration files do, in the order of their names. Paths without any file are an error: they are misspelt or
+/// not mounted, and the agent would run with defaults, without TLS and rights.
 pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problem> {
     let mut sources = Vec::new();
     for path in paths {
@@ -149,20 +162,25 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problem> {
             sources.push(read(&file)?);
         }
     }
-    Ok(sources)
+    match paths.first() {
+        Some(path) if sources.is_empty() => {
+            Err(Problem::failed(format!("no .toml or .json file in {}", path.display())))
+        }
+        _ => Ok(sources),
+    }
 }
 
-/// Checks configuration files. Flags that the agent would be given besides are not known here.
+/// Checks configuration files: whether an agent that is given them, and no flag besides, would start.
 pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
     let sources = sources(paths)?;
-    let find = |text: &str, port| resolve(text, port).map_err(|problem| problem.text);
-    let merged = file::merge(&Config::default(), &sources, &find);
-    let file::Merged { mut config, process } = merged.map_err(|error| Problem::failed(error.to_string()))?;
-    take_secrets(&mut config, &process)?;
-    check(&config)?;
-    tls::Loaded::read(&tls_options(&config)).map_err(Problem::failed)?;
-    telemetry::filter(process.log_level.as_deref().unwrap_or(telemetry::DEFAULT_LEVEL))
-        .map_err(Problem::failed)?;
+    let plan = plan(AgentArgs::default(), &sources, host_name());
+    // It is the files that are wrong, and not the command line.
+    let plan = plan.map_err(|problem| Problem::failed(problem.text))?;
+    tls::Loaded::read(&plan.tls).map_err(Problem::failed)?;
+    telemetry::filter(&plan.log_level).map_err(Problem::failed)?;
+    if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
+        complain(&warning);
+    }
     let files: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     Ok(format!("Configuration is valid: {}\n", files.join(", ")).into_bytes())
 }
@@ -214,7 +232,67 @@ fn check(config: &Config) -> Result<(), Problem> {
     };
     let checked = config.check().and_then(|()| define::configured(config).map(drop));
     let checked = checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check());
-    checked.map_err(|error| Problem::failed(error.to_string()))
+    checked.map_err(|error| Problem::failed(error.to_string()))?;
+    check_name(config)
+}
+
+/// This agent's certificate and those between it and the authority. None if they cannot be read: `tls::Loaded` says so.
+fn own_certificates(config: &Config) -> Vec<CertificateDer<'static>> {
+    let Some(file) = &config.tls.cert_file else { return Vec::new() };
+    CertificateDer::pem_file_iter(file).and_then(|found| found.collect()).unwrap_or_default()
+}
+
+/// Whether a server shows that it is one. Without the name the others take it for a client: it would start, and never vote.
+fn check_name(config: &Config) -> Result<(), Problem> {
+    let config::Tls { verify_incoming, verify_outgoing, verify_server_hostname, cert_file, .. } = &config.tls;
+    let (true, true, Some(file)) =
+        (config.server && *verify_server_hostname, *verify_incoming || *verify_outgoing, cert_file)
+    else {
+        return Ok(());
+    };
+    let own = own_certificates(config);
+    let Some(Ok(parsed)) = own.first().map(ParsedCertificate::try_from) else { return Ok(()) };
+    let names = tls::server_names(&config.datacenter);
+    let is_for = |name: &String| {
+        let name = ServerName::try_from(name.as_str());
+        name.is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
+    };
+    if names.iter().any(is_for) {
+        return Ok(());
+    }
+    Err(Problem::failed(format!(
+        "tls.cert_file: {} is no server's certificate: it is neither for {} nor for {}, and the other servers would take \
+         this one for a client. `driftline tls cert create --server --dc {}` makes one",
+        file.display(),
+        names[0],
+        names[1],
+        config.datacenter
+    )))
+}
+
+/// Says if this agent's own certificate does not count at this time. The agent runs all the same: a new one can be put in its
+/// place and loaded, and a clock can be set right.
+fn outdated(config: &Config, now: UnixTime) -> Option<String> {
+    let own = own_certificates(config);
+    let (first, between) = own.split_first()?;
+    let parsed = ParsedCertificate::try_from(first).ok()?;
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    // Dates are looked at before anything else. Who signed is another question: no authority is asked.
+    let nobody = RootCertStore::empty();
+    let verified =
+        rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, between, now, algorithms);
+    let Err(rustls::Error::InvalidCertificate(error)) = verified else { return None };
+    let why = match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet by this machine's clock"
+        }
+        _ => return None,
+    };
+    let file = config.tls.cert_file.as_deref()?.display();
+    Some(format!(
+        "warning: tls.cert_file: {file} {why} ({error}): the other agents refuse it; put a new one in its place and reload"
+    ))
 }
 
 fn host_name() -> Option<String> {
@@ -293,7 +371,8 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(
-            "an agent needs a directory for its files: give --data-dir DIR, or --dev for a server that keeps nothing",
+            "an agent needs a directory for its files: give --data-dir DIR, or data_dir in a configuration file, or \
+             --dev for a server that keeps nothing",
         ));
     }
     for (what, addr) in [("rpc_addr", config.rpc_addr), ("gossip_addr", config.gossip_addr)] {
@@ -429,6 +508,79 @@ mod tests {
         let plan = planned("--dev --bind 0.0.0.0 --advertise 10.0.0.1 --serf-port 9", "").unwrap();
         assert_eq!(plan.config.gossip_addr.to_string(), "0.0.0.0:9");
         assert_eq!(planned("--dev --advertise 0.0.0.0", "").unwrap_err().code, 1);
+    }
+
+    #[test]
+    fn two_cannot_listen_at_one_address() {
+        for (toml, told) in [
+            ("rpc_addr = '127.0.0.1:8500'", "rpc_addr: 127.0.0.1:8500 is http_addr already"),
+            ("http_addr = '0.0.0.0:8301'", "gossip_addr: 127.0.0.1:8301 is http_addr already"),
+            ("dns.addr = '127.0.0.1:8300'", "dns.addr: 127.0.0.1:8300 is rpc_addr already"),
+        ] {
+            let problem = planned("--dev", toml).unwrap_err();
+            assert!(problem.text.starts_with(told), "{}", problem.text);
+        }
+        // A client has no use for rpc_addr, and port 0 is another each time.
+        assert!(planned("--data-dir /x", "rpc_addr = '127.0.0.1:8500'").is_ok());
+        assert!(planned("--dev --http-port 0 --rpc-port 0 --gossip-port 0", "").is_ok());
+    }
+
+    #[test]
+    fn a_directory_without_configuration_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("agent.toml.bak"), "server = true").unwrap();
+        let problem = sources(&[directory.path().to_owned()]).unwrap_err();
+        assert_eq!(problem.text, format!("no .toml or .json file in {}", directory.path().display()));
+        std::fs::write(directory.path().join("agent.toml"), "server = true").unwrap();
+        assert_eq!(sources(&[directory.path().to_owned()]).unwrap().len(), 1);
+    }
+
+    /// A certificate of this name, valid in these years, and the table that uses it.
+    fn certified(home: &Path, name: &str, years: std::ops::Range<i32>) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        // As `driftline tls cert create --client` makes it.
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let (cert, private) = (home.join("own.pem"), home.join("own-key.pem"));
+        std::fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&private, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        format!(
+            "[tls]\nca_file = {cert:?}\ncert_file = {cert:?}\nkey_file = {private:?}\nverify_incoming = true\n\
+             verify_outgoing = true\n"
+        )
+    }
+
+    #[test]
+    fn a_server_whose_certificate_is_a_clients_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let table = |name: &str| certified(directory.path(), name, 2000..4000);
+        for name in ["server.dc1.driftline", "server.dc1.consul"] {
+            planned("--dev", &table(name)).unwrap();
+        }
+        for name in ["client.dc1.driftline", "server.dc2.driftline"] {
+            let problem = planned("--dev", &table(name)).unwrap_err();
+            assert!(problem.text.contains("own.pem is no server's certificate"), "{}", problem.text);
+            assert!(planned("--data-dir /x", &table(name)).is_ok(), "a client may");
+            assert!(planned("--dev", &format!("{}verify_server_hostname = false", table(name))).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_count_now_is_warned_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let warned = |years| {
+            let toml = certified(directory.path(), "client.dc1.driftline", years);
+            let config = planned("--data-dir /x", &toml).unwrap().config;
+            outdated(&config, UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000)))
+        };
+        assert_eq!(warned(2000..4000), None);
+        let (past, future) = (warned(2000..2001).unwrap(), warned(3000..4000).unwrap());
+        assert!(past.contains("own.pem has expired"), "{past}");
+        assert!(future.contains("own.pem is not valid yet"), "{future}");
+        assert_eq!(outdated(&Config::default(), UnixTime::now()), None);
     }
 
     #[test]

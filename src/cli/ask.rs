@@ -1,6 +1,7 @@
 //! The commands that ask a running agent something, over its HTTP API.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,12 +16,12 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::{
-    Api, Command, Format, Problem, acl, catalog, keyring, lock, maint, operate, rtt, services, snapshot,
-    transfer, watch,
+    Api, Command, Format, Problem, acl, catalog, complain, keyring, lock, maint, operate, rtt, services,
+    snapshot, transfer, watch,
 };
 
 /// Longer than the agent's own patience with its cluster, so that its answer arrives.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The port of an API that is named without one.
 pub const API_PORT: u16 = 8500;
@@ -297,7 +298,26 @@ fn switch(on: bool) -> Option<String> {
     on.then(String::new)
 }
 
-/// One request. Every answer but a 200 is a problem, except a 404 for whoever expects one.
+/// Why there is no answer, with what may help.
+pub fn unanswered(addr: SocketAddr, error: &CallError) -> String {
+    match error {
+        CallError::NotSent(reason) => {
+            format!("cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?")
+        }
+        CallError::Unknown(_) => format!("the agent at {addr}: {error}"),
+    }
+}
+
+/// What is said of an answer that is not whole.
+pub const LEFT_OUT: &str = "some results were left out: the token may not see them";
+
+/// Whether something was left out of an answer that whoever asked may not see.
+pub fn is_filtered(response: &Response) -> bool {
+    response.header("x-consul-results-filtered-by-acls") == Some("true")
+}
+
+/// One request. Every answer but a 200 is a problem, except a 404 for whoever expects one. That something was left out of the
+/// answer is said.
 pub async fn ask(
     env: &Env,
     api: &Api,
@@ -319,22 +339,42 @@ pub async fn ask_within(
     may_be_missing: bool,
     within: Duration,
 ) -> Result<Response, Problem> {
+    let response = ask_quietly(env, api, method, path, body, may_be_missing, within).await?;
+    if is_filtered(&response) {
+        complain(LEFT_OUT);
+    }
+    Ok(response)
+}
+
+/// The same, for whoever looks by themselves at what was left out.
+pub async fn ask_quietly(
+    env: &Env,
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: impl Into<Bytes>,
+    may_be_missing: bool,
+    within: Duration,
+) -> Result<Response, Problem> {
     let (env, addr) = api.reach(env)?;
     let token = api.token.secret()?;
     let reads = method == Method::GET;
     let response = match client::call_as(&env, addr, &token, method, path, body.into(), within).await {
         Ok(response) => response,
-        Err(CallError::NotSent(reason)) => {
-            return Err(Problem::failed(format!(
-                "cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?"
-            )));
+        Err(error @ CallError::Unknown(_)) if !reads => {
+            return Err(Problem::unknown(format!("{}; outcome unknown", unanswered(addr, &error))));
         }
-        Err(error) if reads => return Err(Problem::failed(format!("the agent at {addr}: {error}"))),
-        Err(error) => return Err(Problem::unknown(format!("the agent at {addr}: {error}; outcome unknown"))),
+        Err(error) => return Err(Problem::failed(unanswered(addr, &error))),
     };
     match response.status {
         200 => Ok(response),
-        404 if may_be_missing => Ok(response),
+        // An agent says at which index there was nothing; any web server says 404.
+        404 if may_be_missing && response.header("x-consul-index").is_some() => Ok(response),
+        404 if may_be_missing => {
+            let text =
+                format!("whoever answers at {addr} is no driftline or Consul agent: 404, without an index");
+            Err(Problem::failed(text))
+        }
         status => {
             let text = format!("the agent at {addr} answers {status}: {}", response.text().trim_end());
             Err(if response.header("x-driftline-outcome") == Some("unknown") {

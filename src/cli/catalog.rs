@@ -10,7 +10,7 @@ use driftline::env::Env;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text};
+use super::ask::{ask, is_filtered, items, lines, parse, path, pretty, query, row, table, text};
 use super::services::pair;
 use super::{Api, Format, Problem, complain};
 
@@ -87,8 +87,10 @@ pub async fn run(env: &Env, command: Catalog) -> Result<Vec<u8>, Problem> {
     }
 }
 
-async fn get(env: &Env, api: &Api, path: &str) -> Result<Value, Problem> {
-    parse(&ask(env, api, Method::GET, path, Bytes::new(), false).await?)
+/// What is found, and whether something was left out of it.
+async fn get(env: &Env, api: &Api, path: &str) -> Result<(Value, bool), Problem> {
+    let response = ask(env, api, Method::GET, path, Bytes::new(), false).await?;
+    Ok((parse(&response)?, is_filtered(&response)))
 }
 
 /// `node-meta` as requests say it, which they may do more than once.
@@ -99,18 +101,22 @@ fn labelled(labels: Vec<(String, String)>) -> impl Iterator<Item = (&'static str
 async fn nodes(env: &Env, args: Nodes) -> Result<Vec<u8>, Problem> {
     let chosen = [("near", args.near), ("filter", args.filter), ("stale", args.stale.then(String::new))];
     let query = query(chosen.into_iter().chain(labelled(args.node_meta)));
-    let nodes = match &args.service {
+    let (nodes, filtered) = match &args.service {
         None => get(env, &args.api, &format!("/v1/catalog/nodes{query}")).await?,
         Some(service) => {
             let path = path(&format!("/v1/catalog/service/{service}"));
-            nodes_of(&get(env, &args.api, &format!("{path}{query}")).await?)
+            let (instances, filtered) = get(env, &args.api, &format!("{path}{query}")).await?;
+            (nodes_of(&instances), filtered)
         }
     };
     if args.format.is_json() {
         return Ok(pretty(&nodes));
     }
     if items(&nodes).is_empty() {
-        complain("no node matches");
+        // That some were left out is said already.
+        if !filtered {
+            complain("no node matches");
+        }
         return Ok(Vec::new());
     }
     Ok(node_table(&nodes, args.detailed))
@@ -159,11 +165,12 @@ fn labels(labels: &Value) -> String {
 async fn services(env: &Env, args: Services) -> Result<Vec<u8>, Problem> {
     let stale = [("stale", args.stale.then(String::new))];
     let query = query(stale.into_iter().chain(labelled(args.node_meta)));
-    let services = match &args.node {
+    let (services, filtered) = match &args.node {
         None => get(env, &args.api, &format!("/v1/catalog/services{query}")).await?,
         Some(node) => {
             let path = path(&format!("/v1/catalog/node/{node}"));
-            services_on(&get(env, &args.api, &format!("{path}{query}")).await?)
+            let (found, filtered) = get(env, &args.api, &format!("{path}{query}")).await?;
+            (services_on(&found), filtered)
         }
     };
     if args.format.is_json() {
@@ -177,7 +184,7 @@ async fn services(env: &Env, args: Services) -> Result<Vec<u8>, Problem> {
             if args.tags { row([name, &tags.join(",")]) } else { row([name]) }
         })
         .collect();
-    if rows.is_empty() {
+    if rows.is_empty() && !filtered {
         complain("no service matches");
     }
     Ok(table(&rows))
@@ -194,7 +201,7 @@ fn services_on(node: &Value) -> Value {
 }
 
 async fn datacenters(env: &Env, args: Datacenters) -> Result<Vec<u8>, Problem> {
-    let datacenters = get(env, &args.api, "/v1/catalog/datacenters").await?;
+    let (datacenters, _) = get(env, &args.api, "/v1/catalog/datacenters").await?;
     if args.format.is_json() {
         return Ok(pretty(&datacenters));
     }

@@ -4,8 +4,9 @@
 //! every contender has an entry of its own, and `PREFIX/.lock` lists those that may run, changed by compare-and-set.
 //! Both can be mixed with Consul's own clients.
 //!
-//! The command runs in a process group of its own, and is stopped as soon as the lock is lost or may be: when somebody
-//! took it away, when the session has ended, or when it could not be renewed for as long as it is sure to last.
+//! The command runs in a process group of its own, and is stopped with all that it has started as soon as the lock is lost or
+//! may be: when somebody took it away, when the session has ended, or when it could not be renewed for as long as it is sure
+//! to last. What is left of the group when the command has ended by itself goes on, without the lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,13 +19,13 @@ use driftline::http::client::{CallError, Response, call_as};
 use driftline::http::parse_duration;
 use driftline::secret::Secret;
 use hyper::Method;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::process::Command;
 
-use super::ask::{items, path, text};
+use super::ask::{items, path, text, unanswered};
+use super::programs::{Group, Told};
 use super::{Api, Problem, complain};
 
 /// The session lasts at least so long after a renewal.
@@ -37,8 +38,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a look at the lock waits for a change.
 const WAIT: Duration = Duration::from_secs(60);
-/// How long the command has to end when it is told to.
-const GRACE: Duration = Duration::from_secs(5);
 /// What Consul's clients mark the entries of locks with, and those of semaphores.
 const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
@@ -126,13 +125,12 @@ impl Claim {
 
     /// A request that must succeed; why it did not, in words.
     async fn must(&self, method: Method, path: &str, body: String) -> Result<Response, String> {
-        let at = format!("the agent at {}", self.api);
-        let response =
-            self.request(method, path, body, REQUEST).await.map_err(|error| format!("{at}: {error}"))?;
+        let asked = self.request(method, path, body, REQUEST).await;
+        let response = asked.map_err(|error| unanswered(self.api, &error))?;
         if response.status == 200 {
             return Ok(response);
         }
-        Err(format!("{at} answers {}: {}", response.status, response.text().trim_end()))
+        Err(format!("the agent at {} answers {}: {}", self.api, response.status, response.text().trim_end()))
     }
 
     async fn open_session(&self, name: &str) -> Result<String, Problem> {
@@ -147,17 +145,7 @@ impl Claim {
     }
 
     async fn hold(&self, args: &Lock, begun: Instant, within: Option<Duration>) -> Result<Vec<u8>, Problem> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))
-        };
-        let (mut interrupt, mut terminate) =
-            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        let mut told = async || {
-            tokio::select! {
-                _ = interrupt.recv() => Signal::INT,
-                _ = terminate.recv() => Signal::TERM,
-            }
-        };
+        let mut told = Told::listen()?;
         let expired = self.session_ends(begun);
         tokio::pin!(expired);
         let late = async {
@@ -171,7 +159,7 @@ impl Claim {
             acquired = self.acquire() => acquired,
             reason = &mut expired => Err(reason),
             () = late => Err("the lock could not be had in time".to_owned()),
-            _ = told() => Err("interrupted before the lock was had".to_owned()),
+            _ = told.next() => Err("interrupted before the lock was had".to_owned()),
         };
         acquired.map_err(Problem::failed)?;
         let mut child = spawn(args)?;
@@ -180,18 +168,22 @@ impl Claim {
             status = child.wait() => End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?),
             reason = &mut expired => End::Lost(reason),
             reason = self.lost() => End::Lost(reason),
-            signal = told() => {
+            signal = told.next() => {
                 // It is the command that was meant; the lock is held until it has ended.
-                tell(&child, signal);
+                child.tell(signal);
                 let status = tokio::select! {
                     biased;
                     status = child.wait() => status,
-                    _ = &mut expired => stop(&self.env, &mut child).await,
-                    _ = self.lost() => stop(&self.env, &mut child).await,
+                    _ = &mut expired => child.stop(&self.env, Signal::TERM).await,
+                    _ = self.lost() => child.stop(&self.env, Signal::TERM).await,
                 };
                 End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?)
             }
         };
+        if matches!(end, End::Itself(_)) {
+            // A daemon that it was there to start, say.
+            child.let_go();
+        }
         match end {
             End::Itself(status) if status.success() => Ok(Vec::new()),
             End::Itself(status) => {
@@ -200,7 +192,7 @@ impl Claim {
             }
             End::Lost(reason) => {
                 complain(&format!("the lock is lost, the command is stopped: {reason}"));
-                let _ = stop(&self.env, &mut child).await;
+                let _ = child.stop(&self.env, Signal::TERM).await;
                 Err(Problem::failed("the lock was lost"))
             }
         }
@@ -444,37 +436,12 @@ fn without(entries: &[Value], prefix: &str, session: &str) -> Option<(u64, Strin
     Some((cas, serde_json::to_string(&list).unwrap_or_default()))
 }
 
-fn spawn(args: &Lock) -> Result<Child, Problem> {
+fn spawn(args: &Lock) -> Result<Group, Problem> {
     let (program, arguments) =
         args.command.split_first().ok_or_else(|| Problem::usage("no command is named"))?;
     let input = if args.pass_stdin { Stdio::inherit() } else { Stdio::null() };
-    Command::new(program)
-        .args(arguments)
-        .env("CONSUL_LOCK_HELD", "true")
-        .stdin(input)
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+    Group::spawn(Command::new(program).args(arguments).env("CONSUL_LOCK_HELD", "true").stdin(input))
         .map_err(|error| Problem::failed(format!("cannot run {program:?}: {error}")))
-}
-
-/// Sends a signal to the command and all that it has started.
-fn tell(child: &Child, signal: Signal) {
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(id) = id {
-        // It may have ended just now.
-        let _ = kill_process_group(id, signal);
-    }
-}
-
-/// Has the command end, gently at first.
-async fn stop(env: &Env, child: &mut Child) -> std::io::Result<ExitStatus> {
-    tell(child, Signal::TERM);
-    if let Ok(status) = env.timeout(GRACE, child.wait()).await {
-        return status;
-    }
-    tell(child, Signal::KILL);
-    child.wait().await
 }
 
 #[cfg(test)]

@@ -1,18 +1,20 @@
 //! The commands for those who run agents: status and doctor, reload, monitor, the servers of the Raft
 //! configuration, and a bundle of all that helps to find a fault.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use driftline::env::Env;
-use driftline::http::client::{self, CallError};
+use driftline::http::client;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text};
+use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text, unanswered};
 use super::autopilot::{self, Autopilot};
 use super::{Api, Format, Problem};
 
@@ -194,12 +196,7 @@ async fn open_log(env: &Env, api: &Api, level: &str, json: bool) -> Result<clien
     let query = query([("loglevel", Some(level.to_owned())), ("logjson", json.then(|| "true".to_owned()))]);
     let opened =
         client::open(&env, addr, &api.token.secret()?, &format!("/v1/agent/monitor{query}"), PATIENCE).await;
-    let mut log = opened.map_err(|error| match error {
-        CallError::NotSent(reason) => Problem::failed(format!(
-            "cannot reach the agent at {addr} ({reason}); is it running, and is --http-addr right?"
-        )),
-        error => Problem::failed(format!("the agent at {addr}: {error}")),
-    })?;
+    let mut log = opened.map_err(|error| Problem::failed(unanswered(addr, &error)))?;
     if log.status != 200 {
         let mut text = Vec::new();
         while let Some(chunk) = log.next().await {
@@ -252,7 +249,9 @@ pub async fn debug(env: &Env, args: Debug) -> Result<Vec<u8>, Problem> {
     }
     let heard = String::from_utf8_lossy(&heard).lines().map(|line| json!(line)).collect();
     bundle.insert("log".to_owned(), Value::Array(heard));
-    let written = std::fs::write(&args.output, pretty(&Value::Object(bundle)));
+    // What is in it is nobody else's business, and what has come to be there meanwhile is not written over.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
+    let written = file.and_then(|mut file| file.write_all(&pretty(&Value::Object(bundle))));
     let name = args.output.display();
     written.map_err(|error| Problem::failed(format!("cannot write {name}: {error}")))?;
     Ok(lines([format!(
@@ -283,7 +282,7 @@ pub async fn operator(env: &Env, command: Operator) -> Result<Vec<u8>, Problem> 
                 let (node, id, address) = (text(server, "Node"), text(server, "ID"), text(server, "Address"));
                 rows.push(row([node, id, address, state, voter, &last]));
             }
-            Ok(table(&rows))
+            Ok([table(&rows), who_knows(&configuration)].concat())
         }
         Raft::RemovePeer(args) => {
             let query = query([("id", args.id), ("address", args.address)]);
@@ -297,4 +296,19 @@ pub async fn operator(env: &Env, command: Operator) -> Result<Vec<u8>, Problem> 
             Ok(lines(["Leadership was handed over."]))
         }
     }
+}
+
+/// Whom to ask for the indexes that are not known here, if there are such.
+fn who_knows(configuration: &Value) -> Vec<u8> {
+    let servers = items(&configuration["Servers"]);
+    // The leader knows its own, so where its own is unknown, somebody else has answered.
+    let leader = servers.iter().find(|server| server["Leader"] == true);
+    if leader.is_some_and(|leader| leader["LastIndex"].is_u64()) {
+        return Vec::new();
+    }
+    let told =
+        leader.map_or("Without a leader nobody knows the log index of the others.".to_owned(), |leader| {
+            format!("Only the leader ({}) knows the log index of the others: ask it.", text(leader, "Node"))
+        });
+    lines([told.as_str()])
 }

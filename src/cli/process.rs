@@ -114,6 +114,8 @@ fn signals(env: &Env, around: Arc<Around>) -> Result<impl Future<Output = Ending
             };
             let leaves = around.plan().leaves;
             let leave = if interrupted { leaves.on_interrupt } else { leaves.on_terminate };
+            // A log that ends without this is that of an agent that was killed.
+            tracing::info!(signal = if interrupted { "SIGINT" } else { "SIGTERM" }, leave, "stopping");
             if leave { Ending::Leave } else { Ending::Stop }
         };
         let _ = first.send(next().await);
@@ -273,7 +275,7 @@ impl Process for Around {
     ) -> BoxFuture<'static, Result<(Option<i32>, String), String>> {
         let (env, command) = (self.env.clone(), command.to_vec());
         Box::pin(async move {
-            match env.timeout(timeout, programs::run(&command, &given)).await {
+            match env.timeout(timeout, programs::run(&env, &command, &given)).await {
                 Ok(ran) => ran,
                 Err(_) => {
                     Err(format!("{:?} did not end within {timeout:?} and was killed", command.join(" ")))

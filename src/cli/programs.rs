@@ -1,37 +1,189 @@
-//! Running a program for the agent: checks by script, and what watches run.
+//! Running programs: checks by script, what watches run, and the command of a lock.
+//!
+//! Each leads a process group of its own, a [`Group`], so that what it has started ends with it.
 
-use std::process::Stdio;
+use std::io;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use driftline::agent::process::Given;
+use driftline::env::Env;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind};
+
+use super::Problem;
 
 /// So much of what a program writes is kept; the rest is read and dropped.
 const KEPT: usize = 4096;
+/// How long a program has to end when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long what a program has written is read after its end: what it left behind may hold its pipes open for ever.
+const REST: Duration = Duration::from_millis(200);
+
+/// A program and all that it has started. It is killed as a whole when this is dropped, even if the program itself has ended.
+pub struct Group {
+    child: Child,
+    /// The group, by its leader's id. No other process has that id as long as anything is left of the group.
+    id: Option<Pid>,
+}
+
+impl Group {
+    /// Starts a program.
+    ///
+    /// # Errors
+    /// Why it could not be run.
+    pub fn spawn(command: &mut Command) -> io::Result<Group> {
+        // What kills the group kills the leader too; `kill_on_drop` has it waited for as well.
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Group { child, id })
+    }
+
+    /// Waits for the program itself.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Waits for the program itself while `talk` with it goes on, which has a moment to end when it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn wait_talking(
+        &mut self,
+        env: &Env,
+        talk: impl Future<Output = ()>,
+    ) -> io::Result<ExitStatus> {
+        let mut talk = pin!(talk);
+        let ended = tokio::select! {
+            biased;
+            () = &mut talk => None,
+            status = self.child.wait() => Some(status),
+        };
+        match ended {
+            None => self.child.wait().await,
+            Some(status) => {
+                let _ = env.timeout(REST, talk).await;
+                status
+            }
+        }
+    }
+
+    /// Sends all of it a signal.
+    pub fn tell(&self, signal: Signal) {
+        if let Some(id) = self.id {
+            // It may have ended just now.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+
+    /// Has all of it end, the program itself gently at first.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn stop(&mut self, env: &Env, gently: Signal) -> io::Result<ExitStatus> {
+        self.tell(gently);
+        let ended = env.timeout(GRACE, self.child.wait()).await;
+        self.tell(Signal::KILL);
+        match ended {
+            Ok(status) => status,
+            Err(_) => self.child.wait().await,
+        }
+    }
+
+    /// Lets what an ended program has left behind go on.
+    pub fn let_go(&mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.tell(Signal::KILL);
+    }
+}
+
+/// The signals that ask a command to end. A program in a group of its own hears nothing of what a terminal sends.
+pub struct Told {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Told {
+    /// Listens from now on.
+    pub fn listen() -> Result<Told, Problem> {
+        let listen = |kind| {
+            unix::signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Told { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+        }
+    }
+}
 
 /// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it wrote. It is
-/// killed when the future is dropped.
+/// killed with all that it has started when the future is dropped; what it has left behind is killed when it has ended.
 ///
 /// # Errors
 /// Why it could not be run.
-pub async fn run(command: &[String], given: &Given) -> Result<(Option<i32>, String), String> {
+pub async fn run(env: &Env, command: &[String], given: &Given) -> Result<(Option<i32>, String), String> {
     let (program, arguments) = command.split_first().ok_or("no program is named")?;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .envs(&given.variables)
-        .stdin(if given.input.is_empty() { Stdio::null() } else { Stdio::piped() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("cannot run {program:?}: {error}"))?;
+    let mut group = Group::spawn(
+        Command::new(program)
+            .args(arguments)
+            .envs(&given.variables)
+            .stdin(if given.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
+    .map_err(|error| format!("cannot run {program:?}: {error}"))?;
+    let child = &mut group.child;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (mut output, errors, ()) =
-        tokio::join!(beginning(stdout), beginning(stderr), feed(stdin, &given.input));
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let talk = async {
+        tokio::join!(
+            beginning(stdout, &mut output),
+            beginning(stderr, &mut errors),
+            feed(stdin, &given.input)
+        );
+    };
+    let status = group.wait_talking(env, talk).await;
+    let status = status.map_err(|error| format!("{program:?} was lost: {error}"))?;
     output.extend_from_slice(&errors);
     output.truncate(KEPT);
-    let status = child.wait().await.map_err(|error| format!("{program:?} was lost: {error}"))?;
     Ok((status.code(), String::from_utf8_lossy(&output).into_owned()))
+}
+
+/// Runs a program with a text on its standard input and the rest as it is here, until it has ended or a signal is told.
+///
+/// # Errors
+/// Why it could not be run.
+pub async fn run_until_told(
+    env: &Env,
+    command: &mut Command,
+    input: &[u8],
+    told: &mut Told,
+) -> io::Result<Result<ExitStatus, Signal>> {
+    let mut group = Group::spawn(command.stdin(Stdio::piped()))?;
+    let stdin = group.child.stdin.take();
+    let signal = tokio::select! {
+        biased;
+        status = group.wait_talking(env, feed(stdin, input)) => return status.map(Ok),
+        signal = told.next() => signal,
+    };
+    group.stop(env, signal).await?;
+    Ok(Err(signal))
 }
 
 /// Gives a program its input. It need not read all of it, or anything.
@@ -42,22 +194,43 @@ async fn feed(pipe: Option<impl AsyncWrite + Unpin>, input: &[u8]) {
 }
 
 /// Reads to the end, so that the program is not held up, and keeps the beginning.
-async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut pipe) = pipe else { return Vec::new() };
-    let (mut kept, mut buffer) = (Vec::new(), [0; KEPT]);
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    let mut buffer = [0; KEPT];
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
         let room = KEPT.saturating_sub(kept.len());
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
-    kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use driftline::env::real::ephemeral_env;
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    async fn run(command: &[String], given: &Given) -> Result<(Option<i32>, String), String> {
+        super::run(&ephemeral_env().unwrap(), command, given).await
+    }
+
+    /// Waits until no process has this id, which a program wrote into a file.
+    async fn has_ended(env: &Env, file: &std::path::Path) {
+        let id: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        // Whoever inherits it may not have waited for it yet.
+        let alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        for _ in 0..500 {
+            if !alive() {
+                return;
+            }
+            env.sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{id} runs on");
     }
 
     #[tokio::test]
@@ -82,5 +255,35 @@ mod tests {
         let ran = run(&words(&["sh", "-c", "echo $CONSUL_INDEX; wc -c"]), &given).await;
         assert_eq!(ran, Ok((Some(0), "7\n200000\n".to_owned())));
         assert_eq!(run(&words(&["true"]), &given).await, Ok((Some(0), String::new())));
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_behind_neither_holds_it_up_nor_goes_on() {
+        let (env, home) = (ephemeral_env().unwrap(), tempfile::tempdir().unwrap());
+        let file = home.path().join("id");
+        let script = format!("sleep 300 & echo $! > {}; echo fine", file.display());
+        let (script, given) = (words(&["sh", "-c", &script]), Given::default());
+        let ran = env.timeout(Duration::from_secs(60), run(&script, &given)).await;
+        assert_eq!(ran.expect("in time"), Ok((Some(0), "fine\n".to_owned())));
+        has_ended(&env, &file).await;
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_given_up_on_ends_with_all_that_it_has_started() {
+        let (env, home) = (ephemeral_env().unwrap(), tempfile::tempdir().unwrap());
+        let file = home.path().join("id");
+        let script = format!("sleep 300 & echo $! > {}.new; mv {0}.new {0}; wait", file.display());
+        let script = words(&["sh", "-c", &script]);
+        let given = Given::default();
+        let written = async {
+            while !file.exists() {
+                env.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            ran = run(&script, &given) => panic!("{ran:?}"),
+            () = written => {}
+        }
+        has_ended(&env, &file).await;
     }
 }

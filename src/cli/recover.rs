@@ -1,11 +1,12 @@
 //! `driftline recover`: a cluster of what the furthest of the surviving disks holds, after a quorum was lost for good.
 //!
-//! Without `--yes` it tells what it would do, and does nothing.
+//! Without `--yes` it tells what it would do, and does nothing. A directory that cannot be used does not keep it from telling of
+//! the others; to go on without that one is for the operator to say, by not naming it.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use driftline::env::real;
+use driftline::env::{Env, real};
 use driftline::raft::recover::{Survey, recover, survey};
 
 use super::Problem;
@@ -29,13 +30,28 @@ pub fn run(args: &Recover) -> Result<Vec<u8>, Problem> {
         .build()
         .map_err(|error| Problem::failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
-        let mut found: Vec<(&Path, Survey)> = Vec::new();
-        for dir in &args.dirs {
-            found.push((dir, look(dir).await?));
-        }
+        let (mut found, mut unusable): (Vec<(&Path, Survey)>, Vec<String>) = Default::default();
         let mut text = String::new();
-        for (dir, survey) in &found {
-            text += &told(dir, survey);
+        for dir in &args.dirs {
+            match look(dir).await {
+                Ok(survey) => {
+                    text += &told(dir, &survey);
+                    found.push((dir, survey));
+                }
+                Err(reason) => {
+                    text += &format!("{}\n  cannot be used: {reason}\n", dir.display());
+                    unusable.push(dir.display().to_string());
+                }
+            }
+        }
+        if found.is_empty() {
+            return Err(Problem::failed(format!("{text}None of it can be recovered")));
+        }
+        let without = format!("without {}", unusable.join(" "));
+        if args.yes && !unusable.is_empty() {
+            return Err(Problem::failed(format!(
+                "{text}Nothing was changed. What only an unusable directory holds would be lost: to go on all the same, run it {without}"
+            )));
         }
         let clusters: Vec<_> = found.iter().map(|(_, survey)| survey.cluster).collect();
         if clusters.iter().any(|cluster| *cluster != clusters[0]) {
@@ -61,11 +77,15 @@ pub fn run(args: &Recover) -> Result<Vec<u8>, Problem> {
             if others.is_empty() { "none".to_owned() } else { others.join(", ") }
         );
         if !args.yes {
-            text += &format!("It would become {after}Nothing was changed. To do it: the same again with --yes\n");
+            let without = if unusable.is_empty() { String::new() } else { format!(", {without}") };
+            text += &format!(
+                "It would become {after}Nothing was changed. To do it: the same again with --yes{without}\n"
+            );
             return Ok(text.into_bytes());
         }
-        let env = open(dir)?;
-        let cluster = env.scope(recover(&env)).await.map_err(|error| failed(dir, &error))?;
+        let failed = |reason: String| Problem::failed(format!("{}: {reason}", dir.display()));
+        let env = open(dir).map_err(failed)?;
+        let cluster = env.scope(recover(&env)).await.map_err(|error| failed(error.to_string()))?;
         text += &format!(
             "It is now {after}New cluster: {cluster:016x}. Start it: driftline agent --server --data-dir {}\n",
             dir.display()
@@ -74,20 +94,16 @@ pub fn run(args: &Recover) -> Result<Vec<u8>, Problem> {
     })
 }
 
-fn open(dir: &Path) -> Result<driftline::env::Env, Problem> {
+fn open(dir: &Path) -> Result<Env, String> {
     if !dir.is_dir() {
-        return Err(Problem::failed(format!("{} is not a directory", dir.display())));
+        return Err("it is not a directory".to_owned());
     }
-    real::env(dir).map_err(|error| Problem::failed(format!("{}: {error}", dir.display())))
+    real::env(dir).map_err(|error| error.to_string())
 }
 
-fn failed(dir: &Path, error: &dyn std::fmt::Display) -> Problem {
-    Problem::failed(format!("{}: {error}", dir.display()))
-}
-
-async fn look(dir: &Path) -> Result<Survey, Problem> {
+async fn look(dir: &Path) -> Result<Survey, String> {
     let env = open(dir)?;
-    env.scope(survey(&env)).await.map_err(|error| failed(dir, &error))
+    env.scope(survey(&env)).await.map_err(|error| error.to_string())
 }
 
 fn told(dir: &Path, survey: &Survey) -> String {

@@ -2,7 +2,9 @@
 //!
 //! A file is checked before it is called saved, and again before it is sent to be restored.
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,11 +15,13 @@ use driftline::env::Env;
 use hyper::Method;
 use serde_json::json;
 
-use super::ask::{ask_within, lines, pretty, query, row, table};
-use super::{Api, Format, Problem};
+use super::ask::{ask_within, content, lines, pretty, query, row, table};
+use super::{Api, Format, Problem, complain};
 
 /// How long the agent may take: a state may be large, and disks slow.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// What stands for standard input and output.
+const STANDARD: &str = "-";
 /// Bytes of a state that is looked into.
 const MOST: u64 = 1 << 30;
 
@@ -33,7 +37,7 @@ pub enum Snapshot {
 
 #[derive(Args, Debug)]
 pub struct Save {
-    /// The file to write; one that is there is replaced
+    /// The file to write; one that is there is replaced. `-` is standard output
     file: PathBuf,
     /// Take it from the agent's own server as it is there, which may be old; works without a leader
     #[arg(long)]
@@ -44,7 +48,7 @@ pub struct Save {
 
 #[derive(Args, Debug)]
 pub struct Restore {
-    /// The file
+    /// The file; `-` reads standard input
     file: PathBuf,
     #[command(flatten)]
     api: Api,
@@ -52,7 +56,7 @@ pub struct Restore {
 
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// The file
+    /// The file; `-` reads standard input
     file: PathBuf,
     #[command(flatten)]
     format: Format,
@@ -72,6 +76,9 @@ fn check(file: &[u8], name: &Path) -> Result<Contents, Problem> {
 }
 
 fn read(name: &Path) -> Result<Vec<u8>, Problem> {
+    if name == Path::new(STANDARD) {
+        return content(STANDARD.to_owned());
+    }
     std::fs::read(name).map_err(|error| Problem::failed(format!("cannot read {}: {error}", name.display())))
 }
 
@@ -79,19 +86,26 @@ async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
     let path = format!("/v1/snapshot{}", query([("stale", args.stale.then(String::new))]));
     let response = ask_within(env, &args.api, Method::GET, &path, Bytes::new(), false, PATIENCE).await?;
     let contents = check(&response.body, &args.file)?;
+    let saved = format!("Saved and verified snapshot to index {}", contents.meta.index);
+    if args.file == Path::new(STANDARD) {
+        complain(&saved);
+        return Ok(response.body.into());
+    }
     let failed =
         |error: std::io::Error| Problem::failed(format!("cannot write {}: {error}", args.file.display()));
     // Beside it first: an interrupted save must not cost the file that was there.
     let mut beside = args.file.clone().into_os_string();
     beside.push(".partial");
     let write = || {
-        let mut file = std::fs::File::create(&beside)?;
+        // It holds every secret of the cluster.
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(&response.body)?;
         file.sync_all()?;
         std::fs::rename(&beside, &args.file)
     };
     write().map_err(failed)?;
-    Ok(lines([format!("Saved and verified snapshot to index {}", contents.meta.index).as_str()]))
+    Ok(lines([saved.as_str()]))
 }
 
 async fn restore(env: &Env, args: Restore) -> Result<Vec<u8>, Problem> {

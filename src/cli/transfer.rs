@@ -11,7 +11,9 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ask::{ask, content, items, lines, parse, path, query, text};
+use super::ask::{
+    LEFT_OUT, TIMEOUT, ask, ask_quietly, content, is_filtered, items, lines, parse, path, query, text,
+};
 use super::{Api, Problem};
 
 #[derive(Args, Debug)]
@@ -44,9 +46,8 @@ struct Entry {
     key: String,
     #[serde(default)]
     flags: u64,
-    /// In base64.
-    #[serde(default)]
-    value: Option<String>,
+    /// In base64. An entry without one is refused: it would empty a key that has a value.
+    value: String,
 }
 
 /// Prints the entries under a prefix.
@@ -54,13 +55,17 @@ pub async fn export(env: &Env, args: Export) -> Result<Vec<u8>, Problem> {
     let stale = args.stale.then(String::new);
     let query = query([("recurse", Some(String::new())), ("stale", stale)]);
     let path = format!("/v1/kv/{}{query}", path(&args.prefix));
-    let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
+    let response = ask_quietly(env, &args.api, Method::GET, &path, Bytes::new(), true, TIMEOUT).await?;
+    if is_filtered(&response) {
+        // Whoever restores it would take what is missing for deleted.
+        return Err(Problem::failed(format!("{LEFT_OUT}; nothing is exported, as a backup must be whole")));
+    }
     // No keys are an empty list, not a failure.
     let found = if response.status == 404 { Value::Array(Vec::new()) } else { parse(&response)? };
     let entries = items(&found).iter().map(|entry| Entry {
         key: text(entry, "Key").to_owned(),
         flags: entry["Flags"].as_u64().unwrap_or_default(),
-        value: Some(text(entry, "Value").to_owned()),
+        value: text(entry, "Value").to_owned(),
     });
     let mut out = serde_json::to_vec_pretty(&entries.collect::<Vec<_>>())
         .map_err(|error| Problem::failed(format!("the entries have no text: {error}")))?;
@@ -73,7 +78,7 @@ fn read(text: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, Problem> {
     let entries: Vec<Entry> = serde_json::from_slice(text)
         .map_err(|error| Problem::failed(format!("this is not what kv export prints: {error}")))?;
     let decoded = entries.into_iter().map(|entry| {
-        let value = BASE64.decode(entry.value.as_deref().unwrap_or_default()).map_err(|error| {
+        let value = BASE64.decode(&entry.value).map_err(|error| {
             Problem::failed(format!("the value of key {:?} is not base64: {error}", entry.key))
         })?;
         Ok((entry, value))
@@ -113,6 +118,9 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_text_is_said() {
         let said = |text: &str| read(text.as_bytes()).unwrap_err().text;
+        for none in [r#"[{"key":"a"}]"#, r#"[{"key":"a","value":null}]"#] {
+            assert!(said(none).starts_with("this is not what kv export prints: "), "{none}");
+        }
         assert!(said("{}").starts_with("this is not what kv export prints: "));
         assert!(said(r#"[{"key":"a","value":"?"}]"#).starts_with("the value of key \"a\" is not base64: "));
     }

@@ -1,16 +1,17 @@
 //! `driftline watch`: shows something, or runs a program whenever it changes.
 
-use std::process::Stdio;
-
+use bytes::Bytes;
 use clap::Args;
 use driftline::config::watch::{Kind, Watch as Look};
 use driftline::env::Env;
-use driftline::watch::Follower;
+use driftline::watch::{Follower, look_at};
+use hyper::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::ask::pretty;
+use super::ask::{ask, pretty};
+use super::programs::{Told, run_until_told};
 use super::{Api, Problem, complain};
 
 #[derive(Args, Debug)]
@@ -70,6 +71,8 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
         ..Look::default()
     };
     look.check().map_err(Problem::usage)?;
+    // Asked once as any command asks, because a follower does not tell who does not answer, or what is left out.
+    ask(env, &api, Method::GET, &look_at(&look), Bytes::new(), true).await?;
     let (env, addr) = api.reach(env)?;
     let mut follower = Follower::new(&env, addr, look).showing(api.token.secret()?);
     let failed = |reason: String| Problem::failed(format!("the agent at {addr}: {reason}"));
@@ -78,35 +81,54 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
         let (_, value) = news.unwrap_or((0, json!([])));
         return Ok(pretty(&value));
     };
+    let mut told = Told::listen()?;
     loop {
         if let Some((index, value)) = news {
-            run(program, arguments, index, &value).await?;
+            run(&env, program, arguments, index, &value, &mut told).await?;
         }
-        news = match follower.look().await {
-            Ok(news) => news,
-            Err(reason) => {
-                let pause = follower.failed();
-                complain(&format!("the agent at {addr}: {reason}; trying again in {} s", pause.as_secs()));
-                env.sleep(pause).await;
-                None
+        let look = async {
+            match follower.look().await {
+                Ok(news) => news,
+                Err(reason) => {
+                    let pause = follower.failed();
+                    complain(&format!(
+                        "the agent at {addr}: {reason}; trying again in {} s",
+                        pause.as_secs()
+                    ));
+                    env.sleep(pause).await;
+                    None
+                }
             }
+        };
+        news = tokio::select! {
+            biased;
+            signal = told.next() => return Err(interrupted(signal)),
+            news = look => news,
         };
     }
 }
 
-async fn run(program: &str, arguments: &[String], index: u64, value: &Value) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::failed(format!("cannot run {program:?}: {error}"));
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env("CONSUL_INDEX", index.to_string())
-        .stdin(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut input) = child.stdin.take() {
-        // It need not read all, or anything.
-        let _ = input.write_all(format!("{value}\n").as_bytes()).await;
+/// Runs the handler, which is to have ended with this command.
+async fn run(
+    env: &Env,
+    program: &str,
+    arguments: &[String],
+    index: u64,
+    value: &Value,
+    told: &mut Told,
+) -> Result<(), Problem> {
+    let mut command = Command::new(program);
+    command.args(arguments).env("CONSUL_INDEX", index.to_string());
+    let ran = run_until_told(env, &mut command, format!("{value}\n").as_bytes(), told).await;
+    match ran.map_err(|error| Problem::failed(format!("cannot run {program:?}: {error}")))? {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Problem::failed(format!("the handler ended with {status}"))),
+        Err(signal) => Err(interrupted(signal)),
     }
-    let status = child.wait().await.map_err(failed)?;
-    if status.success() { Ok(()) } else { Err(Problem::failed(format!("the handler ended with {status}"))) }
+}
+
+/// As a shell tells of a command that a signal has ended.
+fn interrupted(signal: Signal) -> Problem {
+    let code = u8::try_from(signal.as_raw() + 128).unwrap_or(1);
+    Problem { code, text: "interrupted".to_owned() }
 }

@@ -2,14 +2,17 @@
 //!
 //! A file says only what differs from the defaults; a later file wins over an earlier one, and tables
 //! are merged key by key; services, checks and watches of all files are gathered. Every mistake is reported with the file and the full name of the key: a
-//! misspelt key that was silently ignored would be a default in force that nobody chose.
+//! misspelt key that was silently ignored would be a default in force that nobody chose. So would the first of two values
+//! of one key: a file says a key once.
 //!
 //! [`merge`] is a function of texts. Reading the files is the caller's business.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::Config;
@@ -175,13 +178,77 @@ fn parse(source: &Source) -> Result<Map<String, Value>, FileError> {
     let value: Value = if file.ends_with(".toml") {
         toml::from_str(text).map_err(|error| syntax(error.to_string().trim_end().to_owned()))?
     } else if file.ends_with(".json") {
-        serde_json::from_str(text).map_err(|error| syntax(error.to_string()))?
+        let Once(value) = serde_json::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        value
     } else {
         return Err(FileError::Format { file: file.clone() });
     };
     match value {
         Value::Object(table) => Ok(table),
         _ => Err(syntax("must hold a table of keys".to_owned())),
+    }
+}
+
+/// A JSON value of which no table says a key twice. TOML refuses that itself; `serde_json` takes the last.
+struct Once(Value);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Once, D::Error> {
+        deserializer.deserialize_any(OnceVisitor).map(Once)
+    }
+}
+
+struct OnceVisitor;
+
+impl<'de> Visitor<'de> for OnceVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut table = Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            if table.contains_key(&key) {
+                return Err(A::Error::custom(format!("duplicate key `{key}`")));
+            }
+            let Once(value) = fields.next_value()?;
+            table.insert(key, value);
+        }
+        Ok(Value::Object(table))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Once(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
     }
 }
 
@@ -462,6 +529,20 @@ mod tests {
         assert_eq!(services(&files[..0]), Ok(Vec::new()));
         let misspelt = services(&[source("a.toml", "sevices = []")]).unwrap_err().to_string();
         assert!(misspelt.starts_with("a.toml: unknown key `sevices`"), "{misspelt}");
+    }
+
+    #[test]
+    fn a_key_that_is_said_twice_is_refused_at_any_depth() {
+        for (text, key) in [
+            (r#"{"server":false,"server":true}"#, "server"),
+            (r#"{"acl":{"enabled":true},"tags":{},"acl":{}}"#, "acl"),
+            (r#"{"acl":{"tokens":{"agent":"a","agent":"b"}}}"#, "agent"),
+            (r#"{"services":[{"name":"a"},{"name":"b","port":1,"port":2}]}"#, "port"),
+        ] {
+            let error = error("a.json", text);
+            assert!(error.starts_with(&format!("a.json: duplicate key `{key}` at line 1 ")), "{error}");
+        }
+        assert!(error("a.toml", "server = true\nserver = false").contains("duplicate key"));
     }
 
     #[test]

@@ -133,13 +133,13 @@ async fn connect(
     addr: SocketAddr,
     timeout: Duration,
 ) -> Result<(Sender, http1::Connection<TokioIo<BoxStream>, Full<Bytes>>), CallError> {
-    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
     let stream = env
         .timeout(timeout, env.network().connect_for(Purpose::Api, addr))
         .await
         .map_err(|_| CallError::NotSent("the connection timed out".to_owned()))?
-        .map_err(|error| not_sent(&error))?;
-    http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))
+        .map_err(|error| not_connected(&error))?;
+    let opened = http1::handshake(TokioIo::new(stream)).await;
+    opened.map_err(|error| CallError::NotSent(error.to_string()))
 }
 
 /// One request and its whole answer, on a connection that somebody drives.
@@ -148,7 +148,7 @@ async fn exchange(sender: &mut Sender, request: Request<Full<Bytes>>) -> Result<
         // hyper hands the request back only if it had not begun to write it.
         match error.take_message() {
             Some(_) => CallError::NotSent(describe(error.error())),
-            None => CallError::Unknown(describe(error.error())),
+            None => CallError::Unknown(broken_off(error.error())),
         }
     })?;
     let (head, body) = response.into_parts();
@@ -250,22 +250,39 @@ pub async fn open(
     path_and_query: &str,
     timeout: Duration,
 ) -> Result<Streaming, CallError> {
-    let not_sent = |error: &dyn std::fmt::Display| CallError::NotSent(error.to_string());
     let request = request(addr, token, Method::GET, path_and_query, Bytes::new())?;
     let begin = async {
         let connecting = env.network().connect_for(Purpose::Api, addr);
-        let stream = connecting.await.map_err(|error| not_sent(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_sent(&error))?;
+        let stream = connecting.await.map_err(|error| not_connected(&error))?;
+        let opened = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = opened.map_err(|error| CallError::NotSent(error.to_string()))?;
         let connection = env.spawn(async move { drop(connection.await) }).abort_on_drop();
         let response = sender.send_request(request).await;
-        let response = response.map_err(|error| CallError::Unknown(describe(&error)))?;
+        let response = response.map_err(|error| CallError::Unknown(broken_off(&error)))?;
         let status = response.status().as_u16();
         Ok(Streaming { status, body: response.into_body(), _connection: connection })
     };
     env.timeout(timeout, begin)
         .await
         .unwrap_or_else(|_| Err(CallError::Unknown(format!("nothing within {} ms", timeout.as_millis()))))
+}
+
+/// Why there is no connection. TLS to a port that speaks plain HTTP is a mistake that only rustls' words tell of.
+fn not_connected(error: &std::io::Error) -> CallError {
+    let mut reason = error.to_string();
+    if reason.contains("InvalidContentType") {
+        reason.push_str("; that port speaks no TLS: use http://");
+    }
+    CallError::NotSent(reason)
+}
+
+/// Why an answer is none. An alert of TLS is what a port says that is not spoken to by TLS.
+fn broken_off(error: &hyper::Error) -> String {
+    let mut reason = describe(error);
+    if error.is_parse() {
+        reason.push_str("; is that a port that speaks TLS? Then use https://");
+    }
+    reason
 }
 
 /// An error with its causes: hyper's own texts say only at which step it failed.

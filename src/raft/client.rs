@@ -169,7 +169,7 @@ impl Client {
     /// [`ReadError`] when no leader confirmed it in time.
     pub async fn read_barrier_within(&self, within: Duration) -> Result<(), ReadError> {
         let deadline = self.inner.env.now() + within;
-        let late = || ReadError(format!("{NO_LEADER}: the read was not confirmed in time"));
+        let late = || ReadError(format!("{NO_LEADER}: no majority confirmed in time who leads"));
         let (sender, receiver) = oneshot::channel();
         let stopping = || ReadError("this server is stopping".to_owned());
         self.inner.readers.send(sender).await.map_err(|_| stopping())?;

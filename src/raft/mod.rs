@@ -69,7 +69,7 @@ use crate::state::{Outcome, Request, State};
 
 use elections::Elections;
 pub use network::AddressBook;
-use network::Network;
+use network::{Acknowledged, Network};
 pub use rpc::{Answer, Ask, LeaderError, Pool, Status};
 use rpc::{Caller, Handler, Lane, SnapshotChunk};
 pub use state::SharedState;
@@ -320,6 +320,7 @@ impl RaftNode {
         let pool = Pool::new(env.clone(), caller);
         let elections = Elections::new(env);
         let network = Network {
+            acknowledged: Acknowledged::default(),
             elections: elections.clone(),
             pool: pool.clone(),
             addresses: addresses.clone(),
@@ -627,6 +628,11 @@ impl RaftNode {
             Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(FoundError::Failed(error.to_string())),
         }
+    }
+
+    /// Whether the disk has no space for the log.
+    pub fn disk_is_full(&self) -> bool {
+        self.inner.store.is_full()
     }
 
     // ---- what only a leader can do; anyone else answers `NotLeader` ----

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -40,9 +40,51 @@ impl AddressBook {
     }
 }
 
+/// What each peer has acknowledged to this server as a leader: of which vote, and up to which log index.
+///
+/// A peer that later misses what it has acknowledged to the same leader has lost what it promised to keep: its data directory was put
+/// back from an older copy, or taken from another server. openraft, for which that cannot be, would stop the leader.
+#[derive(Clone, Default)]
+pub(super) struct Acknowledged(Arc<Mutex<BTreeMap<u64, Known>>>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    vote: Vote,
+    index: u64,
+    has_lost: bool,
+}
+
+impl Acknowledged {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<u64, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Up to where a peer has the log of the leader of this vote.
+    fn index(&self, peer: u64, vote: Vote) -> Option<u64> {
+        self.locked().get(&peer).filter(|known| known.vote == vote).map(|known| known.index)
+    }
+
+    /// Notes that it has it up to there.
+    fn note(&self, peer: u64, vote: Vote, index: u64) {
+        let mut peers = self.locked();
+        let known = peers.entry(peer).or_insert(Known { vote, index, has_lost: false });
+        if known.vote != vote {
+            *known = Known { vote, index, has_lost: false };
+        }
+        known.index = known.index.max(index);
+    }
+
+    /// Notes that it misses what it had. Whether that is new.
+    fn has_lost(&self, peer: u64) -> bool {
+        let mut peers = self.locked();
+        peers.get_mut(&peer).is_some_and(|known| !std::mem::replace(&mut known.has_lost, true))
+    }
+}
+
 /// Makes connections for openraft.
 #[derive(Clone)]
 pub struct Network {
+    pub(super) acknowledged: Acknowledged,
     pub(super) elections: Elections,
     pub(super) pool: Pool,
     pub(super) addresses: AddressBook,
@@ -121,6 +163,24 @@ impl PeerNetwork {
     }
 }
 
+impl PeerNetwork {
+    /// The error of a peer that misses what it has acknowledged up to `index`.
+    fn has_lost(&self, index: u64) -> RPCError<TypeConfig> {
+        let name = &self.peer.name;
+        if self.network.acknowledged.has_lost(self.target) {
+            tracing::error!(
+                peer = name,
+                index,
+                "a server misses entries of the log that it has acknowledged: its data directory is an older copy, or another \
+                 server's; it gets nothing from this leader. Stop it, empty its data_dir and let it join anew"
+            );
+        }
+        unreachable(&AnyError::error(format!(
+            "server {name} has lost what it acknowledged up to log index {index}"
+        )))
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     type SnapshotData = Arc<[u8]>;
 
@@ -136,6 +196,11 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             rpc.leader_commit = rpc.leader_commit.max(rpc.prev_log_id);
         }
         let carries = !rpc.entries.is_empty();
+        let vote = rpc.vote;
+        let before = rpc.prev_log_id.map(|id| id.index);
+        let last = rpc.entries.last().map(|entry| entry.log_id.index).or(before);
+        // As it is now: an answer that comes late must not be held against what was acknowledged since.
+        let acknowledged = self.network.acknowledged.index(self.target, vote);
         // openraft's limit is one heartbeat interval, meant for the pause between answers of a stream;
         // a disk that needs longer than that to sync is slow, not dead.
         let within = match self.lane {
@@ -155,7 +220,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             Answer::Append(AppendEntriesResponse::Conflict) if mutant::is("R10") => {
                 Ok(AppendEntriesResponse::Success)
             }
-            Answer::Append(answer) => Ok(answer),
+            Answer::Append(AppendEntriesResponse::Conflict) if before.is_some() && before <= acknowledged => {
+                Err(self.has_lost(acknowledged.unwrap_or_default()))
+            }
+            Answer::Append(answer) => {
+                let index = match &answer {
+                    AppendEntriesResponse::Success => last,
+                    AppendEntriesResponse::PartialSuccess(matching) => matching.map(|id| id.index),
+                    _ => None,
+                };
+                if let Some(index) = index {
+                    self.network.acknowledged.note(self.target, vote, index);
+                }
+                Ok(answer)
+            }
             _ => Err(refused("the answer does not fit the request")),
         }
     }
@@ -216,7 +294,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 let ask = Ask::Snapshot(chunk);
                 let answer = self.call(Lane::Snapshot, &ask, RPCTypes::InstallSnapshot, option.soft_ttl());
                 match answer.await? {
-                    Answer::Snapshot(Some(done)) => return Ok(done),
+                    Answer::Snapshot(Some(done)) => {
+                        // One that knows of a newer leader does not take it.
+                        if let Some(last) = snapshot.meta.last_log_id.filter(|_| done.vote == vote) {
+                            self.network.acknowledged.note(self.target, vote, last.index);
+                        }
+                        return Ok(done);
+                    }
                     Answer::Snapshot(None) if !last => offset = end,
                     _ => return Err(refused("the answer does not fit the request").into()),
                 }
@@ -241,5 +325,26 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             Answer::TransferLeader(answer) => Ok(answer),
             _ => Err(refused("the answer does not fit the request")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_acknowledged_counts_for_the_leader_that_it_was_told() {
+        let (first, second) = (Vote::new(1, 7), Vote::new(2, 7));
+        let peers = Acknowledged::default();
+        assert_eq!(peers.index(5, first), None);
+        peers.note(5, first, 9);
+        peers.note(5, first, 4);
+        assert_eq!((peers.index(5, first), peers.index(6, first)), (Some(9), None));
+        assert!(peers.has_lost(5) && !peers.has_lost(5), "it is said once");
+        // The next leader's log may be shorter.
+        assert_eq!(peers.index(5, second), None);
+        peers.note(5, second, 3);
+        assert_eq!((peers.index(5, first), peers.index(5, second)), (None, Some(3)));
+        assert!(peers.has_lost(5));
     }
 }

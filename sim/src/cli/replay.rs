@@ -62,7 +62,10 @@ impl Built {
     /// The program's place.
     pub fn program(&self) -> Result<PathBuf, Unusable> {
         match &self.program {
-            Some(path) if path.is_file() => Ok(path.clone()),
+            Some(path) if path.is_file() => {
+                program::probe(path)?;
+                Ok(path.clone())
+            }
             Some(path) => Err(Unusable(format!("--program {}: there is no such file", path.display()))),
             None => Ok(program::build(!self.debug)?),
         }

@@ -24,9 +24,38 @@ pub enum BuildError {
     /// The build failed.
     #[error("the node's program does not build:\n{0}")]
     Failed(String),
+    /// It is another program, or a production build.
+    #[error(
+        "{program} is no driftline that was built with `--features testbed`, which real processes are driven by: it says \
+         {said:?}"
+    )]
+    Foreign {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        said: String,
+    },
     /// Cargo did not say where the program is.
     #[error("cargo has built no program of the name driftline")]
     NoProgram,
+}
+
+/// Makes sure that a program is the node's, and can be held by strings: no production build can.
+///
+/// # Errors
+/// [`BuildError::Foreign`], with what it said when it was asked for its options.
+pub fn probe(program: &Path) -> Result<(), BuildError> {
+    let asked = Command::new(program).args(["agent", "--puppet", "--help"]).stdin(Stdio::null()).output();
+    let said = match asked {
+        Ok(output) if output.status.success() && contains(&output.stdout, b"--config") => return Ok(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(BuildError::Foreign { program: program.to_owned(), said })
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|some| some == word)
 }
 
 /// One message of `cargo build --message-format=json`, as far as it matters here.

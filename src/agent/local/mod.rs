@@ -48,6 +48,10 @@ const COMPARE_EVERY: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 /// And at most so long after a server turned up.
 const SERVER_UP_WITHIN: Duration = Duration::from_secs(3);
+/// Of a comparison that fails again and again it is told after so many failures, and once more after as many as
+/// fill ten minutes or so.
+const FAILURES_TOLD: u32 = 3;
+const FAILURES_TOLD_EVERY: u32 = 25;
 /// How often services are looked for whose checks have been critical for too long.
 const REAP_EVERY: Duration = Duration::from_secs(30);
 
@@ -506,15 +510,25 @@ impl Local {
     /// Keeps the catalog true.
     pub async fn keep_true(self, agent: Agent) {
         let env = self.inner.env.clone();
+        let mut failures = 0;
         loop {
             let compared = self.compare(&agent).await;
             let mut due: Instant = match &compared {
                 Ok(()) => {
+                    failures = 0;
                     let every = COMPARE_EVERY * scale(agent.members().len());
                     env.now() + every + self.spread(every / 16)
                 }
                 Err(reason) => {
-                    tracing::debug!(reason, "the catalog could not be compared");
+                    if failures % FAILURES_TOLD_EVERY == FAILURES_TOLD - 1 {
+                        tracing::warn!(
+                            reason,
+                            "the catalog cannot be told what runs here; see `driftline doctor`"
+                        );
+                    } else {
+                        tracing::debug!(reason, "the catalog could not be compared");
+                    }
+                    failures += 1;
                     env.now() + RETRY_AFTER + self.spread(RETRY_AFTER)
                 }
             };
@@ -593,6 +607,12 @@ impl Local {
                 written = agent.on_behalf_of(token).write(Command::Catalog(command)).await;
             }
             match written {
+                // The name is another node's, and so is all that the catalog has under it: the rest of the plan would take that
+                // out.
+                Ok(Outcome::Refused { refusal, .. }) if item.is_none() => {
+                    tracing::warn!(told, %refusal, "the catalog does not take this node in; is its node_name another's?");
+                    return Err(Untold::Refused(format!("{told}: {refusal}")));
+                }
                 Ok(Outcome::Refused { refusal, .. }) => {
                     untold = Err(Untold::Refused(format!("{told}: {refusal}")));
                 }

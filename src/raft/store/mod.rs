@@ -103,9 +103,10 @@ pub enum OpenError {
     },
     /// The files are not what this program wrote.
     #[error(
-        "the data in {directory} is damaged ({reason}); it was left as it is. Restore it from a backup; or, if \
-         other servers of the cluster have the data, move it away or set raft.on_damage to \"rejoin\", and \
-         this server comes back empty under a new id and gets everything from them"
+        "the data in {directory} is damaged ({reason}); it was left as it is. If other servers of the cluster have \
+         the data, move it away or set raft.on_damage to \"rejoin\": this server then comes back empty under a new id and \
+         gets everything from them. An older copy of it must not be put back; a cluster that has nothing else is founded \
+         anew and filled by `driftline snapshot restore`"
     )]
     Damaged {
         /// The directory.
