@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc;
 use std::thread;
@@ -247,6 +247,49 @@ fn slow_and_broken_clients_are_dropped_and_hold_nobody_up() {
     });
     drop(full);
     eventually("room again", || node.http().set("k", "w").then_some(()));
+}
+
+/// One request on a connection, and its answer: the head, in small letters, and the body.
+fn on(stream: &mut BufReader<TcpStream>, method: &str, path: &str, body: &[u8]) -> (String, String) {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut writer = stream.get_ref();
+    writer.write_all(&[head.as_bytes(), body].concat()).expect("the request is taken");
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).expect("an answer"), 0, "the connection has ended: {head}");
+    }
+    let head = head.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let mut body = vec![0; length.parse().expect("a number")];
+    stream.read_exact(&mut body).expect("a body");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+#[test]
+fn a_connection_goes_on_after_a_refusal_or_says_that_it_ends() {
+    let node = start("a", &[]);
+    let stream = TcpStream::connect(node.at.http).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = BufReader::new(stream);
+    let large = vec![b'x'; 600_000];
+    for path in ["/v1/kv/large", "/v1/kv/k?dc=elsewhere", "/v1/kv/k?cas=x", "/v1/nothing", "/v1/acl/token"] {
+        for _ in 0..4 {
+            let (head, _) = on(&mut stream, "PUT", path, &large);
+            assert!(
+                !head.starts_with("http/1.1 200") && !head.contains("connection: close"),
+                "{path}: {head}"
+            );
+            let (head, body) = on(&mut stream, "PUT", "/v1/kv/small", b"1");
+            assert!(head.starts_with("http/1.1 200"), "after {path}: {head}{body}");
+        }
+    }
+    // What nobody would read to its end is not; whoever sends it is told before.
+    let stream = TcpStream::connect(node.at.http).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let head = "PUT /v1/kv/huge HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nbegun";
+    (&stream).write_all(head.as_bytes()).unwrap();
+    let answer = rest(&stream).to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 413") && answer.contains("connection: close"), "{answer}");
 }
 
 #[test]

@@ -388,6 +388,12 @@ fn what_is_registered_in_the_catalog_has_to_make_sense() {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         put(body)
     };
+    // Consul's Go client says 0 for what its caller says nothing of.
+    let nothing = json!({ "Service": { "Service": "w", "Weights": { "Passing": 0, "Warning": 0 } } });
+    assert_eq!(whole(nothing).0, 200);
+    let found = &node.http().json("/v1/health/service/w").expect("instances")[0];
+    assert_eq!(found["Service"]["Weights"], json!({ "Passing": 1, "Warning": 1 }));
+    assert_eq!(node.http().put("/v1/txn", "null").status, 200, "Go's word for no operations");
     for (more, said) in [
         (json!({ "ID": "bad" }), "Bad node ID"),
         (json!({ "Service": { "Service": "x", "Address": "0.0.0.0" } }), "Invalid service address"),

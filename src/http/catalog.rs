@@ -123,7 +123,7 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if !body.peername.is_empty() {
         return Err(Failure::bad_request("cannot register requests with PeerName in them"));
     }
-    let service = body.service.map(define::info);
+    let service = body.service.map(define::told);
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }

@@ -5,20 +5,27 @@
 //! ```
 //!
 //! An expression is judged on an entry as it goes out: a selector is a path through its JSON. A name that
-//! an entry's type does not have is an error; one that is missing in labels only, or is left out where it is empty, does not
-//! match. Through a list of other entries, as `Checks.Status`, any of them may match.
+//! an entry's type does not have is an error, whether or not there are entries. A field that is left out of the JSON has
+//! its zero value, as in the Go structs that Consul judges (`Kind == ""` is true of an ordinary service); a label that
+//! is missing is empty and equals nothing. Through a list of other entries, as `Checks.Status`, any of them may match.
 //!
 //! Deliberately bounded: the expression's length, its depth, and the size of its regular expressions.
 
+use std::any::TypeId;
 use std::iter::Peekable;
 use std::str::CharIndices;
+use std::sync::LazyLock;
 
 use regex::{Regex, RegexBuilder};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::state::catalog::{CheckRow, Instance, NodeInfo, Row, ServiceInfo};
+
+use super::catalog::CheckBody;
 use super::params::Params;
 use super::reply::Failure;
+use super::wire::{CatalogService, Check, CheckedService, Node as CatalogNode, Service};
 
 const MAX_BYTES: usize = 8 * 1024;
 const MAX_DEPTH: usize = 64;
@@ -26,20 +33,47 @@ const MAX_REGEX_BYTES: usize = 256 * 1024;
 
 /// Under these, names are the user's, and one that is missing is no mistake.
 /// A member's tags are such; a service's are a list, through which nothing is selected.
-const LABELS: [&str; 7] =
-    ["Meta", "NodeMeta", "ServiceMeta", "Tags", "TaggedAddresses", "ServiceTaggedAddresses", "Proxy"];
+const LABELS: [&str; 6] =
+    ["Meta", "NodeMeta", "ServiceMeta", "Tags", "TaggedAddresses", "ServiceTaggedAddresses"];
 
-/// These are left out of entries in which they are empty.
-const LEFT_OUT: [&str; 8] = [
-    "Kind",
-    "TaggedAddresses",
-    "ServiceTaggedAddresses",
-    "PeerName",
-    "Partition",
-    "Namespace",
-    "SocketPath",
-    "ServiceSocketPath",
-];
+/// What the fields are that an entry's JSON leaves out, by the field that they are in; those under `""` may be anywhere
+/// else. There is no mesh and there are no partitions, so nothing here ever has another value.
+static ZEROS: LazyLock<Value> = LazyLock::new(|| {
+    let proxy = json!({
+        "DestinationServiceName": "", "DestinationServiceID": "", "Mode": "", "MutualTLSMode": "",
+        "LocalServiceAddress": "", "LocalServicePort": 0, "LocalServiceSocketPath": "",
+        "Upstreams": [], "EnvoyExtensions": [], "MeshGateway": { "Mode": "" },
+        "TransparentProxy": { "OutboundListenerPort": 0, "DialedDirectly": false },
+        "Expose": { "Checks": false, "Paths": [] },
+        "AccessLogs": {
+            "Enabled": false, "DisableListenerLogs": false, "Type": "", "Path": "", "JSONFormat": "", "TextFormat": "",
+        },
+    });
+    let connect = json!({ "Native": false });
+    // What a check was registered with is not kept.
+    let definition = json!({
+        "HTTP": "", "Method": "", "Body": "", "Header": {}, "DisableRedirects": false,
+        "TLSServerName": "", "TLSSkipVerify": false, "TCP": "", "TCPUseTLS": false, "UDP": "",
+        "GRPC": "", "GRPCUseTLS": false, "H2PING": "", "H2PingUseTLS": false, "OSService": "",
+        "AliasNode": "", "AliasService": "", "ScriptArgs": [], "DockerContainerID": "", "Shell": "",
+        "Interval": "", "Timeout": "", "DeregisterCriticalServiceAfter": "", "TTL": "",
+        "OutputMaxSize": 0, "SessionName": "",
+    });
+    json!({
+        "": {
+            "Kind": "", "PeerName": "", "SocketPath": "", "ServiceSocketPath": "",
+            "TaggedAddresses": {}, "ServiceTaggedAddresses": {},
+            "Namespace": "default", "Partition": "default", "Proxy": proxy, "Connect": connect,
+        },
+        "Proxy": proxy, "ServiceProxy": proxy, "Connect": connect, "ServiceConnect": connect,
+        "Definition": definition,
+    })
+});
+
+/// What a field is that is left out of what `parent` leads to; `None` if there is no such field.
+fn zero(parent: &str, name: &str) -> Option<&'static Value> {
+    ZEROS.get(parent).or_else(|| ZEROS.get(""))?.get(name)
+}
 
 /// A filter.
 #[derive(Clone, Debug)]
@@ -100,13 +134,15 @@ impl Filter {
     ///
     /// # Errors
     /// A 400 when the filter names what the entries do not have.
-    pub fn choose<T: Serialize>(filter: &Option<Filter>, entries: Vec<T>) -> Result<Vec<T>, Failure> {
+    pub fn choose<T: Serialize + 'static>(
+        filter: &Option<Filter>,
+        entries: Vec<T>,
+    ) -> Result<Vec<T>, Failure> {
         let Some(Filter(node)) = filter else { return Ok(entries) };
+        node.check(&samples(&entries)?)?;
         let mut chosen = Vec::new();
         for entry in entries {
-            let value = serde_json::to_value(&entry)
-                .map_err(|error| Failure::internal(format!("cannot encode an entry: {error}")))?;
-            if node.judge(&value)? {
+            if node.judge(&encoded(&entry)?)? {
                 chosen.push(entry);
             }
         }
@@ -114,7 +150,71 @@ impl Filter {
     }
 }
 
+fn encoded(entry: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(entry).map_err(|error| Failure::internal(format!("cannot encode an entry: {error}")))
+}
+
+/// Entries that have every field of `T`, by which names are judged before there is anything to choose from. Of several,
+/// the names may be those of any.
+///
+/// The types of an agent's own services and of its members are known to their modules only: the first entry stands
+/// for all of them, and where there is none, either.
+fn samples<T: Serialize + 'static>(entries: &[T]) -> Result<Vec<Value>, Failure> {
+    fn row<I>(info: I) -> Row<I> {
+        Row { info, create_index: 0, modify_index: 0 }
+    }
+    // A list that is not empty shows that nothing is selected through it.
+    let tags = vec![String::new()];
+    let check = CheckRow {
+        node: String::new(),
+        check: row(CheckBody::default().info()?),
+        service_name: String::new(),
+        service_tags: tags.clone(),
+    };
+    let instance = Instance {
+        node: row(NodeInfo::default()),
+        service: row(ServiceInfo { tags, ..ServiceInfo::default() }),
+        checks: vec![check.clone()],
+    };
+    let wanted = TypeId::of::<T>();
+    let sample = if wanted == TypeId::of::<CatalogNode>() {
+        encoded(&CatalogNode::new(&instance.node, ""))?
+    } else if wanted == TypeId::of::<Service>() {
+        encoded(&Service::new(&instance.service))?
+    } else if wanted == TypeId::of::<CatalogService>() {
+        encoded(&CatalogService::new(&instance, ""))?
+    } else if wanted == TypeId::of::<Check>() {
+        encoded(&Check::new(&check))?
+    } else if wanted == TypeId::of::<CheckedService>() {
+        encoded(&CheckedService::new(&instance, ""))?
+    } else if let Some(first) = entries.first() {
+        encoded(first)?
+    } else {
+        let member = json!({
+            "Name": "", "Addr": "", "Port": 0, "Tags": {}, "Status": 0, "ProtocolMin": 0, "ProtocolMax": 0,
+            "ProtocolCur": 0, "DelegateMin": 0, "DelegateMax": 0, "DelegateCur": 0,
+        });
+        return Ok(vec![member, encoded(&Service::new(&instance.service))?]);
+    };
+    Ok(vec![sample])
+}
+
 impl Node {
+    /// Refuses names that no entry has, also where judging would stop before it comes to them.
+    fn check(&self, samples: &[Value]) -> Result<(), Failure> {
+        match self {
+            Node::All(nodes) | Node::Any(nodes) => nodes.iter().try_for_each(|node| node.check(samples)),
+            Node::Not(node) => node.check(samples),
+            Node::Test { path, .. } => {
+                if samples.iter().any(|sample| select(sample, path).is_ok()) {
+                    Ok(())
+                } else {
+                    Err(unknown(path))
+                }
+            }
+        }
+    }
+
     fn judge(&self, entry: &Value) -> Result<bool, Failure> {
         Ok(match self {
             Node::All(nodes) => {
@@ -147,11 +247,14 @@ impl Node {
     }
 }
 
+fn unknown(path: &[String]) -> Failure {
+    bad(format!("Selector {:?} is not valid", path.join(".")))
+}
+
 /// What a path leads to: one value mostly, none where a label is missing, and as many as there are through a list.
 fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Vec<&'a Value>, Failure> {
-    let unknown = || bad(format!("Selector {:?} is not valid", path.join(".")));
     let mut values = vec![entry];
-    let mut labels = false;
+    let mut parent = "";
     for name in path {
         let mut inner = Vec::new();
         for value in values {
@@ -163,16 +266,16 @@ fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Vec<&'a Value>, Failu
                 match value {
                     Value::Object(fields) => match fields.get(name) {
                         Some(value) => inner.push(value),
-                        None if labels || LEFT_OUT.contains(&name.as_str()) => {}
-                        None => return Err(unknown()),
+                        None if LABELS.contains(&parent) => {}
+                        None => inner.push(zero(parent, name).ok_or_else(|| unknown(path))?),
                     },
                     Value::Null => {}
-                    _ => return Err(unknown()),
+                    _ => return Err(unknown(path)),
                 }
             }
         }
         values = inner;
-        labels = LABELS.contains(&name.as_str());
+        parent = name;
     }
     Ok(values)
 }
@@ -421,14 +524,21 @@ fn test(path: Vec<String>, test: Test, not: bool) -> Node {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+
+    /// What `T`s are chosen when there are none.
+    fn of_none<T: Serialize + 'static>(text: &str) -> Result<usize, String> {
+        let filter = Filter::parse(text).map_err(|failure| failure.text)?;
+        let chosen = Filter::choose(&Some(filter), Vec::<T>::new());
+        chosen.map(|chosen| chosen.len()).map_err(|failure| failure.text)
+    }
 
     fn judged(text: &str) -> Result<bool, String> {
         let entry = json!({
             "ServiceName": "web", "ServicePort": 8080, "ServiceTags": ["v1", "blue"], "Empty": [],
             "ServiceMeta": {"env": "prod", "a key": "x"}, "Node": "n-1.example", "Flag": true,
             "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null, "Tags": {"role": "consul"},
-            "Checks": [{"Status": "passing"}, {"Status": "critical"}],
+            "Checks": [{"Status": "passing", "Definition": {}}, {"Status": "critical", "Definition": {}}],
+            "ServiceProxy": {}, "ServiceConnect": {}, "Service": {"Proxy": {}, "Connect": {}},
         });
         let filter = Filter::parse(text).map_err(|failure| failure.text)?;
         Filter::choose(&Some(filter), vec![entry])
@@ -468,6 +578,33 @@ mod tests {
             ("Checks.Status matches `^crit`", true),
             ("Kind == connect-proxy", false),
             ("Kind is empty", true),
+            ("Kind == \"\"", true),
+            ("Kind != connect-proxy", true),
+            ("Service.Kind == \"\"", true),
+            ("Service.SocketPath == \"\"", true),
+            ("Service.PeerName == \"\"", true),
+            ("Service.PeerName != \"\"", false),
+            ("Checks.PeerName == \"\"", true),
+            ("Service.Proxy.DestinationServiceName == \"\"", true),
+            ("Service.Proxy.Mode == \"\"", true),
+            ("Service.Proxy.Mode is empty", true),
+            ("Service.Proxy.MeshGateway.Mode == \"\"", true),
+            ("Service.Proxy.LocalServicePort == 0", true),
+            ("Service.Proxy.Upstreams is empty", true),
+            ("ServiceProxy.DestinationServiceName == web", false),
+            ("ServiceProxy.DestinationServiceName == \"\"", true),
+            ("Checks.Definition.HTTP == \"\"", true),
+            ("Checks.Definition.TCP matches `.`", false),
+            ("Service.Connect.Native != true", true),
+            ("ServiceConnect.Native == false", true),
+            ("Namespace == default", true),
+            ("Service.Partition == default", true),
+            ("Partition == other", false),
+            // A label may have any name.
+            ("ServiceMeta.Kind == \"\"", false),
+            ("ServiceMeta.Partition == default", false),
+            ("TaggedAddresses is empty", true),
+            ("lan in TaggedAddresses", false),
             ("Nested.TaggedAddresses.lan.Address == a", false),
             ("not ServiceName == web or Flag == true", true),
             ("not (ServiceName == web or Flag == true)", false),
@@ -490,6 +627,11 @@ mod tests {
             ("ServiceName.Inner == web", "is not valid"),
             ("ServiceTags.v1 == web", "is not valid"),
             ("Checks.Bogus == web", "is not valid"),
+            ("Service.Proxy.Bogus == web", "Selector \"Service.Proxy.Bogus\" is not valid"),
+            ("Service.Kind.Bogus == web", "is not valid"),
+            ("Service.Connect.Kind is empty", "is not valid"),
+            ("ServiceName == web or Nonsense == 1", "Selector \"Nonsense\" is not valid"),
+            ("ServiceName == db and not Nonsense == 1", "Selector \"Nonsense\" is not valid"),
             ("Node matches \"(\"", "bad regular expression"),
             ("== web", "a selector is missing"),
             ("ServiceTags is full", "\"empty\""),
@@ -499,6 +641,41 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
         assert!(judged(&"not ".repeat(100)).unwrap_err().contains("nested deeper"));
+    }
+
+    #[test]
+    fn names_are_judged_where_there_are_no_entries() {
+        fn known<T: Serialize + 'static>(texts: &[&str]) {
+            for text in texts {
+                assert_eq!(of_none::<T>(text), Ok(0), "{text}");
+            }
+            for text in ["Bogus == 1", "not Bogus == 1", "Meta.a == 1 or Bogus == 1", "Bogus.Inner is empty"]
+            {
+                let error = of_none::<T>(text).unwrap_err();
+                assert!(error.contains("Selector \"") && error.contains("is not valid"), "{text}: {error}");
+            }
+        }
+        known::<CatalogNode>(&["Node == a and ID == b", "Meta.env == prod", "TaggedAddresses.lan == x"]);
+        known::<Service>(&[
+            "Service == a",
+            "v1 in Tags",
+            "Kind == \"\"",
+            "Proxy.Mode == direct",
+            "Weights.Passing == 1",
+        ]);
+        known::<CatalogService>(&["ServiceName == a", "NodeMeta.env == prod", "ServiceProxy.Mode == \"\""]);
+        known::<Check>(&["Status == passing", "CheckID == a", "v1 in ServiceTags", "Definition.HTTP == a"]);
+        known::<CheckedService>(&["Service.Meta.env == a", "Checks.Status == passing", "Node.Node == a"]);
+        // An own service or a member.
+        known::<Value>(&[
+            "Tags.role == consul",
+            "Name == a",
+            "Service == a",
+            "TaggedAddresses.lan.Port == 1",
+        ]);
+        for text in ["Checks.Bogus == 1", "Service.Tags.v1 == a", "Service.Name == a", "Status == passing"] {
+            assert!(of_none::<CheckedService>(text).unwrap_err().contains("is not valid"), "{text}");
+        }
     }
 
     proptest! {

@@ -51,6 +51,7 @@ mod own;
 mod params;
 mod query;
 mod reply;
+mod rest;
 mod session;
 mod snapshot;
 mod status;
@@ -70,12 +71,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header, request};
+use axum::http::{HeaderValue, Method, StatusCode, header, request};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, any};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -97,6 +99,7 @@ pub use crate::config::duration::parse_duration;
 
 use params::Params;
 use reply::{Failure, Reply};
+use rest::Rest;
 use stream::{PatientStream, Progress};
 
 /// When the server stops, requests in flight have this long to get their answers.
@@ -174,11 +177,21 @@ async fn connection(
 ) {
     let progress = Progress::default();
     let stream = PatientStream::new(&env, stream, progress.clone(), patience);
-    let service = hyper::service::service_fn(move |request| {
+    let clock = env.clone();
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         progress.step();
-        let (progress, reply) = (progress.clone(), service.call(request));
+        let (head, body) = request.into_parts();
+        // Who waits to be told to send its body has not sent it, and need not.
+        let is_sent = !head.headers.contains_key(header::EXPECT);
+        let rest = Rest::new(body);
+        let reply = service.call(hyper::Request::from_parts(head, rest.clone()));
+        let (progress, env) = (progress.clone(), clock.clone());
         async move {
-            let reply = reply.await;
+            let mut reply = reply.await;
+            let goes_on = if is_sent { rest.discard(&env).await } else { rest.is_end_stream() };
+            if let (false, Ok(reply)) = (goes_on, &mut reply) {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             progress.step();
             reply
         }

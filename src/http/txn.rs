@@ -134,7 +134,9 @@ fn parse_failed(why: impl std::fmt::Display) -> Failure {
 
 /// The operations that a body asks for.
 fn parse(api: &Api, body: &[u8]) -> Result<Vec<TxnOp>, Failure> {
-    let wanted: Vec<Value> = serde_json::from_slice(body).map_err(parse_failed)?;
+    // Go says `null` for a list of nothing.
+    let wanted: Option<Vec<Value>> = serde_json::from_slice(body).map_err(parse_failed)?;
+    let wanted = wanted.unwrap_or_default();
     if wanted.len() > MAX_OPS {
         let text = format!("Transaction contains too many operations ({} > {MAX_OPS})", wanted.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text));
@@ -157,7 +159,7 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
             check: None,
         } => {
             let Conditional { row, modifyindex } = service;
-            (verb, CatalogRow::Service { node, service: define::info(row) }, modifyindex)
+            (verb, CatalogRow::Service { node, service: define::told(row) }, modifyindex)
         }
         Wanted { kv: None, node: None, service: None, check: Some(WantedCheck { verb, check }) } => {
             let CheckOnNode { node, check: Conditional { row, modifyindex } } = check;

@@ -69,6 +69,17 @@ pub fn info(of: Service) -> ServiceInfo {
     }
 }
 
+/// A service that somebody tells the catalog of. Weights that make no sense are the usual ones there, as for Consul: its Go
+/// client says 0 for what its caller says nothing of.
+pub fn told(of: Service) -> ServiceInfo {
+    let mut told = info(of);
+    let (passing, warning) = told.weights;
+    if passing == 0 || passing.max(warning) > u32::from(u16::MAX) {
+        told.weights = (1, 1);
+    }
+    told
+}
+
 /// What a service may say of itself: the limits are Consul's.
 fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
     const RESERVED: &str = "consul-";
