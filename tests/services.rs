@@ -294,6 +294,12 @@ fn what_is_registered_again_stands_as_it_stood_and_the_catalog_is_put_right_at_o
     register(http, r#"{"Name":"web","Check":{"TTL":"20m"}}"#);
     assert_eq!(check(http, "service:web"), ("passing".into(), "fine".into()));
 
+    register(
+        http,
+        r#"{"Name":"multi","Ports":[{"Name":"m","Port":90},{"Name":"http","Port":80,"Default":true}]}"#,
+    );
+    assert_eq!(http.json("/v1/agent/service/multi").expect("a service")["Port"], 80);
+
     // A check that is told is as it is told, whatever its thresholds.
     let body = r#"{"Name":"told","TTL":"10m","Status":"passing","FailuresBeforeCritical":3}"#;
     assert_eq!(http.put("/v1/agent/check/register", body).status, 200);
@@ -629,4 +635,15 @@ fn filters_choose_among_services_and_members() {
     assert_eq!(members("Name+%3D%3D+b"), json!([]));
     // A tag that a member does not have is no mistake.
     assert_eq!(members("Tags.none+%3D%3D+x"), json!([]));
+    // What is left out of the answer has its zero value.
+    let health = |service: &str, filter: &str| {
+        node.http().get(&format!("/v1/health/service/{service}?filter={filter}"))
+    };
+    let ordinary = health("web", "Service.Kind+%3D%3D+%22%22+and+Service.Connect.Native+!%3D+true").text();
+    assert_eq!(serde_json::from_str::<Value>(&ordinary).unwrap().as_array().unwrap().len(), 2);
+    // A name that no entry has is a mistake where there are no entries too.
+    assert_eq!(health("nothing", "Service.Service+%3D%3D+x").text(), "[]");
+    let mistaken = health("nothing", "Bogus+%3D%3D+x");
+    assert_eq!(mistaken.status, 400);
+    assert!(mistaken.text().contains("Selector \"Bogus\" is not valid"), "{}", mistaken.text());
 }

@@ -30,6 +30,9 @@ pub struct Service {
     pub address: String,
     /// The port.
     pub port: u16,
+    /// Ports with names, of newer clients. One of them counts, if there is no `port`: see [`Service::port`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
     /// Labels with values.
     pub meta: Labels,
     /// Other addresses that it has, by what they are for.
@@ -44,6 +47,26 @@ pub struct Service {
     pub check: Option<Check>,
     /// Its checks.
     pub checks: Vec<Check>,
+}
+
+/// A port of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct NamedPort {
+    /// What it is for.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// Whether it is the one to take if nothing is said.
+    pub default: bool,
+}
+
+impl Service {
+    /// Where it listens: its port, or of its ports with names the default one, or the first.
+    pub fn port(&self) -> u16 {
+        let named = || self.ports.iter().find(|one| one.default).or(self.ports.first());
+        if self.port > 0 { self.port } else { named().map_or(0, |one| one.port) }
+    }
 }
 
 /// How much of the traffic a service is to get.

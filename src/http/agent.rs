@@ -36,12 +36,15 @@ struct Member {
 }
 
 impl Member {
-    fn new(member: &gossip::Member) -> Member {
+    /// A member, where rights are looked at or not: that is so on all of them.
+    fn new(member: &gossip::Member, acls: bool) -> Member {
+        let mut tags = member_tags(member);
+        tags.insert("acls".to_owned(), u8::from(acls).to_string());
         Member {
             name: member.name.clone(),
             addr: member.addr.ip().to_string(),
             port: member.addr.port(),
-            tags: member_tags(member),
+            tags,
             status: match member.status {
                 Status::Alive => 1,
                 Status::Leaving => 2,
@@ -91,7 +94,7 @@ struct SelfConfig<'a> {
 pub async fn this(api: Arc<Api>, call: Call) -> Reply {
     let agent = &api.agent;
     let config = agent.config();
-    let member = Member::new(&agent.local_member());
+    let member = Member::new(&agent.local_member(), config.acl.enabled);
     let coord = agent.delegate().lan_coordinate().remove(DEFAULT_SEGMENT).unwrap_or_default();
     let node_id = member.tags.get("id").cloned().unwrap_or_else(|| format!("{:016x}", agent.node_id()));
     let reply = SelfReply {
@@ -133,7 +136,8 @@ pub async fn members(api: Arc<Api>, call: Call) -> Reply {
     let who = api.who().await?;
     let all = members.len();
     let seen = members.iter().filter(|member| who.allows(Kind::Node, &member.name, Access::Read));
-    let mut members: Vec<Member> = seen.map(Member::new).collect();
+    let acls = api.agent.config().acl.enabled;
+    let mut members: Vec<Member> = seen.map(|member| Member::new(member, acls)).collect();
     let filtered = members.len() < all;
     if wide {
         // There is one datacenter, and of each only the servers meet in the wide area.

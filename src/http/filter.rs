@@ -50,15 +50,6 @@ static ZEROS: LazyLock<Value> = LazyLock::new(|| {
         },
     });
     let connect = json!({ "Native": false });
-    // What a check was registered with is not kept.
-    let definition = json!({
-        "HTTP": "", "Method": "", "Body": "", "Header": {}, "DisableRedirects": false,
-        "TLSServerName": "", "TLSSkipVerify": false, "TCP": "", "TCPUseTLS": false, "UDP": "",
-        "GRPC": "", "GRPCUseTLS": false, "H2PING": "", "H2PingUseTLS": false, "OSService": "",
-        "AliasNode": "", "AliasService": "", "ScriptArgs": [], "DockerContainerID": "", "Shell": "",
-        "Interval": "", "Timeout": "", "DeregisterCriticalServiceAfter": "", "TTL": "",
-        "OutputMaxSize": 0, "SessionName": "",
-    });
     json!({
         "": {
             "Kind": "", "PeerName": "", "SocketPath": "", "ServiceSocketPath": "",
@@ -66,7 +57,6 @@ static ZEROS: LazyLock<Value> = LazyLock::new(|| {
             "Namespace": "default", "Partition": "default", "Proxy": proxy, "Connect": connect,
         },
         "Proxy": proxy, "ServiceProxy": proxy, "Connect": connect, "ServiceConnect": connect,
-        "Definition": definition,
     })
 });
 
@@ -593,8 +583,6 @@ mod tests {
             ("Service.Proxy.Upstreams is empty", true),
             ("ServiceProxy.DestinationServiceName == web", false),
             ("ServiceProxy.DestinationServiceName == \"\"", true),
-            ("Checks.Definition.HTTP == \"\"", true),
-            ("Checks.Definition.TCP matches `.`", false),
             ("Service.Connect.Native != true", true),
             ("ServiceConnect.Native == false", true),
             ("Namespace == default", true),
@@ -664,7 +652,7 @@ mod tests {
             "Weights.Passing == 1",
         ]);
         known::<CatalogService>(&["ServiceName == a", "NodeMeta.env == prod", "ServiceProxy.Mode == \"\""]);
-        known::<Check>(&["Status == passing", "CheckID == a", "v1 in ServiceTags", "Definition.HTTP == a"]);
+        known::<Check>(&["Status == passing", "CheckID == a", "v1 in ServiceTags"]);
         known::<CheckedService>(&["Service.Meta.env == a", "Checks.Status == passing", "Node.Node == a"]);
         // An own service or a member.
         known::<Value>(&[

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::StreamExt;
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::agent::metrics::{Aggregate, INTERVAL, Key, gauges};
@@ -98,15 +99,55 @@ pub async fn metrics(api: Arc<Api>, call: Call) -> Reply {
 /// Log lines as they come, until the client hangs up or the agent stops.
 pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
     let level = call.params.text("loglevel").unwrap_or("info");
-    let lines = api.agent.watch_log(level, call.params.switch("logjson")).map_err(|error| match error {
+    let json = call.params.switch("logjson");
+    let lines = api.agent.watch_log(level, json).map_err(|error| match error {
         LogError::UnknownLevel(_) => Failure::bad_request(error.to_string()),
         LogError::Refused(_) => Failure::internal(error.to_string()),
     })?;
+    let lines = lines.map(move |lines| if json { as_hclog(&lines) } else { lines });
     let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// Our lines in JSON with the keys of Consul's logger, hclog: `@level`, `@message`, `@module`, `@timestamp`, and what else
+/// a line says beside them. A line that is something else stays as it is.
+fn as_hclog(lines: &str) -> String {
+    let mut out = String::new();
+    for line in lines.lines() {
+        match serde_json::from_str(line) {
+            Ok(Value::Object(said)) => out.push_str(&hclog(said).to_string()),
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn hclog(mut said: serde_json::Map<String, Value>) -> Value {
+    if let Some(dropped) = said.get("dropped").filter(|_| said.len() == 1) {
+        // Between two lines: so many are missing here.
+        let message = format!("{dropped} lines were dropped, because they were not read fast enough");
+        return json!({ "@level": "warn", "@message": message, "dropped": dropped });
+    }
+    let mut line = serde_json::Map::new();
+    for (ours, theirs) in [("timestamp", "@timestamp"), ("target", "@module")] {
+        if let Some(value) = said.remove(ours) {
+            line.insert(theirs.to_owned(), value);
+        }
+    }
+    if let Some(Value::String(level)) = said.remove("level") {
+        line.insert("@level".to_owned(), level.to_lowercase().into());
+    }
+    if let Some(Value::Object(mut fields)) = said.remove("fields") {
+        line.insert("@message".to_owned(), fields.remove("message").unwrap_or_else(|| "".into()));
+        line.extend(fields);
+    }
+    // The spans that it was said in.
+    line.extend(said);
+    Value::Object(line)
 }
 
 /// A time since 1970 as go-metrics shows it: `2024-02-29 23:59:50 +0000 UTC`.
@@ -140,6 +181,28 @@ fn civil(seconds: u64) -> [u64; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_in_json_have_the_keys_of_hclog() {
+        let line = json!({
+            "timestamp": "2024-02-29T23:59:50.000001Z", "level": "WARN", "target": "driftline::agent",
+            "fields": { "message": "a peer is gone", "peer": "n2", "level": 3 },
+        });
+        let out = as_hclog(&format!("{}\n{line}\n", r#"{"dropped":7}"#));
+        let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let gap = "7 lines were dropped, because they were not read fast enough";
+        assert_eq!(
+            lines,
+            [
+                json!({ "@level": "warn", "@message": gap, "dropped": 7 }),
+                json!({
+                    "@timestamp": "2024-02-29T23:59:50.000001Z", "@level": "warn", "@module": "driftline::agent",
+                    "@message": "a peer is gone", "peer": "n2", "level": 3,
+                }),
+            ]
+        );
+        assert_eq!(as_hclog("no JSON\n"), "no JSON\n");
+    }
 
     #[test]
     fn times_are_dates() {

@@ -53,6 +53,7 @@ pub struct Configured {
 
 /// A service as the catalog has it. An id that is not given is the name.
 pub fn info(of: Service) -> ServiceInfo {
+    let port = of.port();
     let name = if of.service.is_empty() { of.name } else { of.service };
     let addresses = of.taggedaddresses.into_iter();
     ServiceInfo {
@@ -60,7 +61,7 @@ pub fn info(of: Service) -> ServiceInfo {
         name,
         tags: of.tags,
         address: of.address,
-        port: of.port,
+        port,
         meta: of.meta,
         tagged_addresses: addresses.map(|(name, at)| (name, (at.address, at.port))).collect(),
         weights: (of.weights.passing, of.weights.warning),

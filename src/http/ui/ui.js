@@ -180,7 +180,7 @@ function clusterPage(root, life) {
     draw();
   });
 }
-const HIDDEN_TAGS = new Set(["role", "dc", "id", "port", "http_port", "raft_vsn", "vsn", "build", "expect"]);
+const HIDDEN_TAGS = new Set(["role", "dc", "id", "port", "http_port", "raft_vsn", "vsn", "build", "expect", "acls"]);
 
 const WORST = ["passing", "warning", "critical"];
 const LOOKS = { passing: "good", warning: "warn", critical: "bad" };
