@@ -219,10 +219,13 @@ fn a_replay_that_cannot_be_is_refused_and_leaves_nothing() {
     is_refused(&["replay", case, "--tries", "2"], "--real");
     is_refused(&["replay", case, "--real", "--mutant", "R99"], "no such mutant");
     is_refused(&["parity", "--cases", absent.to_str().unwrap()], "there is no case in");
-    // A program that is none of ours says nothing that makes sense; the replay ends all the same.
+    // A program that is none of ours is not driven.
     let text = folder.path().join("text");
     std::fs::write(&text, "no program").unwrap();
-    is_refused(&["replay", case, "--real", "--program", text.to_str().unwrap()], "cannot replay");
+    is_refused(
+        &["replay", case, "--real", "--program", text.to_str().unwrap()],
+        "is no driftline that was built with",
+    );
     assert_eq!(std::fs::read_to_string(kept.join("mine")).unwrap(), "mine");
     assert!(!absent.exists());
 }
