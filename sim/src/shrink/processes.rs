@@ -22,8 +22,6 @@ pub struct Budget {
 
 /// So long a candidate may take at least, in real seconds, however short the run of the plan was.
 const LEAST_PATIENCE_S: f64 = 10.0;
-/// So many results of shortened runs are run whole at most, the smallest first.
-const MOST_WHOLE: usize = 8;
 
 /// The checks that judge what happens when it happens, or what clients were told. If one of them objects during the storm,
 /// what comes after the storm cannot change that, and a candidate need not be run to its end.
@@ -103,9 +101,11 @@ pub fn shrink(
     // asked even when the time is over: what was found in it must not be lost.
     if storm_only.is_some() {
         let mut whole = scenario.clone();
-        for plan in found.into_iter().rev().take(MOST_WHOLE) {
-            if fails_whole(&plan, signature, runner, case)? {
-                whole = plan;
+        // Ever larger steps back: a few runs reach the beginning, and each step gives up at most half of what was gained.
+        let steps = std::iter::successors(Some(1), |back| Some(back * 2));
+        for plan in steps.map_while(|back| found.get(found.len().checked_sub(back)?)) {
+            if fails_whole(plan, signature, runner, case)? {
+                whole = plan.clone();
                 break;
             }
         }
