@@ -128,14 +128,18 @@ pub fn run(args: AgentArgs) -> Result<(), Problem> {
     process::run(args, plan)
 }
 
-/// What files and flags come to, read now.
-pub fn planned(args: &AgentArgs) -> Result<Plan, Problem> {
-    let plan = plan(args.clone(), &sources(&args.config)?, host_name())?;
-    // For a reload: at the start there is no log yet, and `run` says it.
+/// What files and flags come to, read anew while the agent runs.
+pub fn reread(args: &AgentArgs) -> Result<Plan, Problem> {
+    let plan = planned(args)?;
     if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
         tracing::warn!("{warning}");
     }
     Ok(plan)
+}
+
+/// What files and flags come to, read now.
+fn planned(args: &AgentArgs) -> Result<Plan, Problem> {
+    plan(args.clone(), &sources(&args.config)?, host_name())
 }
 
 /// The files of these paths, in the order in which they are laid over one another. Of a directory, those whose

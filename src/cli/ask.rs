@@ -326,28 +326,15 @@ pub async fn ask(
     body: impl Into<Bytes>,
     may_be_missing: bool,
 ) -> Result<Response, Problem> {
-    ask_within(env, api, method, path, body, may_be_missing, TIMEOUT).await
-}
-
-/// The same, for what may take longer.
-pub async fn ask_within(
-    env: &Env,
-    api: &Api,
-    method: Method,
-    path: &str,
-    body: impl Into<Bytes>,
-    may_be_missing: bool,
-    within: Duration,
-) -> Result<Response, Problem> {
-    let response = ask_quietly(env, api, method, path, body, may_be_missing, within).await?;
+    let response = ask_within(env, api, method, path, body, may_be_missing, TIMEOUT).await?;
     if is_filtered(&response) {
         complain(LEFT_OUT);
     }
     Ok(response)
 }
 
-/// The same, for whoever looks by themselves at what was left out.
-pub async fn ask_quietly(
+/// The same within another time, for whoever looks by themselves at what was left out.
+pub async fn ask_within(
     env: &Env,
     api: &Api,
     method: Method,

@@ -30,8 +30,9 @@ use driftline::secret::Secret;
 use hdrhistogram::Histogram;
 use rand::{Rng as _, RngExt};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
+use super::process::listen;
 use super::{Problem, Token, resolve};
 
 /// After a server that could not be reached a client rests this long, so that it does not spin.
@@ -301,8 +302,7 @@ async fn bench(
         tally: Mutex::new(Tally::new()?),
     });
     // The first signal ends it with a summary and a whole history; a second one ends the process.
-    let mut interrupt = signal(SignalKind::interrupt())
-        .map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     let told = bench.clone();
     let listening = env.spawn(async move {
         let _ = interrupt.recv().await;

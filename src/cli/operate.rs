@@ -1,9 +1,7 @@
 //! The commands for those who run agents: status and doctor, reload, monitor, the servers of the Raft
 //! configuration, and a bundle of all that helps to find a fault.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::ask::{ask, items, lines, parse, path, pretty, query, row, table, text, unanswered};
 use super::autopilot::{self, Autopilot};
+use super::tls::write_new;
 use super::{Api, Format, Problem};
 
 /// How long the agent may take to begin to answer.
@@ -250,10 +249,8 @@ pub async fn debug(env: &Env, args: Debug) -> Result<Vec<u8>, Problem> {
     let heard = String::from_utf8_lossy(&heard).lines().map(|line| json!(line)).collect();
     bundle.insert("log".to_owned(), Value::Array(heard));
     // What is in it is nobody else's business, and what has come to be there meanwhile is not written over.
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
-    let written = file.and_then(|mut file| file.write_all(&pretty(&Value::Object(bundle))));
+    write_new(&args.output, &pretty(&Value::Object(bundle)), 0o600)?;
     let name = args.output.display();
-    written.map_err(|error| Problem::failed(format!("cannot write {name}: {error}")))?;
     Ok(lines([format!(
         "Written: {name}. It holds addresses, names and log lines; values stay where they are."
     )

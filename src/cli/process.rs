@@ -31,7 +31,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::agent::{AgentArgs, Plan, planned};
+use super::agent::{AgentArgs, Plan, reread};
 use super::{Problem, complain, host, programs};
 
 /// How long jobs that still block may hold up the end of the process.
@@ -97,7 +97,8 @@ fn announce(plan: &Plan, listening: &Listening) {
 
 // ---- signals ----
 
-fn listen(kind: SignalKind) -> Result<Signal, Problem> {
+/// Listens for a signal from now on.
+pub fn listen(kind: SignalKind) -> Result<Signal, Problem> {
     signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))
 }
 
@@ -236,7 +237,7 @@ impl Process for Around {
         Box::pin(async {
             let args = self.args.clone();
             // Names are resolved while it is read, which can take its time.
-            let read = self.env.blocking(move || planned(&args)).await.map_err(|error| error.to_string())?;
+            let read = self.env.blocking(move || reread(&args)).await.map_err(|error| error.to_string())?;
             let plan = read.map_err(|problem| problem.text)?;
             telemetry::filter(&plan.log_level)?;
             let options = plan.tls.clone();

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
 use super::Problem;
+use super::process::listen;
 
 /// So much of what a program writes is kept; the rest is read and dropped.
 const KEPT: usize = 4096;
@@ -117,9 +118,6 @@ pub struct Told {
 impl Told {
     /// Listens from now on.
     pub fn listen() -> Result<Told, Problem> {
-        let listen = |kind| {
-            unix::signal(kind).map_err(|error| Problem::failed(format!("cannot listen for signals: {error}")))
-        };
         Ok(Told { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 

@@ -130,8 +130,8 @@ fn authority(args: &CaCreate, directory: &Path) -> Result<Vec<u8>, Problem> {
     let mut params = authority_params(&key);
     valid(&mut params, args.days);
     let certificate = params.self_signed(&key).map_err(&said)?;
-    write_new(&directory.join(CA_KEY), &key.serialize_pem(), 0o600)?;
-    write_new(&directory.join(CA_CERT), &certificate.pem(), 0o644)?;
+    write_new(&directory.join(CA_KEY), key.serialize_pem().as_bytes(), 0o600)?;
+    write_new(&directory.join(CA_CERT), certificate.pem().as_bytes(), 0o644)?;
     Ok(lines([
         &*format!("{CA_CERT}      for every machine: ca_file"),
         &*format!("{CA_KEY}  keep it away from them: it signs members into the cluster"),
@@ -189,8 +189,8 @@ fn certificate(args: &CertCreate, directory: &Path) -> Result<Vec<u8>, Problem> 
         .map(|number| format!("{}-{kind}-{number}", args.dc))
         .find(|stem| !directory.join(format!("{stem}.pem")).exists())
         .ok_or_else(|| Problem::failed("there are 10000 certificates here already"))?;
-    write_new(&directory.join(format!("{stem}-key.pem")), &key.serialize_pem(), 0o600)?;
-    write_new(&directory.join(format!("{stem}.pem")), &certificate.pem(), 0o644)?;
+    write_new(&directory.join(format!("{stem}-key.pem")), key.serialize_pem().as_bytes(), 0o600)?;
+    write_new(&directory.join(format!("{stem}.pem")), certificate.pem().as_bytes(), 0o644)?;
     Ok(lines([
         &*format!("{stem}.pem      cert_file, good for {}", names.join(", ")),
         &*format!("{stem}-key.pem  key_file, for its owner only"),
@@ -212,13 +212,13 @@ fn check_signed(certificate: &CertificateDer<'_>, authority: &str) -> Result<(),
 }
 
 /// Writes a file that is not there yet.
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Problem> {
+pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), Problem> {
     let written = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
+        .and_then(|mut file| file.write_all(content));
     written.map_err(|error| Problem::failed(format!("cannot write {}: {error}", path.display())))
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ask::{
-    LEFT_OUT, TIMEOUT, ask, ask_quietly, content, is_filtered, items, lines, parse, path, query, text,
+    LEFT_OUT, TIMEOUT, ask, ask_within, content, is_filtered, items, lines, parse, path, query, text,
 };
 use super::{Api, Problem};
 
@@ -55,7 +55,7 @@ pub async fn export(env: &Env, args: Export) -> Result<Vec<u8>, Problem> {
     let stale = args.stale.then(String::new);
     let query = query([("recurse", Some(String::new())), ("stale", stale)]);
     let path = format!("/v1/kv/{}{query}", path(&args.prefix));
-    let response = ask_quietly(env, &args.api, Method::GET, &path, Bytes::new(), true, TIMEOUT).await?;
+    let response = ask_within(env, &args.api, Method::GET, &path, Bytes::new(), true, TIMEOUT).await?;
     if is_filtered(&response) {
         // Whoever restores it would take what is missing for deleted.
         return Err(Problem::failed(format!("{LEFT_OUT}; nothing is exported, as a backup must be whole")));

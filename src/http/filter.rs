@@ -527,7 +527,7 @@ mod tests {
             "ServiceName": "web", "ServicePort": 8080, "ServiceTags": ["v1", "blue"], "Empty": [],
             "ServiceMeta": {"env": "prod", "a key": "x"}, "Node": "n-1.example", "Flag": true,
             "Nested": {"Inner": {"Name": "deep"}}, "Nothing": null, "Tags": {"role": "consul"},
-            "Checks": [{"Status": "passing", "Definition": {}}, {"Status": "critical", "Definition": {}}],
+            "Checks": [{"Status": "passing"}, {"Status": "critical"}],
             "ServiceProxy": {}, "ServiceConnect": {}, "Service": {"Proxy": {}, "Connect": {}},
         });
         let filter = Filter::parse(text).map_err(|failure| failure.text)?;

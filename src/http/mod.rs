@@ -90,7 +90,7 @@ use crate::agent::Agent;
 use crate::agent::tokens::Purpose;
 use crate::config::Limits;
 use crate::env::places::Places;
-use crate::env::{BoxStream, Env, Listener, Rng};
+use crate::env::{BoxStream, Elapsed, Env, Listener, Rng};
 
 use crate::secret::Secret;
 use crate::state::acl::{Access, Authorizer, Kind};
@@ -225,6 +225,15 @@ async fn connection(
     }
 }
 
+/// Waits at most so long. Most bodies arrive with their heads: what is there at once needs no timer.
+async fn soon<F: Future>(env: &Env, within: Duration, wanted: F) -> Result<F::Output, Elapsed> {
+    let mut wanted = pin!(wanted);
+    match wanted.as_mut().now_or_never() {
+        Some(there) => Ok(there),
+        None => env.timeout(within, wanted).await,
+    }
+}
+
 /// Says 503 to a connection there is no room for, if that can be said without waiting.
 fn turn_away(mut stream: BoxStream) {
     const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
@@ -333,23 +342,15 @@ impl Api {
             }
             Ok::<_, axum::BoxError>(Upload { bytes: bytes.freeze(), _room: room })
         };
-        let mut read = pin!(read);
-        // Most bodies arrive with their heads: no timer for those.
-        let read = match read.as_mut().now_or_never() {
-            Some(read) => read,
-            None => {
-                let patience = Duration::from_millis(limits.http_read_timeout_ms);
-                self.agent.env().timeout(patience, read).await.map_err(|_| {
-                    if full.load(Ordering::Relaxed) {
-                        let text = "Too many large bodies at once, try later";
-                        return Failure::new(StatusCode::SERVICE_UNAVAILABLE, text);
-                    }
-                    let text =
-                        format!("The request's body did not arrive within {} ms", patience.as_millis());
-                    Failure::new(StatusCode::REQUEST_TIMEOUT, text)
-                })?
+        let patience = Duration::from_millis(limits.http_read_timeout_ms);
+        let read = soon(self.agent.env(), patience, read).await.map_err(|_| {
+            if full.load(Ordering::Relaxed) {
+                let text = "Too many large bodies at once, try later";
+                return Failure::new(StatusCode::SERVICE_UNAVAILABLE, text);
             }
-        };
+            let text = format!("The request's body did not arrive within {} ms", patience.as_millis());
+            Failure::new(StatusCode::REQUEST_TIMEOUT, text)
+        })?;
         read.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 too_large(&format!("over {limit}"))

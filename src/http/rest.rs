@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::soon;
 use crate::env::Env;
 
 /// So much is thrown away at most.
@@ -23,21 +23,16 @@ const MOST: usize = 8 << 20;
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// A request's body. Clones are the same one, so that what a handler leaves of it can be read after it.
-pub struct Rest<B = Incoming>(Arc<Mutex<B>>);
+#[derive(Clone)]
+pub struct Rest(Arc<Mutex<Incoming>>);
 
-impl<B> Clone for Rest<B> {
-    fn clone(&self) -> Rest<B> {
-        Rest(self.0.clone())
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
+impl Rest {
     /// Of a body that nobody has read from.
-    pub fn new(body: B) -> Rest<B> {
+    pub fn new(body: Incoming) -> Rest {
         Rest(Arc::new(Mutex::new(body)))
     }
 
-    fn locked(&self) -> MutexGuard<'_, B> {
+    fn locked(&self) -> MutexGuard<'_, Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,22 +52,18 @@ impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
             }
             true
         };
-        let mut read = Box::pin(read);
-        match read.as_mut().now_or_never() {
-            Some(all) => all,
-            None => env.timeout(WITHIN, read).await.unwrap_or(false),
-        }
+        soon(env, WITHIN, read).await.unwrap_or(false)
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Rest<B> {
+impl Body for Rest {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         Pin::new(&mut *self.locked()).poll_frame(cx)
     }
 

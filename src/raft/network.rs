@@ -161,9 +161,7 @@ impl PeerNetwork {
             })),
         }
     }
-}
 
-impl PeerNetwork {
     /// The error of a peer that misses what it has acknowledged up to `index`.
     fn has_lost(&self, index: u64) -> RPCError<TypeConfig> {
         let name = &self.peer.name;

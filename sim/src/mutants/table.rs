@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::score::{EDITS, Score};
 use super::{AREAS, Mutant, UNEXPRESSED, all};
+use crate::shrink::MOST_SEEDS;
 
 /// The head of [`table`].
 const HEAD: &str = "| mutant | bug | must be caught by | failed by | named, of all that failed | seeds to kill: median, p95 | \
@@ -90,7 +91,7 @@ pub fn document(scores: &[Score], code: &str) -> String {
          check objected, named for the bug or not. Then the same seeds run without the faults that the bug needs, where it \
          must survive. The clean node passes the same seeds. Of the smallest case it is told how long one core took to find it, \
          and after how many of {EDITS} unrelated edits to the program it still fails the same way: each draws once more and starts one \
-         more task at every boot, and as that changes all luck, a case that is quick to run may take up to 16 seeds.\n\n{}\n",
+         more task at every boot, and as that changes all luck, a case that is quick to run may take up to {MOST_SEEDS} seeds.\n\n{}\n",
         all().count(),
         bars(scores)
     );

@@ -47,15 +47,15 @@ pub enum BuildError {
 pub fn probe(program: &Path) -> Result<(), BuildError> {
     let asked = Command::new(program).args(["agent", "--puppet", "--help"]).stdin(Stdio::null()).output();
     let said = match asked {
-        Ok(output) if output.status.success() && contains(&output.stdout, b"--config") => return Ok(()),
+        Ok(output)
+            if output.status.success() && String::from_utf8_lossy(&output.stdout).contains("--config") =>
+        {
+            return Ok(());
+        }
         Ok(output) => String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned(),
         Err(error) => error.to_string(),
     };
     Err(BuildError::Foreign { program: program.to_owned(), said })
-}
-
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|some| some == word)
 }
 
 /// One message of `cargo build --message-format=json`, as far as it matters here.

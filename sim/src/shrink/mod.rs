@@ -40,7 +40,7 @@ const CHUNK: usize = 32;
 /// From the second round on: how many seeds a candidate is tried under.
 const SEEDS: u64 = 3;
 /// The most seeds that a candidate is tried under.
-const MOST_SEEDS: u64 = 16;
+pub const MOST_SEEDS: u64 = 16;
 /// What all tries of a candidate may cost, in simulated seconds of storm or fifties of requests, unless they are few.
 const COST_OF_TRIES: u64 = 20;
 /// So few faults and requests are small enough. With more, so many short storms made of them are tried.
@@ -169,6 +169,7 @@ impl Search<'_, '_> {
         !is_small && self.first_under(1, simpler::excerpts(&base, EXCERPTS)).is_some()
     }
 
+    /// As [`tries`], and in later rounds under a few at least.
     fn tries(&self, plan: &Scenario) -> u64 {
         tries(plan).max(self.seeds)
     }

@@ -74,22 +74,28 @@ pub fn info(of: Service) -> ServiceInfo {
 /// client says 0 for what its caller says nothing of.
 pub fn told(of: Service) -> ServiceInfo {
     let mut told = info(of);
-    let (passing, warning) = told.weights;
-    if passing == 0 || passing.max(warning) > u32::from(u16::MAX) {
+    if wrong_weights(told.weights).is_some() {
         told.weights = (1, 1);
     }
     told
 }
 
+/// What is wrong with the weights while checks pass and while one warns.
+fn wrong_weights((passing, warning): (u32, u32)) -> Option<&'static str> {
+    if passing == 0 {
+        Some("Invalid Weights: Passing must be greater than 0")
+    } else if passing.max(warning) > u32::from(u16::MAX) {
+        Some("Invalid Weights: DNS Weight must be between 0 and 65535")
+    } else {
+        None
+    }
+}
+
 /// What a service may say of itself: the limits are Consul's.
 fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
     const RESERVED: &str = "consul-";
-    let (passing, warning) = service.weights;
-    if passing == 0 {
-        return Err(bad("Invalid Weights: Passing must be greater than 0"));
-    }
-    if passing > u32::from(u16::MAX) || warning > u32::from(u16::MAX) {
-        return Err(bad("Invalid Weights: DNS Weight must be between 0 and 65535"));
+    if let Some(wrong) = wrong_weights(service.weights) {
+        return Err(bad(wrong));
     }
     if service.meta.len() > 64 {
         return Err(bad("Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs"));
