@@ -104,6 +104,8 @@ enum Command {
     Keyring(keyring::Keyring),
     /// Prints a new key for gossip
     Keygen,
+    /// Prints the version of this program
+    Version(Format),
     /// Makes the certificates of a cluster
     #[command(subcommand)]
     Tls(tls::Tls),
@@ -189,11 +191,7 @@ impl Api {
     fn reach(&self, env: &Env) -> Result<(Env, SocketAddr), Problem> {
         let addr = or_consuls(self.http_addr.clone(), "CONSUL_HTTP_ADDR").unwrap_or_else(|| HERE.to_owned());
         let Some(text) = addr.strip_prefix("https://") else {
-            let text = addr.strip_prefix("http://").unwrap_or(&addr);
-            if text.contains("://") {
-                return Err(Problem::usage(format!("address {addr:?}: only http:// and https:// are known")));
-            }
-            return Ok((env.clone(), resolve(text.trim_end_matches('/'), ask::API_PORT)?));
+            return Ok((env.clone(), plain(&addr)?));
         };
         let text = text.trim_end_matches('/');
         let addr = resolve(text, ask::HTTPS_PORT)?;
@@ -225,6 +223,19 @@ impl Api {
     }
 }
 
+/// Where an API is that is asked without TLS.
+fn plain(addr: &str) -> Result<SocketAddr, Problem> {
+    let text = addr.strip_prefix("http://").unwrap_or(addr);
+    if let Some((scheme, _)) = text.split_once("://") {
+        let why = match scheme {
+            "https" => "this command speaks no TLS: give it an http:// address",
+            _ => "only http:// and https:// are known",
+        };
+        return Err(Problem::usage(format!("address {addr:?}: {why}")));
+    }
+    resolve(text.trim_end_matches('/'), ask::API_PORT)
+}
+
 /// What was given, or what the environment says under Consul's name for it. What is empty says nothing.
 fn or_consuls<T: From<String> + AsRef<std::ffi::OsStr>>(given: Option<T>, name: &str) -> Option<T> {
     let given = given.filter(|given| !given.as_ref().is_empty());
@@ -253,30 +264,16 @@ impl Token {
         }
         let file = self.token_file.clone();
         if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
-            return sound(secrets::read(&path)?, &path.display().to_string());
+            return secrets::read(&path, "token");
         }
         // A variable that is set to nothing is unset, as for Consul.
         let told = |name| std::env::var_os(name).filter(|text| !text.is_empty());
         let named = ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"];
         match named.into_iter().find_map(|name| Some((name, told(name)?))) {
-            Some((name, token)) => sound(Secret::new(token.to_string_lossy().trim()), name),
+            Some((name, token)) => secrets::sound(Secret::new(token.to_string_lossy().trim()), name, "token"),
             None => Ok(Secret::default()),
         }
     }
-}
-
-/// A secret that was read from somewhere, unless it cannot be one.
-fn sound(secret: Secret, from: &str) -> Result<Secret, Problem> {
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == char::REPLACEMENT_CHARACTER;
-    if secret.is_empty() {
-        return Err(Problem::failed(format!("{from} is empty: it should hold a token")));
-    }
-    if secret.expose().contains(odd) {
-        return Err(Problem::failed(format!(
-            "{from} holds no token: there are spaces, line ends or other odd characters inside"
-        )));
-    }
-    Ok(secret)
 }
 
 /// Why a command did not do what it was asked: an exit code and a text.
@@ -316,6 +313,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => agent::validate(&args.paths),
         Command::Recover(args) => recover::run(&args),
         Command::Keygen => keyring::keygen(),
+        Command::Version(format) => Ok(version(format)),
         Command::Tls(command) => tls::run(command),
         Command::Completions(args) => {
             let mut script = Vec::new();
@@ -337,6 +335,14 @@ pub fn main() -> ExitCode {
             complain(&problem.text);
             ExitCode::from(problem.code)
         }
+    }
+}
+
+fn version(format: Format) -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    match format.is_json() {
+        true => ask::pretty(&serde_json::json!({ "Version": version })),
+        false => ask::lines([format!("driftline {version}").as_str()]),
     }
 }
 
@@ -368,12 +374,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_one_word() {
-        assert_eq!(sound(Secret::new("a-b"), "f").unwrap().expose(), "a-b");
-        assert_eq!(sound(Secret::new(""), "f").unwrap_err().text, "f is empty: it should hold a token");
-        for odd in ["a b", "a\nb", "a\u{0}b", "a\u{a0}b"] {
-            let said = sound(Secret::new(odd), "f").unwrap_err().text;
-            assert!(said.starts_with("f holds no token: ") && !said.contains(odd), "{said}");
+    fn an_address_without_tls_may_say_so_and_no_other_scheme() {
+        let here = plain("127.0.0.1:8500").unwrap();
+        assert_eq!(
+            (plain("http://127.0.0.1").unwrap(), plain("http://127.0.0.1:8500/").unwrap()),
+            (here, here)
+        );
+        for (addr, why) in
+            [("https://127.0.0.1", "speaks no TLS"), ("unix:///run/a.sock", "only http:// and")]
+        {
+            let problem = plain(addr).unwrap_err();
+            assert!(problem.code == 2 && problem.text.contains(why), "{problem:?}");
         }
     }
 

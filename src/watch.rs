@@ -138,6 +138,7 @@ pub struct Follower {
     connection: Connection,
     watch: Watch,
     seen: Seen,
+    left_out: bool,
 }
 
 impl Follower {
@@ -148,7 +149,13 @@ impl Follower {
             connection: Connection::new(env.clone(), api),
             watch,
             seen: Seen::default(),
+            left_out: false,
         }
+    }
+
+    /// Whether the last answer left something out that whoever looks may not see. How much, no answer says.
+    pub fn left_out(&self) -> bool {
+        self.left_out
     }
 
     /// The same, showing a token with every request.
@@ -204,6 +211,7 @@ impl Follower {
             }
             status => return Err(format!("{status}: {}", response.text().trim_end())),
         };
+        self.left_out = response.header("x-consul-results-filtered-by-acls") == Some("true");
         Ok(self.seen.heard(self.watch.kind, index, value).map(|news| (index, news)))
     }
 }
@@ -244,8 +252,13 @@ fn api_of(listening: SocketAddr) -> SocketAddr {
 
 async fn follow(agent: Agent, api: SocketAddr, watch: Watch) {
     let mut follower = Follower::new(agent.env(), api, watch.clone());
+    let mut left_out = false;
     loop {
         let (index, news) = follower.next().await;
+        if left_out != follower.left_out() {
+            left_out = follower.left_out();
+            tracing::warn!(kind = ?watch.kind, left_out, "whether a watch's token may see all that it looks at has changed");
+        }
         if let Err(reason) = handle(&agent, &watch, index, &news).await {
             tracing::warn!(kind = ?watch.kind, index, reason, "a watch's handler failed");
         }

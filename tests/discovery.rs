@@ -473,6 +473,73 @@ fn a_watch_can_send_its_news() {
     });
 }
 
+#[test]
+fn a_watch_says_when_its_token_may_not_see_all_any_more() {
+    const ROOT: &str = "11111111-aaaa-4bbb-8ccc-222222222222";
+    const OTHER: &str = "33333333-aaaa-4bbb-8ccc-444444444444";
+    let home = Home::new();
+    let (root, other) = (home.secret("root", ROOT), home.secret("other", OTHER));
+    let acl = format!(
+        "[acl]\nenabled = true\ndefault_policy = 'deny'\n[acl.tokens]\ninitial_management = 'file:{root}'\n"
+    );
+    let config = home.file("acl.toml", &format!("{QUICK}{acl}"));
+    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
+    let node = Node::start("a", &[&["--dev", "--config", &config][..], &ports].concat());
+    let root = node.http().showing(ROOT);
+    eventually("the first token", || root.json("/v1/acl/token/self"));
+    let policy = |at: &str, more: &str| {
+        let rules = format!("key_prefix \"a/\" {{ policy = \"read\" }} {more}");
+        let answer = root.put(at, json!({ "Name": "p", "Rules": rules }).to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice::<Value>(&answer.body).unwrap()["ID"].as_str().unwrap().to_owned()
+    };
+    let id = policy("/v1/acl/policy", "");
+    let at = format!("/v1/acl/policy/{id}");
+    let token = json!({ "SecretID": OTHER, "Policies": [{ "Name": "p" }] });
+    assert_eq!(root.put("/v1/acl/token", token.to_string()).status, 200);
+    assert!(root.set("a/x", "1") && root.set("a/y", "1"));
+
+    let log = text_of(&home.path("log"));
+    let api = node.at.http.to_string();
+    let mut command = driftline();
+    command.args([
+        "watch",
+        "--http-addr",
+        &api,
+        "--token-file",
+        &other,
+        "--type",
+        "keyprefix",
+        "--prefix",
+        "a/",
+    ]);
+    command.args(["sh", "-c", &format!("cat >> {log}")]);
+    let mut watching = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+    let runs = |count: usize| {
+        let ran = || std::fs::read_to_string(&log).unwrap_or_default().lines().count() == count;
+        eventually("the handler to run", || ran().then_some(()));
+    };
+    runs(1);
+    policy(&at, "key \"a/y\" { policy = \"deny\" }");
+    assert!(root.set("a/x", "2"));
+    runs(2);
+    assert!(root.set("a/x", "3"));
+    runs(3);
+    policy(&at, "");
+    assert!(root.set("a/x", "4"));
+    runs(4);
+    watching.kill().expect("a child can be killed");
+    let said = String::from_utf8(ended(watching).stderr).unwrap();
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        said,
+        [
+            "driftline: some results were left out: the token may not see them",
+            "driftline: nothing is left out any more"
+        ]
+    );
+}
+
 // ---- lock ----
 
 fn locking(node: &Node, args: &[&str]) -> Child {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Home, Http, Node, PATIENCE, contract, eventually};
 use driftline::http::client::Response;
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn start(name: &str, more: &[&str]) -> Node {
     let ports = ["--dev", "--http-port", "0", "--rpc-port", "0", "--gossip-port", "0"];
@@ -102,6 +102,83 @@ fn a_server_with_another_clusters_data_is_not_joined() {
         }
     }
     assert_eq!((listed(&a), listed(&b)), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_session_is_known_by_its_id_in_any_case() {
+    let node = start("a", &[]);
+    let made = eventually("the node to be in the catalog", || {
+        Some(node.http().put("/v1/session/create", "")).filter(|made| made.status == 200)
+    });
+    let id = serde_json::from_slice::<Value>(&made.body).unwrap()["ID"].as_str().unwrap().to_owned();
+    let loud = id.to_uppercase();
+    assert_ne!(id, loud);
+    assert_eq!(node.http().json(&format!("/v1/session/info/{loud}")).unwrap()[0]["ID"], id.as_str());
+    assert_eq!(node.http().put(&format!("/v1/session/renew/{loud}"), "").status, 200);
+    assert_eq!(node.http().put(&format!("/v1/kv/k?acquire={loud}"), "1").text(), "true");
+    assert_eq!(node.http().json("/v1/kv/k").unwrap()[0]["Session"], id.as_str());
+    let check = json!([{ "KV": { "Verb": "check-session", "Key": "k", "Session": loud } }]);
+    assert_eq!(node.http().put("/v1/txn", check.to_string()).status, 200);
+    assert_eq!(node.http().put(&format!("/v1/kv/k?release={loud}"), "2").text(), "true");
+    assert_eq!(node.http().put(&format!("/v1/session/destroy/{loud}"), "").text(), "true");
+    assert_eq!(node.http().json("/v1/session/list"), Some(json!([])));
+}
+
+#[test]
+fn a_transaction_reads_a_node_by_its_id_whatever_name_is_beside_it() {
+    let node = start("a", &[]);
+    let id = "11111111-2222-3333-4444-55555555555a";
+    let body = json!({ "Node": "n9", "ID": id, "Address": "10.0.0.9" });
+    assert_eq!(node.http().put("/v1/catalog/register", body.to_string()).status, 200);
+    let get = |body: Value, more: Option<Value>| {
+        let read = json!({ "Node": { "Verb": "get", "Node": body } });
+        let ops: Vec<Value> = [Some(read), more].into_iter().flatten().collect();
+        let answer = node.http().put("/v1/txn", Value::from(ops).to_string());
+        (answer.status, serde_json::from_slice::<Value>(&answer.body).unwrap())
+    };
+    // Alone it is a read; beside a write it is in the log.
+    for more in [None, Some(json!({ "KV": { "Verb": "set", "Key": "k" } }))] {
+        for body in [json!({ "ID": id.to_uppercase() }), json!({ "ID": id, "Node": "other" })] {
+            let (status, done) = get(body, more.clone());
+            assert_eq!((status, &done["Results"][0]["Node"]["Node"]), (200, &"n9".into()), "{done}");
+        }
+        let (status, done) = get(json!({ "ID": "n9" }), more.clone());
+        assert_eq!((status, &done["Errors"][0]["What"]), (409, &"node with ID \"n9\" doesn't exist".into()));
+        assert_eq!(get(json!({ "Node": "n9" }), more).0, 200);
+    }
+}
+
+#[test]
+fn what_a_transaction_reads_on_its_way_is_told_to_those_only_who_may_read_it() {
+    const ROOT: &str = "11111111-aaaa-4bbb-8ccc-222222222222";
+    const OTHER: &str = "33333333-aaaa-4bbb-8ccc-444444444444";
+    let home = Home::new();
+    let root = home.secret("root", ROOT);
+    let acl = format!(
+        "[acl]\nenabled = true\ndefault_policy = 'deny'\n[acl.tokens]\ninitial_management = 'file:{root}'\n"
+    );
+    let node = start("a", &["--config", &home.file("acl.toml", &acl)]);
+    let root = node.http().showing(ROOT);
+    eventually("the first token", || root.json("/v1/acl/token/self"));
+    let rules = "key \"own\" { policy = \"write\" } key \"tree/seen\" { policy = \"read\" }";
+    let policy = json!({ "Name": "p", "Rules": rules });
+    assert_eq!(root.put("/v1/acl/policy", policy.to_string()).status, 200);
+    let token = json!({ "SecretID": OTHER, "Policies": [{ "Name": "p" }] });
+    assert_eq!(root.put("/v1/acl/token", token.to_string()).status, 200);
+    assert!(root.set("tree/seen", "1") && root.set("tree/secret", "2"));
+    let tree = json!({ "KV": { "Verb": "get-tree", "Key": "tree/" } });
+    let own = json!({ "KV": { "Verb": "set", "Key": "own" } });
+    for (ops, expected) in
+        [(json!([tree]), vec!["tree/seen"]), (json!([own, tree]), vec!["own", "tree/seen"])]
+    {
+        let answer = node.http().showing(OTHER).put("/v1/txn", ops.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let done: Value = serde_json::from_slice(&answer.body).unwrap();
+        let keys = done["Results"].as_array().unwrap().iter().map(|one| one["KV"]["Key"].as_str().unwrap());
+        assert_eq!(keys.collect::<Vec<_>>(), expected);
+        let answer = root.put("/v1/txn", ops.to_string());
+        assert!(answer.text().contains("tree/secret"), "{}", answer.text());
+    }
 }
 
 /// Asks in the background; the answer comes through the channel.

@@ -303,6 +303,17 @@ fn the_other_commands_print_what_people_need() {
     let node = dev(&[]);
     let said = ask(&node, "status");
     assert!(said.starts_with("exit 0\nNode     a (server)\nLeader   127.0.0.1:"), "{said}");
+    let version = format!("exit 0\ndriftline {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(shown(&run(&["version"])), version);
+    assert!(shown(&run(&["version", "-format=json"])).contains("\"Version\": "));
+    let said = ask(&node, "operator usage instances");
+    let counts: Vec<&str> = said.lines().nth(2).unwrap().split_whitespace().collect();
+    assert_eq!(counts, ["dc1", "1", "1", "1", "0", "0"], "{said}");
+    assert!(ask(&node, "members -detailed").contains("role=consul"));
+    assert!(ask(&node, "kv get -consistent none").contains("no key \"none\""));
+    // What is not known is named as it was written, not by its first letter.
+    let said = ask(&node, "members -http-nonsense");
+    assert!(said.starts_with("exit 2\n") && said.contains("'--http-nonsense'"), "{said}");
     let json: Value =
         serde_json::from_str(ask(&node, "status --format json").strip_prefix("exit 0\n").unwrap()).unwrap();
     assert_eq!((&json["Server"], &json["Members"]["Alive"]), (&true.into(), &1.into()));
@@ -312,7 +323,11 @@ fn the_other_commands_print_what_people_need() {
         "{said}"
     );
     let said = ask(&node, "operator raft transfer-leader");
-    assert!(said.starts_with("exit 1\n") && said.contains("no such voter"), "{said}");
+    assert!(said.starts_with("exit 1\n") && said.contains("answers 500: cannot find peer"), "{said}");
+    let said = ask(&node, "operator raft transfer-leader --id a");
+    assert!(said.contains("cannot transfer leadership to itself"), "{said}");
+    let said = ask(&node, "operator raft transfer-leader --id nobody");
+    assert!(said.contains("Could not find address for server id nobody"), "{said}");
     let said = ask(&node, "operator raft remove-peer --id nobody");
     assert!(said.starts_with("exit 1\n") && said.contains("was not found"), "{said}");
     assert!(shown(&run(&["operator", "raft", "remove-peer"])).starts_with("exit 2\n"));
@@ -325,7 +340,7 @@ fn the_other_commands_print_what_people_need() {
     }
     let home = Home::new();
     let file = text_of(&home.path("debug.json"));
-    let said = ask(&node, &format!("debug --duration 0 --output {file}"));
+    let said = ask(&node, &format!("debug -duration=1ms --output {file}"));
     assert!(said.starts_with("exit 0\nWritten: "), "{said}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);

@@ -399,6 +399,25 @@ fn what_is_registered_in_the_catalog_has_to_make_sense() {
     assert_eq!(whole(nothing).0, 200);
     let found = &node.http().json("/v1/health/service/w").expect("instances")[0];
     assert_eq!(found["Service"]["Weights"], json!({ "Passing": 1, "Warning": 1 }));
+    // Of weights that are given, one that is not named is 0, whichever call gives them.
+    let weights = |service: &str| {
+        let found = node.http().json(&format!("/v1/health/service/{service}"))?;
+        found[0]["Service"].get("Weights").cloned()
+    };
+    let partial = json!({ "Passing": 10 });
+    assert_eq!(whole(json!({ "Service": { "Service": "p1", "Weights": partial } })).0, 200);
+    let op = json!([{ "Service": { "Verb": "set", "Node": "n9", "Service": { "Service": "p2", "Weights": partial } } }]);
+    assert_eq!(node.http().put("/v1/txn", op.to_string()).status, 200);
+    register(node.http(), &json!({ "Name": "p3", "Weights": partial }).to_string());
+    for service in ["p1", "p2", "p3"] {
+        let found = eventually("the service in the catalog", || weights(service));
+        assert_eq!(found, json!({ "Passing": 10, "Warning": 0 }), "{service}");
+    }
+    let half = node.http().put("/v1/agent/service/register", r#"{"Name":"p4","Weights":{"Warning":1}}"#);
+    assert!(half.status == 400 && half.text().contains("Passing must be greater than 0"), "{}", half.text());
+    let usage = &node.http().json("/v1/operator/usage").unwrap()["Usage"]["dc1"];
+    let billable = usage["ServiceInstances"].as_u64().unwrap() - 1;
+    assert_eq!(usage["BillableServiceInstances"], billable, "all but the servers' own");
     assert_eq!(node.http().put("/v1/txn", "null").status, 200, "Go's word for no operations");
     for (more, said) in [
         (json!({ "ID": "bad" }), "Bad node ID"),
@@ -646,4 +665,24 @@ fn filters_choose_among_services_and_members() {
     let mistaken = health("nothing", "Bogus+%3D%3D+x");
     assert_eq!(mistaken.status, 400);
     assert!(mistaken.text().contains("Selector \"Bogus\" is not valid"), "{}", mistaken.text());
+    // So it is where there can be none, or nobody.
+    for path in [
+        "health/connect/web",
+        "health/ingress/web",
+        "catalog/connect/web",
+        "catalog/gateway-services/web",
+        "catalog/node/nobody",
+        "catalog/node-services/nobody",
+    ] {
+        for (filter, status) in [("Bogus+%3D%3D+x", 400), ("%28", 400), ("", 200)] {
+            let answer = node.http().get(&format!("/v1/{path}?filter={filter}"));
+            assert_eq!(answer.status, status, "{path} {filter}: {}", answer.text());
+            assert!(
+                status == 200 || answer.text().starts_with("Failed to create boolean expression"),
+                "{path}"
+            );
+        }
+    }
+    assert_eq!(node.http().get("/v1/health/connect/web?filter=Service.Service+%3D%3D+x").text(), "[]");
+    assert_eq!(node.http().get("/v1/catalog/gateway-services/g?filter=Service.Name+%3D%3D+x").text(), "[]");
 }

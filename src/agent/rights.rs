@@ -179,9 +179,14 @@ fn permit_prepared(who: &Authorizer, command: &PreparedCommand, state: &State) -
 
 fn permit_row(who: &Authorizer, op: &CatalogOp, state: &State) -> Result<(), Denied> {
     let catalog = state.catalog();
-    let reads = op.verb == RowVerb::Get;
+    let reads = matches!(op.verb, RowVerb::Get | RowVerb::GetById);
     let access = if reads { Access::Read } else { Access::Write };
     match &op.row {
+        // Whichever node has the id is meant; that none has it is told to whoever knows the id.
+        CatalogRow::Node(node) if op.verb == RowVerb::GetById => match catalog.row_of_node_id(&node.id) {
+            Some(row) => who.require(Kind::Node, &row.info.name, access),
+            None => Ok(()),
+        },
         CatalogRow::Node(node) => {
             who.require(Kind::Node, &node.name, access)?;
             // An id means one node: under another name, that one is meant, or taken out.
@@ -570,6 +575,28 @@ mod tests {
         assert_eq!(found.len(), 2);
         let (Found::Txn(Err(errors)), _) = seen(policy, Txn { ops: vec![op("get", "c")] }) else { panic!() };
         assert!(errors[0].what.starts_with("Permission denied: "), "{errors:?}");
+    }
+
+    #[test]
+    fn who_reads_a_node_by_its_id_needs_the_right_to_the_node() {
+        let mut state = full();
+        let id = "11111111-2222-3333-4444-555555555555";
+        let node =
+            NodeInfo { name: "n3".into(), id: id.into(), address: "10.0.0.3".into(), ..NodeInfo::default() };
+        let new = Registration { node, skip_node_update: false, service: None, checks: Vec::new() };
+        apply(&mut state, Command::Catalog(new.into()));
+        let found = |policy: &str, id: &str| {
+            let row = CatalogRow::Node(NodeInfo { id: id.into(), ..NodeInfo::default() });
+            let ops = vec![TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::GetById, row, index: 0 }))];
+            let (found, _) = look(&who(policy), &Txn { ops }.into(), false, &state).unwrap();
+            let Found::Txn(done) = found.value else { panic!("{found:?}") };
+            done.map(|results| results.len()).map_err(|errors| errors[0].what.clone())
+        };
+        assert_eq!(found("node \"n3\" { policy = \"read\" }", id), Ok(1));
+        assert!(
+            found("node \"n1\" { policy = \"read\" }", id).unwrap_err().starts_with("Permission denied: ")
+        );
+        assert!(found("", "nobody's").unwrap_err().ends_with("doesn't exist"));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::ask::{ask, content, items, lines, parse, path, pretty, row, table, text};
-use super::{Api, Format, Problem, secrets, sound};
+use super::{Api, Format, Problem, secrets};
 
 #[derive(Debug, Subcommand)]
 pub enum Acl {
@@ -339,7 +339,7 @@ impl Roles {
 }
 
 fn secret(file: &Path) -> Result<String, Problem> {
-    Ok(sound(secrets::read(file)?, &file.display().to_string())?.expose().to_owned())
+    Ok(secrets::read(file, "token")?.expose().to_owned())
 }
 
 fn rules(argument: String) -> Result<String, Problem> {
@@ -429,8 +429,7 @@ async fn token(env: &Env, command: Token) -> Result<Vec<u8>, Problem> {
         Token::SetAgentToken(args) => {
             let path = format!("/v1/agent/token/{}", path(&args.purpose));
             let file = &args.secret_file;
-            let given = secrets::read(file)?;
-            let given = if given.is_empty() { given } else { sound(given, &file.display().to_string())? };
+            let given = secrets::read_if_any(file, "token")?;
             let body = json!({ "Token": given.expose() }).to_string();
             ask(env, &args.api, Method::PUT, &path, body, false).await?;
             if given.is_empty() {

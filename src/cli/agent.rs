@@ -201,16 +201,14 @@ fn read(path: &Path) -> Result<Source, Problem> {
 fn looked_up(secret: &Secret) -> Result<Secret, String> {
     let text = secret.expose();
     let found = if let Some(path) = text.strip_prefix("file:") {
-        secrets::read(Path::new(path)).map_err(|problem| problem.text)?.expose().to_owned()
+        secrets::read(Path::new(path), "token")
     } else if let Some(name) = text.strip_prefix("env:") {
-        std::env::var(name).map_err(|_| format!("the environment has no {name}"))?
+        let told = std::env::var(name).map_err(|_| format!("the environment has no {name}"))?;
+        secrets::sound(Secret::new(told.trim()), name, "token")
     } else {
         return Ok(secret.clone());
     };
-    match found.trim() {
-        "" => Err("there is nothing in what it names".to_owned()),
-        found => Ok(Secret::new(found)),
-    }
+    found.map_err(|problem| problem.text)
 }
 
 /// Reads what the files do not say themselves but name a place for; a private key only has to be nobody else's to read.
@@ -222,7 +220,7 @@ fn take_secrets(config: &mut Config, process: &file::Process) -> Result<(), Prob
         if !config.encrypt.is_empty() {
             return Err(Problem::failed("encrypt and encrypt_file are both given: say it once"));
         }
-        config.encrypt = secrets::read(file)?;
+        config.encrypt = secrets::read(file, "key")?;
     }
     config.tls.key_file.as_deref().map_or(Ok(()), secrets::check)
 }
@@ -488,11 +486,18 @@ mod tests {
     fn a_token_may_be_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
-        std::fs::write(&file, "from the file\n").unwrap();
+        std::fs::write(&file, "from-the-file\n").unwrap();
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let toml = format!("[acl.tokens]\nagent = 'file:{}'\ndefault = 'plain'", file.display());
         let tokens = planned("--dev", &toml).unwrap().config.acl.tokens;
-        assert_eq!((tokens.agent.expose(), tokens.default.expose()), ("from the file", "plain"));
+        assert_eq!((tokens.agent.expose(), tokens.default.expose()), ("from-the-file", "plain"));
+        std::fs::write(&file, "two words\n").unwrap();
+        let problem = planned("--dev", &toml).unwrap_err();
+        assert!(
+            problem.text.starts_with("acl.tokens.agent: ") && problem.text.contains(" holds no token: "),
+            "{}",
+            problem.text
+        );
         for (place, why) in
             [("file:/nowhere", "cannot read /nowhere"), ("env:NO_SUCH_NAME", "has no NO_SUCH_NAME")]
         {

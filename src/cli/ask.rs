@@ -67,6 +67,9 @@ pub struct KvGet {
     /// Let any server answer from what it has, which may be old
     #[arg(long)]
     stale: bool,
+    /// Every read is consistent that is not stale: for scripts that were written for Consul
+    #[arg(long = "consistent", conflicts_with = "stale")]
+    _consistent: bool,
     /// Print values in base64
     #[arg(long)]
     base64: bool,
@@ -148,6 +151,9 @@ pub struct Members {
     /// Only those that the filter lets pass, as in Tags["role"] == "consul"
     #[arg(long, value_name = "EXPRESSION")]
     filter: Option<String>,
+    /// The tags are always shown: for scripts that were written for Consul
+    #[arg(long = "detailed")]
+    _detailed: bool,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
@@ -245,6 +251,7 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             | Command::Validate(_)
             | Command::Recover(_)
             | Command::Keygen
+            | Command::Version(_)
             | Command::Tls(_)
             | Command::Completions(_) => Ok(Vec::new()),
             Command::Kv(Kv::Get(args)) => kv_get(&env, args).await,

@@ -33,7 +33,7 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
 use super::process::listen;
-use super::{Problem, Token, resolve};
+use super::{Problem, Token, plain};
 
 /// After a server that could not be reached a client rests this long, so that it does not spin.
 const REST: Duration = Duration::from_millis(20);
@@ -239,7 +239,7 @@ impl Tally {
 
 /// Runs the whole and returns what it prints.
 pub fn run(args: BenchArgs) -> Result<Vec<u8>, Problem> {
-    let servers = args.http_addr.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
+    let servers = args.http_addr.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?;
     let record = args.history.as_deref().map(|path| create(path, args.force)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -253,10 +253,6 @@ pub fn run(args: BenchArgs) -> Result<Vec<u8>, Problem> {
         };
         bench(&env, &args, servers, record).await
     })
-}
-
-fn server(text: &str) -> Result<SocketAddr, Problem> {
-    resolve(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'), 8500)
 }
 
 fn create(path: &Path, overwrite: bool) -> Result<File, Problem> {

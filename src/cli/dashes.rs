@@ -1,7 +1,8 @@
 //! Consul's way to write options: one dash will do, as in `-http-addr=HOST:PORT`.
 //!
 //! With one dash, what comes after it would be read as single letters, and `-http-addr=…` as `-h`: the help would be shown,
-//! the exit code be 0, and nothing be done. So where a command has a long option of that name, it is meant.
+//! the exit code be 0, and nothing be done. So where a command has a long option of that name, it is meant; and where it has
+//! none, the mistake is named by the whole name, not by its first letter.
 
 use std::ffi::OsString;
 
@@ -29,6 +30,10 @@ pub fn doubled(arguments: impl IntoIterator<Item = OsString>, program: &Command)
             }
             continue;
         }
+        if single.is_some_and(|name| is_word(command, name)) {
+            doubled.push(format!("-{text}").into());
+            continue;
+        }
         let subcommand = command.find_subcommand(text);
         let ends = text == "--" || (subcommand.is_none() && !text.starts_with('-') && runs_another(command));
         doubled.push(argument);
@@ -40,6 +45,13 @@ pub fn doubled(arguments: impl IntoIterator<Item = OsString>, program: &Command)
         command = subcommand.unwrap_or(command);
     }
     doubled
+}
+
+/// Whether what follows one dash can only be meant as a whole name: it is no number, and no short option with its value.
+fn is_word(command: &Command, name: &str) -> bool {
+    let first = name.chars().next();
+    let mut short = command.get_arguments().filter(|option| option.get_action().takes_values());
+    first.is_some_and(char::is_alphabetic) && !short.any(|option| option.get_short() == first)
 }
 
 fn option_of<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
@@ -76,11 +88,14 @@ mod tests {
                 "driftline kv get --recurse --http-addr 127.0.0.1:1 k",
             ),
             ("driftline kv put -cas=0 k v", "driftline kv put --cas=0 k v"),
-            // What is no option of the command is somebody's value, or a mistake that the parser will name.
-            ("driftline kv put k -recurse", "driftline kv put k -recurse"),
+            // What is no option of the command is a mistake that the parser will name.
+            ("driftline kv put k -recurse", "driftline kv put k --recurse"),
+            ("driftline kv put k -5", "driftline kv put k -5"),
+            ("driftline members -http-nonsense", "driftline members --http-nonsense"),
+            ("driftline lock -n2 p true", "driftline lock -n2 p true"),
             ("driftline kv put k -- -cas=1", "driftline kv put k -- -cas=1"),
             ("driftline kv put --session -cas k v", "driftline kv put --session -cas k v"),
-            ("driftline agent -server -nonsense=a", "driftline agent --server -nonsense=a"),
+            ("driftline agent -server -nonsense=a", "driftline agent --server --nonsense=a"),
             // The other program's options are its own.
             ("driftline lock -n=2 p echo -n -http-addr=x", "driftline lock -n=2 p echo -n -http-addr=x"),
             ("driftline members -h", "driftline members -h"),

@@ -73,11 +73,11 @@ pub async fn keyring(env: &Env, command: Keyring) -> Result<Vec<u8>, Problem> {
 
 fn read_key(argument: String) -> Result<Secret, Problem> {
     match argument.strip_prefix('@') {
-        Some(file) => secrets::read(Path::new(file)),
+        Some(file) => secrets::read(Path::new(file), "key"),
         None if argument == "-" => {
             let key = String::from_utf8(content(argument)?);
             let key = key.map_err(|_| Problem::usage("the key is not text"))?;
-            Ok(Secret::new(key.trim()))
+            secrets::sound(Secret::new(key.trim()), "standard input", "key")
         }
         None => Err(Problem::usage(
             "on the command line every user of this machine can read a key: give it as - (standard input) or @FILE",

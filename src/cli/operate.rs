@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use driftline::env::Env;
-use driftline::http::client;
+use driftline::http::{client, parse_duration};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -61,9 +61,9 @@ pub struct Debug {
     /// The file to write; not there yet
     #[arg(long, default_value = "driftline-debug.json", value_name = "FILE")]
     output: PathBuf,
-    /// Collect log lines for so many seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
-    duration: u64,
+    /// Collect log lines for so long: seconds, or a duration such as 30s
+    #[arg(long, default_value = "5", value_name = "DURATION", value_parser = seconds)]
+    duration: Duration,
     #[command(flatten)]
     api: Api,
 }
@@ -76,6 +76,32 @@ pub enum Operator {
     /// How the leader looks after the servers
     #[command(subcommand)]
     Autopilot(Autopilot),
+    /// How much there is in the cluster
+    #[command(subcommand)]
+    Usage(Usage),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Usage {
+    /// Counts services and their instances
+    Instances(Instances),
+}
+
+#[derive(Args, Debug)]
+pub struct Instances {
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    api: Api,
+}
+
+/// A number of seconds, or a duration in Go's notation.
+fn seconds(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let nanos = parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    nanos.map(Duration::from_nanos).ok_or_else(|| "must be a duration such as 30s or 1m30s".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
@@ -242,7 +268,7 @@ pub async fn debug(env: &Env, args: Debug) -> Result<Vec<u8>, Problem> {
     }
     let mut log = open_log(env, &args.api, "debug", false).await?;
     let mut heard = Vec::new();
-    let until = env.now() + Duration::from_secs(args.duration);
+    let until = env.now() + args.duration;
     while let Ok(Some(chunk)) = env.timeout(until.since(env.now()), log.next()).await {
         heard.extend_from_slice(&chunk);
     }
@@ -262,6 +288,7 @@ pub async fn operator(env: &Env, command: Operator) -> Result<Vec<u8>, Problem> 
     let command = match command {
         Operator::Raft(command) => command,
         Operator::Autopilot(command) => return autopilot::run(env, command).await,
+        Operator::Usage(Usage::Instances(args)) => return instances(env, args).await,
     };
     match command {
         Raft::ListPeers(args) => {
@@ -293,6 +320,24 @@ pub async fn operator(env: &Env, command: Operator) -> Result<Vec<u8>, Problem> 
             Ok(lines(["Leadership was handed over."]))
         }
     }
+}
+
+/// How many services there are in each datacenter, and instances of them.
+async fn instances(env: &Env, args: Instances) -> Result<Vec<u8>, Problem> {
+    let usage = get(env, &args.api, "/v1/operator/usage").await?;
+    if args.format.is_json() {
+        return Ok(pretty(&usage));
+    }
+    let mut rows = vec![row(["Datacenter", "Nodes", "Services", "Instances", "Billable", "Mesh"])];
+    for (datacenter, used) in usage["Usage"].as_object().into_iter().flatten() {
+        let count = |name: &str| used[name].to_string();
+        let kinds = used["ConnectServiceInstances"].as_object().into_iter().flatten();
+        let mesh: u64 = kinds.filter_map(|(_, count)| count.as_u64()).sum();
+        let (nodes, services) = (count("Nodes"), count("Services"));
+        let (instances, billable) = (count("ServiceInstances"), count("BillableServiceInstances"));
+        rows.push(row([datacenter, &nodes, &services, &instances, &billable, &mesh.to_string()]));
+    }
+    Ok(table(&rows))
 }
 
 /// Whom to ask for the indexes that are not known here, if there are such.

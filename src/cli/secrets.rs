@@ -1,4 +1,4 @@
-//! Files that hold secrets: nobody but the agent's user may read them.
+//! Files that hold secrets: nobody but the agent's user may read them, and they hold one secret each and nothing else.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,12 +24,36 @@ pub fn check(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The secret in a file that only the agent's user may read.
-pub fn read(path: &Path) -> Result<Secret, Problem> {
+/// The secret in a file that only the agent's user may read; `what` it should hold, in a word.
+pub fn read(path: &Path, what: &str) -> Result<Secret, Problem> {
+    sound(content(path)?, &path.display().to_string(), what)
+}
+
+/// The same, where a file with nothing in it says that there is none.
+pub fn read_if_any(path: &Path, what: &str) -> Result<Secret, Problem> {
+    let secret = content(path)?;
+    if secret.is_empty() { Ok(secret) } else { sound(secret, &path.display().to_string(), what) }
+}
+
+fn content(path: &Path) -> Result<Secret, Problem> {
     check(path)?;
     let text = std::fs::read_to_string(path)
         .map_err(|error| Problem::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Secret::new(text.trim()))
+}
+
+/// A secret that was read from somewhere, unless it cannot be one. What is wrong is said without the secret.
+pub fn sound(secret: Secret, from: &str, what: &str) -> Result<Secret, Problem> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    if secret.is_empty() {
+        return Err(Problem::failed(format!("{from} is empty: it should hold a {what}")));
+    }
+    if secret.expose().contains(odd) {
+        return Err(Problem::failed(format!(
+            "{from} holds no {what}: there are spaces, line ends or other odd characters inside"
+        )));
+    }
+    Ok(secret)
 }
 
 #[cfg(test)]
@@ -45,10 +69,29 @@ mod tests {
         let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         for open in [0o644, 0o640, 0o602] {
             mode(open);
-            assert!(read(&file).unwrap_err().text.contains("chmod 600"), "{open:o}");
+            assert!(read(&file, "key").unwrap_err().text.contains("chmod 600"), "{open:o}");
         }
         mode(0o600);
-        assert_eq!(read(&file).unwrap().expose(), "secret");
-        assert!(read(&directory.path().join("none")).is_err());
+        assert_eq!(read(&file, "key").unwrap().expose(), "secret");
+        assert!(read(&directory.path().join("none"), "key").is_err());
+    }
+
+    #[test]
+    fn a_file_holds_one_secret_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        let holds = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            read(&file, "key").map_err(|problem| problem.text)
+        };
+        assert_eq!(holds(" a-b\n").unwrap().expose(), "a-b");
+        assert!(holds("\n").unwrap_err().ends_with(" is empty: it should hold a key"));
+        for odd in ["first second", "first\nsecond\n", "a\u{0}b"] {
+            let said = holds(odd).unwrap_err();
+            assert!(said.contains(" holds no key: ") && !said.contains("first"), "{said}");
+        }
+        holds("\n").unwrap_err();
+        assert!(read_if_any(&file, "key").unwrap().is_empty());
     }
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::ask::{ask, pretty};
+use super::ask::{LEFT_OUT, ask, pretty};
 use super::programs::{Told, run_until_told};
 use super::{Api, Problem, complain};
 
@@ -71,12 +71,13 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
         ..Look::default()
     };
     look.check().map_err(Problem::usage)?;
-    // Asked once as any command asks, because a follower does not tell who does not answer, or what is left out.
+    // Asked once as any command asks, because a follower does not tell who does not answer; what is left out is told here.
     ask(env, &api, Method::GET, &look_at(&look), Bytes::new(), true).await?;
     let (env, addr) = api.reach(env)?;
     let mut follower = Follower::new(&env, addr, look).showing(api.token.secret()?);
     let failed = |reason: String| Problem::failed(format!("the agent at {addr}: {reason}"));
     let mut news = follower.look().await.map_err(failed)?;
+    let mut left_out = follower.left_out();
     let Some((program, arguments)) = handler.split_first() else {
         let (_, value) = news.unwrap_or((0, json!([])));
         return Ok(pretty(&value));
@@ -105,6 +106,10 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
             signal = told.next() => return Err(interrupted(signal)),
             news = look => news,
         };
+        if left_out != follower.left_out() {
+            left_out = follower.left_out();
+            complain(if left_out { LEFT_OUT } else { "nothing is left out any more" });
+        }
     }
 }
 

@@ -28,6 +28,8 @@ enum Kind {
     Same,
     /// A duration in Go's notation, here in milliseconds.
     Milliseconds,
+    /// A table of the user's keys with such durations.
+    EachMilliseconds,
     /// An IP address that goes into these addresses and leaves their ports.
     Ip(&'static [(&'static str, u16)]),
     /// A port that goes into this address and leaves its IP.
@@ -58,6 +60,7 @@ pub const ALIASES: &[Alias] = &[
     alias("dns_config.enable_truncate", "dns.enable_truncate", Kind::Same),
     alias("dns_config.node_ttl", "dns.node_ttl_ms", Kind::Milliseconds),
     alias("dns_config.only_passing", "dns.only_passing", Kind::Same),
+    alias("dns_config.service_ttl", "dns.service_ttl_ms", Kind::EachMilliseconds),
     alias("dns_config.udp_answer_limit", "dns.udp_answer_limit", Kind::Same),
     alias("domain", "dns.domain", Kind::Same),
     alias("gossip_lan.gossip_interval", "gossip.gossip_interval_ms", Kind::Milliseconds),
@@ -107,10 +110,18 @@ pub fn canonical(
         match alias.kind {
             Kind::Same => put(&mut found, alias.ours, value),
             Kind::Milliseconds => {
-                let text = value.as_str().ok_or_else(|| wrong("must be a duration such as \"30s\""))?;
-                let nanos = parse_duration(text).filter(|nanos| *nanos >= 0);
-                let nanos = nanos.ok_or_else(|| wrong("must be a duration such as \"30s\" or \"1m30s\""))?;
-                put(&mut found, alias.ours, json!(nanos / 1_000_000));
+                let ms = milliseconds(&value).map_err(wrong)?;
+                put(&mut found, alias.ours, json!(ms));
+            }
+            Kind::EachMilliseconds => {
+                let each = value.as_object().ok_or_else(|| wrong("must be a table of durations"))?;
+                let mut inside = Map::new();
+                for (name, value) in each {
+                    let ms = milliseconds(value);
+                    let ms = ms.map_err(|reason| (format!("{}.{name}", alias.consul), reason.to_owned()))?;
+                    inside.insert(name.clone(), json!(ms));
+                }
+                put(&mut found, alias.ours, Value::Object(inside));
             }
             Kind::Ip(addresses) => {
                 let ip: Option<IpAddr> = value.as_str().and_then(|text| text.parse().ok());
@@ -169,6 +180,12 @@ pub fn canonical(
         }
     }
     Ok(table)
+}
+
+/// A duration in Go's notation.
+fn milliseconds(value: &Value) -> Result<i64, &'static str> {
+    let nanos = value.as_str().and_then(parse_duration).filter(|nanos| *nanos >= 0);
+    nanos.map(|nanos| nanos / 1_000_000).ok_or("must be a duration such as \"30s\" or \"1m30s\"")
 }
 
 /// Takes an alias out of the table. One that has our own name is only taken in Consul's form.
@@ -266,6 +283,7 @@ mod tests {
             "limits": { "kv_max_value_size": 1024 },
             "gossip_lan": { "probe_interval": "2s" },
             "raft_trailing_logs": 5,
+            "dns_config": { "service_ttl": { "web": "5s", "*": "1m" } },
         }));
         assert_eq!(
             ours.unwrap(),
@@ -281,6 +299,7 @@ mod tests {
                 "limits": { "value_bytes": 1024 },
                 "gossip": { "probe_period_ms": 2_000 },
                 "raft": { "trailing_entries": 5 },
+                "dns": { "service_ttl_ms": { "web": 5_000, "*": 60_000 } },
             })
         );
         assert_eq!(read(json!({ "bootstrap": true })).unwrap(), json!({ "bootstrap": "alone" }));
@@ -295,6 +314,11 @@ mod tests {
             (json!({ "retry_interval": "soon" }), "retry_interval"),
             (json!({ "bind_addr": "here" }), "bind_addr"),
             (json!({ "ports": { "http": 70_000 } }), "ports.http"),
+            (
+                json!({ "dns_config": { "service_ttl": { "db": "1s", "web": 5 } } }),
+                "dns_config.service_ttl.web",
+            ),
+            (json!({ "dns_config": { "service_ttl": "5s" } }), "dns_config.service_ttl"),
             (json!({ "node_meta": {}, "tags": {} , "start_join": 3, "join": [] }), "join"),
             (json!({ "raft_trailing_logs": 5, "raft": { "trailing_entries": 6 } }), "raft.trailing_entries"),
             (json!({ "retry_join": ["nobody there"] }), "retry_join"),

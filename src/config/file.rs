@@ -295,7 +295,8 @@ fn check_values(
         path.push(key.clone());
         let default = path.iter().try_fold(base, |at, key| at.get(key));
         match value {
-            Value::Object(table) if default.is_some_and(|default| own_keys(default).is_some()) => {
+            // A table of the user's own keys too: which of them is wrong is worth saying.
+            Value::Object(table) if default.is_some_and(Value::is_object) => {
                 check_values(source, path, table, base)?;
             }
             _ if default.is_some_and(|default| own_keys(default).is_some()) => {
@@ -462,6 +463,10 @@ mod tests {
         };
         assert_eq!((dns("8600"), dns("-1")), (Some("10.0.0.1:8600".to_owned()), None));
         assert!(error("c.toml", "[ports]\ngrpc = 53").contains("unknown key `ports`"));
+        let ttl = error("c.toml", "[dns_config.service_ttl]\ndb = '1s'\nweb = 'soon'");
+        assert!(ttl.starts_with("c.toml: dns_config.service_ttl.web: must be a duration"), "{ttl}");
+        let ttl = error("c.toml", "[dns.service_ttl_ms]\ndb = 1\nweb = 'soon'");
+        assert!(ttl.starts_with("c.toml: dns.service_ttl_ms.web: "), "{ttl}");
     }
 
     fn source(name: &str, text: &str) -> Source {

@@ -147,6 +147,7 @@ impl Zone {
             _ => usize::MAX,
         };
         let (mut answers, mut additional, mut hosts) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut targets = BTreeSet::new();
         let mut truncated = false;
         for instance in instances {
             let host = host(instance);
@@ -170,8 +171,8 @@ impl Zone {
             }
             for (record, more) in records {
                 answers.push(record);
-                // Instances on one node have one target.
-                additional.extend(more.into_iter().filter(|_| hosts.insert(host)));
+                // Instances on one node have one target; two targets may be at one address.
+                additional.extend(more.into_iter().filter(|record| targets.insert(record.owner.clone())));
             }
         }
         Reply { truncated, ..self.found(answers, additional) }

@@ -142,6 +142,29 @@ fn a_service_is_told_with_where_it_is() {
 }
 
 #[test]
+fn each_target_comes_with_its_address_and_with_it_once() {
+    let zone = zone(DnsConfig::default());
+    // Two nodes behind one address, and a service that names the address of another's node as its own.
+    let all = [
+        instance("n1", "10.0.0.1", "", 80, Status::Passing),
+        instance("n2", "10.0.0.1", "", 81, Status::Passing),
+        instance("n3", "10.0.0.3", "10.0.0.1", 82, Status::Passing),
+        instance("n2", "10.0.0.1", "", 83, Status::Passing),
+    ];
+    let question = question("web.service.consul", Rtype::SRV);
+    let told = told(&encode(&question, &zone.service(&question, "web", &all, false), 65_535));
+    let glue: Vec<&str> = told.lines().filter(|line| line.starts_with("additional ")).collect();
+    assert_eq!(
+        glue,
+        [
+            "additional n1.node.dc1.consul 0 10.0.0.1",
+            "additional n2.node.dc1.consul 0 10.0.0.1",
+            "additional 0a000001.addr.dc1.consul 0 10.0.0.1",
+        ]
+    );
+}
+
+#[test]
 fn what_a_query_finds_lives_as_long_as_the_query_says_or_else_as_the_service() {
     let zone = zone(DnsConfig { service_ttl_ms: [("web".to_owned(), 5_000)].into(), ..DnsConfig::default() });
     let found = [instance("n1", "10.0.0.1", "", 80, Status::Passing)];

@@ -261,6 +261,18 @@ struct GrantsBody {
     templatedpolicies: Vec<serde_json::Value>,
 }
 
+/// Longest name of an identity.
+const MAX_IDENTITY: usize = 256;
+
+/// Whether an identity may have this name. The catalog takes more names, here as in Consul: a policy can name those.
+fn is_identity(name: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    bytes.len() <= MAX_IDENTITY
+        && bytes.iter().all(|byte| plain(byte) || matches!(byte, b'-' | b'_'))
+        && [bytes.first(), bytes.last()].into_iter().all(|end| end.is_some_and(plain))
+}
+
 impl GrantsBody {
     fn links(self) -> Result<(Grants<Link>, Vec<Link>), Failure> {
         if !self.templatedpolicies.is_empty() {
@@ -274,6 +286,14 @@ impl GrantsBody {
             return Err(Failure::bad_request(
                 "A service identity needs a ServiceName, a node identity a NodeName and a Datacenter",
             ));
+        }
+        let services = self.serviceidentities.iter().map(|one| ("Service", &one.servicename));
+        let nodes = self.nodeidentities.iter().map(|one| ("Node", &one.nodename));
+        if let Some((kind, name)) = services.chain(nodes).find(|(_, name)| !is_identity(name)) {
+            return Err(Failure::bad_request(format!(
+                "{kind} identity {name:?} has an invalid name. Only lowercase alphanumeric characters, '-' and '_' are \
+                 allowed, no '-' or '_' at its ends, and {MAX_IDENTITY} characters at most"
+            )));
         }
         let services = self.serviceidentities.into_iter();
         let nodes = self.nodeidentities.into_iter();
@@ -758,4 +778,33 @@ pub async fn set_token(api: Arc<Api>, call: Call) -> Reply {
     let AgentTokenBody { token } = decode::body(&bytes)?;
     api.agent.set_token(purpose, token).await.map_err(Failure::internal)?;
     Ok(reply::empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_has_a_name_that_consul_takes() {
+        let links =
+            |text: &str| decode::body::<GrantsBody>(text.as_bytes())?.links().map(|(grants, _)| grants);
+        let longest = "a".repeat(MAX_IDENTITY);
+        for name in ["web", "web-1", "a_b", "7", &longest] {
+            let services = format!(r#"{{"ServiceIdentities":[{{"ServiceName":"{name}"}}]}}"#);
+            assert_eq!(links(&services).unwrap().services[0].name, name);
+            let nodes = format!(r#"{{"NodeIdentities":[{{"NodeName":"{name}","Datacenter":"dc1"}}]}}"#);
+            assert_eq!(links(&nodes).unwrap().nodes[0].name, name);
+        }
+        for name in ["Web", "web/1", "we b", "-web", "web_", "é", "a.b", &format!("{longest}a")] {
+            let services = format!(r#"{{"ServiceIdentities":[{{"ServiceName":"{name}"}}]}}"#);
+            let said = links(&services).unwrap_err();
+            assert_eq!(said.status, StatusCode::BAD_REQUEST);
+            assert!(
+                said.text.starts_with("Service identity ") && said.text.contains("invalid name"),
+                "{said:?}"
+            );
+            let nodes = format!(r#"{{"NodeIdentities":[{{"NodeName":"{name}","Datacenter":"dc1"}}]}}"#);
+            assert!(links(&nodes).unwrap_err().text.starts_with("Node identity "), "{name}");
+        }
+    }
 }

@@ -11,8 +11,10 @@ use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::autopilot::{Health, ServerHealth};
-use crate::agent::uuid_of;
+use crate::agent::local::book::CONSUL_SERVICE;
+use crate::agent::{Consistency, QueryOptions, uuid_of};
 use crate::state::autopilot::{AutopilotCommand, AutopilotConfig, AutopilotInForce};
+use crate::state::catalog::{AllInstances, Instance};
 use crate::state::query::{Usage, Used};
 use crate::state::{Autopilot, Command};
 
@@ -259,16 +261,34 @@ struct ShownUsage {
     index: u64,
     last_contact: u64,
     known_leader: bool,
+    consistency_level: &'static str,
+    not_modified: bool,
+    /// 0 is a blocking query, which is what every query is here.
+    backend: u8,
+    #[serde(rename = "ResultsFilteredByACLs")]
+    filtered: bool,
 }
 
-#[derive(Serialize)]
+/// The kinds of instances that Consul's mesh has. Here there are those only that were registered as such.
+const KINDS: [&str; 6] = [
+    "api-gateway",
+    "connect-native",
+    "connect-proxy",
+    "ingress-gateway",
+    "mesh-gateway",
+    "terminating-gateway",
+];
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct OfDatacenter {
     nodes: u64,
     services: u64,
     service_instances: u64,
-    /// There is no service mesh.
-    connect_service_instances: BTreeMap<String, u64>,
+    /// By [`KINDS`].
+    connect_service_instances: BTreeMap<&'static str, u64>,
+    /// Of ordinary services, other than the servers' own.
+    billable_service_instances: u64,
     /// Beyond Consul's.
     keys: u64,
     /// Beyond Consul's.
@@ -279,27 +299,66 @@ struct OfDatacenter {
 pub async fn usage(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &Usage).await?;
-    let Used { nodes, services, instances, keys, sessions } = answer.value;
-    let of_datacenter = OfDatacenter {
-        nodes,
-        services,
-        service_instances: instances,
-        connect_service_instances: BTreeMap::new(),
-        keys,
-        sessions,
-    };
+    // Whoever may see how much there is need not see what. The kinds are counted here, because servers of before do not.
+    let all = api.agent.itself().query(QueryOptions::now(options.consistency), &AllInstances).await?;
+    let of_datacenter = counted(&answer.value, &all.value);
     let shown = ShownUsage {
         usage: BTreeMap::from([(api.agent.config().datacenter.clone(), of_datacenter)]),
         index: answer.index,
         last_contact: u64::try_from(answer.last_contact.as_millis()).unwrap_or(u64::MAX),
         known_leader: answer.known_leader,
+        consistency_level: match options.consistency {
+            Consistency::Default => "leader",
+            Consistency::Consistent => "consistent",
+            Consistency::Stale => "stale",
+        },
+        not_modified: false,
+        backend: 0,
+        filtered: false,
     };
     reply::found(&shown, call.params.pretty(), &answer, options.consistency)
+}
+
+fn counted(used: &Used, instances: &[Instance]) -> OfDatacenter {
+    let of_kind = |kind: &'static str| instances.iter().filter(move |one| one.service.info.kind == kind);
+    let billable = of_kind("").filter(|one| one.service.info.name != CONSUL_SERVICE);
+    OfDatacenter {
+        nodes: used.nodes,
+        services: used.services,
+        service_instances: used.instances,
+        connect_service_instances: KINDS.map(|kind| (kind, of_kind(kind).count() as u64)).into(),
+        billable_service_instances: billable.count() as u64,
+        keys: used.keys,
+        sessions: used.sessions,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::catalog::{NodeInfo, Row, ServiceInfo};
+
+    #[test]
+    fn ordinary_instances_count_as_billable_and_those_of_the_mesh_by_their_kind() {
+        fn row<T>(info: T) -> Row<T> {
+            Row { info, create_index: 1, modify_index: 1 }
+        }
+        let instance = |name: &str, kind: &str| {
+            let service = ServiceInfo { name: name.into(), kind: kind.into(), ..ServiceInfo::default() };
+            Instance { node: row(NodeInfo::default()), service: row(service), checks: Vec::new() }
+        };
+        let instances = [
+            instance(CONSUL_SERVICE, ""),
+            instance("web", ""),
+            instance("web", ""),
+            instance("web-sidecar-proxy", "connect-proxy"),
+        ];
+        let used = Used { nodes: 1, services: 3, instances: 4, keys: 5, sessions: 6 };
+        let counted = counted(&used, &instances);
+        assert_eq!((counted.service_instances, counted.billable_service_instances), (4, 2));
+        let kinds = counted.connect_service_instances;
+        assert_eq!((kinds["connect-proxy"], kinds["mesh-gateway"], kinds.len()), (1, 0, KINDS.len()));
+    }
 
     fn config(text: &str) -> Result<AutopilotConfig, String> {
         let body: ConfigBody = decode::body(text.as_bytes()).map_err(|failure| failure.text)?;

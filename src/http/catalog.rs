@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::local::define;
 use crate::agent::{Consistency, QueryOptions, uuid};
-use crate::config::service;
 use crate::state::catalog::{
     AllInstances, CatalogNodes, CatalogServices, CheckInfo, NodeInfo, OneNode, Registration,
     ServiceInstances, Status, has_meta,
@@ -18,11 +17,11 @@ use crate::state::catalog::{
 use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::coordinate::nearest_first;
-use super::decode::{self, Labels};
+use super::decode::{self, Labels, Told};
 use super::filter::Filter;
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
-use super::wire::{CatalogService, Node, Service};
+use super::wire::{CatalogService, GatewayService, Node, Service};
 use super::{Api, Call};
 
 /// A check in a request.
@@ -74,7 +73,7 @@ struct RegisterBody {
     datacenter: String,
     taggedaddresses: Labels,
     nodemeta: Labels,
-    service: Option<service::Service>,
+    service: Option<Told>,
     check: Option<CheckBody>,
     checks: Vec<CheckBody>,
     skipnodeupdate: bool,
@@ -123,7 +122,7 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if !body.peername.is_empty() {
         return Err(Failure::bad_request("cannot register requests with PeerName in them"));
     }
-    let service = body.service.map(define::told);
+    let service = body.service.map(|Told(service)| define::told(service));
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }
@@ -244,10 +243,16 @@ pub async fn connect(api: Arc<Api>, call: Call) -> Reply {
     if service.is_empty() {
         return Err(Failure::bad_request("Missing service name"));
     }
-    let options = call.params.query_options(|| api.spread())?;
+    none::<CatalogService>(&api, &call.params, service).await
+}
+
+/// A list of what there is none of, as of the index of a service. A filter is judged all the same.
+async fn none<T: Serialize + 'static>(api: &Api, params: &Params, service: String) -> Reply {
+    let options = params.query_options(|| api.spread())?;
+    let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
-    let response = reply::json(&[(); 0], call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    let none = Filter::choose(&filter, Vec::<T>::new())?;
+    reply::found(&none, params.pretty(), &answer, options.consistency)
 }
 
 async fn instances(api: &Api, params: &Params, service: String) -> Reply {
@@ -315,13 +320,12 @@ async fn of_node(
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
     let answer = api.agent.query(options, &OneNode { node, checks: false }).await?;
+    let services = answer.value.iter().flat_map(|whole| &whole.services).map(Service::new).collect();
+    let services = Filter::choose(&filter, services)?;
     let shaped = match &answer.value {
         None => nobody,
-        Some(whole) => {
-            let services = Filter::choose(&filter, whole.services.iter().map(Service::new).collect())?;
-            shape(Node::new(&whole.node, &api.agent.config().datacenter), services)
-                .map_err(|error| Failure::internal(format!("cannot encode the answer: {error}")))?
-        }
+        Some(whole) => shape(Node::new(&whole.node, &api.agent.config().datacenter), services)
+            .map_err(|error| Failure::internal(format!("cannot encode the answer: {error}")))?,
     };
     reply::found(&shaped, params.pretty(), &answer, options.consistency)
 }
@@ -332,8 +336,5 @@ pub async fn gateway_services(api: Arc<Api>, call: Call) -> Reply {
     if service.is_empty() {
         return Err(Failure::bad_request("Missing gateway name"));
     }
-    let options = call.params.query_options(|| api.spread())?;
-    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
-    let response = reply::json(&[(); 0], call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    none::<GatewayService>(&api, &call.params, service).await
 }

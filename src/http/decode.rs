@@ -1,10 +1,31 @@
 //! JSON bodies as clients really send them: see [`crate::config::loose`].
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::config::service::Service;
 
 pub use crate::config::loose::{GoDuration, Labels, value};
 
 use super::reply::Failure;
+
+/// A service in a body. Of weights that are there, one that is not named is 0, as in the Go structs that Consul reads
+/// a body into; in a file, it is 1.
+#[derive(Debug, Default)]
+pub struct Told(pub Service);
+
+impl<'de> Deserialize<'de> for Told {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Told, D::Error> {
+        let mut service = Value::deserialize(deserializer)?;
+        if let Some(weights) = service.get_mut("weights").and_then(Value::as_object_mut) {
+            for name in ["passing", "warning"] {
+                weights.entry(name).or_insert_with(|| 0.into());
+            }
+        }
+        serde_json::from_value(service).map(Told).map_err(D::Error::custom)
+    }
+}
 
 /// Reads a body.
 ///
@@ -45,6 +66,19 @@ mod tests {
             let interval = GoDuration(Duration::from_secs(10));
             assert_eq!(sample(&text), Ok(Sample { serviceid: "s".into(), tags: vec![], meta, interval }));
         }
+    }
+
+    #[test]
+    fn a_weight_that_is_not_named_beside_another_is_zero() {
+        let weights = |text: &str| {
+            let Told(service) = body(text.as_bytes()).unwrap();
+            (service.weights.passing, service.weights.warning)
+        };
+        assert_eq!(weights(r#"{"Name":"a"}"#), (1, 1));
+        assert_eq!(weights(r#"{"Name":"a","Weights":null}"#), (1, 1));
+        assert_eq!(weights(r#"{"Name":"a","Weights":{"Passing":10}}"#), (10, 0));
+        assert_eq!(weights(r#"{"Name":"a","Weights":{"Passing":10,"Warning":3}}"#), (10, 3));
+        assert_eq!(weights(r#"{"Name":"a","Weights":{"Warning":3}}"#), (0, 3));
     }
 
     #[test]

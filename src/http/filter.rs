@@ -12,6 +12,7 @@
 //! Deliberately bounded: the expression's length, its depth, and the size of its regular expressions.
 
 use std::any::TypeId;
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::CharIndices;
 use std::sync::LazyLock;
@@ -20,12 +21,11 @@ use regex::{Regex, RegexBuilder};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::state::catalog::{CheckRow, Instance, NodeInfo, Row, ServiceInfo};
+use crate::state::catalog::{CheckInfo, CheckRow, Instance, NodeInfo, Row, ServiceInfo, Status};
 
-use super::catalog::CheckBody;
 use super::params::Params;
 use super::reply::Failure;
-use super::wire::{CatalogService, Check, CheckedService, Node as CatalogNode, Service};
+use super::wire::{CatalogService, Check, CheckedService, GatewayService, Node as CatalogNode, Service};
 
 const MAX_BYTES: usize = 8 * 1024;
 const MAX_DEPTH: usize = 64;
@@ -129,7 +129,13 @@ impl Filter {
         entries: Vec<T>,
     ) -> Result<Vec<T>, Failure> {
         let Some(Filter(node)) = filter else { return Ok(entries) };
-        node.check(&samples(&entries)?)?;
+        // The types of an agent's own services and of its members are known to their modules only: the first entry stands
+        // for all of them, and where there is none, either.
+        match (SAMPLES.of_type.get(&TypeId::of::<T>()), entries.first()) {
+            (Some(sample), _) => node.check(&[sample])?,
+            (None, Some(first)) => node.check(&[&encoded(first)?])?,
+            (None, None) => node.check(&[&SAMPLES.member, &SAMPLES.service])?,
+        }
         let mut chosen = Vec::new();
         for entry in entries {
             if node.judge(&encoded(&entry)?)? {
@@ -144,20 +150,39 @@ fn encoded(entry: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(entry).map_err(|error| Failure::internal(format!("cannot encode an entry: {error}")))
 }
 
-/// Entries that have every field of `T`, by which names are judged before there is anything to choose from. Of several,
-/// the names may be those of any.
-///
-/// The types of an agent's own services and of its members are known to their modules only: the first entry stands
-/// for all of them, and where there is none, either.
-fn samples<T: Serialize + 'static>(entries: &[T]) -> Result<Vec<Value>, Failure> {
+/// Entries that have every field of their type, by which names are judged before there is anything to choose from.
+struct Samples {
+    of_type: BTreeMap<TypeId, Value>,
+    service: Value,
+    member: Value,
+}
+
+/// Made at the first filter: they are the same for each.
+static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
     fn row<I>(info: I) -> Row<I> {
         Row { info, create_index: 0, modify_index: 0 }
     }
+    // Plain data always has a form.
+    fn shown(entry: impl Serialize) -> Value {
+        serde_json::to_value(entry).unwrap_or_default()
+    }
     // A list that is not empty shows that nothing is selected through it.
     let tags = vec![String::new()];
+    let text = String::new;
+    let check = CheckInfo {
+        id: text(),
+        name: text(),
+        status: Status::Passing,
+        notes: text(),
+        output: text(),
+        service_id: text(),
+        kind: text(),
+        interval: text(),
+        timeout: text(),
+    };
     let check = CheckRow {
         node: String::new(),
-        check: row(CheckBody::default().info()?),
+        check: row(check),
         service_name: String::new(),
         service_tags: tags.clone(),
     };
@@ -166,32 +191,30 @@ fn samples<T: Serialize + 'static>(entries: &[T]) -> Result<Vec<Value>, Failure>
         service: row(ServiceInfo { tags, ..ServiceInfo::default() }),
         checks: vec![check.clone()],
     };
-    let wanted = TypeId::of::<T>();
-    let sample = if wanted == TypeId::of::<CatalogNode>() {
-        encoded(&CatalogNode::new(&instance.node, ""))?
-    } else if wanted == TypeId::of::<Service>() {
-        encoded(&Service::new(&instance.service))?
-    } else if wanted == TypeId::of::<CatalogService>() {
-        encoded(&CatalogService::new(&instance, ""))?
-    } else if wanted == TypeId::of::<Check>() {
-        encoded(&Check::new(&check))?
-    } else if wanted == TypeId::of::<CheckedService>() {
-        encoded(&CheckedService::new(&instance, ""))?
-    } else if let Some(first) = entries.first() {
-        encoded(first)?
-    } else {
-        let member = json!({
-            "Name": "", "Addr": "", "Port": 0, "Tags": {}, "Status": 0, "ProtocolMin": 0, "ProtocolMax": 0,
-            "ProtocolCur": 0, "DelegateMin": 0, "DelegateMax": 0, "DelegateCur": 0,
-        });
-        return Ok(vec![member, encoded(&Service::new(&instance.service))?]);
-    };
-    Ok(vec![sample])
-}
+    let service = shown(Service::new(&instance.service));
+    let behind_gateway = json!({
+        "Gateway": { "Name": "" }, "Service": { "Name": "" }, "GatewayKind": "", "Port": 0, "Protocol": "", "Hosts": [""],
+        "CAFile": "", "CertFile": "", "KeyFile": "", "SNI": "", "FromWildcard": false, "ServiceKind": "",
+        "AutoHostRewrite": false,
+    });
+    let member = json!({
+        "Name": "", "Addr": "", "Port": 0, "Tags": {}, "Status": 0, "ProtocolMin": 0, "ProtocolMax": 0,
+        "ProtocolCur": 0, "DelegateMin": 0, "DelegateMax": 0, "DelegateCur": 0,
+    });
+    let of_type = BTreeMap::from([
+        (TypeId::of::<CatalogNode>(), shown(CatalogNode::new(&instance.node, ""))),
+        (TypeId::of::<Service>(), service.clone()),
+        (TypeId::of::<CatalogService>(), shown(CatalogService::new(&instance, ""))),
+        (TypeId::of::<Check>(), shown(Check::new(&check))),
+        (TypeId::of::<CheckedService>(), shown(CheckedService::new(&instance, ""))),
+        (TypeId::of::<GatewayService>(), behind_gateway),
+    ]);
+    Samples { of_type, service, member }
+});
 
 impl Node {
-    /// Refuses names that no entry has, also where judging would stop before it comes to them.
-    fn check(&self, samples: &[Value]) -> Result<(), Failure> {
+    /// Refuses names that none of these entries has, also where judging would stop before it comes to them.
+    fn check(&self, samples: &[&Value]) -> Result<(), Failure> {
         match self {
             Node::All(nodes) | Node::Any(nodes) => nodes.iter().try_for_each(|node| node.check(samples)),
             Node::Not(node) => node.check(samples),
@@ -653,6 +676,7 @@ mod tests {
         ]);
         known::<CatalogService>(&["ServiceName == a", "NodeMeta.env == prod", "ServiceProxy.Mode == \"\""]);
         known::<Check>(&["Status == passing", "CheckID == a", "v1 in ServiceTags"]);
+        known::<GatewayService>(&["Gateway.Name == a", "Service.Name == b", "Port == 1", "web in Hosts"]);
         known::<CheckedService>(&["Service.Meta.env == a", "Checks.Status == passing", "Node.Node == a"]);
         // An own service or a member.
         known::<Value>(&[

@@ -90,7 +90,8 @@ pub async fn none(api: Arc<Api>, call: Call) -> Reply {
         return Err(Failure::bad_request("Missing service name"));
     }
     let options = call.params.query_options(|| api.spread())?;
+    let filter = Filter::of(&call.params)?;
     let answer = api.agent.query(options, &ServiceInstances { service, health: true }).await?;
-    let response = reply::json(&[(); 0], call.params.pretty())?;
-    Ok(reply::describe(response, answer.index, &answer, options.consistency))
+    let none = Filter::choose(&filter, Vec::<CheckedService>::new())?;
+    reply::found(&none, call.params.pretty(), &answer, options.consistency)
 }

@@ -19,7 +19,7 @@ use crate::state::{Command, Entry, KvCommand, Outcome};
 
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
-use super::{Api, Call};
+use super::{Api, Call, session};
 
 /// An entry as clients know it.
 #[derive(Serialize)]
@@ -174,9 +174,9 @@ async fn put(api: &Api, params: &Params, key: String, body: Body) -> Reply {
     let body = api.read_body(body).await?;
     let value = body[..].into();
     let command = if let Some(session) = params.get("acquire") {
-        KvCommand::Acquire { key, value, flags, session: session.to_owned() }
+        KvCommand::Acquire { key, value, flags, session: session::canonical(session.to_owned()) }
     } else if let Some(session) = params.get("release") {
-        KvCommand::Release { key, value, flags, session: session.to_owned() }
+        KvCommand::Release { key, value, flags, session: session::canonical(session.to_owned()) }
     } else {
         KvCommand::Set { key, value, flags, cas }
     };

@@ -90,15 +90,31 @@ fn by_address(servers: &[Configured], text: &str) -> Result<u64, Failure> {
     found.map(|server| server.node_id).ok_or_else(|| unknown("address", text))
 }
 
+/// The server that is to lead: the one that is named, or whichever voter is furthest along. What no server can do is
+/// refused in Consul's words, before anybody is asked.
+fn heir(servers: &[Configured], name: Option<&str>) -> Result<Option<u64>, Failure> {
+    let Some(name) = name else {
+        return match servers.iter().any(|server| server.voter && !server.leader) {
+            true => Ok(None),
+            false => Err(Failure::refused("cannot find peer: there is no other voter to hand leadership to")),
+        };
+    };
+    match servers.iter().find(|server| is_named(server, name)) {
+        None => Err(Failure::refused(format!("Could not find address for server id {name}"))),
+        Some(server) if server.leader => Err(Failure::refused("cannot transfer leadership to itself")),
+        Some(server) if !server.voter => {
+            Err(Failure::refused(format!("cannot find peer: {} is no voter", server.name)))
+        }
+        Some(server) => Ok(Some(server.node_id)),
+    }
+}
+
 /// Hands leadership to the server that `?id` names, or to the voter that is furthest along.
 pub async fn transfer_leader(api: Arc<Api>, call: Call) -> Reply {
-    let heir = match call.params.text("id") {
-        None => None,
-        Some(name) => {
-            let servers = current(&api, &call.params).await?.servers;
-            Some(by_id(&servers, name)?)
-        }
-    };
+    // Nobody was asked for anything yet.
+    let refused = |failure: Failure| Failure { status: failure.status, ..Failure::refused(failure.text) };
+    let servers = current(&api, &call.params).await.map_err(refused)?.servers;
+    let heir = heir(&servers, call.params.text("id"))?;
     api.agent.transfer_leadership(heir).await?;
     reply::json(&Transferred { success: true }, call.params.pretty())
 }
@@ -149,5 +165,26 @@ mod tests {
         for text in ["10.0.0.1", "10.0.0.1:8301", "nonsense"] {
             assert!(by_address(&servers, text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn leadership_goes_to_another_voter_or_nowhere() {
+        let server = |node_id, name: &str, voter, leader| {
+            let addr = SocketAddr::from(([10, 0, 0, 1], 8300));
+            Configured { node_id, name: name.to_owned(), addr, voter, leader, last_index: None }
+        };
+        let servers =
+            [server(1, "one", true, true), server(2, "two", true, false), server(3, "three", false, false)];
+        assert_eq!(heir(&servers, None), Ok(None));
+        assert_eq!(heir(&servers, Some("two")), Ok(Some(2)));
+        let refused = |servers: &[Configured], name| {
+            let failure = heir(servers, name).unwrap_err();
+            assert_eq!(failure.status, StatusCode::INTERNAL_SERVER_ERROR);
+            failure.text
+        };
+        assert_eq!(refused(&servers, Some("one")), "cannot transfer leadership to itself");
+        assert_eq!(refused(&servers, Some("three")), "cannot find peer: three is no voter");
+        assert_eq!(refused(&servers, Some("four")), "Could not find address for server id four");
+        assert!(refused(&servers[..1], None).starts_with("cannot find peer"));
     }
 }

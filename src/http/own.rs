@@ -19,7 +19,7 @@ use crate::config::service;
 use crate::state::acl::{Access, Authorizer, Denied, Kind};
 use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
 
-use super::decode;
+use super::decode::{self, Told};
 use super::filter::Filter;
 use super::params::Params;
 use super::reply::{self, Failure, Reply};
@@ -75,7 +75,7 @@ async fn may_change_service(api: &Api, id: &str) -> Result<(), Failure> {
 /// Registers a service with its checks.
 pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     let bytes = api.read_body(call.body).await?;
-    let body: service::Service = decode::body(&bytes)?;
+    let Told(body) = decode::body(&bytes)?;
     let Whole { service, checks, .. } = define::service(body, api.agent.config().enable_script_checks)?;
     let who = api.who().await?;
     who.require(Kind::Service, &service.name, Access::Write)?;

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::agent::{Consistency, QueryOptions};
+use crate::agent::{Consistency, QueryOptions, uuid};
 use crate::config::duration::parse_duration;
 use crate::gossip::Status;
 use crate::state::acl::{Access, Kind};
@@ -186,22 +186,32 @@ fn time_to_live(api: &Api, ttl: &str) -> Result<u64, Failure> {
     })
 }
 
-/// The id at the path's end.
-fn id(call: &Call, prefix: &str, missing: &str) -> Result<String, Failure> {
-    let id = call.tail(prefix)?;
-    if id.is_empty() { Err(Failure::bad_request(missing)) } else { Ok(id) }
+/// A session's id as it was given out. Consul compares the bytes that an id spells, so clients may write it in any case.
+pub fn canonical(id: String) -> String {
+    if uuid::is_uuid(&id) { id.to_ascii_lowercase() } else { id }
+}
+
+/// What the path ends in.
+fn named(call: &Call, prefix: &str, missing: &str) -> Result<String, Failure> {
+    let name = call.tail(prefix)?;
+    if name.is_empty() { Err(Failure::bad_request(missing)) } else { Ok(name) }
+}
+
+/// The session that the path ends in.
+fn id(call: &Call, prefix: &str) -> Result<String, Failure> {
+    named(call, prefix, "Missing session").map(canonical)
 }
 
 /// `PUT /v1/session/destroy/:id`
 pub async fn destroy(api: Arc<Api>, call: Call) -> Reply {
-    let id = id(&call, "/v1/session/destroy/", "Missing session")?;
+    let id = id(&call, "/v1/session/destroy/")?;
     let outcome = api.agent.write(Command::Session(SessionCommand::Destroy { id })).await?;
     reply::json(&reply::yes_or_no(outcome)?, call.params.pretty())
 }
 
 /// `PUT /v1/session/renew/:id`
 pub async fn renew(api: Arc<Api>, call: Call) -> Reply {
-    let id = id(&call, "/v1/session/renew/", "Missing session")?;
+    let id = id(&call, "/v1/session/renew/")?;
     match api.agent.write(Command::Session(SessionCommand::Renew { id })).await? {
         Outcome::Returned { value: Returned::Session(session), .. } => {
             reply::json(&[show(&session)], call.params.pretty())
@@ -216,7 +226,7 @@ pub async fn renew(api: Arc<Api>, call: Call) -> Reply {
 
 /// `GET /v1/session/info/:id`
 pub async fn info(api: Arc<Api>, call: Call) -> Reply {
-    let id = id(&call, "/v1/session/info/", "Missing session")?;
+    let id = id(&call, "/v1/session/info/")?;
     let options = call.params.query_options(|| api.spread())?;
     let answer = api.agent.query(options, &SessionInfo { id }).await?;
     let found = &answer.value;
@@ -229,7 +239,7 @@ pub async fn info(api: Arc<Api>, call: Call) -> Reply {
 
 /// `GET /v1/session/node/:node`
 pub async fn node(api: Arc<Api>, call: Call) -> Reply {
-    let node = id(&call, "/v1/session/node/", "Missing node name")?;
+    let node = named(&call, "/v1/session/node/", "Missing node name")?;
     sessions(&api, &call.params, &SessionsOfNode { node }).await
 }
 

@@ -13,19 +13,19 @@ use serde_json::Value;
 
 use crate::agent::Consistency;
 use crate::agent::local::define;
-use crate::config::service;
 use crate::mutant;
+use crate::state::acl::{Access, Authorizer, Kind};
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
 use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
 use crate::state::{Command, Outcome, Refusal, Returned, TxnOp, TxnResult};
 
 use super::catalog::CheckBody;
-use super::decode::{self, Labels};
+use super::decode::{self, Labels, Told};
 use super::kv::KvPair;
 use super::reply::{self, Failure, Reply};
 use super::wire::{Check, Node, Service};
-use super::{Api, Call, kv};
+use super::{Api, Call, kv, session};
 
 /// Operations of one transaction.
 const MAX_OPS: usize = 64;
@@ -64,7 +64,7 @@ struct WantedNode {
 struct WantedService {
     verb: String,
     node: String,
-    service: Conditional<service::Service>,
+    service: Conditional<Told>,
 }
 
 #[derive(Default, Deserialize)]
@@ -149,6 +149,11 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
         Wanted { kv: Some(wanted), node: None, service: None, check: None } => return on_key(api, wanted),
         Wanted { kv: None, node: Some(WantedNode { verb, node }), service: None, check: None } => {
             let NodeBody { id, node, address, taggedaddresses, meta, modifyindex } = node;
+            // As in Consul, an id says which one to read, whatever name is beside it; all else goes by the name.
+            if verb == "get" && !id.is_empty() {
+                let row = CatalogRow::Node(NodeInfo { id, ..NodeInfo::default() });
+                return Ok(TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::GetById, row, index: 0 })));
+            }
             let row = NodeInfo { name: node, id, address, tagged_addresses: taggedaddresses, meta };
             (verb, CatalogRow::Node(row), modifyindex)
         }
@@ -159,7 +164,7 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
             check: None,
         } => {
             let Conditional { row, modifyindex } = service;
-            (verb, CatalogRow::Service { node, service: define::told(row) }, modifyindex)
+            (verb, CatalogRow::Service { node, service: define::told(row.0) }, modifyindex)
         }
         Wanted { kv: None, node: None, service: None, check: Some(WantedCheck { verb, check }) } => {
             let CheckOnNode { node, check: Conditional { row, modifyindex } } = check;
@@ -185,7 +190,7 @@ fn on_key(api: &Api, wanted: WantedKv) -> Result<TxnOp, Failure> {
         value: value.into(),
         flags: wanted.flags,
         index: wanted.index,
-        session: wanted.session,
+        session: session::canonical(wanted.session),
     }))
 }
 
@@ -202,8 +207,14 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
                 api.agent.write(Command::Txn(vec![ops.remove(0)])).await?;
             }
         }
+        // Which keys a tree has is known only once it is read, and the log knows no tokens: they are sifted here. Whoever asks is
+        // looked up before, because afterwards it would be too late to say that nothing was done.
+        let reads_tree = |op: &TxnOp| matches!(op, TxnOp::Kv(op) if op.verb == KvVerb::GetTree);
+        let tree_reader = if ops.iter().any(reads_tree) { Some(api.who().await?) } else { None };
         let done = match api.agent.write(Command::Txn(ops)).await? {
-            Outcome::Returned { value: Returned::Txn(results), .. } => Ok(results),
+            Outcome::Returned { value: Returned::Txn(results), .. } => {
+                Ok(results.into_iter().filter(|result| may_see(tree_reader.as_ref(), result)).collect())
+            }
             Outcome::Refused { refusal: Refusal::Txn(errors), .. } => Err(errors),
             Outcome::Refused { refusal, .. } => return Err(Failure::refused(refusal.to_string())),
             _ => return Err(Failure::forgotten()),
@@ -218,6 +229,14 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     }
     let answer = api.agent.query(options, &Txn { ops }).await?;
     Ok(reply::describe_unindexed(show(&api, &answer.value, pretty)?, &answer, options.consistency))
+}
+
+/// Whether a result of a transaction may be seen. All but trees was judged key by key before it was carried out.
+fn may_see(tree_reader: Option<&Authorizer>, result: &TxnResult) -> bool {
+    match (tree_reader, result) {
+        (Some(who), TxnResult::Kv(key, _)) => who.allows(Kind::Key, key, Access::Read),
+        _ => true,
+    }
 }
 
 fn show(api: &Api, done: &Done, pretty: bool) -> Result<Response, Failure> {

@@ -218,6 +218,10 @@ impl Check {
     }
 }
 
+/// A service behind a gateway. There are no gateways, and so none of these; lists of them may be filtered all the same.
+#[derive(Clone, Debug, Serialize)]
+pub enum GatewayService {}
+
 /// An instance with its node and the checks of both.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -527,11 +527,13 @@ impl Catalog {
 
     /// A node by its name, or by its id.
     pub fn node(&self, name_or_id: &str) -> Option<&Row<NodeInfo>> {
-        self.nodes.get(&name_or_id.to_owned()).or_else(|| {
-            let by_id =
-                |row: &Row<NodeInfo>| !row.info.id.is_empty() && row.info.id.eq_ignore_ascii_case(name_or_id);
-            self.nodes.iter().map(|(_, row)| row).find(|row| by_id(row))
-        })
+        self.nodes.get(&name_or_id.to_owned()).or_else(|| self.row_of_node_id(name_or_id))
+    }
+
+    /// A node by its id alone.
+    pub fn row_of_node_id(&self, id: &str) -> Option<&Row<NodeInfo>> {
+        let named = |row: &&Row<NodeInfo>| !row.info.id.is_empty() && row.info.id.eq_ignore_ascii_case(id);
+        self.nodes.iter().map(|(_, row)| row).find(named)
     }
 
     /// A service of a node.

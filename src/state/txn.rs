@@ -73,6 +73,8 @@ pub enum RowVerb {
     DeleteCas,
     /// None of these: fails.
     Other(String),
+    /// Read a node by its id; fails if it is not there. After the others, whose numbers are in logs.
+    GetById,
 }
 
 impl RowVerb {
@@ -229,7 +231,9 @@ impl TxnOp {
     pub fn writes(&self) -> bool {
         let op = match self {
             TxnOp::Kv(op) => op,
-            TxnOp::Catalog(op) => return !matches!(op.verb, RowVerb::Get | RowVerb::Other(_)),
+            TxnOp::Catalog(op) => {
+                return !matches!(op.verb, RowVerb::Get | RowVerb::GetById | RowVerb::Other(_));
+            }
         };
         match op.verb {
             KvVerb::Set
@@ -335,7 +339,7 @@ impl State {
             RowVerb::DeleteCas if before != Some(*expected) => return stale("delete"),
             RowVerb::Set | RowVerb::Cas => row.write(&self.catalog)?,
             RowVerb::Delete | RowVerb::DeleteCas => row.remove(),
-            RowVerb::Get | RowVerb::Other(_) => return look_into(&self.catalog, op),
+            RowVerb::Get | RowVerb::GetById | RowVerb::Other(_) => return look_into(&self.catalog, op),
         };
         if let Outcome::Refused { refusal, .. } = self.apply_catalog(index, &command) {
             return Err(refusal.to_string());
@@ -400,6 +404,10 @@ fn without_value(key: &str, entry: &Entry) -> TxnResult {
 /// The operations on the catalog that change nothing.
 fn look_into(catalog: &Catalog, op: &CatalogOp) -> Step {
     let row = &op.row;
+    if let (RowVerb::GetById, CatalogRow::Node(node)) = (&op.verb, row) {
+        let found = catalog.row_of_node_id(&node.id).map(|row| vec![TxnResult::Node(row.clone())]);
+        return found.ok_or_else(|| format!("node with ID {:?} doesn't exist", node.id));
+    }
     match (&op.verb, row.found(catalog)) {
         (RowVerb::Get, Some((_, result))) => Ok(vec![result]),
         (RowVerb::Get, None) => Err(format!("{} doesn't exist", row.name())),
@@ -611,6 +619,41 @@ pub(super) mod tests {
             state.look_at(&[on_catalog("get", up(Status::Passing), 0)]).unwrap_err()[0].what,
             "check \"up\" on node \"n\" doesn't exist"
         );
+    }
+
+    #[test]
+    fn a_node_is_read_by_its_id_and_by_nothing_else_then() {
+        let mut state = State::default();
+        let known = NodeInfo { id: "11111111-2222-3333-4444-55555555555a".into(), ..node("n") };
+        apply(&mut state, 1, vec![on_catalog("set", CatalogRow::Node(known.clone()), 0)]);
+        let by_id = |name: &str, id: &str| {
+            let row = CatalogRow::Node(NodeInfo { name: name.into(), id: id.into(), ..NodeInfo::default() });
+            TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::GetById, row, index: 0 }))
+        };
+        assert!(!by_id("", &known.id).writes());
+        for op in [by_id("", &known.id), by_id("m", &known.id.to_uppercase())] {
+            let found = state.look_at(std::slice::from_ref(&op)).unwrap();
+            let [TxnResult::Node(row)] = &found[..] else { panic!("{found:?}") };
+            assert_eq!(row.info, known);
+            let Outcome::Returned { value: Returned::Txn(results), .. } = apply(&mut state, 2, vec![op])
+            else {
+                panic!("not done")
+            };
+            assert_eq!(results, found);
+        }
+        // A name is no id, and neither is nothing.
+        for (op, id) in [(by_id("n", "n"), "n"), (by_id("n", ""), "")] {
+            let errors = state.look_at(&[op]).unwrap_err();
+            assert_eq!(errors[0].what, format!("node with ID {id:?} doesn't exist"));
+        }
+    }
+
+    #[test]
+    fn what_a_verb_is_in_the_log_stays() {
+        let verbs = ["get", "set", "cas", "delete", "delete-cas"].map(RowVerb::named);
+        let numbers = verbs.into_iter().chain([RowVerb::Other(String::new()), RowVerb::GetById]);
+        let numbers: Vec<u8> = numbers.map(|verb| postcard::to_allocvec(&verb).unwrap()[0]).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     proptest! {
