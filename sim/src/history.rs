@@ -10,7 +10,7 @@ pub mod edn;
 pub mod jepsen;
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 
 pub use driftline::history::{Action, NO_NODE, Operation, Outcome, Response, Versioned, write};
 pub use jepsen::Model;
@@ -44,8 +44,8 @@ pub enum HistoryError {
     },
     /// It is no EDN.
     #[error(transparent)]
-    Edn(#[from] edn::EdnError),
-    /// There is more of it than the memory limit allows. Nothing is wrong with it.
+    Edn(edn::EdnError),
+    /// There is more of it than the memory limit allows, perhaps in one line or value. Nothing else is wrong with it.
     #[error("line {line}: the history does not fit into the memory limit")]
     TooLarge {
         /// How far it was read.
@@ -54,6 +54,15 @@ pub enum HistoryError {
     /// There is not one operation in it, so that it is probably something else.
     #[error("line 1: there is no operation in it")]
     Empty,
+}
+
+impl From<edn::EdnError> for HistoryError {
+    fn from(error: edn::EdnError) -> HistoryError {
+        match error {
+            edn::EdnError::TooLarge { line } => HistoryError::TooLarge { line },
+            wrong @ edn::EdnError::Wrong { .. } => HistoryError::Edn(wrong),
+        }
+    }
 }
 
 /// How a history is written.
@@ -102,10 +111,41 @@ pub fn read_any(
     if operations.is_empty() { Err(HistoryError::Empty) } else { Ok(operations) }
 }
 
+/// Lines of text that are read one at a time.
+struct Lines<R> {
+    input: R,
+    line: usize,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(input: R) -> Lines<R> {
+        Lines { input, line: 0 }
+    }
+
+    /// The next line and its number, from 1; nothing at the end. A line of more than `most` bytes is not read to its end,
+    /// because it may have none.
+    fn next(&mut self, most: usize) -> Result<Option<(usize, String)>, HistoryError> {
+        self.line += 1;
+        let line = self.line;
+        let failed = |source| HistoryError::Io { line, source };
+        let mut bytes = Vec::new();
+        let read = self.input.by_ref().take((most as u64).saturating_add(1)).read_until(b'\n', &mut bytes);
+        if read.map_err(failed)? == 0 {
+            return Ok(None);
+        }
+        if bytes.len() > most {
+            return Err(HistoryError::TooLarge { line });
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|error| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
+        Ok(Some((line, text)))
+    }
+}
+
 /// Reads JSON lines; empty lines and lines that start with `#` are skipped.
 ///
 /// # Errors
-/// The first line that is not a possible operation, or repeats an id.
+/// The first line that is not a possible operation, or repeats an id; a client that calls again before it was answered.
 pub fn read(input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
     read_within(input, usize::MAX)
 }
@@ -113,10 +153,10 @@ pub fn read(input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
 fn read_within(input: impl BufRead, limit: usize) -> Result<Vec<Operation>, HistoryError> {
     let mut bytes = 0usize;
     let mut operations = Vec::new();
+    let mut stands_at = Vec::new();
     let mut ids = BTreeSet::new();
-    for (at, text) in input.lines().enumerate() {
-        let line = at + 1;
-        let text = text.map_err(|source| HistoryError::Io { line, source })?;
+    let mut lines = Lines::new(input);
+    while let Some((line, text)) = lines.next(limit.saturating_sub(bytes))? {
         if text.trim().is_empty() || text.starts_with('#') {
             continue;
         }
@@ -134,8 +174,40 @@ fn read_within(input: impl BufRead, limit: usize) -> Result<Vec<Operation>, Hist
             return Err(HistoryError::TooLarge { line });
         }
         operations.push(operation);
+        stands_at.push(line);
     }
-    Ok(operations)
+    overlap(&operations, &stands_at).map_or(Ok(operations), Err)
+}
+
+/// The first call of a client that it makes although it still waits for the answer to another one. Whoever wrote that down
+/// confused clients or times, and the verdict would be about something that never was.
+///
+/// How long a call of unknown outcome was waited for is not written down, so a client may go on at any time after one. And
+/// what one request did to several keys (a list, the removal of a tree) is written as one operation for each, all of one
+/// beginning.
+fn overlap(operations: &[Operation], stands_at: &[usize]) -> Option<HistoryError> {
+    let mut order: Vec<usize> = (0..operations.len()).collect();
+    order.sort_by_key(|at| (operations[*at].client, operations[*at].invoked_ns, operations[*at].id));
+    let mut open: Option<usize> = None;
+    for at in order {
+        let operation = &operations[at];
+        let before = open.filter(|before| operations[*before].client == operation.client);
+        if let Some(before) = before {
+            let (other, line) = (&operations[before], stands_at[at]);
+            let one_request = other.invoked_ns == operation.invoked_ns && other.key != operation.key;
+            if !one_request && other.returned_ns.is_some_and(|returned| operation.invoked_ns < returned) {
+                let problem = format!(
+                    "client {} makes the call of operation {} at {}, and operation {} of line {} still waits for its answer",
+                    operation.client, operation.id, operation.invoked_ns, other.id, stands_at[before]
+                );
+                return Some(HistoryError::Impossible { line, problem });
+            }
+        }
+        if before.is_none_or(|before| operations[before].returned_ns < operation.returned_ns) {
+            open = Some(at);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -202,6 +274,54 @@ mod tests {
         assert_eq!(read(twice.as_bytes()).unwrap_err().to_string(), "line 4: operation 1 is there twice");
         let torn = format!("{good}\n{}", &good[..40]);
         assert!(read(torn.as_bytes()).unwrap_err().to_string().starts_with("line 2: not an operation"));
+    }
+
+    #[test]
+    fn a_client_that_calls_before_it_was_answered_is_named_with_both_lines() {
+        // One client makes all calls.
+        let by_one = |story: Story| {
+            let mut story = story.0;
+            story.iter_mut().for_each(|operation| operation.client = 3);
+            let mut bytes = b"# a story\n".to_vec();
+            write(&mut bytes, &story).unwrap();
+            read(&bytes[..]).map(|operations| operations.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            by_one(Story::default().put((1, 9), "a").put((8, 12), "b")).unwrap_err(),
+            "line 3: client 3 makes the call of operation 1 at 8, and operation 0 of line 2 still waits for its answer"
+        );
+        assert!(
+            by_one(Story::default().put((8, 12), "b").put((1, 9), "a")).unwrap_err().starts_with("line 2: ")
+        );
+        assert!(
+            by_one(Story::default().put((1, 9), "a").maybe_put(5, "b")).unwrap_err().starts_with("line 3: ")
+        );
+        assert!(by_one(Story::default().put((1, 20), "a").put((1, 2), "b").put((5, 6), "c")).is_err());
+        // As fast as the clock counts, and after a call that nobody answered.
+        assert_eq!(by_one(Story::default().put((1, 9), "a").put((9, 12), "b").delete((12, 12))), Ok(3));
+        assert_eq!(by_one(Story::default().maybe_put(1, "a").put((2, 5), "b").maybe_put(5, "c")), Ok(3));
+        // One request, several keys.
+        let mut list = Story::default().get((1, 9), None).get((1, 9), None);
+        list.0[1].key = "another".into();
+        assert_eq!(by_one(list), Ok(2));
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_to_its_end() {
+        // More than there is memory.
+        for begins in ["", "{\"id\": \"", "# a comment "] {
+            let endless = begins.as_bytes().chain(std::io::repeat(b'7'));
+            let error = read_within(std::io::BufReader::new(endless), 100_000).unwrap_err();
+            assert!(matches!(error, HistoryError::TooLarge { line: 1 }), "{error}");
+        }
+        for begins in ["[", "[[", "{:value \"", ":a", "x"] {
+            for format in [Format::Edn, Format::JepsenLog] {
+                let endless = begins.as_bytes().chain(std::io::repeat(b'7'));
+                let error =
+                    read_any(std::io::BufReader::new(endless), format, Model::Kv, 100_000).unwrap_err();
+                assert!(matches!(error, HistoryError::TooLarge { line: 1 }), "{begins}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! work; and a seed that panics, hangs, is killed or prints nonsense is one violation (`CRASH`) with the
 //! last words of its standard error, beside the reports of all the others.
 //!
+//! A process that ends with exit code 2 and no report has judged nothing: what it was given cannot be used. That is no
+//! violation of anything but a mistake in the input, [`Refused`].
+//!
 //! With `check_determinism` each seed runs twice. Where the trace hashes differ it runs twice more with
 //! traces written, to show the first line that differs (`DET`).
 //!
@@ -32,6 +35,25 @@ use crate::scenario::Scenario;
 const STDOUT_LIMIT: usize = 16 << 20;
 /// How much of the end of standard error is kept.
 const STDERR_TAIL: usize = 8 << 10;
+/// How a process ends that cannot use what it was given, here as everywhere in this program.
+const REFUSED: i32 = 2;
+
+/// Nothing of a case was judged, because the process that was started for it could not use what it was given. To be
+/// reported to whoever gave it; no other case of its kind will fare better.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{again}: nothing was judged: {said}")]
+pub struct Refused {
+    /// The command that would run the case.
+    pub again: String,
+    /// The end of what the process said on standard error.
+    pub said: String,
+}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, refused)
+    }
+}
 
 /// One seed or scenario to run, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,12 +174,15 @@ impl Runner {
 
     /// Runs all cases, several at once. `done` is told of each as it ends; `take` gets them in the order
     /// of `cases`, and ends it all by answering `false`: whatever still runs is killed.
+    ///
+    /// # Errors
+    /// The first case that is refused, when its turn has come. It ends it all, too.
     pub fn run_in_order(
         &self,
         cases: &[Case],
         done: &mut dyn FnMut(&RunReport),
         take: &mut dyn FnMut(&Case, RunReport) -> bool,
-    ) {
+    ) -> Result<(), Refused> {
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -177,24 +202,34 @@ impl Runner {
                 });
             }
             drop(sender);
-            let mut early: BTreeMap<usize, RunReport> = BTreeMap::new();
+            let mut early: BTreeMap<usize, Result<RunReport, Refused>> = BTreeMap::new();
             let mut wanted = 0;
+            let mut result = Ok(());
             'reports: for (at, report) in receiver {
-                done(&report);
+                report.iter().for_each(&mut *done);
                 early.insert(at, report);
                 while let Some(report) = early.remove(&wanted) {
-                    if !take(&cases[wanted], report) {
+                    let goes_on = match report {
+                        Ok(report) => take(&cases[wanted], report),
+                        Err(refused) => {
+                            result = Err(refused);
+                            false
+                        }
+                    };
+                    if !goes_on {
                         break 'reports;
                     }
                     wanted += 1;
                 }
             }
             stop.store(true, Ordering::Relaxed);
-        });
+            result
+        })
     }
 
     /// Which candidate is the first, in their order, all of whose cases fail as asked. Several run at once; what
-    /// cannot be the first any more is killed, so the answer does not depend on how many.
+    /// cannot be the first any more is killed, so the answer does not depend on how many. A case that is refused does not
+    /// fail.
     pub fn first(
         &self,
         candidates: &[Vec<Case>],
@@ -211,7 +246,10 @@ impl Runner {
                     break;
                 }
                 // One that was stopped has failed to fail, but it is not the first anyway.
-                if cases.iter().all(|case| fails(&self.run_until(case, &stops[at]))) {
+                if cases
+                    .iter()
+                    .all(|case| self.run_until(case, &stops[at]).is_ok_and(|report| fails(&report)))
+                {
                     best.fetch_min(at, Ordering::Relaxed);
                     stops[at + 1..].iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
                 }
@@ -226,14 +264,17 @@ impl Runner {
     }
 
     /// Runs one case.
-    pub fn run(&self, case: &Case) -> RunReport {
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn run(&self, case: &Case) -> Result<RunReport, Refused> {
         self.run_until(case, &AtomicBool::new(false))
     }
 
-    fn run_until(&self, case: &Case, stop: &AtomicBool) -> RunReport {
-        let mut report = self.launch(case, stop);
+    fn run_until(&self, case: &Case, stop: &AtomicBool) -> Result<RunReport, Refused> {
+        let mut report = self.launch(case, stop)?;
         if self.check_determinism {
-            let second = self.launch(case, stop);
+            let second = self.launch(case, stop)?;
             if report.trace_hash != second.trace_hash || report.trace_events != second.trace_events {
                 let detail = format!(
                     "two runs gave trace {} ({} events) and {} ({} events){}",
@@ -246,7 +287,7 @@ impl Runner {
                 report.violate("DET", detail);
             }
         }
-        report
+        Ok(report)
     }
 
     /// Runs twice more with traces, and finds the first line that differs.
@@ -254,7 +295,7 @@ impl Runner {
         let compared = tempfile::tempdir().and_then(|folder| {
             let traces = ["first", "second"].map(|name| folder.path().join(name));
             for trace in &traces {
-                self.launch(&Case { trace: Some(trace.clone()), ..case.clone() }, stop);
+                self.launch(&Case { trace: Some(trace.clone()), ..case.clone() }, stop)?;
             }
             first_difference(&traces[0], &traces[1])
         });
@@ -267,7 +308,7 @@ impl Runner {
         }
     }
 
-    fn launch(&self, case: &Case, stop: &AtomicBool) -> RunReport {
+    fn launch(&self, case: &Case, stop: &AtomicBool) -> Result<RunReport, Refused> {
         let started = Instant::now();
         let child = Command::new(&self.program)
             .args(&self.prefix)
@@ -279,10 +320,8 @@ impl Runner {
         let mut child = match child {
             Ok(child) => child,
             Err(error) => {
-                return RunReport::crashed(
-                    case.seed,
-                    format!("cannot start {}: {error}", self.program.display()),
-                );
+                let detail = format!("cannot start {}: {error}", self.program.display());
+                return Ok(RunReport::crashed(case.seed, detail));
             }
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -292,11 +331,16 @@ impl Runner {
         // A reader cannot panic, and a report from a broken pipe is no report.
         let stdout = stdout.join().unwrap_or_default();
         let stderr = stderr.join().unwrap_or_default();
+        if end.is_refusal() && printed(&stdout).is_none() {
+            let said = stderr.trim();
+            let said = said.strip_prefix("error: ").unwrap_or(said).to_owned();
+            return Err(Refused { again: case.again(), said });
+        }
         let mut report = judge(case.seed, end, &stdout, &stderr, self.time_limit);
         if report.wall_seconds == 0.0 {
             report.wall_seconds = started.elapsed().as_secs_f64();
         }
-        report
+        Ok(report)
     }
 
     fn wait(&self, child: &mut Child, stop: &AtomicBool) -> End {
@@ -329,10 +373,21 @@ enum End {
     Lost(io::Error),
 }
 
+impl End {
+    /// A panic has another code, and what was killed or hung has none.
+    fn is_refusal(&self) -> bool {
+        matches!(self, End::Exited(status) if status.code() == Some(REFUSED))
+    }
+}
+
+/// The report that a process printed, if it did.
+fn printed(stdout: &str) -> Option<RunReport> {
+    let line = stdout.lines().rev().find(|line| !line.trim().is_empty())?;
+    serde_json::from_str(line).ok()
+}
+
 /// The report of a process, or the one that it should have made.
 fn judge(seed: u64, end: End, stdout: &str, stderr: &str, limit: Duration) -> RunReport {
-    let line = stdout.lines().rev().find(|line| !line.trim().is_empty());
-    let printed = line.and_then(|line| serde_json::from_str::<RunReport>(line).ok());
     let problem = match &end {
         End::Exited(status) if !status.success() => Some(format!("the process ended with {status}")),
         End::Exited(_) => None,
@@ -340,7 +395,7 @@ fn judge(seed: u64, end: End, stdout: &str, stderr: &str, limit: Duration) -> Ru
         End::Stopped => Some("stopped: its verdict was not needed any more".to_owned()),
         End::Lost(error) => Some(format!("the process cannot be waited for: {error}")),
     };
-    let (mut report, problem) = match (printed, problem) {
+    let (mut report, problem) = match (printed(stdout), problem) {
         (Some(report), problem) if report.seed == seed && report.ok == report.violations.is_empty() => {
             (report, problem)
         }
@@ -471,7 +526,7 @@ mod tests {
     }
 
     fn crash(script: &str) -> String {
-        let report = shell(script).run(&seed(4));
+        let report = shell(script).run(&seed(4)).unwrap();
         assert!(!report.ok);
         assert_eq!((report.seed, report.violations[0].check.as_str()), (4, "CRASH"));
         report.violations[0].detail.clone()
@@ -479,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_report_comes_through_whatever_was_printed_before_it() {
-        let report = shell(&format!("echo noise; {OK}")).run(&seed(4));
+        let report = shell(&format!("echo noise; {OK}")).run(&seed(4)).unwrap();
         assert!(report.ok && report.seed == 4 && report.wall_seconds > 0.0);
     }
 
@@ -493,14 +548,34 @@ mod tests {
         assert!(crash(r#"echo '{"seed":5,"ok":true}'"#).contains("another seed"));
         assert!(crash(r#"echo '{"seed":4,"ok":false}'"#).contains("contradicts itself"));
         let slow = Runner { time_limit: Duration::from_millis(50), ..shell("exec sleep 20") };
-        assert!(slow.run(&seed(4)).violations[0].detail.starts_with("no verdict after 0.05 s"));
+        assert!(slow.run(&seed(4)).unwrap().violations[0].detail.starts_with("no verdict after 0.05 s"));
         let absent = Runner { program: "/no/such/program".into(), ..shell("") };
-        assert!(absent.run(&seed(4)).violations[0].detail.starts_with("cannot start"));
+        assert!(absent.run(&seed(4)).unwrap().violations[0].detail.starts_with("cannot start"));
+    }
+
+    #[test]
+    fn what_a_process_cannot_use_is_no_crash_and_ends_a_sweep() {
+        let script = format!("[ $2 = 3 ] && {{ echo 'error: nodes: 0, want 1 to 64' >&2; exit 2; }}; {OK}");
+        let refused = shell(&script).run(&seed(3)).unwrap_err();
+        assert_eq!(refused.said, "nodes: 0, want 1 to 64");
+        assert_eq!(refused.to_string(), "cargo sim run --seed 3: nothing was judged: nodes: 0, want 1 to 64");
+        let cases: Vec<Case> = (0..9).map(seed).collect();
+        let mut taken = Vec::new();
+        let result = shell(&script).run_in_order(&cases, &mut |_| {}, &mut |case, _| {
+            taken.push(case.seed);
+            true
+        });
+        assert_eq!((result, taken), (Err(refused), vec![0, 1, 2]));
+        // A smaller plan that cannot be run is no smaller plan that fails.
+        assert_eq!(shell(&script).first(&[vec![seed(3)]], &|report| report.violates("CRASH")), None);
+        // With a report it was run, whatever came later.
+        let report = shell(&format!("{OK}; exit 2")).run(&seed(4)).unwrap();
+        assert!(report.violates("CRASH") && report.trace_events == 5);
     }
 
     #[test]
     fn a_report_followed_by_a_crash_is_kept_with_the_crash() {
-        let report = shell(&format!("{OK}; exit 3")).run(&seed(4));
+        let report = shell(&format!("{OK}; exit 3")).run(&seed(4)).unwrap();
         assert_eq!((report.trace_events, report.violations.len(), report.ok), (5, 1, false));
     }
 
@@ -515,10 +590,11 @@ mod tests {
         let script = format!("[ $2 = 3 ] && exit 7; [ $2 = 0 ] && sleep 0.2; {OK}");
         let cases: Vec<Case> = (0..9).map(seed).collect();
         let (mut ended, mut taken) = (0, Vec::new());
-        shell(&script).run_in_order(&cases, &mut |_| ended += 1, &mut |case, report| {
+        let result = shell(&script).run_in_order(&cases, &mut |_| ended += 1, &mut |case, report| {
             taken.push((case.seed, report.ok));
             true
         });
+        assert_eq!(result, Ok(()));
         assert_eq!(ended, 9);
         assert_eq!(taken, (0..9).map(|seed| (seed, seed != 3)).collect::<Vec<_>>());
     }
@@ -546,11 +622,11 @@ mod tests {
         let cases: Vec<Case> = (0..9).map(seed).collect();
         let watch = Stopwatch::start();
         let mut taken = 0;
-        shell(&script).run_in_order(&cases, &mut |_| {}, &mut |_, _| {
+        let result = shell(&script).run_in_order(&cases, &mut |_| {}, &mut |_, _| {
             taken += 1;
             false
         });
-        assert!(taken == 1 && watch.seconds() < 10.0);
+        assert!(result.is_ok() && taken == 1 && watch.seconds() < 10.0);
     }
 
     #[test]
@@ -559,11 +635,11 @@ mod tests {
         let script = r#"[ "$3" = --trace ] && printf 'same\nt=%s\n' $$ > "$4"
             echo "{\"seed\":$2,\"ok\":true,\"trace_hash\":\"$$\"}""#;
         let runner = Runner { check_determinism: true, ..shell(script) };
-        let report = runner.run(&seed(4));
+        let report = runner.run(&seed(4)).unwrap();
         assert!(report.violates("DET"));
         assert!(report.violations[0].detail.contains("differ first at line 2:\n  t="), "{report:?}");
         let steady = Runner { check_determinism: true, ..shell(OK) };
-        assert!(steady.run(&seed(4)).ok);
+        assert!(steady.run(&seed(4)).unwrap().ok);
     }
 
     #[test]

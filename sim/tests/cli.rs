@@ -2,8 +2,9 @@
 //!
 //! Without `--cfg madsim` there is nothing to run, so only the paths before a run are walked here.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().unwrap()
@@ -46,6 +47,78 @@ fn a_bad_command_line_is_refused_with_its_reason() {
     is_refused(&["run", "--seed", "1", "--require-core"], "cannot be used with");
     is_refused(&["shrink"], "CASE");
     is_refused(&["one"], "--seed");
+}
+
+/// What would be of no use is refused, so that nobody waits for what it should have done.
+#[test]
+fn a_flag_that_a_command_has_no_use_for_is_refused() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json");
+    let case = case.to_str().unwrap();
+    let cannot = "cannot be used with";
+    for (arguments, because) in [
+        (&["hunt", "--shrunk", "x"][..], "--shrunk"),
+        (&["hunt", "--no-shrink", "--shrink-runs", "5"], cannot),
+        (&["hunt", "--versus-blind", "R02", "--corpus", "x"], cannot),
+        (&["hunt", "--versus-blind", "R02", "--no-shrink"], cannot),
+        (&["hunt", "--versus-blind", "R02", "--shrink-seconds", "5"], cannot),
+        (&["run", "--seed", "1", "--json", "--shrunk", "x"], cannot),
+        (&["run", "--seed", "1", "--json", "--shrink-runs", "5"], cannot),
+        (&["run", "--seed", "1", "--no-shrink", "--shrunk", "x"], cannot),
+        (&["run", "--seed", "1", "--trace", "x", "--shrink-seconds", "5"], cannot),
+        (&["replay", case, "--program", "x"], "--real"),
+        (&["replay", case, "--debug"], "--real"),
+        (&["replay", case, "--real", "--time-limit", "5"], cannot),
+        (&["replay", case, "--jobs", "2"], "--jobs"),
+        (&["mutants", "--no-hunt", "--starts", "5"], cannot),
+        (&["mutants", "--no-hunt", "--jobs", "5"], cannot),
+        (&["merge", case, "--force"], "--out"),
+        (&["diff", case, case, "--nodes", "3"], "a case has its own"),
+        (&["diff", case, "1", "--list-checks"], "unexpected argument"),
+        (&["--list-checks", "--list-mutants"], cannot),
+        (&["one", "--seed", "1", "--scenario", case], cannot),
+        (&["one", "--scenario", case, "--nodes", "3"], cannot),
+    ] {
+        is_refused(arguments, because);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    std::fs::write(&trace, "end of trace: 0 events, hash 0\n").unwrap();
+    let trace = trace.to_str().unwrap();
+    is_refused(&["diff", trace, trace, "--mutant", "R02"], "nothing is run");
+}
+
+/// Every word that a line of the trace can begin with, as the source writes it, is told in the manual.
+#[test]
+fn the_manual_tells_of_every_line_of_the_trace() {
+    fn words(folder: &Path, found: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                words(&path, found);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for call in text.split("#[cfg(test)]").next().unwrap().split(".note(").skip(1) {
+                let call = call.split(");").next().unwrap_or_default();
+                let word = call.split('"').nth(1).unwrap_or_default();
+                if !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+                    found.insert(word.to_owned());
+                }
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = std::collections::BTreeSet::new();
+    words(&root.join("src"), &mut found);
+    assert!(found.len() >= 14, "{found:?}");
+    let manual = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let trace = manual.split("## The trace").nth(1).unwrap();
+    let told: Vec<&str> =
+        trace.lines().filter_map(|line| line.strip_prefix("    ")?.split(' ').next()).collect();
+    for word in found {
+        let is_told = told.iter().any(|first| first.split('|').any(|told| told == word));
+        assert!(is_told, "sim/README.md does not tell what `{word}` says in a trace");
+    }
 }
 
 #[test]
@@ -180,6 +253,53 @@ fn a_file_that_is_no_history_is_refused_with_the_line() {
     is_refused(&["check", name, "--model", "list"], "possible values: register, kv");
 }
 
+/// The verdict is "unknown", however the history is written and wherever the memory would have gone.
+#[test]
+fn a_history_that_takes_more_than_it_may_is_left_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("given");
+    let name = file.to_str().unwrap();
+    let many = "7 ".repeat(1 << 20);
+    for (format, text) in [
+        ("jsonl", format!("# a story\n{{\"id\": \"{many}")),
+        ("edn", format!("[{{:process 0, :type :invoke, :f :read, :value nil}}\n{{:value [{many}")),
+        ("log", format!("a line\n{many}")),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = sim(&["check", name, "--format", format, "--model", "register", "--memory-limit", "1"]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(3),
+            "{format}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(said.contains("unknown: the history takes more than 1 MiB to its line 2 alone"), "{said}");
+    }
+}
+
+/// However long it goes on, nothing of it being an operation.
+#[test]
+fn a_history_without_an_end_is_left_unknown_when_the_time_is_over() {
+    for (format, line) in
+        [("log", "INFO  something else\n"), ("jsonl", "# a comment\n"), ("edn", "; a comment\n")]
+    {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sim"))
+            .args(["check", "-", "--format", format, "--time-limit", "1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut endless = child.stdin.take().unwrap();
+        let many = line.repeat(10_000);
+        while endless.write_all(many.as_bytes()).is_ok() {}
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{format}: {said}");
+        assert!(said.contains("the time limit was met before the history was read"), "{said}");
+    }
+}
+
 #[test]
 fn a_mistyped_range_is_named() {
     for (range, because) in [
@@ -218,7 +338,7 @@ fn a_replay_that_cannot_be_is_refused_and_leaves_nothing() {
     is_refused(&["replay", case, "--real", "--tries", "0"], "0 is not in 1..=1000");
     is_refused(&["replay", case, "--tries", "2"], "--real");
     is_refused(&["replay", case, "--real", "--mutant", "R99"], "no such mutant");
-    is_refused(&["parity", "--cases", absent.to_str().unwrap()], "there is no case in");
+    is_refused(&["parity", "--cases", absent.to_str().unwrap()], "absent has no storm of these bugs");
     // A program that is none of ours is not driven.
     let text = folder.path().join("text");
     std::fs::write(&text, "no program").unwrap();

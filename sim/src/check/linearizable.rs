@@ -20,6 +20,7 @@
 //! The search is bounded in steps, memory and, where the caller says so, time. Where the bound is met the verdict is
 //! [`Verdict::Unknown`], never a guess.
 
+mod unwritten;
 mod values;
 
 use std::collections::{BTreeMap, HashSet};
@@ -130,7 +131,7 @@ pub fn check(history: &[Operation]) -> Verdict {
 }
 
 /// Checks a history key by key; the first key that is found to be broken decides, then the first (in order
-/// of name) that met the bound.
+/// of name) that met the bound. Keys that show what nobody wrote are found first, and whatever the bounds are.
 pub fn check_within(history: &[Operation], bounds: Bounds) -> Verdict {
     check_while(history, bounds, &mut || true)
 }
@@ -144,6 +145,15 @@ pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnM
     // A broken key that is easy must not wait for one that is hard: all get a little, and what is left of
     // them then all they may have.
     let little = Bounds { steps: bounds.steps.min(FIRST_STEPS), ..bounds };
+    for (key, operations) in &keys {
+        if let Some(operation) = unwritten::find(operations) {
+            // The search says more about it, if it comes to an end.
+            return match Search::new(key, operations, little).run(patience) {
+                broken @ Verdict::Violation(_) => broken,
+                Verdict::Linearizable | Verdict::Unknown { .. } => invented(key, operations, operation),
+            };
+        }
+    }
     let mut hard = Vec::new();
     for (key, operations) in &keys {
         match Search::new(key, operations, little).run(patience) {
@@ -163,6 +173,27 @@ pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnM
         }
     }
     unknown.unwrap_or(Verdict::Linearizable)
+}
+
+/// The verdict on a key under which an operation found what nobody can have put there.
+fn invented(key: &str, operations: &[&Operation], operation: &Operation) -> Verdict {
+    let has_to_be = |operation: &&&Operation| matches!(operation.outcome, Outcome::Ok(_));
+    let words = format!(
+        "key {key:?}: no operation that may have happened by then can have made what this one found:\n    {}",
+        describe(operation)
+    );
+    Verdict::Violation(Box::new(Broken {
+        key: key.to_owned(),
+        // No order was looked for.
+        explained: 0,
+        total: operations.iter().filter(has_to_be).count(),
+        order: Vec::new(),
+        stuck: vec![operation.id],
+        reader: None,
+        at_ns: operation.returned_ns.unwrap_or(0),
+        node: operation.node,
+        words,
+    }))
 }
 
 /// An operation reduced to what the search needs.
@@ -953,6 +984,31 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_wrote_is_found_whatever_the_bounds_are() {
+        let bounds = Bounds { steps: 1, configurations: 1, bytes: 1 };
+        let story = |seen| {
+            let story = (0..9).fold(Story::default(), |story, at| story.put((0, 20), &format!("v{at}")));
+            story.get((30, 40), Some((seen, 1)))
+        };
+        assert!(matches!(check_within(&story("v3").0, bounds), Verdict::Unknown { .. }));
+        let Verdict::Violation(broken) = check_within(&story("x").0, bounds) else { panic!("not found") };
+        assert_eq!((broken.stuck, broken.total, broken.at_ns), (vec![9], 10, 40));
+        assert!(
+            broken.words.ends_with("op 9: client 9 read \"x\" (index 1) through node 0"),
+            "{}",
+            broken.words
+        );
+        // A key that comes later by name is not hidden by one that is hard.
+        let mut history = story("v3").0;
+        history.extend(story("x").0.into_iter().map(|operation| Operation {
+            id: operation.id + 10,
+            key: "later".into(),
+            ..operation
+        }));
+        assert!(matches!(check_within(&history, bounds), Verdict::Violation(_)));
+    }
+
+    #[test]
     fn of_two_equal_compare_and_sets_only_one_may_succeed() {
         let story = |second| {
             Story::default().put((0, 1), "a").cas((2, 9), Some("a"), "b", true).cas(
@@ -1287,6 +1343,16 @@ mod tests {
         ) {
             prop_assert_eq!(check(&growing) == Verdict::Linearizable, by_force(&growing));
             prop_assert_eq!(check(&mixed) == Verdict::Linearizable, by_force(&mixed));
+        }
+
+        #[test]
+        fn what_is_said_to_be_written_by_nobody_has_no_explanation(
+            plain in any_history(), growing in any_growing_history(false), mixed in any_growing_history(true),
+        ) {
+            for history in [plain, growing, mixed] {
+                let found = unwritten::find(&history.iter().collect::<Vec<_>>());
+                prop_assert!(found.is_none() || !by_force(&history), "{:?} of {:?}", found, history);
+            }
         }
 
         #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -100,12 +100,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             // Whoever reads it has had enough; the exit code still says it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.code,
             Err(error) => {
-                eprintln!("error: cannot write to standard output: {error}");
+                let _ = writeln!(io::stderr(), "error: cannot write to standard output: {error}");
                 2
             }
         },
         Err(problem) => {
-            eprintln!("error: {}: {problem}", args.history.display());
+            let _ = writeln!(io::stderr(), "error: {}: {problem}", args.history.display());
             2
         }
     };
@@ -142,11 +142,17 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         ModelName::Register => Model::Register,
         ModelName::Kv => Model::Kv,
     };
-    let operations = match history::read_any(input, format, model, limit) {
+    let time_is_over = || watch.seconds() >= args.time_limit as f64;
+    let patient = Patient { input, calls: 0, time_is_over };
+    let operations = match history::read_any(patient, format, model, limit) {
         Ok(operations) => operations,
+        Err(_) if time_is_over() => {
+            let words = "unknown: the time limit was met before the history was read to its end".to_owned();
+            return Ok(Judgement { words, ..undecided(&[], Limit::Time, watch) });
+        }
         Err(HistoryError::TooLarge { line }) => {
             let words = format!(
-                "unknown: the first {line} lines alone take more than {} MiB; --memory-limit sets the limit",
+                "unknown: the history takes more than {} MiB to its line {line} alone; --memory-limit sets the limit",
                 args.memory_limit
             );
             return Ok(Judgement { words, ..undecided(&[], Limit::Memory, watch) });
@@ -154,8 +160,7 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         Err(error) => return Err(error.to_string()),
     };
     let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
-    let mut patience = || watch.seconds() < args.time_limit as f64;
-    let verdict = linearizable::check_while(&operations, bounds, &mut patience);
+    let verdict = linearizable::check_while(&operations, bounds, &mut || !time_is_over());
     let judgement = judgement(verdict, &operations, watch);
     if let Some(path) = &args.report {
         // The verdict is not lost with its picture.
@@ -196,6 +201,34 @@ fn draw(judgement: &Judgement, history: &[Operation], args: &CheckArgs) -> Page 
         own_client: None,
     };
     Page::of(Story::default(), material)
+}
+
+/// An input that fails once the time is over: a pipe may bring more for ever, and a reader that keeps none of it would read on.
+struct Patient<R, F> {
+    input: R,
+    calls: u32,
+    time_is_over: F,
+}
+
+impl<R: Read, F: Fn() -> bool> Read for Patient<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.input.read(into)
+    }
+}
+
+impl<R: BufRead, F: Fn() -> bool> BufRead for Patient<R, F> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        // Some readers ask for every byte, and a look at the clock takes longer than that.
+        self.calls = self.calls.wrapping_add(1);
+        if self.calls.is_multiple_of(1_024) && (self.time_is_over)() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.input.consume(amount);
+    }
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {

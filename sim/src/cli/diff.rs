@@ -37,7 +37,30 @@ pub struct DiffArgs {
 /// What one of the two arguments is.
 enum Given {
     Trace(PathBuf),
+    /// A case or scenario, from a file.
     Plan(Box<Scenario>, Option<String>),
+    /// The scenario of a seed.
+    Seed(Box<Scenario>, Option<String>),
+}
+
+impl DiffArgs {
+    /// Refuses what neither of the two sides has a use for.
+    fn has_no_use(&self, sides: [&Given; 2]) -> Result<(), Unusable> {
+        let shaped =
+            self.shape.nodes.is_some() || self.shape.duration.is_some() || !self.shape.without.is_empty();
+        let run = self.shape.mutant.is_some()
+            || self.processes.jobs.is_some()
+            || self.processes.time_limit.is_some();
+        if (shaped || run) && sides.iter().all(|side| matches!(side, Given::Trace(_))) {
+            return Err(Unusable("two traces are compared, so nothing is run: no flag says how".to_owned()));
+        }
+        if shaped && !sides.iter().any(|side| matches!(side, Given::Seed(..))) {
+            return Err(Unusable(
+                "--nodes, --duration and --without are for a seed: a case has its own".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Finds where two traces part and says so. Whether they do not.
@@ -48,7 +71,7 @@ pub fn run(args: &DiffArgs) -> Result<bool, Unusable> {
     let b = match (&args.b, args.without_fault) {
         (Some(b), _) => given(b, &args.shape)?,
         (None, Some(number)) => {
-            let Given::Plan(scenario, mutant) = &a else {
+            let (Given::Plan(scenario, mutant) | Given::Seed(scenario, mutant)) = &a else {
                 return Err(Unusable(format!(
                     "{} is a trace: --without-fault wants a case or a seed",
                     args.a
@@ -60,11 +83,12 @@ pub fn run(args: &DiffArgs) -> Result<bool, Unusable> {
         }
         (None, None) => return Err(Unusable("diff wants a second trace, case or seed".to_owned())),
     };
+    args.has_no_use([&a, &b])?;
     let mut traces = Vec::new();
     for (side, given) in [a, b].into_iter().enumerate() {
         traces.push(match given {
             Given::Trace(path) => path,
-            Given::Plan(scenario, mutant) => {
+            Given::Plan(scenario, mutant) | Given::Seed(scenario, mutant) => {
                 let runner = args.processes.runner()?;
                 let (path, verdict) =
                     traced(&runner, &scenario, mutant, &folder.path().join(format!("{side}")))?;
@@ -98,7 +122,7 @@ fn given(text: &str, shape: &Shape) -> Result<Given, Unusable> {
         let seed =
             seed.map_err(|_| Unusable(format!("{text:?} is neither a file that exists nor a seed")))?;
         let scenario = experiment().scenario(seed, &limits(shape));
-        return Ok(Given::Plan(Box::new(scenario), shape.mutant.clone()));
+        return Ok(Given::Seed(Box::new(scenario), shape.mutant.clone()));
     }
     let mut beginning = Vec::new();
     File::open(path)
@@ -148,7 +172,7 @@ fn traced(
         mutant,
         ..Case::default()
     };
-    let report = runner.run(&case);
+    let report = runner.run(&case)?;
     let verdict = match report.violations.first() {
         None => "ok".to_owned(),
         Some(first) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::shrink::{Shrinking, make_small};
+use super::shrink::{Effort, make_small};
 use super::{Processes, Unusable, experiment, mutant_id, print, progress_bar};
 use crate::hunt::Hunt;
 use crate::hunt::folder::{self, FolderError};
@@ -36,8 +36,9 @@ pub struct HuntArgs {
     /// What a new hunt draws from [default: 1]. One that goes on has its own.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where the hunt is kept; one that is there goes on. With --mutant, target/hunt-ID if absent.
-    #[arg(long, value_name = "FOLDER")]
+    /// Where the hunt is kept, with a case for each way to fail; one that is there goes on. With --mutant, target/hunt-ID
+    /// if absent.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "versus_blind")]
     corpus: Option<PathBuf>,
     /// Hunt with a bug put back: goes on past what other checks say, and ends when one that is named for it objects.
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
@@ -46,7 +47,7 @@ pub struct HuntArgs {
     #[arg(long, value_name = "K/N", conflicts_with = "versus_blind")]
     shard: Option<Shard>,
     /// Instead of hunting, measure how many runs a hunt and blind seeds take to catch these mutants (again for more).
-    #[arg(long, value_name = "ID", value_parser = mutant_id, conflicts_with_all = ["mutant", "seed", "time"])]
+    #[arg(long, value_name = "ID", value_parser = mutant_id, conflicts_with_all = ["mutant", "seed", "time", "Effort"])]
     versus_blind: Vec<String>,
     /// From how many starts each is measured.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "versus_blind", value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -57,9 +58,9 @@ pub struct HuntArgs {
     #[command(flatten)]
     processes: Processes,
     #[command(flatten)]
-    shrinking: Shrinking,
+    effort: Effort,
     /// Do not make failures small.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["Effort", "versus_blind"])]
     no_shrink: bool,
 }
 
@@ -129,7 +130,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
     folder::save(folder, &hunt)?;
     let named = args.mutant.as_deref().and_then(mutants::find);
     let case = Case { mutant: args.mutant.clone(), ..Case::default() };
-    let unwritable = |error| Unusable(format!("cannot write plans for a round: {error}"));
+    let no_round = |error| Unusable(format!("a round cannot be run: {error}"));
     let watch = Stopwatch::start();
     let until_runs = args.runs.map(|runs| hunt.runs().saturating_add(runs));
     let seconds = args.time.unwrap_or(USUAL_SECONDS) as f64;
@@ -147,7 +148,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
             break;
         }
         let round = hunt.next_round(shard, &fresh);
-        let reports = run_round(&runner, &round, &case).map_err(unwritable)?;
+        let reports = run_round(&runner, &round, &case).map_err(no_round)?;
         let by_name = |report: &crate::report::RunReport| {
             named.is_none_or(|mutant| mutant.checks.iter().any(|check| report.violates(check)))
         };
@@ -195,7 +196,7 @@ fn keep(
         return Ok(());
     }
     let case = Case { seed: failure.scenario.seed, scenario: Some(bare), ..case.clone() };
-    let report = runner.run(&case);
+    let report = runner.run(&case)?;
     if !signature.is_in(&report) {
         return print(&format!(
             "{signature}: does not happen again with the same plan; see {}\n",
@@ -203,7 +204,7 @@ fn keep(
         ))
         .map(|_| ());
     }
-    let budget = args.shrinking.budget(SHRINKS_BUDGET);
+    let budget = args.effort.budget(SHRINKS_BUDGET);
     make_small(runner, &case, &failure.scenario, &report, budget, &path, true)
 }
 
@@ -240,9 +241,9 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
         for start in 1..=args.starts {
             progress.set_message(format!("{id} from start {start}"));
             if !done.contains(&(id.clone(), start)) {
-                let blind = measure::blind(runner, mutant, start, limit);
+                let blind = measure::blind(runner, mutant, start, limit)?;
                 let guided = measure::guided(runner, mutant, start, limit, &fresh)
-                    .map_err(|error| Unusable(format!("cannot write plans for a round: {error}")))?;
+                    .map_err(|error| Unusable(format!("a round cannot be run: {error}")))?;
                 trials.push(Trial { mutant: id.clone(), start, limit, blind, guided });
                 trials.sort_by(|a, b| (&a.mutant, a.start).cmp(&(&b.mutant, b.start)));
                 if let Some(path) = &args.measured {

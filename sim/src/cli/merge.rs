@@ -1,9 +1,11 @@
 //! `cargo sim merge`: what several machines did, put together as if one had done it.
 //!
 //! It tells by their content what the parts are: reports of runs as JSON lines (`run --out`), coverage reports
-//! (`run --coverage-report`), or folders of hunts. All must be of one kind.
+//! (`run --coverage-report`), or folders of hunts. All must be of one kind, and none may be there twice, under whatever
+//! names: its runs would count twice. Reports of runs name their seeds; of the others only a copy that says the same, byte
+//! for byte, is known as one, so that an older copy of a hunt that went on is not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +28,7 @@ pub struct MergeArgs {
     #[arg(long)]
     partial: bool,
     /// Overwrite what exists.
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     force: bool,
 }
 
@@ -35,6 +37,17 @@ enum Part {
     Reports(Vec<RunReport>),
     Reached(Reached),
     Hunt(Box<crate::hunt::Hunt>),
+}
+
+impl Part {
+    /// Whether there is no run in it.
+    fn is_empty(&self) -> bool {
+        match self {
+            Part::Reports(reports) => reports.is_empty(),
+            Part::Reached(reached) => reached.runs == 0,
+            Part::Hunt(hunt) => hunt.rounds == 0,
+        }
+    }
 }
 
 /// Whether every run of the whole was fine.
@@ -48,20 +61,35 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     let mut reports: BTreeMap<u64, RunReport> = BTreeMap::new();
     let mut reached: Option<Reached> = None;
     let mut hunt: Option<crate::hunt::Hunt> = None;
-    let mut known = BTreeSet::new();
+    let mut places: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+    let mut contents: BTreeMap<(usize, u64), &Path> = BTreeMap::new();
+    let mut seeds: BTreeMap<u64, &Path> = BTreeMap::new();
     for path in &args.parts {
-        if !known.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-            return Err(Unusable(format!("{} is given twice", path.display())));
+        let place = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if let Some(first) = places.insert(place, path) {
+            let what = if first == path { "itself".to_owned() } else { first.display().to_string() };
+            return Err(Unusable(format!("{} is given twice: it is the same as {what}", path.display())));
         }
-        match read(path)? {
+        let (part, content) = read(path)?;
+        // Two that say nothing are no copies of one another.
+        if !part.is_empty()
+            && let Some(first) = contents.insert(content, path)
+        {
+            let (path, first) = (path.display(), first.display());
+            return Err(Unusable(format!(
+                "{path} says the same as {first}, so that its runs would count twice"
+            )));
+        }
+        match part {
             Part::Reports(part) => {
                 for report in part {
-                    if let Some(twice) = reports.insert(report.seed, report) {
-                        let (path, seed) = (path.display(), twice.seed);
+                    if let Some(first) = seeds.insert(report.seed, path) {
+                        let (path, first, seed) = (path.display(), first.display(), report.seed);
                         return Err(Unusable(format!(
-                            "{path}: seed {seed} is in two parts, or twice in one"
+                            "{path}: seed {seed} is there, and in {first} before, so that its run would count twice"
                         )));
                     }
+                    reports.insert(report.seed, report);
                 }
             }
             Part::Reached(part) => reached.get_or_insert_default().merge(&part),
@@ -73,6 +101,11 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
                 None => hunt = Some(*part),
             },
         }
+    }
+    if args.partial && reports.is_empty() {
+        return Err(Unusable(
+            "--partial is for reports of runs, and these parts are something else".to_owned(),
+        ));
     }
     match (reports.is_empty(), reached, hunt) {
         (false, None, None) => whole_run(args, reports.into_values().collect()),
@@ -89,17 +122,22 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     }
 }
 
-fn read(path: &Path) -> Result<Part, Unusable> {
+/// A part, and the length and hash of the file that it is in.
+fn read(path: &Path) -> Result<(Part, (usize, u64)), Unusable> {
     let wrong = |problem: String| Unusable(format!("{}: {problem}", path.display()));
+    let content = |bytes: &[u8]| (bytes.len(), xxhash_rust::xxh3::xxh3_64(bytes));
     if path.is_dir() {
-        return match folder::load(path)? {
-            Some(hunt) => Ok(Part::Hunt(Box::new(hunt))),
-            None => Err(wrong("there is no hunt in this folder".to_owned())),
+        let Some(hunt) = folder::load(path)? else {
+            return Err(wrong("there is no hunt in this folder".to_owned()));
         };
+        let bytes = std::fs::read(folder::state_file(path)).map_err(|error| wrong(error.to_string()))?;
+        return Ok((Part::Hunt(Box::new(hunt)), content(&bytes)));
     }
+    // Once only: it may be a pipe.
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let content = content(text.as_bytes());
     if text.contains("\"never\"") {
-        return Reached::parse(&text).map(Part::Reached).map_err(wrong);
+        return Reached::parse(&text).map(|reached| (Part::Reached(reached), content)).map_err(wrong);
     }
     let mut reports = Vec::new();
     for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
@@ -110,7 +148,7 @@ fn read(path: &Path) -> Result<Part, Unusable> {
         }
         reports.push(report);
     }
-    Ok(Part::Reports(reports))
+    Ok((Part::Reports(reports), content))
 }
 
 /// The first seeds that are missing of a range, for a person; nothing if none is.
@@ -187,9 +225,16 @@ mod tests {
         assert_eq!(std::fs::read_to_string(path("out")).unwrap(), whole);
         std::fs::copy(path("odd"), path("same")).unwrap();
         let twice = merged(&[path("odd"), path("same")], &path("out2")).unwrap_err().to_string();
-        assert!(twice.contains("same: seed 1 is in two parts"), "{twice}");
+        assert!(twice.contains("same says the same as ") && twice.contains("odd, so"), "{twice}");
         let twice = merged(&[path("odd"), path("odd")], &path("out2")).unwrap_err().to_string();
         assert!(twice.contains("odd is given twice"), "{twice}");
+        std::fs::write(path("three"), json_line(&report(3))).unwrap();
+        let twice = merged(&[path("odd"), path("three")], &path("out2")).unwrap_err().to_string();
+        assert!(twice.contains("three: seed 3 is there, and in ") && twice.contains("odd before"), "{twice}");
+        // A shard may have had nothing to do.
+        std::fs::write(path("none"), "").unwrap();
+        std::fs::write(path("nothing"), "").unwrap();
+        assert!(merged(&["none", "odd", "nothing", "even"].map(path), &path("out3")).unwrap());
         let gaps = merged(&[path("odd")], &path("out2")).unwrap_err().to_string();
         assert!(gaps.contains("no reports of seeds 2, 4: "), "{gaps}");
         let partial = MergeArgs { parts: vec![path("odd")], out: None, partial: true, force: false };
@@ -210,9 +255,35 @@ mod tests {
         write_reached(&path("b"), &of(&[2])).unwrap();
         assert!(merged(&[path("a"), path("b")], &path("out")).unwrap());
         assert_eq!(Reached::parse(&std::fs::read_to_string(path("out")).unwrap()), Ok(of(&[1, 2, 4])));
+        std::fs::copy(path("b"), path("c")).unwrap();
+        let twice = merged(&[path("b"), path("a"), path("c")], &path("out2")).unwrap_err().to_string();
+        assert!(twice.contains("c says the same as ") && twice.contains("/b, so"), "{twice}");
+        let partial = MergeArgs { parts: vec![path("a")], out: None, partial: true, force: false };
+        assert!(merge(&partial).unwrap_err().to_string().contains("--partial is for reports"));
         std::fs::write(path("run"), json_line(&report(7))).unwrap();
         let mixed = merged(&[path("a"), path("run")], &path("out2")).unwrap_err().to_string();
         assert!(mixed.contains("different kinds"), "{mixed}");
+    }
+
+    #[test]
+    fn a_hunt_and_its_copy_are_not_two_hunts() {
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        let mut hunt = crate::hunt::Hunt::new(1, None);
+        for name in ["fresh", "untouched"] {
+            folder::save(&path(name), &hunt).unwrap();
+        }
+        hunt.rounds = 3;
+        for name in ["a", "copy"] {
+            folder::save(&path(name), &hunt).unwrap();
+        }
+        hunt.rounds = 4;
+        folder::save(&path("b"), &hunt).unwrap();
+        let twice = merged(&[path("b"), path("a"), path("copy")], &path("out")).unwrap_err().to_string();
+        assert!(twice.contains("copy says the same as ") && twice.contains("/a, so"), "{twice}");
+        assert!(!path("out").exists());
+        assert!(merged(&["a", "fresh", "b", "untouched"].map(path), &path("out")).unwrap());
+        assert_eq!(folder::load(&path("out")).unwrap().unwrap().rounds, 7);
     }
 
     #[test]

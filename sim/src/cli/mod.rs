@@ -2,7 +2,8 @@
 //! `cargo sim mutants` proves that the checks bite.
 //!
 //! Exit codes: 0 when every seed was fine, 1 when something was violated, 2 when the command line or a
-//! file it names cannot be used. Nothing that exists is overwritten without `--force`.
+//! file it names cannot be used. Nothing that exists is overwritten without `--force`. A flag that a command has no use
+//! for is refused and not ignored.
 
 mod check;
 mod diff;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use crate::experiment::{Experiment, Plain};
 use crate::report::RunReport;
-use crate::runner::{self, Runner};
+use crate::runner::{self, Refused, Runner};
 use crate::saved::FileError;
 use crate::scenario::{KINDS, Limits};
 use clap::{Args, Parser, Subcommand};
@@ -44,7 +45,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Verb>,
     /// List the bugs that can be put back, and exit.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "list_checks")]
     list_mutants: bool,
     /// List the checks, and exit.
     #[arg(long)]
@@ -136,6 +137,12 @@ impl From<FileError> for Unusable {
     }
 }
 
+impl From<Refused> for Unusable {
+    fn from(refused: Refused) -> Unusable {
+        Unusable(refused.to_string())
+    }
+}
+
 fn unwritable(path: &Path, error: &io::Error) -> Unusable {
     Unusable(format!("cannot write {}: {error}", path.display()))
 }
@@ -197,7 +204,8 @@ pub fn main_with(experiment: Arc<dyn Experiment>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(unusable) => {
-            eprintln!("error: {unusable}");
+            // Whoever reads it may have gone; the exit code still says it.
+            let _ = writeln!(io::stderr(), "error: {unusable}");
             ExitCode::from(2)
         }
     }

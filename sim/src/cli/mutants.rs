@@ -15,11 +15,14 @@ use super::{Processes, Unusable, mutant_id, print, progress_bar};
 
 /// The table for people, and the results that it is made of.
 const DOCUMENT: &str = "docs/mutants.md";
-const KEPT: &str = "fixtures/mutants.jsonl";
+pub const KEPT: &str = "fixtures/mutants.jsonl";
 /// The documents that show the table of checks, between two lines like [`BEGIN`] and [`END`].
 const SHOW_CHECKS: [&str; 2] = ["ARCHITECTURE.md", "sim/README.md"];
 pub const BEGIN: &str = "<!-- the checks, written by `cargo sim mutants --write-docs` -->\n";
 pub const END: &str = "<!-- end of the checks -->\n";
+
+/// A hunt that begins later might run out of seeds.
+const LAST_FIRST: u64 = u64::MAX / 2;
 
 #[derive(Clone, Debug, Args)]
 pub struct MutantArgs {
@@ -33,7 +36,7 @@ pub struct MutantArgs {
     #[arg(long, value_name = "K/N")]
     shard: Option<Shard>,
     /// The first seed.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=LAST_FIRST))]
     first_seed: u64,
     /// How many hunts of each mutant, from seeds ten thousand apart.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -57,7 +60,9 @@ pub struct MutantArgs {
     #[arg(long, value_name = "NAME")]
     code: Option<String>,
     /// Hunt nothing: tell what the results say.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = [
+        "first_seed", "starts", "limit", "failures", "shrink_seconds", "cases", "jobs", "time_limit",
+    ])]
     no_hunt: bool,
     /// Write docs/mutants.md and the tables of checks from all results for this code, and fixtures/mutants.jsonl with
     /// those. Run it in the folder of the workspace.
@@ -130,7 +135,7 @@ fn hunt(
         for start in (0..args.starts).map(|start| args.first_seed.saturating_add(start * APART)) {
             let so_far = results.hunt(mutant.id, start).cloned().unwrap_or_else(|| Hunt::new(mutant, start));
             if !so_far.is_over(mutant, effort) {
-                results.add_hunt(score::hunt(mutant, runner, case, so_far, effort))?;
+                results.add_hunt(score::hunt(mutant, runner, case, so_far, effort)?)?;
             }
         }
         let score = results.score(mutant);

@@ -17,7 +17,7 @@ pub struct OneArgs {
     #[arg(long, required_unless_present = "scenario")]
     seed: Option<u64>,
     /// A scenario in its place.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["seed", "nodes", "duration", "without"])]
     scenario: Option<PathBuf>,
     #[command(flatten)]
     shape: Shape,

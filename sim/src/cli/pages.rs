@@ -20,7 +20,7 @@ pub fn again(
 ) -> Result<(), Unusable> {
     let path = free_name(wanted);
     let once_more = Runner { check_determinism: false, ..runner.clone() };
-    once_more.run(&Case { report: Some(path.clone()), trace: None, ..case.clone() });
+    once_more.run(&Case { report: Some(path.clone()), trace: None, ..case.clone() })?;
     at_least_the_plan(&path, case, report, scenario)?;
     print(&format!("  drawn: {}\n", path.display()))?;
     Ok(())

@@ -49,8 +49,8 @@ pub struct RunArgs {
     /// Take every N-th seed, beginning with the K-th; N such runs together are one run without.
     #[arg(long, value_name = "K/N", conflicts_with_all = ["seed", "scenario", "count"], requires = "seeds")]
     shard: Option<Shard>,
-    /// Write the trace of the one seed to FILE.
-    #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
+    /// Write the trace of the one seed to FILE. Nothing is shrunk.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check_determinism", "shrunk", "Effort"])]
     trace: Option<PathBuf>,
     /// Write a page that shows the run of the one seed to FILE: open it in a browser. A failure gets one in any case.
     #[arg(long, value_name = "FILE", conflicts_with = "check_determinism")]
@@ -59,7 +59,7 @@ pub struct RunArgs {
     #[arg(long)]
     check_determinism: bool,
     /// Print one JSON object a seed, in order, instead of text. Nothing is shrunk.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["shrunk", "Effort"])]
     json: bool,
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
@@ -76,7 +76,7 @@ pub struct RunArgs {
     #[command(flatten)]
     shrinking: Shrinking,
     /// Do not make the scenario of a failure small.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["shrunk", "Effort"])]
     no_shrink: bool,
     /// Run as if the node's program had been edited so many times: for proving that a plan fails by its own force.
     #[arg(long, value_name = "N", hide = true, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
@@ -91,10 +91,19 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let scenario = args.scenario.as_deref().map(SavedCase::load).transpose()?.map(|case| case.scenario);
     let cases = cases(args, scenario.as_ref())?;
     let single = cases.len() == 1 && args.seeds.is_none();
-    if !single && (args.trace.is_some() || args.save_scenario.is_some() || args.report.is_some()) {
-        return Err(Unusable("--trace, --report and --save-scenario want one --seed or --scenario".into()));
+    let of_one = [&args.trace, &args.save_scenario, &args.report, &args.shrinking.shrunk];
+    if !single && of_one.into_iter().any(Option::is_some) {
+        let names = "--trace, --report, --save-scenario and --shrunk";
+        return Err(Unusable(format!("{names} want one --seed or --scenario")));
     }
-    let written = [&args.trace, &args.save_scenario, &args.out, &args.coverage_report, &args.report];
+    let written = [
+        &args.trace,
+        &args.save_scenario,
+        &args.out,
+        &args.coverage_report,
+        &args.report,
+        &args.shrinking.shrunk,
+    ];
     let mut names = BTreeSet::new();
     for path in written.into_iter().flatten() {
         is_free(path, args.force)?;
@@ -102,12 +111,21 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
             return Err(Unusable(format!("{} is named for two files", path.display())));
         }
     }
+    // The process that draws it makes the file anew. What is no plain file (a device, a pipe) must not be taken away for that.
     if let Some(path) = args.report.as_deref().filter(|path| path.exists()) {
+        if !path.is_file() {
+            return Err(Unusable(format!(
+                "{} is no plain file, so no page is put in its place",
+                path.display()
+            )));
+        }
         std::fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
     }
-    let out =
-        args.out.as_deref().map(|path| std::fs::File::create(path).map_err(|error| unwritable(path, &error)));
-    let mut out = out.transpose()?;
+    let create = |path| match std::fs::File::create(path) {
+        Ok(file) => Ok((path, file)),
+        Err(error) => Err(unwritable(path, &error)),
+    };
+    let mut out = args.out.as_deref().map(create).transpose()?;
     if args.seed.is_none() && args.seeds.is_none() && scenario.is_none() {
         eprintln!("{} fresh seeds from {}", cases.len(), cases.first().map_or(0, |case| case.seed));
     }
@@ -115,11 +133,11 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let watch = Stopwatch::start();
     let mut summary = Summary::default();
     let mut reached = Reached::default();
-    let mut trouble = Ok(());
+    let mut trouble: Result<(), Unusable> = Ok(());
     let progress = progress_bar(cases.len(), single);
     let mut failures: Vec<(Case, RunReport)> = Vec::new();
     let mut signatures = BTreeSet::new();
-    runner.run_in_order(
+    let ran = runner.run_in_order(
         &cases,
         &mut |report| {
             if !report.ok {
@@ -140,10 +158,12 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
                 (single || !report.ok).then(|| report.text(&as_generated, &case.again()))
             };
             if let Some(text) = text {
-                trouble = progress.suspend(|| io::stdout().write_all(text.as_bytes()));
+                trouble =
+                    progress.suspend(|| io::stdout().write_all(text.as_bytes())).map_err(Unusable::from);
             }
-            if let (Some(file), true) = (&mut out, trouble.is_ok()) {
-                trouble = file.write_all(json_line(&report).as_bytes());
+            if let (Some((path, file)), true) = (&mut out, trouble.is_ok()) {
+                let written = file.write_all(json_line(&report).as_bytes());
+                trouble = written.map_err(|error| unwritable(path, &error));
             }
             let signature = Signature::of_report(&report, &[]);
             if let Some(signature) = signature
@@ -158,6 +178,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     );
     progress.finish_and_clear();
     trouble?;
+    ran?;
     if let (Some(path), Some(case)) = (&args.save_scenario, cases.first()) {
         let scenario = scenario.clone().unwrap_or_else(|| generated(case, &args.shape));
         SavedCase::bare(scenario).save(path, args.force)?;
@@ -208,7 +229,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
             warn(pages::again(&runner, case, report, &scenario, Path::new(&page)));
             continue;
         }
-        let budget = args.shrinking.budget(default);
+        let budget = args.shrinking.effort.budget(default);
         warn(make_small(&runner, case, &scenario, report, budget, &path, args.force));
     }
     Ok(summary.is_ok() && missing.is_empty())

@@ -13,12 +13,19 @@ use clap::Args;
 
 use super::{Processes, Shape, Unusable, experiment, is_free, limits, pages, print, progress_bar};
 
-/// How far shrinking may go.
+/// Where shrinking goes, and how far it may go.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Shrinking {
     /// Where the small scenario goes [default: seed-N.shrunk.json].
     #[arg(long, value_name = "FILE")]
     pub shrunk: Option<PathBuf>,
+    #[command(flatten)]
+    pub effort: Effort,
+}
+
+/// How far shrinking may go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Effort {
     /// How many smaller scenarios may be tried.
     #[arg(long, value_name = "N")]
     pub shrink_runs: Option<u32>,
@@ -30,7 +37,7 @@ pub struct Shrinking {
     pub shrink_edits: Option<u64>,
 }
 
-impl Shrinking {
+impl Effort {
     /// As asked for, or these runs and seconds.
     pub fn budget(&self, (runs, seconds): (u32, u64)) -> Budget {
         Budget {
@@ -84,12 +91,12 @@ pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
         scenario: args.case.clone(),
         ..Case::default()
     };
-    let report = runner.run(&case);
+    let report = runner.run(&case)?;
     if report.ok {
         print(&report.text("it does not fail, so there is nothing to shrink", &case.again()))?;
         return Ok(false);
     }
-    let budget = args.shrinking.budget((Budget::default().runs, Budget::default().seconds as u64));
+    let budget = args.shrinking.effort.budget((Budget::default().runs, Budget::default().seconds as u64));
     make_small(&runner, &case, &scenario, &report, budget, &path, args.force)?;
     Ok(true)
 }
@@ -129,7 +136,7 @@ pub fn make_small(
     };
     let page = free_name(path);
     let again = Case { report: Some(page.clone()), ..again };
-    let report = runner.run(&again);
+    let report = runner.run(&again)?;
     pages::at_least_the_plan(&page, &again, &report, &saved.scenario)?;
     let told = format!(
         "{}\n    drawn:  {}\n    before: {}\n    after:  {}\n    in {} runs; fails with {signature}",

@@ -60,7 +60,7 @@ pub fn speed(args: &SpeedArgs) -> Result<bool, Unusable> {
             memory = memory.max(report.memory_kib);
             all_ok &= report.ok;
             true
-        });
+        })?;
         print(&format!(
             "{nodes} nodes: {simulated:.0} simulated s in {cpu:.1} s of one core ({wall:.1} s on the wall), {:.0} \
              times real time; {:.0} operations and {:.0} events a simulated second; at most {} MiB; all faults, all \

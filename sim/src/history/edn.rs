@@ -1,7 +1,7 @@
 //! A reader for EDN, the notation that Jepsen writes its histories in: as much of it as data needs.
 //!
 //! It pulls one value after the other from a stream, so that a history of any length is read with the memory
-//! of one operation. Every error names the line and column, both from 1. Depth and length of one value are
+//! of one operation. Every error names the line and column, both from 1. Depth and size of one value are
 //! bounded, so that no input exhausts the stack or the memory.
 //!
 //! Kept as they are written: numbers (their type is nobody's business here), symbols, characters, tags.
@@ -14,6 +14,8 @@ use std::io::{self, BufRead};
 const MOST_DEEP: usize = 64;
 /// A token or string longer than this (bytes) is refused.
 const MOST_LONG: usize = 64 << 20;
+/// What a value takes beside its text, with a share of the empty places of the vector that it is in.
+const VALUE_BYTES: usize = 2 * size_of::<Value>();
 
 /// One value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,14 +112,23 @@ impl fmt::Display for Value {
 
 /// Why a value cannot be read, and where.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line}, column {column}: {problem}")]
-pub struct EdnError {
-    /// The line, from 1.
-    pub line: usize,
-    /// The column in bytes, from 1.
-    pub column: usize,
-    /// What is wrong there.
-    pub problem: String,
+pub enum EdnError {
+    /// It is no EDN, or the input failed.
+    #[error("line {line}, column {column}: {problem}")]
+    Wrong {
+        /// The line, from 1.
+        line: usize,
+        /// The column in bytes, from 1.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// One value takes more memory than the reader may use. Nothing else is wrong with it so far.
+    #[error("line {line}: one value alone does not fit into the memory limit")]
+    TooLarge {
+        /// How far it was read.
+        line: usize,
+    },
 }
 
 /// What stands at the reader's place.
@@ -132,17 +143,26 @@ pub struct Reader<R> {
     input: R,
     line: usize,
     column: usize,
+    /// Bytes that one value may take.
+    limit: usize,
+    /// Bytes that the value being read may still take.
+    left: usize,
 }
 
 impl<R: BufRead> Reader<R> {
-    /// A reader at the beginning of `input`.
-    pub fn new(input: R) -> Reader<R> {
-        Reader { input, line: 1, column: 1 }
+    /// A reader at the beginning of `input`, each of whose values may take about `limit` bytes.
+    pub fn new(input: R, limit: usize) -> Reader<R> {
+        Reader::at(input, 1, 1, limit)
     }
 
     /// A reader of one line out of many, so that its errors name the right one.
-    pub fn at(input: R, line: usize, column: usize) -> Reader<R> {
-        Reader { input, line, column }
+    pub fn at(input: R, line: usize, column: usize, limit: usize) -> Reader<R> {
+        Reader { input, line, column, limit, left: limit }
+    }
+
+    /// From now on a value may take about so many bytes.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// The line that is being read.
@@ -155,6 +175,7 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// Where the input is no EDN, or cannot be read.
     pub fn read(&mut self) -> Result<Option<Value>, EdnError> {
+        self.left = self.limit;
         match self.token(0)? {
             Token::End => Ok(None),
             Token::Value(value) => Ok(Some(value)),
@@ -183,6 +204,7 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// As [`Reader::read`].
     pub fn next_of(&mut self, close: u8) -> Result<Option<Value>, EdnError> {
+        self.left = self.limit;
         match self.token(0)? {
             Token::End => Err(self.wrong(format!("the end is here, and {:?} is not", char::from(close)))),
             Token::Value(value) => Ok(Some(value)),
@@ -194,7 +216,14 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn wrong(&self, problem: impl Into<String>) -> EdnError {
-        EdnError { line: self.line, column: self.column, problem: problem.into() }
+        EdnError::Wrong { line: self.line, column: self.column, problem: problem.into() }
+    }
+
+    /// Counts what is about to be kept of the value that is being read.
+    fn spend(&mut self, bytes: usize) -> Result<(), EdnError> {
+        let left = self.left.checked_sub(bytes).ok_or(EdnError::TooLarge { line: self.line })?;
+        self.left = left;
+        Ok(())
     }
 
     fn peek(&mut self) -> Result<Option<u8>, EdnError> {
@@ -263,8 +292,10 @@ impl<R: BufRead> Reader<R> {
                         }
                         Some(b'_') => {
                             self.bump()?;
-                            // What follows is there to be skipped.
+                            // What follows is there to be skipped, and takes nothing once it is.
+                            let left = self.left;
                             self.expect(depth, "a value to leave out after #_")?;
+                            self.left = left;
                             continue;
                         }
                         _ => {
@@ -287,6 +318,7 @@ impl<R: BufRead> Reader<R> {
                 }
                 _ => self.atom()?,
             };
+            self.spend(VALUE_BYTES)?;
             return Ok(Token::Value(value));
         }
     }
@@ -341,7 +373,7 @@ impl<R: BufRead> Reader<R> {
         loop {
             match self.bump()? {
                 None => {
-                    return Err(EdnError {
+                    return Err(EdnError::Wrong {
                         line: opened.0,
                         column: opened.1,
                         problem: "a string that does not end".to_owned(),
@@ -364,6 +396,7 @@ impl<R: BufRead> Reader<R> {
                 }
                 Some(byte) => bytes.push(byte),
             }
+            self.spend(1)?;
             if bytes.len() > MOST_LONG {
                 return Err(self.wrong(format!("a string of more than {MOST_LONG} bytes")));
             }
@@ -393,6 +426,7 @@ impl<R: BufRead> Reader<R> {
             if bytes.len() >= MOST_LONG {
                 return Err(self.wrong(format!("a word of more than {MOST_LONG} bytes")));
             }
+            self.spend(1)?;
             bytes.push(byte);
             self.bump()?;
         }
@@ -406,7 +440,7 @@ impl<R: BufRead> Reader<R> {
     fn atom(&mut self) -> Result<Value, EdnError> {
         let (line, column) = (self.line, self.column);
         let word = self.word()?;
-        let wrong = |problem: String| Err(EdnError { line, column, problem });
+        let wrong = |problem: String| Err(EdnError::Wrong { line, column, problem });
         Ok(match word.as_str() {
             "nil" => Value::Nil,
             "true" => Value::Bool(true),
@@ -421,7 +455,8 @@ impl<R: BufRead> Reader<R> {
                 } else if digits.starts_with(|letter: char| letter.is_ascii_digit()) {
                     let is_part = |letter: char| letter.is_ascii_digit() || ".eE+-NM/".contains(letter);
                     if !digits.chars().all(is_part) {
-                        return wrong(format!("{word:?} begins like a number and is none"));
+                        let shown: String = word.chars().take(80).collect();
+                        return wrong(format!("{shown:?} begins like a number and is none"));
                     }
                     Value::Number(word)
                 } else {
@@ -438,7 +473,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn one(text: &str) -> Result<Value, String> {
-        let mut reader = Reader::new(text.as_bytes());
+        let mut reader = Reader::new(text.as_bytes(), usize::MAX);
         let value = reader.read().map_err(|error| error.to_string())?.ok_or("nothing")?;
         match reader.read() {
             Ok(None) => Ok(value),
@@ -483,13 +518,29 @@ mod tests {
 
     #[test]
     fn a_vector_is_read_one_value_at_a_time() {
-        let mut reader = Reader::new("; all\n[{:a 1}\n {:a 2}]".as_bytes());
+        let mut reader = Reader::new("; all\n[{:a 1}\n {:a 2}]".as_bytes(), usize::MAX);
         let close = reader.enter().unwrap().unwrap();
         assert_eq!(reader.next_of(close).unwrap().unwrap().to_string(), "{:a 1}");
         assert_eq!(reader.next_of(close).unwrap().unwrap().to_string(), "{:a 2}");
         assert_eq!(reader.line(), 2 + 1);
         assert!(reader.next_of(close).unwrap().is_none());
-        assert!(Reader::new("{:a 1}".as_bytes()).enter().unwrap().is_none());
+        assert!(Reader::new("{:a 1}".as_bytes(), usize::MAX).enter().unwrap().is_none());
+    }
+
+    #[test]
+    fn one_value_takes_no_more_than_it_may_and_what_is_left_out_takes_nothing() {
+        let read = |text: &str| {
+            let mut reader = Reader::new(text.as_bytes(), 10_000);
+            let values = std::iter::from_fn(|| reader.read().transpose());
+            values.collect::<Result<Vec<Value>, EdnError>>().map(|values| values.len())
+        };
+        for endless in ["[ 1", "{:a 1 ", "\"abc", ":abc", "[[] "] {
+            let endless = format!("{}{}", endless, endless[1..].repeat(5_000));
+            let refused = read(&endless);
+            assert!(matches!(refused, Err(EdnError::TooLarge { .. })), "{refused:?} of {endless:.20}");
+        }
+        assert_eq!(read(&"[1 2 3] ".repeat(5_000)).unwrap(), 5_000);
+        assert_eq!(read(&format!("[1 {}]", "#_[1 2] ".repeat(5_000))).unwrap(), 1);
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -519,7 +570,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut reader = Reader::new(&bytes[..]);
+            let mut reader = Reader::new(&bytes[..], usize::MAX);
             while let Ok(Some(_)) = reader.read() {}
         }
     }

@@ -22,10 +22,11 @@
 //! Left out: transactions, lists, sets and queues.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::io::BufRead;
 
 use super::edn::{EdnError, Reader, Value};
-use super::{Action, HistoryError, NO_NODE, Operation, Outcome, Response, Versioned};
+use super::{Action, HistoryError, Lines, NO_NODE, Operation, Outcome, Response, Versioned};
 
 /// What a history's operations speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +48,11 @@ const APART_NS: u64 = 1_000_000_000;
 /// # Errors
 /// The first thing that is no EDN, no event, or an event that cannot be; or [`HistoryError::TooLarge`].
 pub fn read_edn(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
-    let mut reader = Reader::new(input);
+    let mut reader = Reader::new(input, limit);
     let mut events = Events::new(model, limit);
     let inside = reader.enter()?;
     loop {
+        reader.set_limit(events.left());
         let next = match inside {
             Some(close) => reader.next_of(close)?,
             None => reader.read()?,
@@ -72,10 +74,9 @@ pub fn read_edn(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<O
 /// As [`read_edn`].
 pub fn read_log(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
     let mut events = Events::new(model, limit);
-    for (at, text) in input.lines().enumerate() {
-        let line = at + 1;
-        let text = text.map_err(|source| HistoryError::Io { line, source })?;
-        if let Some(event) = log_event(line, &text)? {
+    let mut lines = Lines::new(input);
+    while let Some((line, text)) = lines.next(events.left())? {
+        if let Some(event) = log_event(line, &text, events.left())? {
             events.add(line, event)?;
         }
     }
@@ -87,12 +88,12 @@ fn impossible(line: usize, problem: impl Into<String>) -> HistoryError {
 }
 
 /// The event of a log line, if it is a line of `jepsen.util` that tells one.
-fn log_event(line: usize, text: &str) -> Result<Option<Event>, HistoryError> {
+fn log_event(line: usize, text: &str, limit: usize) -> Result<Option<Event>, HistoryError> {
     const LOGGER: &str = "jepsen.util";
     let Some(place) = text.find(LOGGER) else { return Ok(None) };
     let after = place + LOGGER.len();
     let rest = text[after..].trim_start_matches([' ', '\t', '-', ':']);
-    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1);
+    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1, limit);
     let mut next = || -> Result<Option<Value>, EdnError> { reader.read() };
     // Whatever else the logger has to say need not be EDN.
     let (Ok(Some(Value::Number(process))), Ok(Some(Value::Keyword(kind)))) = (next(), next()) else {
@@ -364,6 +365,11 @@ impl Events {
         }
     }
 
+    /// What may still be kept.
+    fn left(&self) -> usize {
+        self.limit.saturating_sub(self.bytes)
+    }
+
     fn count(&mut self, line: usize, bytes: usize) -> Result<(), HistoryError> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.limit {
@@ -388,13 +394,27 @@ pub(super) fn written(operation: &Operation) -> usize {
     operation.key.len() + action + outcome
 }
 
-/// A value for an error: not all of it, if it is long.
+/// A value for an error: not all of it, if it is long. The rest is not even made, because it may be very long.
 fn brief(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{} …", &text[..end]),
-        None => text,
+    struct Brief(String);
+    impl fmt::Write for Brief {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            match text.char_indices().nth(SHOWN.saturating_sub(self.0.chars().count())) {
+                Some((end, _)) => {
+                    self.0 += &text[..end];
+                    Err(fmt::Error)
+                }
+                None => {
+                    self.0 += text;
+                    Ok(())
+                }
+            }
+        }
     }
+    const SHOWN: usize = 80;
+    let mut text = Brief(String::new());
+    let whole = write!(text, "{value}").is_ok();
+    if whole { text.0 } else { format!("{} …", text.0) }
 }
 
 #[cfg(test)]
@@ -534,6 +554,22 @@ mod tests {
         let call = "{:process 0, :type :invoke, :f :read, :value nil} {:process 0, :type :info, :f :read}\n";
         let error = read_edn(call.repeat(50).as_bytes(), Model::Register, 4_000).unwrap_err();
         assert!(matches!(error, HistoryError::TooLarge { line: 2..50 }), "{error}");
+        let vector =
+            format!("{call}{{:process 0, :type :invoke, :f :write, :value [{}]}}", "1 ".repeat(5_000));
+        let error = read_edn(vector.as_bytes(), Model::Register, 8_000).unwrap_err();
+        assert!(matches!(error, HistoryError::TooLarge { line: 2 }), "{error}");
+        let words = format!("INFO  something else\n{}", "x".repeat(10_000));
+        let error = read_log(words.as_bytes(), Model::Register, 8_000).unwrap_err();
+        assert!(matches!(error, HistoryError::TooLarge { line: 2 }), "{error}");
+        // What is not kept takes nothing.
+        assert!(read_log("INFO  something else\n".repeat(5_000).as_bytes(), Model::Register, 8_000).is_ok());
+    }
+
+    #[test]
+    fn an_error_shows_the_beginning_of_a_long_value() {
+        let text = format!("{{:type :ok, :f :read, :value [{}]}}", "1 ".repeat(5_000));
+        let error = edn(&text, Model::Register).unwrap_err();
+        assert!(error.ends_with(" …") && error.chars().count() < 140, "{error}");
     }
 
     proptest! {

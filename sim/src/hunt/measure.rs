@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Candidate, Fresh, Hunt, ROUND};
 use crate::mutants::{self, Mutant};
 use crate::report::RunReport;
-use crate::runner::{Case, Runner};
+use crate::runner::{Case, Refused, Runner};
 use crate::shard::Shard;
 
 /// The blind seeds of different starts are this far apart.
@@ -39,7 +39,10 @@ fn caught(mutant: &Mutant, report: &RunReport) -> bool {
 }
 
 /// How many of the seeds from a start it takes.
-pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Option<u64> {
+///
+/// # Errors
+/// If a seed is refused.
+pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Result<Option<u64>, Refused> {
     let first = start * APART + 1;
     let cases: Vec<Case> = (first..first + limit)
         .map(|seed| Case { seed, mutant: Some(mutant.id.to_owned()), ..Case::default() })
@@ -51,14 +54,14 @@ pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Option
             found = Some(runs);
         }
         found.is_none()
-    });
-    found
+    })?;
+    Ok(found)
 }
 
 /// How many runs of a hunt it takes.
 ///
 /// # Errors
-/// The system's, when plans cannot be written to the folder for temporary files.
+/// The system's, when plans cannot be written to the folder for temporary files; that one is refused.
 pub fn guided(
     runner: &Runner,
     mutant: &Mutant,
@@ -82,7 +85,7 @@ pub fn guided(
 /// Runs a round, as many at once as there are jobs; the reports come in the round's order.
 ///
 /// # Errors
-/// The system's, when plans cannot be written to the folder for temporary files.
+/// The system's, when plans cannot be written to the folder for temporary files; that one is refused.
 pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Result<Vec<RunReport>> {
     let folder = tempfile::tempdir()?;
     let mut cases = Vec::with_capacity(ROUND);
@@ -94,7 +97,7 @@ pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Resul
     runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
         reports.push(report);
         true
-    });
+    })?;
     Ok(reports)
 }
 
@@ -202,8 +205,8 @@ mod tests {
             check_determinism: false,
         };
         let mutant = mutants::find("S04").unwrap();
-        assert_eq!(blind(&runner, mutant, 1, 20), Some(8));
-        assert_eq!(blind(&runner, mutant, 1, 7), None);
+        assert_eq!(blind(&runner, mutant, 1, 20), Ok(Some(8)));
+        assert_eq!(blind(&runner, mutant, 1, 7), Ok(None));
         let runs = guided(&runner, mutant, 1, 400, &plain).unwrap();
         assert!(runs.is_some());
         assert_eq!(guided(&Runner { jobs: 1, ..runner }, mutant, 1, 400, &plain).unwrap(), runs);

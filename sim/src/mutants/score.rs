@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mutant;
 use crate::report::RunReport;
-use crate::runner::{Case, Runner, Stopwatch};
+use crate::runner::{Case, Refused, Runner, Stopwatch};
 use crate::saved::{Expects, SavedCase};
 use crate::scenario::{Limits, Scenario};
 use crate::shrink::processes::{self, Budget};
@@ -111,7 +111,16 @@ fn checks_of(report: &RunReport) -> Vec<String> {
 
 /// Takes a hunt up where it is: seeds until one has failed by a named check and enough have failed at all; then those
 /// up to the kill without the faults that the bug needs.
-pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, mut found: Hunt, effort: Effort) -> Hunt {
+///
+/// # Errors
+/// If a seed is refused.
+pub fn hunt(
+    mutant: &'static Mutant,
+    runner: &Runner,
+    case: &Case,
+    mut found: Hunt,
+    effort: Effort,
+) -> Result<Hunt, Refused> {
     let runner = Runner { check_determinism: mutant.checks.contains(&"DET"), ..runner.clone() };
     let with_bug = Case { mutant: Some(mutant.id.to_owned()), ..case.clone() };
     let start = found.start;
@@ -127,7 +136,7 @@ pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, mut found: Hu
                 found.failed.push((case.seed, checks_of(&report)));
             }
             !found.is_over(mutant, effort)
-        });
+        })?;
     }
     let taken = found.killed(mutant).map(|(_, _, seeds)| seeds);
     if let (Some(seeds), false, None) = (taken, mutant.needs.is_empty(), &found.ablated) {
@@ -139,10 +148,10 @@ pub fn hunt(mutant: &'static Mutant, runner: &Runner, case: &Case, mut found: Hu
             let named = checks_of(&report).into_iter().find(|check| mutant.checks.contains(&check.as_str()));
             ablation.killed = named.map(|check| (case.seed, check));
             ablation.killed.is_none()
-        });
+        })?;
         found.ablated = Some(ablation);
     }
-    found
+    Ok(found)
 }
 
 /// Makes the plan of a killing seed small; what came of it, and the case to be kept. `None` if it does not fail again.
@@ -160,7 +169,7 @@ pub fn shrink(
     let scenario = Scenario::generate(seed, &limits);
     let case = Case { seed, mutant: Some(mutant.id.to_owned()), ..case.clone() };
     let watch = Stopwatch::start();
-    let report = runner.run(&case);
+    let report = runner.run(&case)?;
     let Some(signature) = Signature::of_report(&report, mutant.checks) else { return Ok(None) };
     let budget = Budget { runs: u32::MAX, seconds, edits: 0 };
     let small = processes::shrink(&scenario, &report, &signature, runner, &case, budget, &mut |_| {})?;
@@ -280,8 +289,9 @@ mod tests {
         };
         let mutant = find(id).unwrap();
         let begun =
-            hunt(mutant, &runner, &Case::default(), Hunt::new(mutant, 10), Effort { limit: 2, failures });
-        let hunt = hunt(mutant, &runner, &Case::default(), begun, Effort { limit: 6, failures });
+            hunt(mutant, &runner, &Case::default(), Hunt::new(mutant, 10), Effort { limit: 2, failures })
+                .unwrap();
+        let hunt = hunt(mutant, &runner, &Case::default(), begun, Effort { limit: 6, failures }).unwrap();
         Score { mutant, hunts: vec![hunt], small: None }
     }
 

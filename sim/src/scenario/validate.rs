@@ -8,7 +8,11 @@
 //! `per_mille`; `min` is at most `max`. New fields and new kinds of fault are covered by being named so.
 //! What names do not tell (which nodes there are, what ends when) is checked by type.
 //!
-//! Left out: whether a plan is worth running.
+//! A plan must also have an end in reasonable time. What makes work is counted as it is planned: faults, restarts, changes of
+//! a clock's rate, requests that repeat themselves. Each may come to a fixed number and to so many more a second of storm, which is several times what the
+//! wildest seed draws, and a few minutes of one core at most beside what the storm takes anyway.
+//!
+//! Left out: whether a plan is worth running; and that a long storm of many nodes takes long, which whoever asks for one knows.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +25,7 @@ use super::agents;
 use super::news::MOST_BYTES;
 use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
-    ClockChange, DiskFault, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario,
+    ClockChange, DiskFault, Fault, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario,
     ServiceDeed, VERSION,
 };
 
@@ -29,8 +33,20 @@ use super::{
 pub const MOST_NODES: u32 = 64;
 /// The longest storm: a day.
 pub const LONGEST_MS: u64 = 86_400_000;
-/// The most faults or joins.
-const MOST_FAULTS: usize = 100_000;
+/// The most faults in all.
+const MOST_FAULTS: u64 = 100_000;
+/// The most faults, by the length of the storm.
+const FAULTS: Share = Share { at_once: 2_000, a_second: 100 };
+/// The most restarts that faults repeat.
+const RESTARTS: Share = Share { at_once: 20_000, a_second: 300 };
+/// The most changes of a clock's rate that faults repeat.
+const RATES: Share = Share { at_once: 100_000, a_second: 3_000 };
+/// The most requests that one operation of a client repeats: to follow a query, and to keep a lock.
+const REQUESTS: Share = Share { at_once: 50_000, a_second: 1_000 };
+/// A process that is killed again and again is started again after so long.
+const DOWN_MS: u64 = 500;
+/// A swing of a clock's rate is made of so many changes, as `bend` cuts it.
+const PIECES: u64 = 32;
 /// The most sectors that rot at once.
 const MOST_ROT: u32 = 100_000;
 /// The longest latency, sync, step of a slow processor, and pause between two probes.
@@ -47,8 +63,22 @@ pub const LEAST_TTL_MS: u64 = 100;
 const MOST_DELAY_MS: u64 = 60_000;
 /// A clock whose rate changes by itself never stands still.
 const MOST_SWING_PPM: u64 = 900_000;
-/// How far a clock may be off: thirty years.
+/// How far a clock may be off, and how far all that jump ahead may do so together: thirty years.
 const FARTHEST_MS: u64 = 946_080_000_000;
+
+/// How much of something a plan may have.
+struct Share {
+    /// However short the storm is.
+    at_once: u64,
+    /// For each second of it besides.
+    a_second: u64,
+}
+
+impl Share {
+    fn of(&self, duration_ms: u64) -> u64 {
+        self.at_once.saturating_add(self.a_second.saturating_mul(duration_ms) / 1_000)
+    }
+}
 
 /// What is wrong with a scenario, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,8 +113,10 @@ impl Scenario {
         if !(1..=LONGEST_MS).contains(&self.duration_ms) {
             return wrong("duration_ms", format!("{}, want 1 to {LONGEST_MS}", self.duration_ms));
         }
-        if self.faults.len() > MOST_FAULTS {
-            return wrong("faults", format!("{} of them, want at most {MOST_FAULTS}", self.faults.len()));
+        let most = FAULTS.of(self.duration_ms).min(MOST_FAULTS);
+        if self.faults.len() as u64 > most {
+            let (count, storm) = (self.faults.len(), self.duration_ms);
+            return wrong("faults", format!("{count} of them, want at most {most} in a storm of {storm} ms"));
         }
         if self.operations.len() > MOST_OPERATIONS {
             let count = self.operations.len();
@@ -93,7 +125,15 @@ impl Scenario {
         self.validate_clocks()?;
         self.validate_settings()?;
         self.validate_faults()?;
+        self.validate_work()?;
         self.validate_operations()
+    }
+
+    /// So many nodes with servers' numbers there are, with those that will join.
+    fn known_nodes(&self) -> usize {
+        let joins =
+            |fault: &&Fault| matches!(fault.kind, FaultKind::Membership { change: MembershipChange::Add });
+        self.nodes as usize + self.faults.iter().filter(joins).count()
     }
 
     fn validate_clocks(&self) -> Result<(), Invalid> {
@@ -192,11 +232,7 @@ impl Scenario {
     }
 
     fn validate_faults(&self) -> Result<(), Invalid> {
-        let joins = self
-            .faults
-            .iter()
-            .filter(|fault| matches!(fault.kind, FaultKind::Membership { change: MembershipChange::Add }));
-        let known = self.nodes as usize + joins.count();
+        let known = self.known_nodes();
         if known > MOST_NODES as usize {
             return wrong(
                 "faults",
@@ -298,6 +334,58 @@ impl Scenario {
         self.validate_damages()
     }
 
+    /// What is repeated has an end, and clocks stay within what they can show.
+    fn validate_work(&self) -> Result<(), Invalid> {
+        let (mut restarts, mut rates, mut ahead_ms) = (0u64, 0u64, 0u64);
+        let (most_restarts, most_rates) = (RESTARTS.of(self.duration_ms), RATES.of(self.duration_ms));
+        for (at, Fault { for_ms, kind, .. }) in self.faults.iter().enumerate() {
+            let place = |field: &str| format!("faults[{at}].kind.{field}");
+            let times = |every_ms: u64| 1 + for_ms / every_ms.max(1);
+            match kind {
+                FaultKind::RestartStorm { every_ms, .. } => {
+                    restarts = restarts.saturating_add(times(*every_ms));
+                    if restarts > most_restarts {
+                        let problem = off_work(*every_ms, restarts, "restarts", most_restarts);
+                        return wrong(place("restart-storm.every_ms"), problem);
+                    }
+                }
+                FaultKind::CrashLoop { up_ms, .. } => {
+                    restarts = restarts.saturating_add(times(up_ms.saturating_add(DOWN_MS)));
+                    if restarts > most_restarts {
+                        let problem = off_work(*up_ms, restarts, "restarts", most_restarts);
+                        return wrong(place("crash-loop.up_ms"), problem);
+                    }
+                }
+                FaultKind::Clock { change, .. } => match change {
+                    ClockChange::Jump(ms) => {
+                        ahead_ms = ahead_ms.saturating_add(*ms);
+                        if ahead_ms > FARTHEST_MS {
+                            let problem = format!("{ms}, with those before more than thirty years ahead");
+                            return wrong(place("clock.change.jump"), problem);
+                        }
+                    }
+                    ClockChange::RateSine { period_ms, .. } => {
+                        rates = rates.saturating_add(times(period_ms / PIECES));
+                        if rates > most_rates {
+                            let problem = off_work(*period_ms, rates, "changes of rate", most_rates);
+                            return wrong(place("clock.change.rate-sine.period_ms"), problem);
+                        }
+                    }
+                    ClockChange::RateWalk { every_ms, .. } => {
+                        rates = rates.saturating_add(times(*every_ms));
+                        if rates > most_rates {
+                            let problem = off_work(*every_ms, rates, "changes of rate", most_rates);
+                            return wrong(place("clock.change.rate-walk.every_ms"), problem);
+                        }
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Damage stays on a minority and apart from departures, or the plan says that it does not.
     fn validate_damages(&self) -> Result<(), Invalid> {
         let damages = || self.faults.iter().enumerate().filter(|(_, fault)| fault.kind.damages());
@@ -323,7 +411,8 @@ impl Scenario {
     }
 
     fn validate_operations(&self) -> Result<(), Invalid> {
-        let known = self.nodes as usize + self.faults.len();
+        let known = self.known_nodes();
+        let (mut requests, most_requests) = (0u64, REQUESTS.of(self.duration_ms));
         let mut values = BTreeSet::new();
         for (at, op) in self.operations.iter().enumerate() {
             let place = |field: &str| format!("operations[{at}].{field}");
@@ -335,7 +424,10 @@ impl Scenario {
                 return wrong(place("client"), format!("{}, want less than {MOST_CLIENTS}", op.client));
             }
             if op.node as usize >= known && !self.is_agent(op.node) {
-                return wrong(place("node"), format!("there is no node {}", op.node));
+                return wrong(
+                    place("node"),
+                    format!("there is no node {}, only 0 to {}", op.node, known - 1),
+                );
             }
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
             if op.key.is_empty() || op.key.len() > 512 || !op.key.chars().all(plain) {
@@ -388,6 +480,22 @@ impl Scenario {
                     format!("{name:?} with {bytes} bytes, want up to 64 letters and {MOST_BYTES} bytes");
                 return wrong(place("action.publish"), what);
             }
+            // Whoever follows does so to the end of the storm, and a session is renewed three times as often as it must be.
+            let left_ms = self.duration_ms - op.at_ms;
+            let repeats = match &op.action {
+                PlannedAction::Follow { wait_ms, .. } => Some((left_ms, *wait_ms, "action.follow.wait_ms")),
+                PlannedAction::Lock(plan) => {
+                    let held_ms = plan.patience_ms.saturating_add(plan.hold_ms).min(left_ms);
+                    Some((held_ms, plan.ttl_ms / 3, "action.lock.ttl_ms"))
+                }
+                _ => None,
+            };
+            if let Some((for_ms, every_ms, field)) = repeats {
+                requests = requests.saturating_add(1 + for_ms / every_ms.max(1));
+                if requests > most_requests {
+                    return wrong(place(field), off_work(every_ms, requests, "requests", most_requests));
+                }
+            }
             if let PlannedAction::Pair(PairDeed::Set(value) | PairDeed::Swap(value) | PairDeed::Spoil(value))
             | PlannedAction::Put(value)
             | PlannedAction::Cas(value) = &op.action
@@ -401,6 +509,10 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+fn off_work(given_ms: u64, come_to: u64, what: &str, most: u64) -> String {
+    format!("every {given_ms} ms, with what is before {come_to} {what}, want at most {most} in this storm")
 }
 
 fn off_protocol(protocol: u8) -> String {
@@ -455,7 +567,7 @@ fn walk(place: &str, value: &Value, longest_ms: u64) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{ClockSetting, DiskFault, Fault, Limits, Shape, Target};
+    use crate::scenario::{ClockSetting, DiskFault, Fault, Limits, PlannedOp, Shape, Target};
 
     fn of(seed: u64) -> Scenario {
         Scenario::generate(seed, &Limits::default())
@@ -466,6 +578,88 @@ mod tests {
         for seed in 0..300 {
             assert_eq!(of(seed).validate(), Ok(()), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn what_seeds_generate_is_far_from_what_is_too_much() {
+        for seed in 0..300 {
+            let duration_s = [None, Some(1), Some(600)][seed as usize % 3];
+            let mut plan = Scenario::generate(seed, &Limits { duration_s, ..Limits::default() });
+            assert_eq!(plan.validate(), Ok(()), "seed {seed}");
+            plan.faults = std::iter::repeat_n(plan.faults, 5).flatten().collect();
+            assert_eq!(plan.validate_work(), Ok(()), "seed {seed}");
+            let repeats =
+                |op: &&PlannedOp| matches!(op.action, PlannedAction::Follow { .. } | PlannedAction::Lock(_));
+            let repeated: Vec<PlannedOp> = plan.operations.iter().filter(repeats).cloned().collect();
+            plan.operations = std::iter::repeat_n(repeated, 5).flatten().collect();
+            assert_eq!(plan.validate_operations(), Ok(()), "seed {seed}");
+            assert!(plan.faults.len() as u64 <= FAULTS.of(plan.duration_ms), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_cases_that_are_kept_can_be_run() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        let mut count = 0;
+        for folder in ["cases", "mutants"] {
+            for entry in std::fs::read_dir(fixtures.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|ending| ending == "json") {
+                    crate::saved::SavedCase::load(&path).unwrap();
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 50, "{count}");
+    }
+
+    #[test]
+    fn plans_that_would_take_for_ever_are_refused_by_place() {
+        let many = |count: usize, for_ms: u64, kind: FaultKind| {
+            move |s: &mut Scenario| {
+                s.duration_ms = 60_000;
+                s.faults = vec![Fault { at_ms: 5, for_ms, kind }; count];
+            }
+        };
+        let clock = |change| FaultKind::Clock { target: Target::Node(0), change };
+        let kill = FaultKind::Kill { target: Target::Node(0) };
+        refused(many(8_001, 0, kill), "faults", "8001 of them, want at most 8000 in a storm of 60000 ms");
+        let year = ClockChange::Jump(365 * 86_400_000);
+        refused(
+            many(31, 0, clock(year)),
+            "faults[30].kind.clock.change.jump",
+            "more than thirty years ahead",
+        );
+        let storm = |every_ms| FaultKind::RestartStorm { nodes: vec![0, 1], every_ms };
+        let place = "faults[0].kind.restart-storm.every_ms";
+        refused(many(1, 50_000, storm(1)), place, "50001 restarts, want at most 38000");
+        refused(
+            many(9, 50_000, storm(10)),
+            "faults[7].kind.restart-storm.every_ms",
+            "every 10 ms, with what is before",
+        );
+        let up = |up_ms| FaultKind::CrashLoop { target: Target::Leader, up_ms };
+        refused(many(400, 50_000, up(0)), "faults[376].kind.crash-loop.up_ms", "restarts");
+        let sine = clock(ClockChange::RateSine { swing_ppm: 5, period_ms: 1 });
+        refused(many(6, 50_000, sine), "faults[5].kind.clock.change.rate-sine.period_ms", "changes of rate");
+        let walk = clock(ClockChange::RateWalk { step_ppm: 5, every_ms: 1 });
+        refused(many(6, 50_000, walk), "faults[5].kind.clock.change.rate-walk.every_ms", "changes of rate");
+        let follow = |wait_ms| PlannedAction::Follow { path: "/v1/catalog/nodes".into(), wait_ms };
+        let followed = |wait_ms| {
+            move |s: &mut Scenario| {
+                s.duration_ms = 60_000;
+                s.operations.iter_mut().take(3).for_each(|op| op.action = follow(wait_ms));
+            }
+        };
+        refused(followed(1), "operations[1].action.follow.wait_ms", "requests, want at most 110000");
+        // Each fault was once reason enough to name one node more.
+        refused(|s| s.operations[1].node = 3, "operations[1].node", "no node 3, only 0 to 2");
+        let mut joined = of(3);
+        (joined.nodes, joined.clocks) = (3, Vec::new());
+        let change = MembershipChange::Add;
+        joined.faults = vec![Fault { at_ms: 5, for_ms: 5, kind: FaultKind::Membership { change } }];
+        joined.operations.iter_mut().for_each(|op| op.node %= 4);
+        assert_eq!(joined.validate(), Ok(()));
     }
 
     #[track_caller]

@@ -124,7 +124,7 @@ pub fn shrink(
 fn fails_whole(scenario: &Scenario, signature: &Signature, runner: &Runner, case: &Case) -> io::Result<bool> {
     let file = tempfile::NamedTempFile::new()?;
     let run = Case { trace: None, ..case.clone() };
-    let report = runner.run(&run.of_plan(scenario, file.path().to_owned())?);
+    let report = runner.run(&run.of_plan(scenario, file.path().to_owned())?)?;
     Ok(signature.is_in(&report))
 }
 
