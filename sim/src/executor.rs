@@ -30,6 +30,7 @@ use crate::pace::{Paced, Processor};
 use crate::record::Happening;
 use crate::scenario::{DiskSettings, LinkSettings, stream};
 use crate::trace::{Trace, WORLD};
+use crate::workload::TrueTime;
 
 /// A clock that nobody bends: for what waits in true time.
 const TRUE_CLOCK: u32 = WORLD;
@@ -79,6 +80,21 @@ pub struct Universe {
     panics: Mutex<Vec<Panic>>,
     hazards: Mutex<Hazards>,
     true_life: Arc<Life>,
+}
+
+impl TrueTime for Universe {
+    fn now(&self) -> u64 {
+        self.pump.now()
+    }
+
+    fn sleep(&self, duration: std::time::Duration) -> BoxFuture<'static, ()> {
+        let deadline = Instant(self.pump.now()) + duration;
+        self.pump.sleep_until(self.true_life.clone(), deadline).boxed()
+    }
+
+    fn note(&self, host: u32, verb: &'static str, text: String) {
+        self.pump.note(host, verb, text);
+    }
 }
 
 impl Universe {

@@ -3,9 +3,8 @@
 //!
 //! What happens is written down for the check ACL ([`crate::check::rights`]).
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
+use driftline::config::{AclConfig, AclTokens, DefaultPolicy};
 use driftline::env::Env;
 use driftline::http::client::Response;
 use driftline::secret::Secret;
@@ -15,12 +14,21 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::rights::{Attempt, What};
 use crate::scenario::rights::{LINKED, Level, RightDeed};
-use crate::scenario::{PlannedAction, Scenario};
 use crate::workload::Clients;
 
 /// The secret of the token that may do everything. Every node shows it for whoever shows none, so that all who are not tried
 /// here get through.
 pub const ROOT: &str = "11111111-1111-4111-8111-111111111111";
+
+/// What nodes know of rights: nothing, or that everybody may do everything who shows no token of their own.
+pub fn rights(enabled: bool) -> AclConfig {
+    if !enabled {
+        return AclConfig::default();
+    }
+    let root = Secret::new(ROOT.to_owned());
+    let tokens = AclTokens { initial_management: root.clone(), default: root, ..AclTokens::default() };
+    AclConfig { enabled, default_policy: DefaultPolicy::Deny, tokens, ..AclConfig::default() }
+}
 
 /// What the keys of all users begin with.
 const GUARDED: &str = "guarded/";
@@ -57,12 +65,6 @@ fn links(user: &str, level: Level) -> Vec<Value> {
 
 fn token(user: &str, level: Level) -> Value {
     json!({ "AccessorID": id_of(user, "accessor"), "Policies": links(user, level) })
-}
-
-/// Who has rights in a plan.
-pub fn users(scenario: &Scenario) -> BTreeSet<String> {
-    let users = scenario.operations.iter().filter(|op| matches!(op.action, PlannedAction::Right(_)));
-    users.map(|op| op.key.clone()).collect()
 }
 
 /// Whether an answer says that a request was refused and did nothing.
@@ -185,6 +187,8 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

@@ -9,9 +9,11 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
+//! | [`roster`] | who votes, and whom a cluster can spare |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
-//! | `workload`, `lockers`, `registrars`, `followers`, `holders`, `pairs` | the clients |
+//! | [`workload`], [`lockers`], [`registrars`], [`followers`], [`holders`], [`pairs`] | the clients |
+//! | [`operator`], [`inquiry`] | who changes the keys of gossip; what the whole cluster is asked in the end |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -44,36 +46,33 @@ pub mod disk;
 pub mod executor;
 pub mod experiment;
 pub mod fault;
-#[cfg(madsim)]
 pub mod followers;
 #[cfg(madsim)]
 pub mod hazard;
 pub mod history;
-#[cfg(madsim)]
 pub mod holders;
 pub mod hunt;
-#[cfg(madsim)]
+pub mod inquiry;
 pub mod lockers;
 pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
+pub mod operator;
 #[cfg(madsim)]
 pub mod pace;
-#[cfg(madsim)]
 pub mod pairs;
 pub mod points;
 pub mod real;
 pub mod record;
-#[cfg(madsim)]
 pub mod registrars;
 pub mod report;
+pub mod roster;
 pub mod runner;
 pub mod saved;
 pub mod scenario;
 pub mod shard;
 pub mod shrink;
 pub mod trace;
-#[cfg(madsim)]
 pub mod workload;
 #[cfg(madsim)]
 pub mod world;

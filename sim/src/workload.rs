@@ -1,4 +1,5 @@
-//! The clients: each on a host of its own, speaking the nodes' HTTP API over the simulated network.
+//! The clients: each on a host of its own, speaking the nodes' HTTP API. They do the same in simulation and on real
+//! processes; which of them it is, only their [`Env`] and their [`TrueTime`] know.
 //!
 //! A client does what the scenario planned for it, one request after the other, and writes down what it
 //! asked and what it was told, in true time. What it was told is taken at its word and no further: an
@@ -33,7 +34,6 @@ use crate::check::locks::Step;
 use crate::check::looks::{Look, LookKind};
 use crate::check::rights::Attempt;
 use crate::check::transactions::{Pairs, Torn};
-use crate::clock::Pump;
 use crate::experiment::{Caller, Experiment};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
 use crate::lockers::Locker;
@@ -54,9 +54,21 @@ pub fn client_ip(client: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 1, (client >> 8) as u8, client as u8))
 }
 
+/// The time that nobody's clock bends, by which it is written down what happens.
+pub trait TrueTime: Send + Sync {
+    /// Nanoseconds since the run began.
+    fn now(&self) -> u64;
+
+    /// Waits for so long.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Tells whoever keeps a trace what a host does.
+    fn note(&self, host: u32, verb: &'static str, text: String);
+}
+
 /// What all clients share.
 pub struct Clients {
-    pump: Arc<Pump>,
+    time: Arc<dyn TrueTime>,
     timeout: Duration,
     /// Every value is made so long, with dots behind it, and read without them: the history knows nothing of it.
     padding: usize,
@@ -78,9 +90,9 @@ pub struct Clients {
 
 impl Clients {
     /// Clients that wait `timeout` for each answer, and write values of at least `padding` bytes.
-    pub fn new(pump: Arc<Pump>, timeout: Duration, padding: usize) -> Arc<Clients> {
+    pub fn new(time: Arc<dyn TrueTime>, timeout: Duration, padding: usize) -> Arc<Clients> {
         Arc::new(Clients {
-            pump,
+            time,
             timeout,
             padding,
             addresses: Mutex::default(),
@@ -116,7 +128,12 @@ impl Clients {
 
     /// True time.
     pub fn now(&self) -> u64 {
-        self.pump.now()
+        self.time.now()
+    }
+
+    /// Waits in true time.
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.time.sleep(duration)
     }
 
     /// The node after this one, and after the last the first.
@@ -128,7 +145,7 @@ impl Clients {
 
     /// Writes down what a client that locks knows.
     pub fn note_lock(&self, client: u32, step: Step) {
-        self.pump.note(
+        self.time.note(
             FIRST_CLIENT + client,
             "lock",
             format!("{} {}: {:?}", step.key, step.session, step.what),
@@ -143,7 +160,7 @@ impl Clients {
 
     /// Tells the trace what a client does.
     pub fn note(&self, client: u32, what: &'static str, detail: String) {
-        self.pump.note(FIRST_CLIENT + client, what, detail);
+        self.time.note(FIRST_CLIENT + client, what, detail);
     }
 
     /// Writes down what was asked of an agent about its services.
@@ -196,7 +213,7 @@ impl Clients {
         outcome: Outcome,
     ) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
+        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.time.now());
         let key = pair.to_owned();
         let operation = Operation { id, client, node, key, action, invoked_ns, outcome, returned_ns };
         self.pairs().history.push(operation);
@@ -327,14 +344,14 @@ impl Clients {
             padded.resize(self.padding, PADDING as u8);
             body = padded.into();
         }
-        let invoked_ns = self.pump.now();
-        self.pump.note(host, "invoke", format!("{id} at n{node}: {key} {action:?}"));
+        let invoked_ns = self.time.now();
+        self.time.note(host, "invoke", format!("{id} at n{node}: {key} {action:?}"));
         let answer = self.call(env, node, method, &path, body).await;
         let mut outcome = outcome(&action, &answer);
         if let Outcome::Ok(Response::Value(Some(seen))) = &mut outcome {
             self.unpad(&mut seen.value);
         }
-        self.pump.note(host, "return", format!("{id}: {outcome:?}"));
+        self.time.note(host, "return", format!("{id}: {outcome:?}"));
         self.record(id, (client, node), key, action, invoked_ns, outcome.clone());
         outcome
     }
@@ -349,7 +366,7 @@ impl Clients {
         invoked_ns: u64,
         outcome: Outcome,
     ) {
-        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.pump.now());
+        let returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then(|| self.time.now());
         let key = key.to_owned();
         let operation = Operation { id, client, node, key, action, invoked_ns, outcome, returned_ns };
         self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
@@ -364,19 +381,19 @@ impl Clients {
         path: &str,
     ) -> Option<client::Response> {
         let host = FIRST_CLIENT + client;
-        self.pump.note(host, "invoke", format!("at n{node}: {method} {path}"));
+        self.time.note(host, "invoke", format!("at n{node}: {method} {path}"));
         let answer = self.call(env, node, method, path, Bytes::new()).await;
         let told = match &answer {
             Ok(response) => format!("{} {}", response.status, response.text().trim()),
             Err(error) => error.to_string(),
         };
-        self.pump.note(host, "return", told);
+        self.time.note(host, "return", told);
         answer.ok()
     }
 
     /// Reads all keys with a prefix: one moment at which each key was as listed, or absent if it was not.
     async fn list(&self, env: &Env, who: (u32, u32), prefix: &str) {
-        let invoked_ns = self.pump.now();
+        let invoked_ns = self.time.now();
         let response = self.side(env, who, Method::GET, &format!("/v1/kv/{prefix}?recurse")).await;
         let Some(response) = response else { return };
         let mut listed: BTreeMap<String, Versioned> = match response.status {
@@ -398,13 +415,13 @@ impl Clients {
 
     /// Removes all keys with a prefix.
     async fn delete_tree(&self, env: &Env, (client, node): (u32, u32), prefix: &str) {
-        let invoked_ns = self.pump.now();
+        let invoked_ns = self.time.now();
         let host = FIRST_CLIENT + client;
         let path = format!("/v1/kv/{prefix}?recurse");
-        self.pump.note(host, "invoke", format!("at n{node}: DELETE {path}"));
+        self.time.note(host, "invoke", format!("at n{node}: DELETE {path}"));
         let answer = self.call(env, node, Method::DELETE, &path, Bytes::new()).await;
         let outcome = outcome(&Action::Delete, &answer);
-        self.pump.note(host, "return", format!("{outcome:?}"));
+        self.time.note(host, "return", format!("{outcome:?}"));
         for key in self.keys_under(prefix) {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             self.record(id, (client, node), &key, Action::Delete, invoked_ns, outcome.clone());
@@ -424,7 +441,7 @@ impl Clients {
             LookKind::Plain => format!("/v1/kv/{key}"),
             LookKind::Watch { since, wait_ms } => format!("/v1/kv/{key}?index={since}&wait={wait_ms}ms"),
         };
-        let invoked_ns = self.pump.now();
+        let invoked_ns = self.time.now();
         let response = self.side(env, (client, node), Method::GET, &path).await?;
         let index = response.header("x-consul-index")?.parse().ok()?;
         let mut outcome = outcome(&Action::Get, &Ok(response));
@@ -437,7 +454,7 @@ impl Clients {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             self.record(id, (client, node), key, Action::Get, invoked_ns, outcome.clone());
         }
-        let (key, returned_ns) = (key.to_owned(), self.pump.now());
+        let (key, returned_ns) = (key.to_owned(), self.time.now());
         let look = Look { client, node, key, kind, invoked_ns, returned_ns, index };
         self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
         Some((outcome, index))
@@ -497,7 +514,7 @@ impl Clients {
         for op in plan {
             let at_ns = storm_ns + op.at_ms * 1_000_000;
             // A client's own clock is right: its host is not part of what is tested.
-            env.sleep(Duration::from_nanos(at_ns.saturating_sub(self.pump.now()))).await;
+            env.sleep(Duration::from_nanos(at_ns.saturating_sub(self.time.now()))).await;
             if self.stopped.load(Ordering::Relaxed) {
                 break;
             }
@@ -568,7 +585,7 @@ impl Caller for AsClient {
     }
 
     fn now_ns(&self) -> u64 {
-        self.clients.pump.now()
+        self.clients.now()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use sim::history::{self, Action, Operation, Outcome, Response, Versioned};
 use sim::real::process::Process;
 use sim::real::program;
-use sim::real::proxy::{GOSSIP_PORT, Ground, HTTP_PORT};
+use sim::real::proxy::{GOSSIP_PORT, Ground};
+use sim::workload::HTTP_PORT;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

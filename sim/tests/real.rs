@@ -10,18 +10,21 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use driftline::env::hazard::BEFORE_ANSWER;
 use sim::history;
 use sim::real::program;
 use sim::real::replay::Replay;
 use sim::report::RunReport;
 use sim::saved::SavedCase;
 use sim::scenario::{
-    ClockChange, Fault, FaultKind, PlannedAction, PlannedOp, Scenario, Settings, Shape, Target, VERSION,
+    ClockChange, Fault, FaultKind, Knobs, PlannedAction, PlannedOp, Scenario, Settings, Shape, Target,
+    VERSION, agents,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Three nodes, of which the leader is cut off, killed, frozen and given a wrong clock, while a client writes and reads.
+/// Three servers and a client agent. The leader is cut off, killed, frozen and given a wrong clock, a server ends in the middle of
+/// an answer, one moves, one loses its disk, while clients write, read in all ways, and fire events.
 fn plan(duration_ms: u64) -> Scenario {
     let fault = |at_ms, for_ms, kind| Fault { at_ms, for_ms, kind };
     let target = Target::Leader;
@@ -33,24 +36,36 @@ fn plan(duration_ms: u64) -> Scenario {
         fault(1_100, 600, FaultKind::Partition { shape: Shape::Leader }),
         fault(1_800, 0, clock(ClockChange::Step(-5_000))),
         fault(2_000, 600, FaultKind::Stall { target }),
+        fault(2_500, 900, FaultKind::CrashPoint { point: BEFORE_ANSWER.to_owned(), power: false }),
+        fault(2_600, 100, FaultKind::Move { target: Target::Node(2) }),
+        fault(3_500, 500, FaultKind::LoseDisk { node: 1 }),
     ];
     let op = |number: u64| {
-        let action = match number % 3 {
-            0 => PlannedAction::Put(format!("v{number}")),
+        let action = match number % 8 {
+            0 | 3 => PlannedAction::Put(format!("v{number}")),
             1 => PlannedAction::Get,
+            4 => PlannedAction::Stale,
+            5 => PlannedAction::List,
+            6 => PlannedAction::Watch(200),
+            7 => PlannedAction::Fire(format!("event-{number}")),
             _ => PlannedAction::Cas(format!("v{number}")),
         };
-        let (client, node) = ((number % 2) as u32, (number % 3) as u32);
+        let nodes = [0, 1, 2, agents::FIRST];
+        let (client, node) = ((number % 2) as u32, nodes[(number % 4) as usize]);
         PlannedOp { at_ms: number * 60, client, node, key: "k".to_owned(), action }
     };
     Scenario {
         version: VERSION,
         seed: 1,
         nodes: 3,
-        client_agents: 0,
+        client_agents: 1,
         duration_ms,
         beyond: false,
-        settings: Settings::default(),
+        // What an exchange of gossip brings is waited for in the end.
+        settings: Settings {
+            knobs: Knobs { push_pull_periods: 2, ..Knobs::default() },
+            ..Settings::default()
+        },
         clocks: Vec::new(),
         faults: faults.into_iter().filter(|fault| fault.at_ms + fault.for_ms <= duration_ms).collect(),
         operations: (0..duration_ms / 60).map(op).collect(),
@@ -59,8 +74,9 @@ fn plan(duration_ms: u64) -> Scenario {
 
 fn replayed(mutant: Option<&str>, folder: &Path) -> RunReport {
     let program = program::build(false).unwrap();
-    let replay = Replay { program, mutant: mutant.map(str::to_owned), folder: folder.to_owned() };
-    replay.run(&plan(3_000)).unwrap()
+    let follows = mutant.is_none();
+    let replay = Replay { program, mutant: mutant.map(str::to_owned), folder: folder.to_owned(), follows };
+    replay.run(&plan(5_000)).unwrap()
 }
 
 /// Processes of this machine whose command line names this place.
@@ -77,7 +93,8 @@ fn a_sound_node_passes_a_storm_on_real_processes() {
     let report = replayed(None, folder.path());
     assert!(report.ok && report.undecided.is_empty(), "{}", report.real_text(""));
     let happened: Vec<&str> = report.faults.keys().map(String::as_str).collect();
-    assert_eq!(happened, ["clock", "duplicate", "kill", "partition", "stall"]);
+    let all = ["clock", "crash-point", "duplicate", "kill", "lose-disk", "move", "partition", "stall"];
+    assert_eq!(happened, all);
     assert!(report.ops_ok > 10 && report.trace_events > 100, "{}", report.real_text(""));
     let record = fs::read(Replay::history(folder.path())).unwrap();
     let operations = history::read(&record[..]).unwrap();
@@ -90,6 +107,13 @@ fn a_vote_that_is_not_persisted_is_caught_on_real_processes() {
     let folder = tempfile::tempdir().unwrap();
     let report = replayed(Some("R02"), folder.path());
     assert!(report.violates("MV") || report.violates("ES"), "{}", report.real_text(""));
+}
+
+#[test]
+fn what_a_node_claims_of_itself_is_judged_on_real_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = replayed(Some("A01"), folder.path());
+    assert!(report.violates("SAY"), "{}", report.real_text(""));
 }
 
 #[test]
@@ -130,7 +154,7 @@ fn no_process_outlives_a_replay_that_is_killed() {
             thread::sleep(Duration::from_millis(20));
         }
     };
-    wait_for("three nodes", &|running| running == 3);
+    wait_for("four nodes", &|running| running == 4);
     replay.kill().unwrap();
     replay.wait().unwrap();
     wait_for("their end", &|running| running == 0);

@@ -1,35 +1,38 @@
 //! `cargo sim parity`: the bugs that simulation catches, on real processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use crate::mutants::results::Results;
 use crate::mutants::{self, Mutant};
-use crate::real::parity::{self, ParityError, Row};
+use crate::real::parity::{self, ParityError, Row, Storm};
 use crate::saved::SavedCase;
 use clap::Args;
 
-use super::mutants::case_of;
+use super::mutants::{KEPT, case_of};
 use super::replay::Built;
-use super::{Unusable, mutant_id, print};
-
-/// Where the cases are: one a bug, by its id.
-const CASES: &str = "fixtures/mutants";
-/// What makes those that are missing.
-const MAKES: &str = "`cargo sim mutants ID --shrink-seconds 60 --cases fixtures/mutants` makes them";
+use super::{Unusable, is_free, mutant_id, print};
 
 #[derive(Clone, Debug, Args)]
 pub struct ParityArgs {
     /// Only this bug (again for more); all in question if absent.
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
     mutant: Vec<String>,
-    /// Tries of each case; the first that fails is enough, unless --all-tries.
+    /// Tries of each bug; the first that fails is enough, unless --all-tries.
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     tries: u32,
-    /// Go on when a case has failed, to see how often it does.
+    /// Go on when a bug has failed, to see how often it does.
     #[arg(long)]
     all_tries: bool,
-    /// Where the cases are.
-    #[arg(long, value_name = "DIR", default_value = CASES)]
-    cases: PathBuf,
+    /// Take the storms of the seeds that `cargo sim mutants` found the bugs in, of the code of the last line of FILE.
+    #[arg(long, value_name = "FILE", default_value = KEPT)]
+    results: PathBuf,
+    /// Take saved cases in place of whole storms: those of this folder, one a bug, by its id.
+    #[arg(long, value_name = "DIR", conflicts_with = "results")]
+    cases: Option<PathBuf>,
+    /// How many bugs are replayed at once. Each has a cluster of its own; a machine that is too busy is slow for all of them.
+    #[arg(long, value_name = "J", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    at_once: u8,
     /// Write the document there; it is overwritten.
     #[arg(long, value_name = "FILE")]
     doc: Option<PathBuf>,
@@ -43,8 +46,10 @@ impl From<ParityError> for Unusable {
     }
 }
 
-/// Measures the share. Whether everything could be tried.
-pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
+/// The bugs that are asked for, each with its storms, and those that have none.
+type Found = (Vec<(&'static Mutant, Vec<Storm>)>, Vec<&'static str>);
+
+fn storms(args: &ParityArgs) -> Result<Found, Unusable> {
     let asked = |mutant: &&Mutant| {
         if args.mutant.is_empty() {
             parity::in_question(mutant)
@@ -52,26 +57,73 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
             args.mutant.iter().any(|id| id == mutant.id)
         }
     };
-    let chosen: Vec<&'static Mutant> = mutants::all().filter(asked).collect();
-    let mut cases = Vec::new();
-    let mut missing = Vec::new();
-    for mutant in chosen {
-        let path = case_of(&args.cases, mutant);
-        if path.exists() { cases.push((SavedCase::load(&path)?, path)) } else { missing.push(mutant.id) }
+    let results = match &args.cases {
+        Some(_) => None,
+        None => {
+            let code = Results::newest_code(&args.results)?;
+            Some(Results::open(&args.results, &code.unwrap_or_default())?)
+        }
+    };
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for mutant in mutants::all().filter(asked) {
+        let storms = match (&results, &args.cases) {
+            (Some(results), _) => Storm::of_hunts(&results.score(mutant)),
+            (None, folder) => of_case(folder.as_deref().unwrap_or(Path::new("")), mutant)?,
+        };
+        if storms.is_empty() {
+            missing.push(mutant.id);
+        } else {
+            found.push((mutant, storms));
+        }
     }
-    if cases.is_empty() {
-        return Err(Unusable(format!("there is no case in {}; {MAKES}", args.cases.display())));
+    Ok((found, missing))
+}
+
+fn of_case(folder: &Path, mutant: &Mutant) -> Result<Vec<Storm>, Unusable> {
+    let path = case_of(folder, mutant);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let storm = Storm::of_case(&path, SavedCase::load(&path)?);
+    let storm = storm.filter(|storm| storm.mutant.id == mutant.id);
+    storm.map(|storm| vec![storm]).ok_or_else(|| {
+        Unusable(format!("{}: the case does not say that it shows {}", path.display(), mutant.id))
+    })
+}
+
+/// Measures the share. Whether everything could be tried.
+pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
+    let (found, missing) = storms(args)?;
+    if found.is_empty() {
+        let from = args.cases.as_ref().unwrap_or(&args.results).display();
+        return Err(Unusable(format!("{from} has no storm of these bugs; `cargo sim mutants` finds them")));
+    }
+    if let Some(path) = &args.doc {
+        // Before hours of work, and not after them.
+        is_free(path, true)?;
     }
     let program = args.built.program()?;
-    let mut rows: Vec<Row> = Vec::new();
-    for (case, path) in &cases {
-        let mut tell = |number: u32, report: &crate::report::RunReport| {
-            let objected = report.violations.first().map_or("nothing", |one| one.check.as_str());
-            eprintln!("{}: try {number} in {:.1} s: {objected}", path.display(), report.wall_seconds);
-        };
-        let row = parity::measure(&program, path, case, args.tries, !args.all_tries, &mut tell)?;
-        rows.push(row);
-    }
+    let waiting = Mutex::new(found.iter().enumerate());
+    let done: Mutex<Vec<(usize, Result<Row, ParityError>)>> = Mutex::default();
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, (mutant, storms))) = next else { return };
+            let mut tell = |number: u32, storm: &Storm, report: &crate::report::RunReport| {
+                let objected = report.violations.first().map_or("nothing", |one| one.check.as_str());
+                eprintln!(
+                    "{}, {}: try {number} in {:.1} s: {objected}",
+                    mutant.id, storm.name, report.wall_seconds
+                );
+            };
+            let row = parity::measure(&program, mutant, storms, args.tries, !args.all_tries, &mut tell);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((number, row));
+        }
+    };
+    std::thread::scope(|scope| (0..args.at_once).for_each(|_| drop(scope.spawn(work))));
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(number, _)| *number);
+    let rows: Vec<Row> = done.into_iter().map(|(_, row)| row).collect::<Result<_, _>>()?;
     let text = parity::document(&rows);
     match &args.doc {
         Some(path) => {
@@ -85,7 +137,7 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
         }
     }
     if !missing.is_empty() {
-        eprintln!("no case for {}; {MAKES}", missing.join(", "));
+        eprintln!("no storm of {}: simulation has not caught them", missing.join(", "));
     }
     Ok(missing.is_empty())
 }

@@ -18,7 +18,7 @@ pub struct ReplayArgs {
     #[arg(value_name = "CASE")]
     case: PathBuf,
     /// On real processes: the node's program, with a fault proxy on every link.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "time_limit")]
     real: bool,
     /// Put this bug back in place of the one that the case names.
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
@@ -37,8 +37,10 @@ pub struct ReplayArgs {
     /// Print one JSON object a try.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    processes: Processes,
+    /// Real seconds after which a simulated run counts as hanging [default: 120]. On real processes every wait has a
+    /// bound of its own.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    time_limit: Option<u64>,
 }
 
 /// Where the node's program comes from.
@@ -59,6 +61,11 @@ impl From<BuildError> for Unusable {
 }
 
 impl Built {
+    /// Whether anything was said of it.
+    fn is_given(&self) -> bool {
+        self.program.is_some() || self.debug
+    }
+
     /// The program's place.
     pub fn program(&self) -> Result<PathBuf, Unusable> {
         match &self.program {
@@ -78,10 +85,13 @@ pub fn replay(args: &ReplayArgs) -> Result<bool, Unusable> {
     let named = case.expects.as_ref().and_then(|expects| expects.mutant.clone());
     let mutant = if args.no_mutant { None } else { args.mutant.clone().or(named) };
     if !args.real {
-        let runner = args.processes.runner()?;
+        if args.built.is_given() {
+            return Err(Unusable("--program and --debug are of real processes: they want --real".to_owned()));
+        }
+        let runner = Processes { jobs: Some(1), time_limit: args.time_limit }.runner()?;
         let again =
             Case { seed: case.scenario.seed, scenario: Some(args.case.clone()), mutant, ..Case::default() };
-        let report = runner.run(&again);
+        let report = runner.run(&again)?;
         let text = if args.json { json_line(&report) } else { report.text(&told(args), &again.again()) };
         print(&text)?;
         return Ok(report.ok);
@@ -140,5 +150,7 @@ fn one_try(
             temporary.path().to_owned()
         }
     };
-    Replay { program: program.to_owned(), mutant, folder }.run(&case.scenario).map_err(unusable)
+    Replay { program: program.to_owned(), mutant, folder, follows: true }
+        .run(&case.scenario)
+        .map_err(unusable)
 }

@@ -104,6 +104,20 @@ impl Results {
         Ok(Results { path: path.to_owned(), code: code.to_owned(), file, hunts, smalls })
     }
 
+    /// The version of the code that the last line of a file of results was found with; `None` if it has no line.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds something else.
+    pub fn newest_code(path: &Path) -> Result<Option<String>, ResultsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ResultsError::Io { path: path.to_owned(), source })?;
+        let Some((number, last)) = text.lines().enumerate().last() else { return Ok(None) };
+        let parsed = serde_json::from_str::<Line>(last);
+        let line = number + 1;
+        let parsed = parsed.map_err(|source| ResultsError::Line { path: path.to_owned(), line, source })?;
+        Ok(Some(parsed.code))
+    }
+
     /// The hunt of a mutant from a seed, if it was done.
     pub fn hunt(&self, mutant: &str, start: u64) -> Option<&Hunt> {
         self.hunts.get(&(mutant.to_owned(), start))

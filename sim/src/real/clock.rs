@@ -44,23 +44,25 @@ impl HostClock {
             ClockChange::Step(ms) => Pull::Step(ms.saturating_mul(MS as i64)),
             _ => return None,
         };
-        self.pull(now, pull);
+        self.pull(now, &pull);
         Some(pull)
     }
 
     /// Runs as fast as at the beginning again, or as true time does.
     pub fn calm(&mut self, now: Instant, right: bool) -> Pull {
         let pull = Pull::Rate(if right { 1_000_000 } else { self.usual_ppm });
-        self.pull(now, pull);
+        self.pull(now, &pull);
         pull
     }
 
-    fn pull(&mut self, now: Instant, pull: Pull) {
+    fn pull(&mut self, now: Instant, pull: &Pull) {
         let mut shown = self.shown(now);
         match pull {
-            Pull::Rate(ppm) => shown.rate_ppm = ppm,
-            Pull::Jump(ns) => shown.own_ns = shown.own_ns.saturating_add(ns),
-            Pull::Step(ns) => shown.wall_ahead_ns = shown.wall_ahead_ns.saturating_add(ns),
+            Pull::Rate(ppm) => shown.rate_ppm = *ppm,
+            Pull::Jump(ns) => shown.own_ns = shown.own_ns.saturating_add(*ns),
+            Pull::Step(ns) => shown.wall_ahead_ns = shown.wall_ahead_ns.saturating_add(*ns),
+            // Not the clock's.
+            Pull::Place(..) => {}
         }
         (self.since, self.shown) = (now, shown);
     }

@@ -15,29 +15,34 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use driftline::config::Config;
+use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
-use driftline::env::real::puppet::{Pull, Start};
+use driftline::env::real::puppet::{self, Happens, Pull, Start, Told, Word};
 use driftline::env::{Env, Observed};
 use driftline::secret::Secret;
+use futures_util::future::BoxFuture;
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::clients::Clients;
 use super::clock::HostClock;
 use super::process::{Process, Said};
-use super::proxy::{FIRST_CLIENT, GOSSIP_PORT, Ground, HTTP_PORT, Links, RPC_PORT};
+use super::proxy::{GOSSIP_PORT, Ground, Links, RPC_PORT};
 use crate::check::{Stop, Violation};
 use crate::fault::scene::Scene;
+use crate::holders;
+use crate::inquiry::{self, Inquirer, Planned, glance};
+use crate::operator::{Operator, Site};
+use crate::points::table;
+use crate::roster::Roster;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{ClockSetting, Scenario, Target};
+use crate::scenario::{ClockSetting, PlannedOp, Scenario, Target, agents};
+use crate::workload::{Clients, FIRST_CLIENT, HTTP_PORT, TrueTime};
 
 /// How long after its end a process is started again.
 pub const RESTART_AFTER: Duration = Duration::from_millis(500);
-
-/// The client that the replay itself asks through.
-pub const OWN_CLIENT: u32 = 999;
 
 /// So many unexpected ends of processes are told of.
 const CRASHES_TOLD: usize = 3;
@@ -60,6 +65,7 @@ pub enum What {
     Started,
     Stopped(Stop),
     Observed(Observed),
+    Claimed(Assertion),
     Leaves,
     FaultBegan,
     FaultEnded,
@@ -70,7 +76,8 @@ pub enum What {
 struct Seen {
     leads: Option<u64>,
     applied: Option<(u64, u64)>,
-    members: BTreeMap<String, MemberChange>,
+    /// By name and id: one that lost its disk comes back as somebody else of the same name.
+    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 /// One machine: its clock and files stay when its process goes.
@@ -88,9 +95,40 @@ struct Host {
     why_down: String,
 }
 
+/// The time that all processes of this machine share, since the replay began.
+struct MachineTime {
+    begun: Instant,
+}
+
+impl TrueTime for MachineTime {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    /// A replay keeps no trace.
+    fn note(&self, _: u32, _: &'static str, _: String) {}
+}
+
 #[derive(Default)]
 struct State {
     healed: bool,
+    /// When nodes were told to leave.
+    left_ns: Vec<(u32, u64)>,
+    /// Nodes that lost their disks.
+    lost: BTreeSet<u32>,
+    /// The newest version of the protocols that each node speaks, if not the one of the beginning.
+    protocols: BTreeMap<u32, u8>,
+    /// How far the operator is who changes gossip's keys.
+    keys: Step,
+    /// What happens at places of the code now.
+    places: BTreeMap<u64, (String, Happens)>,
+    next_place: u64,
+    /// Who wants to hear of a node that ended at a place.
+    struck: BTreeMap<&'static str, mpsc::UnboundedSender<u32>>,
     /// Faults in force that may make gossip err.
     harsh: u32,
     happened: BTreeMap<String, u64>,
@@ -102,20 +140,25 @@ pub struct Cluster {
     program: PathBuf,
     folder: PathBuf,
     mutant: Option<String>,
-    /// The plan.
+    /// The plan, without its operations: see [`Cluster::take_plans`].
     pub scenario: Scenario,
+    /// What is to be known of its operations.
+    pub planned: Planned,
+    plans: Mutex<BTreeMap<u32, Vec<PlannedOp>>>,
+    clients_hosts: BTreeSet<u32>,
     ground: Arc<Ground>,
     /// The links.
     pub links: Links,
     /// The clients.
     pub clients: Arc<Clients>,
     own: Env,
-    begun: Instant,
     begun_wall: Duration,
     hosts: Mutex<BTreeMap<u32, Host>>,
     seen: Mutex<BTreeMap<u32, Seen>>,
+    roster: Mutex<Roster>,
     heard: Mutex<Vec<Heard>>,
     state: Mutex<State>,
+    runtime: Handle,
     exits: mpsc::UnboundedSender<(u32, u64)>,
 }
 
@@ -137,23 +180,34 @@ impl Cluster {
         let ground = Arc::new(Ground::claim(crate::runner::fresh_seed() as u8)?);
         let begun = Instant::now();
         let timeout = Duration::from_millis(scenario.settings.client_timeout_ms);
-        let clients = Clients::new(ground.clone(), begun, timeout);
+        let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
+        let clients = Clients::new(Arc::new(MachineTime { begun }), timeout, padding);
         let (exits, exited) = mpsc::unbounded_channel();
+        let planned = Planned::of(scenario);
+        let mut scenario = scenario.clone();
+        let mut plans: BTreeMap<u32, Vec<PlannedOp>> = BTreeMap::new();
+        for op in std::mem::take(&mut scenario.operations) {
+            plans.entry(op.client).or_default().push(op);
+        }
         let cluster = Arc::new(Cluster {
             program: program.to_owned(),
             folder: folder.to_owned(),
             mutant: mutant.map(str::to_owned),
             links: Links::new(ground.clone(), scenario.settings.links.clone(), scenario.seed),
-            own: clients.env(OWN_CLIENT),
+            own: puppet::caller(ground.client(inquiry::CLIENT), u64::from(inquiry::CLIENT)),
             clients,
             ground,
-            scenario: scenario.clone(),
-            begun,
+            planned,
+            clients_hosts: plans.keys().map(|client| FIRST_CLIENT + client).collect(),
+            plans: Mutex::new(plans),
+            scenario,
             begun_wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             hosts: Mutex::default(),
             seen: Mutex::default(),
+            roster: Mutex::default(),
             heard: Mutex::default(),
             state: Mutex::default(),
+            runtime: Handle::current(),
             exits,
         });
         tokio::spawn(supervise(Arc::downgrade(&cluster), exited));
@@ -166,9 +220,26 @@ impl Cluster {
         u64::try_from(wall.saturating_sub(self.begun_wall).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// When the replay began.
-    pub fn begun(&self) -> Instant {
-        self.begun
+    /// What each client is to do; the first who asks gets it.
+    pub fn take_plans(&self) -> BTreeMap<u32, Vec<PlannedOp>> {
+        std::mem::take(&mut *locked(&self.plans))
+    }
+
+    /// The world of a client.
+    pub fn client_env(&self, client: u32) -> Env {
+        puppet::caller(self.ground.client(client), u64::from(client))
+    }
+
+    /// Whoever asks all nodes.
+    pub fn inquirer(&self, within: Duration) -> Inquirer<'_> {
+        let (clients, env, nodes) = (&self.clients, &self.own, self.nodes());
+        Inquirer { clients, env, scenario: &self.scenario, nodes, within }
+    }
+
+    /// The operator who changes gossip's keys.
+    pub fn operator(&self) -> Operator<'_> {
+        let keys = &self.scenario.settings.gossip_keys;
+        Operator { site: self, clients: &self.clients, env: &self.own, keys }
     }
 
     /// The world of the client that the replay itself asks through.
@@ -254,9 +325,20 @@ impl Cluster {
         self.folder.join(format!("{}.log", node_name(node)))
     }
 
+    /// The step whose keys a node is configured with when it is started, as in simulation.
+    fn keys_for(&self, node: u32) -> Step {
+        let state = locked(&self.state);
+        let founder = node < self.scenario.nodes || self.scenario.is_agent(node);
+        if founder && !state.lost.contains(&node) { Step::Founded } else { state.keys }
+    }
+
     fn config(&self, node: u32) -> Config {
         let settings = &self.scenario.settings;
         let at = |port| SocketAddr::new(self.ground.node(node), port);
+        let (protocol, lost) = {
+            let state = locked(&self.state);
+            (state.protocols.get(&node).copied().unwrap_or(settings.protocol), state.lost.contains(&node))
+        };
         Config {
             node_name: node_name(node),
             http_addr: at(HTTP_PORT),
@@ -264,12 +346,14 @@ impl Cluster {
             gossip_addr: at(GOSSIP_PORT),
             advertise: Some(self.ground.known(node)),
             server: !self.scenario.is_agent(node),
-            bootstrap: self.scenario.bootstrap(node, false),
-            protocol: settings.protocol,
-            encrypt: Secret::new(settings.gossip_keys.configured(node, Step::Founded)),
+            bootstrap: self.scenario.bootstrap(node, lost),
+            protocol,
+            encrypt: Secret::new(settings.gossip_keys.configured(node, self.keys_for(node))),
+            acl: holders::rights(settings.acl),
             limits: settings.limits(),
             retry_join: (0..self.scenario.nodes)
                 .filter(|other| *other != node)
+                // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ground.known(other), GOSSIP_PORT).into())
                 .collect(),
             retry_interval_ms: settings.knobs.retry_interval_ms,
@@ -279,12 +363,8 @@ impl Cluster {
         }
     }
 
-    /// Makes a host for a node, with its clock as it begins, and its links.
-    ///
-    /// # Errors
-    /// The system's.
-    pub async fn found(&self, node: u32, clock: ClockSetting) -> io::Result<()> {
-        self.links.stand_in(node).await?;
+    /// Writes down how a node is configured now.
+    fn configure(&self, node: u32) -> io::Result<()> {
         let config = self.config(node);
         // A configuration does not show its secrets.
         let encrypt = config.encrypt.expose().to_owned();
@@ -293,7 +373,19 @@ impl Cluster {
             table.retain(|_, value| *value != Value::Null);
             table.insert("encrypt".to_owned(), encrypt.into());
         }
-        std::fs::write(self.config_file(node), serde_json::to_vec_pretty(&config)?)?;
+        if self.scenario.settings.acl {
+            config["acl"]["tokens"] =
+                json!({ "initial_management": holders::ROOT, "default": holders::ROOT });
+        }
+        std::fs::write(self.config_file(node), serde_json::to_vec_pretty(&config)?)
+    }
+
+    /// Makes a host for a node, with its clock as it begins, and its links.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn found(&self, node: u32, clock: ClockSetting) -> io::Result<()> {
+        self.links.stand_in(self.ground.place(node)).await?;
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let host = Host {
             process: None,
@@ -308,6 +400,59 @@ impl Cluster {
         Ok(())
     }
 
+    /// Gives a node another address, the first from where it is that no node has: near the first ones, so that it is likely to
+    /// get what another has given up. It must not be running.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn give_address(&self, node: u32) -> io::Result<()> {
+        let before = self.ground.place(node);
+        let taken: BTreeSet<u32> = self.nodes().into_iter().map(|node| self.ground.place(node)).collect();
+        let first = if before < self.scenario.nodes { before + 1 } else { 0 };
+        if let Some(free) = (first..).find(|place| !taken.contains(place)) {
+            self.ground.give(node, free);
+            self.links.stand_in(free).await?;
+        }
+        Ok(())
+    }
+
+    /// A node's next start is with this version of the protocols.
+    pub fn speaks(&self, node: u32, protocol: u8) {
+        locked(&self.state).protocols.insert(node, protocol);
+    }
+
+    /// Whether every voter is a node that still has its disk.
+    pub fn is_whole(&self) -> bool {
+        locked(&self.roster).is_whole()
+    }
+
+    /// Whether the cluster can get over the loss of this node's disk, and nobody is about to leave.
+    pub fn can_spare(&self, node: u32) -> bool {
+        locked(&self.roster).can_spare(node) && !self.leaving()
+    }
+
+    /// A node's disk is replaced by an empty one. It must not be running.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn replace_disk(&self, node: u32) -> io::Result<()> {
+        locked(&self.roster).lost(node);
+        locked(&self.state).lost.insert(node);
+        match std::fs::remove_dir_all(self.data_dir(node)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a node still has the disk that it began with.
+    pub fn has_its_disk(&self, node: u32) -> bool {
+        !locked(&self.state).lost.contains(&node)
+    }
+
+    fn data_dir(&self, node: u32) -> PathBuf {
+        self.folder.join(node_name(node))
+    }
+
     fn config_file(&self, node: u32) -> PathBuf {
         self.folder.join(format!("{}.json", node_name(node)))
     }
@@ -319,6 +464,8 @@ impl Cluster {
     pub fn boot(self: &Arc<Cluster>, node: u32) -> io::Result<()> {
         let mut hosts = locked(&self.hosts);
         let Some(host) = hosts.get_mut(&node).filter(|host| host.process.is_none()) else { return Ok(()) };
+        self.configure(node)?;
+        self.clients.moved(node, self.ground.known(node));
         host.life += 1;
         let life = host.life;
         locked(&self.seen).insert(node, Seen::default());
@@ -330,7 +477,7 @@ impl Cluster {
             "--config".to_owned(),
             text(self.config_file(node)),
             "--data-dir".to_owned(),
-            text(self.folder.join(node_name(node))),
+            text(self.data_dir(node)),
         ];
         let cluster = Arc::downgrade(self);
         let process = Process::start(&self.program, &args, &self.log(node), move |said| {
@@ -345,39 +492,113 @@ impl Cluster {
         };
         // If it is gone already, that is heard by itself.
         let _ = process.tell(&serde_json::to_string(&start)?);
+        for place in self.places() {
+            let _ = process.tell(&serde_json::to_string(&place)?);
+        }
         host.process = Some(Arc::new(process));
         Ok(())
     }
 
-    fn hear(&self, node: u32, life: u64, said: Said) {
-        let told = match said {
+    fn hear(self: &Arc<Cluster>, node: u32, life: u64, said: Said) {
+        let Told { at_ns, what } = match said {
             Said::Told(told) => told,
-            Said::Up(_) => return,
+            Said::Up(_) => {
+                let cluster = self.clone();
+                self.runtime.spawn(async move { glance(&cluster.clients, &cluster.own, node).await });
+                return;
+            }
             Said::Over => {
                 // The receiver lives as long as the cluster.
                 let _ = self.exits.send((node, life));
                 return;
             }
         };
-        {
-            let mut seen = locked(&self.seen);
-            let seen = seen.entry(node).or_default();
-            match &told.event {
-                Observed::Role { term, role, .. } => {
-                    seen.leads = (*role == RaftRole::Leader).then_some(*term);
-                }
-                Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
-                    seen.applied = Some((*index, *state));
-                }
-                Observed::Member { name, change, .. } => {
-                    seen.members.insert(name.clone(), *change);
-                }
-                _ => {}
+        let begun_ns = u64::try_from(self.begun_wall.as_nanos()).unwrap_or(u64::MAX);
+        let at_ns = at_ns.saturating_sub(begun_ns);
+        let what = match what {
+            Word::Observed(event) => {
+                self.observed(node, &event);
+                What::Observed(event)
+            }
+            Word::Claimed(claim, holds) => {
+                // Of this very source, so the table has it.
+                let Some(point) = table::TABLE.iter().find(|point| point.claim == claim) else { return };
+                What::Claimed(Assertion { kind: point.kind, claim: point.claim, holds })
+            }
+        };
+        locked(&self.heard).push(Heard { at_ns, node, what });
+    }
+
+    fn observed(&self, node: u32, event: &Observed) {
+        locked(&self.roster).observed(node, event);
+        let mut seen = locked(&self.seen);
+        let seen = seen.entry(node).or_default();
+        match event {
+            Observed::Role { term, role, .. } => {
+                seen.leads = (*role == RaftRole::Leader).then_some(*term);
+            }
+            Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
+                seen.applied = Some((*index, *state));
+            }
+            Observed::Member { node_id, name, change, .. } => {
+                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
+            }
+            _ => {}
+        }
+    }
+
+    /// From now on this happens at a place of every node's code; the number ends it.
+    pub fn arm(&self, place: &str, happens: Happens) -> u64 {
+        let number = {
+            let mut state = locked(&self.state);
+            state.next_place += 1;
+            let number = state.next_place;
+            state.places.insert(number, (place.to_owned(), happens));
+            number
+        };
+        self.tell_places();
+        number
+    }
+
+    /// Ends what happens at a place.
+    pub fn disarm(&self, number: u64) {
+        let Some((place, _)) = locked(&self.state).places.remove(&number) else { return };
+        self.pull_all(&Pull::Place(place, Happens::Nothing));
+        self.tell_places();
+    }
+
+    /// Tells of each node that ends at a place because it was told to.
+    pub fn on_strike(&self, place: &'static str) -> mpsc::UnboundedReceiver<u32> {
+        let (told, heard) = mpsc::unbounded_channel();
+        locked(&self.state).struck.insert(place, told);
+        heard
+    }
+
+    /// What happens at places now. Who ends there does not pause first.
+    fn places(&self) -> Vec<Pull> {
+        let state = locked(&self.state);
+        let mut places: BTreeMap<&str, Happens> = BTreeMap::new();
+        for (place, happens) in state.places.values() {
+            let at = places.entry(place).or_insert(*happens);
+            if *happens == Happens::Ends {
+                *at = *happens;
             }
         }
-        let begun_ns = u64::try_from(self.begun_wall.as_nanos()).unwrap_or(u64::MAX);
-        let at_ns = told.at_ns.saturating_sub(begun_ns);
-        locked(&self.heard).push(Heard { at_ns, node, what: What::Observed(told.event) });
+        places.into_iter().map(|(place, happens)| Pull::Place(place.to_owned(), happens)).collect()
+    }
+
+    fn tell_places(&self) {
+        for place in self.places() {
+            self.pull_all(&place);
+        }
+    }
+
+    fn pull_all(&self, pull: &Pull) {
+        let Ok(line) = serde_json::to_string(pull) else { return };
+        for host in locked(&self.hosts).values() {
+            // One that is gone is told when it comes back.
+            host.process.iter().for_each(|process| drop(process.tell(&line)));
+        }
     }
 
     /// A node's process has ended by itself; how, if it was not taken down meanwhile. Blocks for a moment.
@@ -397,15 +618,22 @@ impl Cluster {
             status = process.ended();
         }
         let graceful = status.is_some_and(|status| status.success());
+        let struck = status.and_then(|status| puppet::struck_at(status.code()?));
         process.kill();
         let why = match status {
             _ if graceful => "it left".to_owned(),
+            _ if struck.is_some() => "it was to end there".to_owned(),
             Some(status) => format!("{status}: {}", last_line(&process.log_tail())),
             None => "it closed its output and went on".to_owned(),
         };
         self.tell(node, What::Stopped(if graceful { Stop::Graceful } else { Stop::Kill }));
-        if !graceful {
-            let mut state = locked(&self.state);
+        let mut state = locked(&self.state);
+        if let Some(place) = struck {
+            // Whoever asked for it may be gone with the storm.
+            if let Some(told) = state.struck.get(place) {
+                let _ = told.send(node);
+            }
+        } else if !graceful {
             // One that is started again and again says the same again and again.
             if state.crashes.len() < CRASHES_TOLD {
                 let detail = format!("the node stopped although nothing happened to it: {why}");
@@ -413,6 +641,7 @@ impl Cluster {
                 state.crashes.push(Violation { check, detail, at_ns, node: Some(node) });
             }
         }
+        drop(state);
         if let Some(host) = locked(&self.hosts).get_mut(&node) {
             host.why_down = why;
         }
@@ -448,8 +677,16 @@ impl Cluster {
         let due = locked(&self.hosts).get(&node).is_some_and(|host| {
             host.process.is_none() && (healed || host.down_until.is_none_or(|until| until <= Instant::now()))
         });
-        if due && let Err(error) = self.boot(node) {
-            let detail = format!("the process cannot be started: {error}");
+        if due {
+            let booted = self.boot(node);
+            self.note_error(node, "the process cannot be started", booted);
+        }
+    }
+
+    /// Something that the replay itself could not do to a node.
+    pub fn note_error(&self, node: u32, what: &str, result: io::Result<()>) {
+        if let Err(error) = result {
+            let detail = format!("{what}: {error}");
             let (check, at_ns) = ("CRASH".to_owned(), self.now_ns());
             locked(&self.state).crashes.push(Violation { check, detail, at_ns, node: Some(node) });
         }
@@ -486,12 +723,19 @@ impl Cluster {
     /// The node was asked to leave.
     pub fn leaves(&self, node: u32) {
         self.tell(node, What::Leaves);
+        let now_ns = self.now_ns();
+        locked(&self.state).left_ns.push((node, now_ns));
         if let Some(host) = locked(&self.hosts).get_mut(&node) {
             host.leaving = true;
         }
     }
 
-    /// Nodes that were asked to leave and still run.
+    /// When nodes were told to leave.
+    pub fn left_ns(&self) -> Vec<(u32, u64)> {
+        locked(&self.state).left_ns.clone()
+    }
+
+    /// Whether a node that was asked to leave still runs.
     pub fn leaving(&self) -> bool {
         locked(&self.hosts).values().any(|host| host.leaving)
     }
@@ -504,7 +748,12 @@ impl Cluster {
     /// Makes everything right again: links, clocks, frozen nodes, nodes that are down.
     pub fn heal(self: &Arc<Cluster>) {
         self.links.heal();
-        locked(&self.state).healed = true;
+        let armed: Vec<u64> = {
+            let mut state = locked(&self.state);
+            state.healed = true;
+            state.places.keys().copied().collect()
+        };
+        armed.into_iter().for_each(|number| self.disarm(number));
         for node in self.nodes() {
             self.bend(node, |clock| Some(clock.calm(Instant::now(), true)));
             if let Some(host) = locked(&self.hosts).get_mut(&node) {
@@ -533,7 +782,7 @@ impl Cluster {
     pub fn scene(&self) -> Scene {
         Scene {
             nodes: self.nodes(),
-            clients: self.scenario.operations.iter().map(|op| FIRST_CLIENT + op.client).collect(),
+            clients: self.clients_hosts.clone(),
             leader: self.leader().unwrap_or(0),
             now_ns: self.links.now_ns(),
             probe_period_ms: self.scenario.settings.probe_period_ms,
@@ -554,21 +803,34 @@ impl Cluster {
         let seen = locked(&self.seen).clone();
         let nobody = Seen::default();
         let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let applied: BTreeSet<_> = nodes.iter().map(|node| of(node).applied).collect();
+        let servers = || nodes.iter().filter(|node| !self.scenario.is_agent(**node));
+        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
         if applied.len() > 1 {
-            let each = nodes.iter().map(|node| format!("n{node} {:?}", of(node).applied));
+            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
             return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
         }
         for node in &nodes {
             for other in nodes.iter().filter(|other| *other != node) {
-                match of(node).members.get(&node_name(*other)) {
-                    // A suspicion is a question, not a verdict.
-                    Some(MemberChange::Joined | MemberChange::Updated | MemberChange::Suspected) => {}
-                    other_state => return Some(format!("n{node} sees n{other} as {other_state:?}")),
+                // A suspicion is a question, not a verdict.
+                let alive =
+                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
+                let seen = of(node).members.get(&node_name(*other));
+                if !seen.is_some_and(|ids| ids.values().any(alive)) {
+                    return Some(format!("n{node} sees n{other} as {seen:?}"));
                 }
             }
         }
         None
+    }
+
+    /// What each node has applied, and to what effect.
+    pub fn applied(&self) -> Vec<(u32, Option<(u64, u64)>)> {
+        locked(&self.seen).iter().map(|(node, seen)| (*node, seen.applied)).collect()
+    }
+
+    /// The number of the next server to join.
+    pub fn next_server(&self) -> u32 {
+        self.nodes().range(..agents::FIRST).next_back().map_or(0, |last| last + 1)
     }
 
     /// How things stand, for whoever reads that they do not stand well.
@@ -584,6 +846,20 @@ impl Cluster {
         }
         parts.extend(self.disagreement());
         parts.join("; ")
+    }
+}
+
+impl Site for Cluster {
+    fn nodes(&self) -> Vec<(u32, bool)> {
+        locked(&self.hosts).iter().map(|(node, host)| (*node, host.process.is_some())).collect()
+    }
+
+    fn step(&self) -> Step {
+        locked(&self.state).keys
+    }
+
+    fn begin(&self, step: Step) {
+        locked(&self.state).keys = step;
     }
 }
 

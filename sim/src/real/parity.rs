@@ -1,19 +1,21 @@
 //! Is the simulation honest? Each bug that it catches with faults of the network or of processes is put back into real
-//! processes, which are driven through the same shrunk case. The share that fails there too is the simulator's mark.
+//! processes, which are driven through storms in which it was caught. The share that fails there too is the simulator's mark.
 //!
-//! A case counts as failing when a check objects that must catch its bug, or that objected in simulation. The real world
-//! draws its own luck, so a case has several tries, and one that fails once has failed. What never fails is explained, or is a finding about the
-//! simulator.
+//! A storm counts as failing when a check objects that must catch its bug, or that objected in simulation. The real world
+//! draws its own luck, so a bug has several tries, in one of its storms after the other, and one that fails once has failed. What
+//! never fails is explained, or is a finding about the simulator.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::replay::Replay;
 use super::storm;
+use crate::mutants::score::Score;
 use crate::mutants::{Mutant, all, find};
 use crate::saved::SavedCase;
+use crate::scenario::{Limits, Scenario};
 
 /// The kinds of fault that real processes and links can have. A bug that needs one of these is in question.
 pub const KINDS: &[&str] = &[
@@ -37,21 +39,69 @@ pub const KINDS: &[&str] = &[
     "vanish",
 ];
 
-/// Why a bug cannot fail on a real cluster, or not by its case.
-pub const EXPLAINED: &[(&str, &str)] =
-    &[("G08", "caught by GA, which speaks of speed and is not judged on a real machine.")];
+/// What only follows after the heal: storms that are not meant to show it are not waited for so long.
+const FOLLOWS: &[&str] = &["AE", "BLOCK", "CAT", "NEWS"];
 
-/// Whether a bug is in question: caught with faults of the network or of processes.
+/// Why a bug cannot fail on a real cluster.
+pub const EXPLAINED: &[(&str, &str)] = &[
+    ("G03", "caught by GT, which counts datagrams by simulated time and is not judged on a real machine."),
+    ("G08", "caught by GA, which speaks of speed and is not judged on a real machine."),
+    ("G15", "caught by GA, which speaks of speed and is not judged on a real machine."),
+    ("G22", "caught by GT, which counts datagrams by simulated time and is not judged on a real machine."),
+];
+
+/// Whether a bug is in question: caught with faults of the network or of processes, and not by what a disk does when the power
+/// fails, which is not for a process to say.
 pub fn in_question(mutant: &Mutant) -> bool {
-    mutant.needs.iter().any(|kind| KINDS.contains(kind)) && !mutant.checks.contains(&"DET")
+    mutant.needs.iter().any(|kind| KINDS.contains(kind))
+        && !mutant.checks.contains(&"DET")
+        && !mutant.id.starts_with(['S', 'T'])
 }
 
-/// What came of the tries of one case.
+/// A plan in which simulation caught a bug.
+#[derive(Clone, Debug)]
+pub struct Storm {
+    /// Where it is from, for people.
+    pub name: String,
+    /// The bug.
+    pub mutant: &'static Mutant,
+    /// The check that objected.
+    pub simulated: String,
+    /// The plan.
+    pub scenario: Scenario,
+}
+
+impl Storm {
+    /// The storm of a saved case. `None`: it names no bug.
+    pub fn of_case(path: &Path, case: SavedCase) -> Option<Storm> {
+        let expects = case.expects?;
+        let mutant = expects.mutant.as_deref().and_then(find)?;
+        let simulated = expects.signature.check;
+        Some(Storm { name: path.display().to_string(), mutant, simulated, scenario: case.scenario })
+    }
+
+    /// The storms of the seeds that a bug failed in by a check that must catch it, as the hunts found them.
+    pub fn of_hunts(score: &Score) -> Vec<Storm> {
+        let mutant = score.mutant;
+        let failed = score.hunts.iter().flat_map(|hunt| &hunt.failed);
+        let named =
+            |checks: &[String]| checks.iter().find(|one| mutant.checks.contains(&one.as_str())).cloned();
+        let storm = |seed: u64, simulated| Storm {
+            name: format!("seed {seed}"),
+            mutant,
+            simulated,
+            scenario: Scenario::generate(seed, &Limits::default()),
+        };
+        failed.filter_map(|(seed, checks)| Some(storm(*seed, named(checks)?))).collect()
+    }
+}
+
+/// What came of the tries of one bug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The bug.
     pub id: &'static str,
-    /// The check that objected in simulation.
+    /// The storms, and the checks that objected in simulation.
     pub simulated: String,
     /// How often it was tried.
     pub tries: u32,
@@ -59,65 +109,58 @@ pub struct Row {
     pub failed: u32,
     /// The checks that objected, with how often.
     pub checks: BTreeMap<String, u32>,
-    /// What of the case's plan was not replayed as planned.
+    /// What of the plans was not replayed as planned.
     pub left_out: Vec<String>,
 }
 
-/// Why a case cannot be tried.
+/// Why a storm cannot be tried.
 #[derive(Debug, thiserror::Error)]
-pub enum ParityError {
-    /// It names no bug of the table.
-    #[error("{0}: the case names no bug, so there is nothing to compare")]
-    NoMutant(PathBuf),
-    /// The system's.
-    #[error("cannot replay {case}: {error}")]
-    Io {
-        /// The case.
-        case: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
+#[error("cannot replay {storm}: {error}")]
+pub struct ParityError {
+    /// The storm.
+    storm: String,
+    /// Why not.
+    error: io::Error,
 }
 
-/// Tries a case of a bug so many times; ends with the first that fails, if `first` is enough. `tell` is told of each.
+/// Tries the storms of a bug, one after the other and round again; ends with the first that fails, if `first` is enough.
+/// `tell` is told of each. There must be one.
 ///
 /// # Errors
 /// See [`ParityError`].
 pub fn measure(
     program: &Path,
-    path: &Path,
-    case: &SavedCase,
+    mutant: &'static Mutant,
+    storms: &[Storm],
     tries: u32,
     first: bool,
-    tell: &mut dyn FnMut(u32, &crate::report::RunReport),
+    tell: &mut dyn FnMut(u32, &Storm, &crate::report::RunReport),
 ) -> Result<Row, ParityError> {
-    let expects = case.expects.as_ref().ok_or_else(|| ParityError::NoMutant(path.to_owned()))?;
-    let mutant =
-        expects.mutant.as_deref().and_then(find).ok_or_else(|| ParityError::NoMutant(path.to_owned()))?;
-    let simulated = expects.signature.check.clone();
     let mut row = Row {
         id: mutant.id,
-        simulated,
+        simulated: simulated(storms),
         tries: 0,
         failed: 0,
         checks: BTreeMap::new(),
-        left_out: storm::left_out(&case.scenario),
+        left_out: Vec::new(),
     };
-    for number in 1..=tries {
-        let failed = |error| ParityError::Io { case: path.to_owned(), error };
+    for (storm, number) in storms.iter().cycle().zip(1..=tries) {
+        let failed = |error| ParityError { storm: format!("{} of {}", storm.name, mutant.id), error };
         let folder = tempfile::tempdir().map_err(failed)?;
         let replay = Replay {
             program: program.to_owned(),
             mutant: Some(mutant.id.to_owned()),
             folder: folder.path().to_owned(),
+            follows: mutant.checks.iter().any(|check| FOLLOWS.contains(check)),
         };
-        let report = replay.run(&case.scenario).map_err(failed)?;
-        tell(number, &report);
+        let report = replay.run(&storm.scenario).map_err(failed)?;
+        tell(number, storm, &report);
         row.tries += 1;
+        row.left_out.extend(storm::left_out(&storm.scenario));
         let mut checks: Vec<&str> = report.violations.iter().map(|one| one.check.as_str()).collect();
         checks.sort_unstable();
         checks.dedup();
-        let same = |check: &&str| *check == row.simulated || mutant.checks.contains(check);
+        let same = |check: &&str| *check == storm.simulated || mutant.checks.contains(check);
         let fails = checks.iter().any(same);
         row.failed += u32::from(fails);
         for check in checks {
@@ -127,7 +170,19 @@ pub fn measure(
             break;
         }
     }
+    row.left_out.sort_unstable();
+    row.left_out.dedup();
     Ok(row)
+}
+
+/// By which checks the storms failed in simulation, and which they are.
+fn simulated(storms: &[Storm]) -> String {
+    let mut by_check: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for storm in storms {
+        by_check.entry(&storm.simulated).or_default().push(&storm.name);
+    }
+    let each = by_check.into_iter().map(|(check, names)| format!("{check} ({})", names.join(", ")));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// The share, and whether it is a share of anything.
@@ -140,9 +195,11 @@ pub fn document(rows: &[Row]) -> String {
     let mut text = String::from(
         "# Simulation and reality\n\n\
          Generated by `cargo sim parity`. Each bug that simulation catches with faults of the network or of processes \
-         is put back into real processes on real links, files and clocks, which are driven through the same shrunk \
-         case (`fixtures/mutants`). A case fails when a check objects that must catch its bug, or that did in \
-         simulation; the real world draws its own luck, so each has several tries.\n\n",
+         is put back into real processes on real links, files and clocks, which are driven through storms in which \
+         simulation caught it. A storm fails when a check objects that must catch its bug, or that did in \
+         simulation; the real world draws its own luck, so each has several tries, and ends with the first that fails. \
+         Bugs that need a disk to lose what was not synced are not in question: a process that is killed loses nothing \
+         that it wrote.\n\n",
     );
     let (failing, of) = share(rows);
     let percent = (failing * 100).checked_div(of).unwrap_or(0);
@@ -179,8 +236,11 @@ pub fn document(rows: &[Row]) -> String {
     text += "\n## Not in question\n\n";
     for mutant in all().filter(|mutant| !in_question(mutant)) {
         let needs = if mutant.needs.is_empty() { "no fault".to_owned() } else { mutant.needs.join(", ") };
-        let why =
-            if mutant.checks.contains(&"DET") { "a bug of the testbed's" } else { "no network, no crash" };
+        let why = match mutant.id.chars().next() {
+            Some('T') => "a bug of the testbed's",
+            Some('S') => "a disk must lose or damage something",
+            _ => "no network, no crash",
+        };
         let _ = writeln!(text, "* {}: {} (needs {needs}; {why})", mutant.id, mutant.what);
     }
     text
@@ -189,6 +249,7 @@ pub fn document(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::score::Hunt;
 
     fn row(id: &'static str, failed: u32) -> Row {
         let checks = if failed > 0 { BTreeMap::from([("LIN".to_owned(), failed)]) } else { BTreeMap::new() };
@@ -208,10 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn storms_are_those_that_a_named_check_objected_to() {
+        let hunt = Hunt {
+            failed: vec![(3, vec!["LIVE".to_owned()]), (5, vec!["LIVE".to_owned(), "LIN".to_owned()])],
+            ..Hunt::new(find("R27").unwrap(), 1)
+        };
+        let score = Score { mutant: find("R27").unwrap(), hunts: vec![hunt], small: None };
+        let storms = Storm::of_hunts(&score);
+        assert_eq!(simulated(&storms), "LIN (seed 5)");
+        assert_eq!(storms[0].scenario, Scenario::generate(5, &Limits::default()));
+    }
+
+    #[test]
     fn bugs_of_network_and_processes_are_in_question() {
         let asked = |id| in_question(find(id).unwrap());
         assert!(asked("R27") && asked("R02") && asked("G14"));
-        assert!(!asked("R31") && !asked("S04") && !asked("T02"));
+        assert!(!asked("R31") && !asked("S01") && !asked("S04") && !asked("T02"));
         for (id, _) in EXPLAINED {
             assert!(find(id).is_some_and(in_question), "{id}");
         }

@@ -226,7 +226,7 @@ mod tests {
     fn what_a_process_says_is_heard_and_what_it_is_told_arrives() {
         let (_folder, process, said) = shell(
             r#"echo noise; read line; echo "driftline: a is up: HTTP 127.0.0.1:1, RPC 127.0.0.1:2, gossip $line, data x"
-               echo '{"at_ns":7,"event":{"Durable":{"index":3}}}'; echo broken >&2"#,
+               echo '{"at_ns":7,"what":{"observed":{"Durable":{"index":3}}}}'; echo broken >&2"#,
         );
         process.tell("127.0.0.1:3").unwrap();
         let [up, told, over] = [(); 3].map(|()| said.recv().unwrap());

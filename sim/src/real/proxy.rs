@@ -35,13 +35,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::fault::{Parcel, Rule, Rules, Verdict, damaged};
-use crate::scenario::{LinkSettings, Traffic, stream};
+use crate::scenario::{LinkSettings, Traffic, agents, stream};
+use crate::workload::{FIRST_CLIENT, HTTP_PORT};
 
-/// The number of the first client among hosts, as in simulation.
-pub const FIRST_CLIENT: u32 = 1_000;
-
-/// Ports, the same for every node.
-pub const HTTP_PORT: u16 = 8500;
 /// Port for traffic between servers.
 pub const RPC_PORT: u16 = 8300;
 /// Port for gossip.
@@ -64,10 +60,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Delays below this are what the real loopback and the real timer have anyway.
 const LEAST_DELAY: Duration = Duration::from_millis(1);
 
-/// A part of the loopback network that no other replay on this machine uses: 127.R.x.y.
+/// The place of the first client agent; those of servers come before.
+const AGENTS_PLACE: u32 = 200;
+
+/// A part of the loopback network that no other replay on this machine uses: 127.R.x.y, and who is where in it.
 #[derive(Debug)]
 pub struct Ground {
     number: u8,
+    /// The places of nodes that have moved; all others are where they began.
+    moved: Mutex<BTreeMap<u32, u32>>,
     /// Nobody connects here; whoever wants the same ground finds the port taken.
     _claim: std::net::TcpListener,
 }
@@ -86,21 +87,52 @@ impl Ground {
                 continue;
             }
             match std::net::TcpListener::bind((Ipv4Addr::new(127, number, 255, 254), CLAIM_PORT)) {
-                Ok(claim) => return Ok(Ground { number, _claim: claim }),
+                Ok(claim) => {
+                    return Ok(Ground { number, moved: Mutex::default(), _claim: claim });
+                }
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
+    fn moved(&self) -> MutexGuard<'_, BTreeMap<u32, u32>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a node begins.
+    fn first_place(node: u32) -> u32 {
+        node.checked_sub(agents::FIRST).map_or(node, |agent| AGENTS_PLACE + agent)
+    }
+
+    /// The place of a node.
+    pub fn place(&self, node: u32) -> u32 {
+        self.moved().get(&node).copied().unwrap_or_else(|| Ground::first_place(node))
+    }
+
+    /// A node is at this place from now on. Nobody else may be.
+    pub fn give(&self, node: u32, place: u32) {
+        self.moved().insert(node, place);
+    }
+
+    /// Who is at a place.
+    fn at(&self, place: u32) -> Option<u32> {
+        let moved = self.moved();
+        if let Some((node, _)) = moved.iter().find(|(_, at)| **at == place) {
+            return Some(*node);
+        }
+        let node = place.checked_sub(AGENTS_PLACE).map_or(place, |agent| agents::FIRST + agent);
+        (!moved.contains_key(&node)).then_some(node)
+    }
+
     /// Where a node really is.
     pub fn node(&self, node: u32) -> IpAddr {
-        self.ip(1, node)
+        self.ip(1, self.place(node))
     }
 
     /// Where a node is known to be.
     pub fn known(&self, node: u32) -> IpAddr {
-        self.ip(2, node)
+        self.ip(2, self.place(node))
     }
 
     /// Where a client asks from.
@@ -116,7 +148,7 @@ impl Ground {
     fn host(&self, ip: IpAddr) -> Option<u32> {
         let IpAddr::V4(ip) = ip else { return None };
         match ip.octets() {
-            [127, number, 1, host] if number == self.number => Some(u32::from(host).saturating_sub(1)),
+            [127, number, 1, host] if number == self.number => self.at(u32::from(host).saturating_sub(1)),
             [127, number, net @ 3..=252, host] if number == self.number => {
                 Some(FIRST_CLIENT + u32::from(net - 3) * 250 + u32::from(host).saturating_sub(1))
             }
@@ -137,7 +169,7 @@ struct Shared {
     rules: Mutex<(Rules, StdRng)>,
     /// Rules have changed: what waits for a retransmission may try at once after a heal.
     healed: watch::Sender<u64>,
-    /// The stand-ins for gossip, by node.
+    /// The stand-ins for gossip, by place.
     sockets: Mutex<BTreeMap<u32, Arc<UdpSocket>>>,
     begun: Instant,
     datagrams: AtomicU64,
@@ -160,23 +192,26 @@ impl Links {
         self.shared.now_ns()
     }
 
-    /// Stands in for a node from now on.
+    /// Stands in for whoever is at a place, from now on.
     ///
     /// # Errors
     /// The system's, when an address is taken.
-    pub async fn stand_in(&self, node: u32) -> io::Result<()> {
+    pub async fn stand_in(&self, place: u32) -> io::Result<()> {
         let shared = &self.shared;
-        let known = shared.ground.known(node);
+        if shared.sockets().contains_key(&place) {
+            return Ok(());
+        }
+        let known = shared.ground.ip(2, place);
         let mut listeners = Vec::new();
         for port in [HTTP_PORT, RPC_PORT, GOSSIP_PORT] {
             listeners.push((port, TcpListener::bind((known, port)).await?));
         }
         let socket = Arc::new(UdpSocket::bind((known, GOSSIP_PORT)).await?);
         for (port, listener) in listeners {
-            self.spawn(streams(shared.clone(), node, port, listener));
+            self.spawn(streams(shared.clone(), place, port, listener));
         }
-        shared.sockets().insert(node, socket.clone());
-        self.spawn(datagrams(shared.clone(), node, socket));
+        shared.sockets().insert(place, socket.clone());
+        self.spawn(datagrams(shared.clone(), place, socket));
         Ok(())
     }
 
@@ -262,9 +297,9 @@ fn arrived(bytes: &[u8], damage: Option<u64>) -> Vec<u8> {
     damage.map_or_else(|| bytes.to_vec(), |damage| damaged(bytes, damage))
 }
 
-/// Takes the datagrams for a node.
-async fn datagrams(shared: Arc<Shared>, node: u32, socket: Arc<UdpSocket>) {
-    let to = SocketAddr::new(shared.ground.node(node), GOSSIP_PORT);
+/// Takes the datagrams for whoever is at a place.
+async fn datagrams(shared: Arc<Shared>, place: u32, socket: Arc<UdpSocket>) {
+    let to = SocketAddr::new(shared.ground.ip(1, place), GOSSIP_PORT);
     let mut buffer = vec![0; MAX_DATAGRAM];
     let mut under_way = JoinSet::new();
     loop {
@@ -274,12 +309,14 @@ async fn datagrams(shared: Arc<Shared>, node: u32, socket: Arc<UdpSocket>) {
             tokio::task::yield_now().await;
             continue;
         };
-        let Some(sender) = shared.ground.host(from.ip()) else { continue };
+        let (Some(sender), Some(node)) = (shared.ground.host(from.ip()), shared.ground.at(place)) else {
+            continue;
+        };
         shared.datagrams.fetch_add(1, Ordering::Relaxed);
         let fate = shared.fate((sender, node), Traffic::Datagrams, len);
         let Fate::Arrives { after, twice, damage } = fate else { continue };
         // From where the sender is known.
-        let Some(socket) = shared.sockets().get(&sender).cloned() else { continue };
+        let Some(socket) = shared.sockets().get(&shared.ground.place(sender)).cloned() else { continue };
         let payload = arrived(&buffer[..len], damage);
         let deliver = async move {
             for _ in 0..=u32::from(twice) {
@@ -298,8 +335,8 @@ async fn datagrams(shared: Arc<Shared>, node: u32, socket: Arc<UdpSocket>) {
     }
 }
 
-/// Takes the streams to one port of a node.
-async fn streams(shared: Arc<Shared>, node: u32, port: u16, listener: TcpListener) {
+/// Takes the streams to one port of whoever is at a place.
+async fn streams(shared: Arc<Shared>, place: u32, port: u16, listener: TcpListener) {
     let mut relays = JoinSet::new();
     loop {
         while relays.try_join_next().is_some() {}
@@ -308,7 +345,10 @@ async fn streams(shared: Arc<Shared>, node: u32, port: u16, listener: TcpListene
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let Some(sender) = shared.ground.host(peer.ip()) else { continue };
+        // Nobody is there: the connection ends.
+        let (Some(sender), Some(node)) = (shared.ground.host(peer.ip()), shared.ground.at(place)) else {
+            continue;
+        };
         let shared = shared.clone();
         relays.spawn(async move {
             // Whoever called learns from the end of its stream that there is nobody.
@@ -557,8 +597,19 @@ mod tests {
         assert_eq!(of(bench.ground.client(0)), Some(FIRST_CLIENT));
         assert_eq!(of(bench.ground.client(999)), Some(FIRST_CLIENT + 999));
         assert_eq!(of(bench.ground.node(6)), Some(6));
+        assert_eq!(of(bench.ground.node(501)), Some(501));
         assert_eq!(of(bench.ground.known(6)), None);
         assert_eq!(of(Ipv4Addr::LOCALHOST.into()), None);
+    }
+
+    #[test]
+    fn who_moves_takes_its_name_along_and_leaves_its_place_to_others() {
+        let ground = Ground::claim(9).unwrap();
+        let (first, second) = (ground.node(0), ground.node(1));
+        ground.give(0, 5);
+        assert_eq!((ground.host(first), ground.host(ground.node(0))), (None, Some(0)));
+        ground.give(1, 0);
+        assert_eq!((ground.node(1), ground.host(first), ground.host(second)), (first, Some(1), None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a case to a verdict on a real cluster: boot, storm, heal, verdict, as `world` does it in simulation.
 //!
-//! Judged by the same checks. What clients were told is judged as everywhere ([`crate::check`]: LIN, IDX, DUR, SESS). What
+//! Judged by the same checks. The clients are those of simulation, and so is what the healed cluster is asked. What
 //! nodes observe reaches the checks in the order of the one clock that all processes of a machine share; a node
 //! observes before it tells anybody, so no effect comes before its cause. Not judged is what speaks of speed ([`UNJUDGED`]): on a
 //! machine that has other things to do, a live node may look dead.
@@ -16,14 +16,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cluster::{Cluster, OWN_CLIENT, What};
+use super::cluster::{Cluster, What};
 use super::storm;
+use crate::check::locks::Circumstances;
 use crate::check::{self, Checks, End, Violation};
-use crate::history::{Action, Outcome, Response};
+use crate::experiment::Plain;
+use crate::history::Outcome;
+use crate::operator::Operator;
 use crate::report::RunReport;
 use crate::runner::Stopwatch;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{FaultKind, Scenario};
+use crate::scenario::{ClockSetting, FaultKind, Scenario};
 
 /// How long a cluster may take to form.
 const FORMED_WITHIN: Duration = Duration::from_secs(60);
@@ -34,6 +37,9 @@ const HEALED_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long a node may take to leave, at most.
 const LEFT_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long all may take in the end that has to follow from what was done.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(900);
 
 /// How often something that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -50,6 +56,8 @@ pub struct Replay {
     pub mutant: Option<String>,
     /// Where files go: an empty directory.
     pub folder: PathBuf,
+    /// Whether it is waited for what only follows after the heal, which takes minutes.
+    pub follows: bool,
 }
 
 impl Replay {
@@ -57,7 +65,7 @@ impl Replay {
     pub fn time_limit(scenario: &Scenario) -> Duration {
         let asks = Duration::from_millis(scenario.settings.client_timeout_ms) * 20;
         let storm = Duration::from_millis(scenario.duration_ms);
-        FORMED_WITHIN + storm + LEFT_WITHIN * 2 + HEALED_WITHIN * 2 + asks
+        FORMED_WITHIN * 2 + storm + LEFT_WITHIN * 2 + HEALED_WITHIN * 3 + FOLLOWED_WITHIN + asks
     }
 
     /// Drives a real cluster through the plan.
@@ -92,25 +100,28 @@ impl Replay {
             let clock = scenario.clocks.get(node as usize).copied().unwrap_or_default();
             cluster.found(node, clock).await?;
         }
-        for node in 0..scenario.nodes {
+        for node in scenario.agents() {
+            cluster.found(node, ClockSetting::default()).await?;
+        }
+        for node in (0..scenario.nodes).chain(scenario.agents()) {
             cluster.boot(node)?;
         }
         let mut stage = Some("form a cluster");
-        if works_everywhere(&cluster, "boot", FORMED_WITHIN).await {
-            stage = None;
+        let forming = cluster.inquirer(FORMED_WITHIN);
+        if forming.writes_everywhere("boot").await && forming.users_are_known(&cluster.planned.users).await {
             report.storm_seconds = watch.seconds();
             storm(&cluster).await;
             heal(&cluster).await;
-            if !works_everywhere(&cluster, "heal", HEALED_WITHIN).await {
-                stage = Some("serve a write through every node after the heal");
-            } else if !agrees(&cluster).await {
-                stage = Some("agree on state and members after the heal");
-            }
+            stage = does_not(&cluster).await;
         }
         if let Some(stage) = stage {
             let detail = format!("the cluster does not {stage}: {}", cluster.describe());
-            let (check, at_ns) = ("LIVE".to_owned(), cluster.now_ns());
-            report.violations.push(Violation { check, detail, at_ns, node: None });
+            report.violations.push(violation("LIVE", detail, &cluster));
+        } else if self.follows
+            && let Some((check, detail)) =
+                cluster.inquirer(HEALED_WITHIN).lags(cluster.planned.services).await
+        {
+            report.violations.push(violation(check, detail, &cluster));
         }
         let end = last_look(&cluster).await;
         judge(&cluster, &end, &mut report);
@@ -137,6 +148,10 @@ impl Replay {
     }
 }
 
+fn violation(check: &str, detail: String, cluster: &Cluster) -> Violation {
+    Violation { check: check.to_owned(), detail, at_ns: cluster.now_ns(), node: None }
+}
+
 /// Has the checks judge what happened.
 fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
     let settings = check::Settings::of(&cluster.scenario.settings.gossip());
@@ -150,6 +165,10 @@ fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
             What::Leaves => check::Event::Leaves,
             What::FaultBegan => check::Event::FaultBegan,
             What::FaultEnded => check::Event::FaultEnded,
+            What::Claimed(assertion) => {
+                checks.asserted(heard.at_ns, heard.node, *assertion);
+                continue;
+            }
         };
         checks.on(heard.at_ns, heard.node, event);
         report.trace_events += 1;
@@ -163,14 +182,19 @@ fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
 
 /// Lets the faults happen and the clients work, until the storm's time is over.
 async fn storm(cluster: &Arc<Cluster>) {
-    let begun = Instant::now();
-    let mut plans: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-    for op in &cluster.scenario.operations {
-        plans.entry(op.client).or_default().push(op.clone());
-    }
+    let (begun, begun_ns) = (Instant::now(), cluster.clients.now());
+    cluster.clients.know(cluster.planned.keys.clone());
     let mut clients = tokio::task::JoinSet::new();
-    for (client, plan) in plans {
-        clients.spawn(cluster.clients.clone().run(client, plan, begun));
+    for (client, plan) in cluster.take_plans() {
+        let env = cluster.client_env(client);
+        clients.spawn(cluster.clients.clone().run(env, client, plan, begun_ns, Arc::new(Plain)));
+    }
+    if let Some(at_ms) = Operator::begins_at(&cluster.scenario.settings.gossip_keys) {
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until((begun + Duration::from_millis(at_ms)).into()).await;
+            cluster.operator().change_keys().await;
+        });
     }
     let mut faults = Vec::new();
     for fault in cluster.scenario.faults.clone() {
@@ -210,31 +234,16 @@ async fn heal(cluster: &Arc<Cluster>) {
     }
 }
 
-/// Writes through every node until each has served one.
-async fn works_everywhere(cluster: &Arc<Cluster>, round: &str, within: Duration) -> bool {
-    let deadline = Instant::now() + within;
-    let mut served = BTreeSet::new();
-    let mut attempt = 0;
-    loop {
-        for node in cluster.nodes() {
-            if served.contains(&node) || Instant::now() > deadline {
-                continue;
-            }
-            attempt += 1;
-            let action = Action::Put { value: format!("{round} {node} {attempt}") };
-            let key = format!("world-{node}");
-            let outcome = cluster.clients.ask(cluster.own(), OWN_CLIENT, node, &key, action, 0).await;
-            if outcome == Outcome::Ok(Response::Done(true)) {
-                served.insert(node);
-            }
-        }
-        if cluster.nodes().is_subset(&served) {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+/// What of all that a healed cluster does this one does not do in time.
+async fn does_not(cluster: &Arc<Cluster>) -> Option<&'static str> {
+    if !cluster.operator().is_done(HEALED_WITHIN).await {
+        Some("get the new key of gossip everywhere after the heal")
+    } else if !cluster.inquirer(HEALED_WITHIN).writes_everywhere("heal").await {
+        Some("serve a write through every node after the heal")
+    } else if !agrees(cluster).await {
+        Some("agree on state and members after the heal")
+    } else {
+        None
     }
 }
 
@@ -253,28 +262,17 @@ async fn agrees(cluster: &Cluster) -> bool {
 /// Reads every key once more, and every store.
 async fn last_look(cluster: &Arc<Cluster>) -> End {
     let live: BTreeSet<u32> = cluster.nodes().into_iter().filter(|node| cluster.is_up(*node)).collect();
-    let keys: BTreeSet<String> =
-        cluster.clients.history().into_iter().map(|operation| operation.key).collect();
+    let inquirer = cluster.inquirer(HEALED_WITHIN);
     let mut stores = BTreeMap::new();
-    let patience = Instant::now() + HEALED_WITHIN;
     if let Some(leader) = cluster.leader().or(live.first().copied()) {
-        for key in &keys {
-            for _ in 0..3 {
-                if Instant::now() > patience {
-                    break;
-                }
-                let ask = cluster.clients.ask(cluster.own(), OWN_CLIENT, leader, key, Action::Get, 0);
-                if matches!(ask.await, Outcome::Ok(_)) {
-                    break;
-                }
-            }
-        }
+        inquirer.read_all(leader, &cluster.planned.pairs).await;
         // A store that cannot be read is LIVE's business.
-        for node in &live {
-            if let Ok(store) = cluster.clients.store(cluster.own(), *node).await {
-                stores.insert(*node, store);
-            }
-        }
+        stores = inquirer.stores(&live, || cluster.applied()).await;
     }
-    End { at_ns: cluster.now_ns(), live, history: cluster.clients.history(), stores, ..End::default() }
+    let fastest_ppm = cluster.scenario.fastest_ppm();
+    let circumstances = Circumstances { fastest_ppm, left_ns: cluster.left_ns() };
+    let services = inquirer.registered(|node| cluster.has_its_disk(node)).await;
+    let events = inquirer.events().await;
+    let account = cluster.clients.account();
+    End { at_ns: cluster.now_ns(), live, stores, circumstances, services, events, ..account }
 }

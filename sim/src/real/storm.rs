@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use driftline::env::hazard::POINTS;
+use driftline::env::real::puppet::Happens;
 use hyper::Method;
 
-use super::cluster::{Cluster, RESTART_AFTER};
+use super::cluster::{Cluster, RESTART_AFTER, What};
 use crate::check::Stop;
 use crate::fault::scene::MILD_LOSS_PERCENT;
 use crate::fault::{Effect, Hosts, Rule};
@@ -36,44 +38,17 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
             FaultKind::PowerLoss { .. } => {
                 Some("power-loss: done as a kill, after which the page cache still holds what was not synced")
             }
-            FaultKind::Move { .. } => Some("move: done as a kill, the node comes back where it was"),
             FaultKind::Clock { change, .. } if !at_one_stroke(change) => {
                 Some("clock: a clock that swings, wanders or strobes stays as it is")
             }
             FaultKind::Slow { .. } => Some("slow: a process has its processor or not"),
-            FaultKind::CrashPoint { .. } | FaultKind::Hazard { .. } => {
-                Some("crash-point, hazard: places of the code are not reached from outside")
+            FaultKind::CrashPoint { power: true, .. } => {
+                Some("crash-point: without power done as the end of the process, as for power-loss")
             }
             FaultKind::Disk { .. } => Some("disk: a real disk fails when it likes"),
-            FaultKind::LoseDisk { .. } => Some("lose-disk: the node keeps its disk"),
-            FaultKind::Upgrade { .. } => Some("upgrade: the node goes on speaking what it spoke"),
             FaultKind::Own { .. } => Some("own: a fault of an experiment's knows the simulated world only"),
             _ => None,
         });
-    }
-    if scenario.operations.iter().any(|op| scenario.is_agent(op.node)) {
-        reasons.insert("agents: client-mode agents are not started, and what is asked of them fails");
-    }
-    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Lock(_))) {
-        reasons.insert("locks: sessions and locks are not asked for");
-    }
-    let other = |action: &PlannedAction| {
-        use PlannedAction::{DeleteTree, Fire, Follow, List, Publish, Stale, Watch};
-        matches!(action, Stale | Watch(_) | List | DeleteTree | Fire(_) | Publish { .. } | Follow { .. })
-    };
-    if scenario.operations.iter().any(|op| other(&op.action)) {
-        reasons.insert(
-            "other requests: old, waiting and recursive reads, removed trees and events are not asked for",
-        );
-    }
-    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Service(_))) {
-        reasons.insert("services: nothing is registered at agents");
-    }
-    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Right(_))) {
-        reasons.insert("rights: nobody's change, and nobody tries them");
-    }
-    if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Pair(_))) {
-        reasons.insert("transactions: none are asked for");
     }
     if scenario.operations.iter().any(|op| matches!(op.action, PlannedAction::Own(_))) {
         reasons.insert("own operations: an experiment knows the simulated world only");
@@ -132,9 +107,34 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
             }
         }
         FaultKind::Vanish { target } => vanish(&cluster, kind, cluster.target(*target), duration).await,
-        // One that moves keeps its address here; `left_out` says so.
-        FaultKind::Kill { target } | FaultKind::Move { target } => {
+        FaultKind::Kill { target } => {
             crash(&cluster, kind, &[cluster.target(*target)], Stop::Kill, duration).await
+        }
+        FaultKind::Move { target } => {
+            let node = cluster.target(*target);
+            if cluster.is_up(node) {
+                // Down before it has another address: what it still says comes from where it is.
+                cluster.hold_down(node, Instant::now() + duration.max(RESTART_AFTER / 10));
+                cluster.take_down(node, Stop::Kill);
+                cluster.count(kind);
+                let moved = cluster.give_address(node).await;
+                cluster.note_error(node, "cannot get another address", moved);
+                tokio::time::sleep(duration).await;
+                cluster.boot_if_due(node);
+            }
+        }
+        FaultKind::CrashPoint { point, .. } => crash_at(&cluster, kind, point, duration).await,
+        FaultKind::Hazard { point, per_mille, max_ms } => {
+            cluster.count(kind);
+            let max_us = max_ms.saturating_mul(1_000);
+            let number = cluster.arm(point, Happens::Pauses { per_mille: *per_mille, max_us });
+            tokio::time::sleep(duration).await;
+            cluster.disarm(number);
+        }
+        FaultKind::LoseDisk { node } => lose_disk(&cluster, kind, *node, duration).await,
+        FaultKind::Upgrade { node, protocol } if cluster.is_up(*node) => {
+            cluster.speaks(*node, *protocol);
+            crash(&cluster, kind, &[*node], Stop::Kill, duration).await;
         }
         // As far as its process goes; `left_out` says what is missing.
         FaultKind::PowerLoss { nodes } => crash(&cluster, kind, nodes, Stop::Kill, duration).await,
@@ -155,7 +155,7 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
             cluster.disturb(harsh, false);
         }
         FaultKind::Membership { change: MembershipChange::Add } => {
-            let node = cluster.nodes().last().map_or(0, |last| last + 1);
+            let node = cluster.next_server();
             if cluster.found(node, ClockSetting::default()).await.is_ok() {
                 cluster.count(kind);
                 cluster.boot_if_due(node);
@@ -164,7 +164,8 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
         FaultKind::Membership { change: MembershipChange::Leave(node) } => {
             let node = *node;
             let until = Instant::now() + duration;
-            if !cluster.is_up(node) {
+            // As in simulation: who leaves before a lost server is replaced may take the majority along.
+            if !cluster.is_up(node) || !cluster.is_whole() {
                 return;
             }
             cluster.count(kind);
@@ -243,6 +244,33 @@ async fn crash(cluster: &Arc<Cluster>, kind: &str, nodes: &[u32], stop: Stop, du
     nodes.iter().for_each(|node| cluster.boot_if_due(*node));
 }
 
+/// The first node that passes `point` ends there, and is started again like any that ended by itself.
+async fn crash_at(cluster: &Arc<Cluster>, kind: &str, point: &str, duration: Duration) {
+    let Some(point) = POINTS.iter().find(|known| **known == point) else { return };
+    let mut struck = cluster.on_strike(point);
+    let number = cluster.arm(point, Happens::Ends);
+    let node = tokio::time::timeout(duration, struck.recv()).await;
+    cluster.disarm(number);
+    if node.is_ok() {
+        cluster.count(kind);
+    }
+}
+
+async fn lose_disk(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duration) {
+    if !cluster.is_up(node) || !cluster.can_spare(node) {
+        return;
+    }
+    // Its Raft id will not be heard of again, and may be taken out of the configuration.
+    cluster.tell(node, What::Leaves);
+    cluster.hold_down(node, Instant::now() + duration.max(RESTART_AFTER));
+    cluster.take_down(node, Stop::PowerLoss);
+    cluster.count(kind);
+    let replaced = cluster.replace_disk(node);
+    cluster.note_error(node, "its directory cannot be removed", replaced);
+    tokio::time::sleep(duration.max(RESTART_AFTER)).await;
+    cluster.boot_if_due(node);
+}
+
 /// A host goes, and nobody hears of it: what its kernel says in its place is swallowed with everything else.
 async fn vanish(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duration) {
     let until = Instant::now() + duration.max(RESTART_AFTER);
@@ -278,6 +306,7 @@ mod tests {
             fault(FaultKind::PowerLoss { nodes: vec![1] }),
         ];
         scenario.operations.clear();
+        assert!(left_out(&Scenario { faults: Vec::new(), ..scenario.clone() }).is_empty());
         let reasons = left_out(&scenario);
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons[0].starts_with("fsync-fail") && reasons[1].starts_with("power-loss"));

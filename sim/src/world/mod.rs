@@ -17,15 +17,10 @@
 //! A node whose process ended by itself is started again after [`RESTART_AFTER`], as a service manager
 //! would do.
 
-mod census;
 mod clocks;
 mod disks;
 mod faults;
-mod keys;
-mod news;
 mod process;
-mod services;
-mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -35,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline::config::{AclConfig, AclTokens, Config, DefaultPolicy};
+use driftline::config::Config;
 use driftline::env::assertion::Assertion;
 use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
@@ -48,24 +43,24 @@ use tokio::sync::mpsc;
 use crate::check::beyond::Losses;
 use crate::check::linearizable::Broken;
 use crate::check::locks::Circumstances;
-use crate::check::looks::LookKind;
 use crate::check::{self, Checks, End, Stop, Violation};
 use crate::disk::DiskModel;
 use crate::executor::{Machine, Universe, Witness};
 use crate::experiment::Experiment;
 use crate::fault::{Effect, Hosts, Rule};
-use crate::history::{Action, Operation, Outcome, Response};
+use crate::history::{Operation, Outcome};
 use crate::holders;
+use crate::inquiry::{self, Inquirer, Planned};
+use crate::operator::{self, Operator, Site};
 use crate::record::Happening;
 use crate::report::RunReport;
 use crate::report::page::{Material, Page};
 use crate::report::story::Scribe;
+use crate::roster::Roster;
 use crate::runner::Stopwatch;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{
-    ClockSetting, DiskSettings, FaultKind, PairDeed, PlannedAction, PlannedOp, Scenario, Target, stream,
-};
+use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -87,18 +82,8 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// How long a node may take to be gone after it agreed to leave.
 const LEAVES_WITHIN: Duration = Duration::from_secs(15);
 
-/// How often, and how soon one after the other, a node that has just started again is asked what it has.
-const GLANCES: u32 = 8;
-const GLANCE_EVERY: Duration = Duration::from_millis(40);
-
-/// How often the stores are read at the end until nothing was applied while they were.
-const STILL_TRIES: usize = 20;
-
 /// How often the world looks whether what it waits for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// The client that the world itself asks through, on a host of its own.
-const WORLDS_CLIENT: u32 = 999;
 
 /// A clock between these must not lead gossip to a false verdict.
 const MILD_RATES: std::ops::RangeInclusive<u64> = 900_000..=1_100_000;
@@ -170,7 +155,7 @@ pub fn run(scenario: Scenario, options: &RunOptions, experiment: Arc<dyn Experim
             scenario: plan.as_ref(),
             mutant: options.mutant.as_deref(),
             again: Some(&file.again),
-            own_client: Some(WORLDS_CLIENT),
+            own_client: Some(inquiry::CLIENT),
         };
         let story = scribe.lock().unwrap_or_else(PoisonError::into_inner).story();
         if let Err(error) = Page::of(story, material).save(&file.path, false) {
@@ -202,17 +187,18 @@ async fn whole(
     );
     let timeout = Duration::from_millis(scenario.settings.client_timeout_ms);
     let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
-    let clients = Clients::new(universe.pump.clone(), timeout, padding);
+    let clients = Clients::new(universe.clone(), timeout, padding);
     let (exits, exited) = mpsc::unbounded_channel();
-    let users = holders::users(&scenario);
-    let plans = Plans::of(std::mem::take(&mut scenario.operations));
+    let planned = Planned::of(&scenario);
+    let mut plans: BTreeMap<u32, Vec<PlannedOp>> = BTreeMap::new();
+    for op in std::mem::take(&mut scenario.operations) {
+        plans.entry(op.client).or_default().push(op);
+    }
     let world = Arc::new(World {
         universe: universe.clone(),
         perturb: options.perturb,
-        clients_hosts: plans.by_client.keys().map(|client| FIRST_CLIENT + client).collect(),
-        has_services: plans.has_services,
-        pairs: plans.pairs.clone(),
-        users,
+        clients_hosts: plans.keys().map(|client| FIRST_CLIENT + client).collect(),
+        planned,
         plans: Mutex::new(plans),
         scenario,
         experiment: experiment.clone(),
@@ -246,10 +232,12 @@ async fn whole(
         world.account()
     } else {
         if stage.is_none() {
-            if let Some((check, detail)) = world.lags(&main).await {
+            if let Some((check, detail)) =
+                world.inquirer(&main, HEALED_WITHIN).lags(world.planned.services).await
+            {
                 report.violations.push(violation(check, detail, universe.pump.now()));
             }
-            let caller = AsClient { clients: clients.clone(), env: main.clone(), client: WORLDS_CLIENT };
+            let caller = AsClient { clients: clients.clone(), env: main.clone(), client: inquiry::CLIENT };
             report.violations.extend(experiment.verdict(&caller).await);
         }
         world.last_look(&main).await
@@ -286,23 +274,11 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
     Violation { check: check.to_owned(), detail, at_ns, node: None }
 }
 
-/// The newest configuration that any node has taken up.
-#[derive(Default)]
-struct Newest {
-    index: u64,
-    /// The sets of voters; two while it changes.
-    voters: Vec<Vec<u64>>,
-    /// The nodes that have taken it up.
-    nodes: BTreeSet<u32>,
-}
-
 /// Sees what the nodes observe: passes it to the checks, and keeps what the world itself needs.
 struct Watch {
     checks: Mutex<Checks>,
     seen: Mutex<BTreeMap<u32, Seen>>,
-    /// The Raft id of each node, as it last said; of none that has lost its disk since.
-    raft_ids: Mutex<BTreeMap<u32, u64>>,
-    configured: Mutex<Newest>,
+    roster: Mutex<Roster>,
     disks: Mutex<BTreeMap<u32, Damages>>,
     /// Nodes that found damage where there was none.
     unexplained: Mutex<Vec<Violation>>,
@@ -348,8 +324,7 @@ impl Watch {
         Watch {
             checks,
             seen: Mutex::default(),
-            raft_ids: Mutex::default(),
-            configured: Mutex::default(),
+            roster: Mutex::default(),
             disks: Mutex::default(),
             unexplained: Mutex::default(),
         }
@@ -382,8 +357,8 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn raft_ids(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
-        self.raft_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, at_ns: u64, node: u32, event: check::Event<'_>) {
@@ -393,6 +368,7 @@ impl Watch {
 
 impl Witness for Watch {
     fn observed(&self, at_ns: u64, host: u32, event: &Observed) {
+        self.roster().observed(host, event);
         let mut seen = self.seen();
         let seen = seen.entry(host).or_default();
         match event {
@@ -401,18 +377,6 @@ impl Witness for Watch {
             }
             Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
                 seen.applied = Some((*index, *state));
-            }
-            Observed::Recovered { raft_id, .. } => {
-                self.raft_ids().insert(host, *raft_id);
-            }
-            Observed::Membership { index, voters, .. } => {
-                let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
-                if *index > configured.index || configured.voters != *voters && *index == configured.index {
-                    *configured = Newest { index: *index, voters: voters.clone(), nodes: BTreeSet::new() };
-                }
-                if *index == configured.index {
-                    configured.nodes.insert(host);
-                }
             }
             Observed::Member { node_id, name, change, .. } => {
                 seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
@@ -467,47 +431,16 @@ struct State {
     keys: Step,
 }
 
-/// What the clients are to do, and what the world must know of it when they have taken it over.
-#[derive(Default)]
-struct Plans {
-    by_client: BTreeMap<u32, Vec<PlannedOp>>,
-    /// The keys of single entries.
-    keys: BTreeSet<String>,
-    /// The pairs of keys that are changed together.
-    pairs: BTreeSet<String>,
-    has_services: bool,
-}
-
-impl Plans {
-    fn of(operations: Vec<PlannedOp>) -> Plans {
-        let mut plans = Plans::default();
-        for op in operations {
-            plans.keys.extend(op.single_key());
-            plans.has_services |= matches!(op.action, PlannedAction::Service(_));
-            if matches!(op.action, PlannedAction::Pair(_)) {
-                plans.pairs.insert(op.key.clone());
-            }
-            plans.by_client.entry(op.client).or_default().push(op);
-        }
-        plans
-    }
-}
-
 struct World {
     universe: Arc<Universe>,
     perturb: u64,
     /// Without its operations, which are in `plans`.
     scenario: Scenario,
     /// Nothing once the storm has begun: then they are the clients'.
-    plans: Mutex<Plans>,
+    plans: Mutex<BTreeMap<u32, Vec<PlannedOp>>>,
     /// The hosts of the clients that have a plan.
     clients_hosts: BTreeSet<u32>,
-    /// Whether a client registers services.
-    has_services: bool,
-    /// The pairs of keys that clients change.
-    pairs: BTreeSet<String>,
-    /// Who has rights.
-    users: BTreeSet<String>,
+    planned: Planned,
     experiment: Arc<dyn Experiment>,
     watch: Arc<Watch>,
     clients: Arc<Clients>,
@@ -517,14 +450,19 @@ struct World {
     own: OnceLock<Env>,
 }
 
-/// What nodes know of rights: nothing, or that everybody may do everything who shows no token of their own.
-fn rights(enabled: bool) -> AclConfig {
-    if !enabled {
-        return AclConfig::default();
+impl Site for World {
+    fn nodes(&self) -> Vec<(u32, bool)> {
+        self.machines().into_iter().map(|(node, machine)| (node, machine.is_running())).collect()
     }
-    let root = Secret::new(holders::ROOT.to_owned());
-    let tokens = AclTokens { initial_management: root.clone(), default: root, ..AclTokens::default() };
-    AclConfig { enabled, default_policy: DefaultPolicy::Deny, tokens, ..AclConfig::default() }
+
+    fn step(&self) -> Step {
+        self.state().keys
+    }
+
+    fn begin(&self, step: Step) {
+        self.universe.pump.note(WORLD, "keys", format!("{step:?}"));
+        self.state().keys = step;
+    }
 }
 
 fn node_ip(number: u32) -> IpAddr {
@@ -553,10 +491,10 @@ impl World {
     /// A host whose clock is right and that nothing happens to, and its world.
     fn own_client(&self) -> Env {
         let machine =
-            Machine::new(self.universe.clone(), FIRST_CLIENT + WORLDS_CLIENT, DiskSettings::default());
+            Machine::new(self.universe.clone(), FIRST_CLIENT + inquiry::CLIENT, DiskSettings::default());
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
-        machine.boot(client_ip(WORLDS_CLIENT), move |env| {
+        machine.boot(client_ip(inquiry::CLIENT), move |env| {
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(env);
             pending()
         });
@@ -599,7 +537,7 @@ impl World {
             retry_interval_ms: settings.knobs.retry_interval_ms,
             protocol,
             encrypt: Secret::new(encrypt),
-            acl: rights(settings.acl),
+            acl: holders::rights(settings.acl),
             raft: settings.raft(),
             gossip: settings.gossip(),
             limits: settings.limits(),
@@ -656,10 +594,7 @@ impl World {
     /// Looks what a node shows that has just started again: a moment that the clients seldom meet.
     async fn glance(self: Arc<World>, node: u32) {
         let Some(env) = self.own.get() else { return };
-        for key in self.clients.keys_under("").into_iter().cycle().take(GLANCES as usize) {
-            self.universe.sleep(GLANCE_EVERY).await;
-            self.clients.look(env, (WORLDS_CLIENT, node), &key, LookKind::Stale).await;
-        }
+        inquiry::glance(&self.clients, env, node).await;
     }
 
     /// A node's process has ended by itself.
@@ -759,21 +694,13 @@ impl World {
         for node in (0..self.scenario.nodes).chain(self.scenario.agents()) {
             self.boot(node);
         }
-        self.writes_everywhere(env, "boot", FORMED_WITHIN).await && self.users_are_known(env).await
+        let inquirer = self.inquirer(env, FORMED_WITHIN);
+        inquirer.writes_everywhere("boot").await && inquirer.users_are_known(&self.planned.users).await
     }
 
-    /// Makes the users who have rights, before anything breaks.
-    async fn users_are_known(&self, env: &Env) -> bool {
-        let deadline = self.now() + FORMED_WITHIN.as_nanos() as u64;
-        for user in &self.users {
-            while !self.clients.found_user(env, 0, user).await {
-                if self.now() > deadline {
-                    return false;
-                }
-                self.universe.sleep(LOOK_EVERY).await;
-            }
-        }
-        true
+    fn inquirer<'a>(&'a self, env: &'a Env, within: Duration) -> Inquirer<'a> {
+        let nodes = self.machines().into_keys().collect();
+        Inquirer { clients: &self.clients, env, scenario: &self.scenario, nodes, within }
     }
 
     /// Lets the faults happen and the clients work, until the storm's time is over or a check that is waited for objects.
@@ -782,8 +709,8 @@ impl World {
         self.universe.pump.note(WORLD, "storm", "begins");
         self.universe.pump.tell(WORLD, Happening::Storm);
         let plans = std::mem::take(&mut *self.plans.lock().unwrap_or_else(PoisonError::into_inner));
-        self.clients.know(plans.keys);
-        for (client, plan) in plans.by_client {
+        self.clients.know(self.planned.keys.clone());
+        for (client, plan) in plans {
             let host = FIRST_CLIENT + client;
             let machine = Machine::new(self.universe.clone(), host, DiskSettings::default());
             let (clients, experiment) = (self.clients.clone(), self.experiment.clone());
@@ -792,7 +719,7 @@ impl World {
                 pending().await
             });
         }
-        madsim::task::spawn(self.clone().change_keys(storm_ns));
+        madsim::task::spawn(self.clone().operate(storm_ns));
         let mut faults = Vec::new();
         for fault in self.scenario.faults.clone() {
             let world = self.clone();
@@ -868,62 +795,38 @@ impl World {
         }
     }
 
+    fn operator<'a>(&'a self, env: &'a Env) -> Operator<'a> {
+        let keys = &self.scenario.settings.gossip_keys;
+        Operator { site: self, clients: &self.clients, env, keys }
+    }
+
+    /// The operator's work, if there is any, from `storm_ns` on.
+    async fn operate(self: Arc<World>, storm_ns: u64) {
+        let begins_at = Operator::begins_at(&self.scenario.settings.gossip_keys);
+        let (Some(at_ms), Some(env)) = (begins_at, self.own.get()) else { return };
+        self.universe.sleep_until(storm_ns + at_ms * 1_000_000).await;
+        self.operator(env).change_keys().await;
+    }
+
+    /// The step whose keys a node is configured with when it is started. Who has a disk of its own, on which nothing
+    /// happened to the file of the keys, remembers what became of the keys that it was founded with.
+    fn keys_for(&self, node: u32) -> Step {
+        let damaged = self.machine(node).is_some_and(|machine| machine.disk.was_hit(operator::FILE));
+        let state = self.state();
+        let founder = node < self.scenario.nodes || self.scenario.is_agent(node);
+        if founder && !damaged && !state.lost.contains(&node) { Step::Founded } else { state.keys }
+    }
+
     /// What of all that a healed cluster does this one does not do in time.
     async fn does_not(self: &Arc<World>, env: &Env) -> Option<&'static str> {
-        if !self.keys_are_changed().await {
+        if !self.operator(env).is_done(HEALED_WITHIN).await {
             Some("get the new key of gossip everywhere after the heal")
-        } else if !self.works_everywhere(env).await {
+        } else if !self.inquirer(env, HEALED_WITHIN).writes_everywhere("heal").await {
             Some("serve a write through every node after the heal")
         } else if !self.agrees().await {
             Some("agree on state and members after the heal")
         } else {
             None
-        }
-    }
-
-    /// What in a cluster that works does not follow in time: the first that does not, by the check that says so.
-    async fn lags(self: &Arc<World>, env: &Env) -> Option<(&'static str, String)> {
-        if let Some(detail) = self.catalog_lags(env).await {
-            Some(("CAT", detail))
-        } else if let Some(detail) = self.services_lag(env).await {
-            Some(("AE", detail))
-        } else if let Some(detail) = self.news_lag(env).await {
-            Some(("NEWS", detail))
-        } else {
-            self.waiters_sleep(env).await.map(|detail| ("BLOCK", detail))
-        }
-    }
-
-    async fn works_everywhere(self: &Arc<World>, env: &Env) -> bool {
-        self.writes_everywhere(env, "heal", HEALED_WITHIN).await
-    }
-
-    /// Writes through every node until each has served one.
-    async fn writes_everywhere(self: &Arc<World>, env: &Env, round: &str, within: Duration) -> bool {
-        let deadline = self.now() + within.as_nanos() as u64;
-        let mut served = BTreeSet::new();
-        let mut attempt = 0;
-        loop {
-            for node in self.machines().into_keys() {
-                if served.contains(&node) {
-                    continue;
-                }
-                attempt += 1;
-                let value = format!("{round} {node} {attempt}");
-                let key = format!("world-{node}");
-                let action = Action::Put { value };
-                let outcome = self.clients.ask(env, WORLDS_CLIENT, node, &key, action, 0).await;
-                if outcome == Outcome::Ok(Response::Done(true)) {
-                    served.insert(node);
-                }
-            }
-            if self.machines().keys().all(|node| served.contains(node)) {
-                return true;
-            }
-            if self.now() > deadline {
-                return false;
-            }
-            self.universe.sleep(LOOK_EVERY).await;
         }
     }
 
@@ -1001,58 +904,30 @@ impl World {
     fn account(&self) -> End {
         let circumstances =
             Circumstances { fastest_ppm: self.scenario.fastest_ppm(), left_ns: self.state().left_ns.clone() };
-        End {
-            at_ns: self.now(),
-            live: self.live(),
-            history: self.clients.take_history(),
-            looks: self.clients.take_looks(),
-            locks: self.clients.take_locks(),
-            circumstances,
-            deeds: self.clients.take_deeds(),
-            fired: self.clients.take_fired(),
-            seen: self.clients.take_seen(),
-            attempts: self.clients.take_attempts(),
-            pairs: self.clients.take_pairs(),
-            ..End::default()
-        }
+        End { at_ns: self.now(), live: self.live(), circumstances, ..self.clients.account() }
     }
 
     /// Reads every key once more, and every store.
     async fn last_look(self: &Arc<World>, env: &Env) -> End {
         let live = self.live();
-        let keys = self.clients.asked_for();
+        let inquirer = self.inquirer(env, HEALED_WITHIN);
         let mut stores = BTreeMap::new();
         if let Some(leader) = self.leader().or(live.first().copied()) {
-            for key in &keys {
-                for _ in 0..3 {
-                    let action = Action::Get;
-                    let outcome = self.clients.ask(env, WORLDS_CLIENT, leader, key, action, 0).await;
-                    if matches!(outcome, Outcome::Ok(_)) {
-                        break;
-                    }
-                }
-            }
-            for pair in &self.pairs {
-                self.clients.pair(env, (WORLDS_CLIENT, leader), pair, PairDeed::Read).await;
-            }
-            // The stores are of one moment only if nothing was applied meanwhile: sessions expire even now.
-            for _ in 0..STILL_TRIES {
-                let before = self.applied();
-                stores.clear();
-                // A store that cannot be read is LIVE's business.
-                for node in live.iter().filter(|node| !self.scenario.is_agent(**node)) {
-                    if let Ok(store) = self.clients.store(env, *node).await {
-                        stores.insert(*node, store);
-                    }
-                }
-                if self.applied() == before {
-                    break;
-                }
-            }
+            inquirer.read_all(leader, &self.planned.pairs).await;
+            // A store that cannot be read is LIVE's business.
+            stores = inquirer.stores(&live, || self.applied()).await;
         }
         let account = self.account();
-        let (services, events) = (self.registered(env).await, self.events(env).await);
+        let services = inquirer.registered(|node| self.kept(node)).await;
+        let events = inquirer.events().await;
         End { at_ns: self.now(), live, stores, services, events, ..account }
+    }
+
+    /// Whether a node's disk kept all that it was given.
+    fn kept(&self, node: u32) -> bool {
+        let Some(machine) = self.machine(node) else { return false };
+        let counters = machine.disk.counters();
+        counters.errors + counters.damages + counters.lies == 0 && !self.state().lost.contains(&node)
     }
 
     fn losses(&self) -> Losses {

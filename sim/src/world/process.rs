@@ -1,7 +1,6 @@
 //! Faults of processes, processors and whole hosts.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -118,36 +117,19 @@ impl World {
         }
         self.begins(fault, &node_name(node));
         self.take_down(node, Stop::PowerLoss);
-        self.watch.raft_ids().remove(&node);
+        self.watch.roster().lost(node);
         machine.disk.replace();
         self.universe.sleep_until(until).await;
         self.boot_if_due(node);
     }
 
-    /// The newest configuration, and the nodes that have it.
-    fn configured(&self) -> (Vec<Vec<u64>>, BTreeSet<u32>) {
-        let newest = self.watch.configured.lock().unwrap_or_else(PoisonError::into_inner);
-        (newest.voters.clone(), newest.nodes.clone())
-    }
-
     /// Whether every voter is a node that still has its disk.
     pub(super) fn is_whole(&self) -> bool {
-        let ids: BTreeSet<u64> = self.watch.raft_ids().values().copied().collect();
-        self.configured().0.iter().flatten().all(|voter| ids.contains(voter))
+        self.watch.roster().is_whole()
     }
 
-    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, the
-    /// others are a majority, and each of them has the configuration in which they are one.
+    /// Whether the cluster can get over the loss of this node's disk, and nobody is about to leave.
     fn can_spare(&self, node: u32) -> bool {
-        let (configured, have_it) = self.configured();
-        let [voters] = configured.as_slice() else { return false };
-        let ids = self.watch.raft_ids().clone();
-        let own = ids.get(&node).copied();
-        let others = ids.iter().filter(|(other, id)| **other != node && voters.contains(id));
-        voters.len() >= 3
-            && others.map(|(other, _)| other).all(|other| have_it.contains(other))
-            && own.is_some_and(|own| voters.contains(&own))
-            && self.state().leaving.is_empty()
-            && self.is_whole()
+        self.watch.roster().can_spare(node) && self.state().leaving.is_empty()
     }
 }

@@ -1,22 +1,25 @@
-//! A real node that the testbed holds by strings: everything is real, but its clock can be bent, its connections
-//! leave from an address that tells who it is, what it observes is told, and it ends when the testbed does.
+//! A real node that the testbed holds by strings: everything is real, but its clock can be bent, it can be made to pause or
+//! to end at a named place of its code, its connections leave from an address that tells who it is, what it observes and
+//! claims is told, and it ends when the testbed does.
 //! Only in a build with the feature `testbed`, which no production build has.
 //!
 //! The strings are standard input, one JSON object a line. The first is a [`Start`]; [`env()`] waits for it. Each
 //! later one is a [`Pull`], done at once. The end of the input ends the process: however the testbed died, no node
 //! is left behind. A line that makes no sense ends it too, with exit code 2.
 //!
-//! What the node observes goes to standard output, one [`Told`] a line, beside the line that says where it
-//! listens. Each carries the system's time, which all processes of one machine share, and which no string bends.
+//! What the node observes and claims goes to standard output, one [`Told`] a line, beside the line that says where it
+//! listens. A claim is told the first time that it holds and the first time that it does not. Each line carries the system's time, which all processes of one machine share, and which no string bends.
 //!
 //! Left out: the disk. What a real disk does when power fails is not for a process to say.
 
 #![allow(clippy::disallowed_methods)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Write};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant as Mono, SystemTime};
 
 use futures_util::FutureExt;
@@ -25,6 +28,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{RealClock, RealDisk, RealNetwork, TokioExecutor, system_entropy};
+use crate::env::assertion::Assertion;
+use crate::env::hazard::POINTS;
 use crate::env::observe::NoObserver;
 use crate::env::{Clock, Env, Instant, MemoryDisk, Observed, Observer};
 
@@ -52,8 +57,8 @@ pub struct Shown {
     pub rate_ppm: u64,
 }
 
-/// What is done to a running node's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What is done to a running node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Pull {
     /// Both clocks run at so many millionths of true time from now on.
@@ -62,16 +67,59 @@ pub enum Pull {
     Jump(u64),
     /// The wall clock jumps by so many nanoseconds, either way.
     Step(i64),
+    /// This happens at a place from now on, one of [`POINTS`].
+    Place(String, Happens),
 }
 
-/// Something that the node observed.
+/// What happens at a place of the code, whenever the node comes there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Happens {
+    /// Nothing.
+    Nothing,
+    /// The process ends, with the exit code [`struck`] of the place.
+    Ends,
+    /// It waits there.
+    Pauses {
+        /// How many in a thousand times.
+        per_mille: u32,
+        /// How long at most, in microseconds.
+        max_us: u64,
+    },
+}
+
+/// The exit code of a process that ends at the place of this number in [`POINTS`]. Nothing else ends with one of these.
+pub fn struck(place: usize) -> i32 {
+    i32::try_from(place).map_or(FIRST_STRUCK, |place| FIRST_STRUCK + place)
+}
+
+/// The place at which a process ended that ended with this exit code, if it was told to.
+pub fn struck_at(exit_code: i32) -> Option<&'static str> {
+    let place = usize::try_from(exit_code.checked_sub(FIRST_STRUCK)?).ok()?;
+    POINTS.get(place).copied()
+}
+
+/// Far from the exit codes of the program, and from those that stand for signals in a shell.
+const FIRST_STRUCK: i32 = 80;
+
+/// Something that the node has to tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Told {
     /// When, in nanoseconds since 1970 by the system's clock.
     pub at_ns: u64,
     /// What.
-    pub event: Observed,
+    pub what: Word,
+}
+
+/// What a node tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Word {
+    /// Something that it observed.
+    Observed(Observed),
+    /// A claim that its code makes of itself, and whether it holds.
+    Claimed(String, bool),
 }
 
 /// Waits for the [`Start`], and gives a world that obeys the strings, with the bug that is to be put back.
@@ -83,14 +131,15 @@ pub fn env(directory: &Path) -> io::Result<(Env, Option<String>)> {
     io::stdin().lock().read_line(&mut line)?;
     let start: Start = serde_json::from_str(&line)?;
     let clock = BentClock::new(start.clock);
-    let pulled = clock.bends.clone();
-    std::thread::Builder::new().name("strings".to_owned()).spawn(move || obey(&pulled))?;
+    let teller = Arc::new(Teller::default());
+    let (bends, places) = (clock.bends.clone(), teller.clone());
+    std::thread::Builder::new().name("strings".to_owned()).spawn(move || obey(&bends, &places))?;
     let env = Env::new(
         Arc::new(clock),
         Arc::new(RealNetwork { source: Some(start.source), ..RealNetwork::default() }),
         Arc::new(RealDisk::open(directory)?),
         Arc::new(TokioExecutor),
-        Arc::new(Teller),
+        teller,
         0,
     )
     .with_entropy(system_entropy()?);
@@ -110,10 +159,11 @@ pub fn caller(source: IpAddr, seed: u64) -> Env {
 }
 
 /// Does what each line says, until there is none any more.
-fn obey(bends: &watch::Sender<Bend>) {
+fn obey(bends: &watch::Sender<Bend>, teller: &Teller) {
     for line in io::stdin().lock().lines() {
         let pull = line.and_then(|line| serde_json::from_str::<Pull>(&line).map_err(io::Error::from));
         match pull {
+            Ok(Pull::Place(place, happens)) => drop(teller.places().insert(place, happens)),
             Ok(pull) => bends.send_modify(|bend| *bend = bend.pulled(Mono::now(), pull)),
             Err(error) => {
                 // Nobody may be there to read it.
@@ -125,17 +175,60 @@ fn obey(bends: &watch::Sender<Bend>) {
     std::process::exit(3);
 }
 
-struct Teller;
+/// Tells the testbed, and does what is to happen at places of the code.
+#[derive(Default)]
+struct Teller {
+    places: Mutex<BTreeMap<String, Happens>>,
+    /// Claims that were told, with whether they held.
+    claims: Mutex<BTreeSet<(&'static str, bool)>>,
+    /// What chance at places is drawn from.
+    passed: AtomicU64,
+}
 
-impl Observer for Teller {
-    fn observe(&self, event: Observed) {
+impl Teller {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<String, Happens>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, what: Word) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let told = Told { at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), event };
+        let told = Told { at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), what };
         if let Ok(mut line) = serde_json::to_vec(&told) {
             line.push(b'\n');
             let mut out = io::stdout().lock();
             // Whoever listened is gone, and this process is about to learn of it.
             let _ = out.write_all(&line).and_then(|()| out.flush());
+        }
+    }
+}
+
+impl Observer for Teller {
+    fn observe(&self, event: Observed) {
+        self.tell(Word::Observed(event));
+    }
+
+    fn passes(&self, point: &'static str) -> Option<Duration> {
+        let happens = self.places().get(point).copied()?;
+        match happens {
+            Happens::Nothing => None,
+            Happens::Ends => {
+                let place = POINTS.iter().position(|known| *known == point).unwrap_or_default();
+                std::process::exit(struck(place))
+            }
+            Happens::Pauses { per_mille, max_us } => {
+                let drawn = self.passed.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+                let drawn = xxhash_rust::xxh3::xxh3_64_with_seed(&drawn, u64::from(std::process::id()));
+                let pause = (drawn >> 32) % max_us.saturating_add(1);
+                (drawn % 1_000 < u64::from(per_mille)).then(|| Duration::from_micros(pause))
+            }
+        }
+    }
+
+    fn asserted(&self, assertion: Assertion) {
+        let Assertion { claim, holds, .. } = assertion;
+        let is_news = self.claims.lock().unwrap_or_else(PoisonError::into_inner).insert((claim, holds));
+        if is_news {
+            self.tell(Word::Claimed(claim.to_owned(), holds));
         }
     }
 }
@@ -167,6 +260,7 @@ impl Bend {
             Pull::Rate(ppm) => shown.rate_ppm = ppm,
             Pull::Jump(ns) => shown.own_ns = shown.own_ns.saturating_add(ns),
             Pull::Step(ns) => shown.wall_ahead_ns = shown.wall_ahead_ns.saturating_add(ns),
+            Pull::Place(..) => {}
         }
         Bend { since: now, shown }
     }
@@ -256,11 +350,32 @@ mod tests {
     }
 
     #[test]
+    fn the_exit_code_tells_the_place() {
+        for (place, name) in POINTS.iter().enumerate() {
+            assert_eq!(struck_at(struck(place)), Some(*name));
+        }
+        assert_eq!([0, 1, 2, 3, 101, 137].map(struck_at), [None; 6]);
+    }
+
+    #[test]
+    fn a_place_does_what_it_is_told_to() {
+        let teller = Teller::default();
+        assert_eq!(teller.passes(POINTS[0]), None);
+        teller.places().insert(POINTS[0].to_owned(), Happens::Pauses { per_mille: 1_000, max_us: 9 });
+        assert!(teller.passes(POINTS[0]).is_some_and(|pause| pause <= Duration::from_micros(9)));
+        assert_eq!(teller.passes(POINTS[1]), None);
+        teller.places().insert(POINTS[0].to_owned(), Happens::Nothing);
+        assert_eq!(teller.passes(POINTS[0]), None);
+    }
+
+    #[test]
     fn strings_are_lines_of_json() {
         let pull = |text: &str| serde_json::from_str::<Pull>(text).unwrap();
         assert_eq!(pull(r#"{"rate":1100000}"#), Pull::Rate(1_100_000));
         assert_eq!(pull(r#"{"step":-5}"#), Pull::Step(-5));
-        let told = Told { at_ns: 7, event: Observed::Durable { index: 3 } };
+        let place = Pull::Place(POINTS[1].to_owned(), Happens::Pauses { per_mille: 3, max_us: 4 });
+        assert_eq!(pull(&serde_json::to_string(&place).unwrap()), place);
+        let told = Told { at_ns: 7, what: Word::Observed(Observed::Durable { index: 3 }) };
         let line = serde_json::to_string(&told).unwrap();
         assert_eq!(serde_json::from_str::<Told>(&line).unwrap(), told);
     }

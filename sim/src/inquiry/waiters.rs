@@ -1,15 +1,13 @@
 //! Whether a change of the catalog wakes whoever waits for it at any node, as [`crate::check::catalog_watch`] judges it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use driftline::env::Env;
 use futures_util::future::{join, join_all};
 use hyper::Method;
 use serde_json::json;
 
-use super::{HEALED_WITHIN, LOOK_EVERY, World};
+use super::{Inquirer, LOOK_EVERY};
 use crate::check::catalog_watch::unlike;
 
 /// What is waited for: a service outside of the cluster, and whether it is healthy.
@@ -24,78 +22,72 @@ const WAIT: Duration = Duration::from_secs(120);
 /// How long everybody has to begin to wait.
 const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 
-impl World {
+impl Inquirer<'_> {
     /// Enters a service in the catalog and takes it out again, and each time sees that it wakes a reader at every node;
     /// says what went wrong.
-    pub(super) async fn waiters_sleep(self: &Arc<World>, env: &Env) -> Option<String> {
+    pub async fn waiters_sleep(&self) -> Option<String> {
         let service =
             json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
         let node = json!({ "Node": "elsewhere" });
         for (what, body, is_there) in [("register", service, true), ("deregister", node, false)] {
-            if let Some(problem) = self.all_are_woken(env, what, body.to_string(), is_there).await {
+            if let Some(problem) = self.all_are_woken(what, body.to_string(), is_there).await {
                 return Some(format!("{PATH}, {what}: {problem}"));
             }
         }
         None
     }
 
-    async fn all_are_woken(
-        self: &Arc<World>,
-        env: &Env,
-        what: &str,
-        body: String,
-        is_there: bool,
-    ) -> Option<String> {
-        let nodes: Vec<u32> = self.machines().into_keys().collect();
+    async fn all_are_woken(&self, what: &str, body: String, is_there: bool) -> Option<String> {
+        let first = self.nodes.first().copied()?;
         // All know what was before the change: who asks over a connection that died in the storm waits for the answer.
         let mut waiters = Vec::new();
-        for node in &nodes {
-            let Some((since, _)) = self.asked(env, *node, None).await else {
+        for node in &self.nodes {
+            let Some((since, _)) = self.asked(*node, None).await else {
                 return Some(format!("n{node} does not answer"));
             };
-            waiters.push(self.wait_at(env, *node, since, is_there));
+            waiters.push(self.wait_at(*node, since, is_there));
         }
         let (asked, changed) = join(join_all(waiters), async {
-            self.universe.sleep(BEGINS_WITHIN).await;
+            self.clients.sleep(BEGINS_WITHIN).await;
             let path = format!("/v1/catalog/{what}");
-            let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+            let deadline = self.clients.now() + self.within.as_nanos() as u64;
             loop {
-                let (body, node) = (Bytes::from(body.clone()), nodes[0]);
-                let answer = self.clients.call(env, node, Method::PUT, &path, body).await;
+                let body = Bytes::from(body.clone());
+                let answer = self.clients.call(self.env, first, Method::PUT, &path, body).await;
                 let done = answer.is_ok_and(|answer| answer.status == 200);
-                if done || self.now() > deadline {
+                if done || self.clients.now() > deadline {
                     return done;
                 }
             }
         })
         .await;
         if !changed {
-            return Some(format!("n{} does not do it", nodes[0]));
+            return Some(format!("n{first} does not do it"));
         }
         asked.into_iter().flatten().next()
     }
 
     /// Asks a node until it answers, or its time is over.
-    async fn asked(&self, env: &Env, node: u32, waited: Option<(u64, u64)>) -> Option<(u64, String)> {
-        let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+    async fn asked(&self, node: u32, waited: Option<(u64, u64)>) -> Option<(u64, String)> {
+        let deadline = self.clients.now() + self.within.as_nanos() as u64;
         loop {
-            let answer = self.clients.follow_once(env, node, PATH, waited).await;
-            if answer.is_some() || self.now() > deadline {
+            let answer = self.clients.follow_once(self.env, node, PATH, waited).await;
+            if answer.is_some() || self.clients.now() > deadline {
                 return answer;
             }
-            self.universe.sleep(LOOK_EVERY).await;
+            self.clients.sleep(LOOK_EVERY).await;
         }
     }
 
     /// Waits at a node for the change after this index; says what was wrong with the answer.
-    async fn wait_at(&self, env: &Env, node: u32, since: u64, is_there: bool) -> Option<String> {
-        let began = self.now();
+    async fn wait_at(&self, node: u32, since: u64, is_there: bool) -> Option<String> {
+        let began = self.clients.now();
         let wait_ms = WAIT.as_millis() as u64;
-        let Some((index, said)) = self.asked(env, node, Some((since, wait_ms))).await else {
+        let Some((index, said)) = self.asked(node, Some((since, wait_ms))).await else {
             return Some(format!("n{node} does not answer who waits"));
         };
-        let took = Duration::from_nanos(self.now() - began);
-        if took > HEALED_WITHIN + BEGINS_WITHIN {
+        let took = Duration::from_nanos(self.clients.now() - began);
+        if took > self.within + BEGINS_WITHIN {
             return Some(format!("n{node} answered after {} s", took.as_secs()));
         }
         unlike(since, index, &said, SHOWN, is_there).map(|problem| format!("n{node}: {problem}"))

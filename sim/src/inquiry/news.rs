@@ -2,12 +2,9 @@
 //! [`crate::check::event_list`] judges it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use driftline::env::Env;
-
-use super::{HEALED_WITHIN, LOOK_EVERY, WORLDS_CLIENT, World};
+use super::{CLIENT, Inquirer, LOOK_EVERY};
 use crate::check::event_list::{Listed, not_listed};
 use crate::scenario::news;
 
@@ -21,17 +18,17 @@ const JOINED_WITHIN: Duration = Duration::from_secs(10);
 /// How much the events of the world carry.
 const BYTES: u64 = 100;
 
-impl World {
+impl Inquirer<'_> {
     /// Fires an event at every node, lets all of them exchange what they know, fires again at every node, and waits until every
     /// node lists all of those. Says what is missing when the time is over.
-    pub(super) async fn news_lag(self: &Arc<World>, env: &Env) -> Option<String> {
+    pub async fn news_lag(&self) -> Option<String> {
         // Who still asks to join takes these for past.
-        if let Err(problem) = self.fire_everywhere(env, "first").await {
+        if let Err(problem) = self.fire_everywhere("first").await {
             return Some(problem);
         }
-        self.universe.sleep(JOINED_WITHIN + self.exchanges()).await;
-        match self.fire_everywhere(env, "second").await {
-            Ok(names) => self.not_everywhere(env, &names).await,
+        self.clients.sleep(JOINED_WITHIN + self.exchanges()).await;
+        match self.fire_everywhere("second").await {
+            Ok(names) => self.not_everywhere(&names).await,
             Err(problem) => Some(problem),
         }
     }
@@ -41,12 +38,12 @@ impl World {
         Duration::from_millis(self.scenario.settings.gossip().push_pull_interval_ms) * EXCHANGES
     }
 
-    async fn fire_everywhere(&self, env: &Env, round: &str) -> Result<BTreeSet<String>, String> {
+    async fn fire_everywhere(&self, round: &str) -> Result<BTreeSet<String>, String> {
         let mut names = BTreeSet::new();
-        for node in self.machines().into_keys() {
+        for node in self.nodes.iter().copied() {
             let name = format!("{round}-{node}");
             let content = news::content(&name, BYTES);
-            if !self.clients.fire(env, (WORLDS_CLIENT, node), &name, content).await {
+            if !self.clients.fire(self.env, (CLIENT, node), &name, content).await {
                 return Err(format!("n{node} does not take an event"));
             }
             names.insert(name);
@@ -55,34 +52,34 @@ impl World {
     }
 
     /// Waits until every node lists these; says what is missing when the time is over.
-    async fn not_everywhere(self: &Arc<World>, env: &Env, names: &BTreeSet<String>) -> Option<String> {
-        let deadline = self.now() + (HEALED_WITHIN + self.exchanges()).as_nanos() as u64;
+    async fn not_everywhere(&self, names: &BTreeSet<String>) -> Option<String> {
+        let deadline = self.clients.now() + (self.within + self.exchanges()).as_nanos() as u64;
         loop {
             let mut missing = None;
-            for node in self.machines().into_keys() {
-                missing = missing.or(match self.events_of(env, node).await {
+            for node in self.nodes.iter().copied() {
+                missing = missing.or(match self.events_of(node).await {
                     Ok(list) => {
                         not_listed(names, &list).map(|name| format!("n{node} does not list {name:?}"))
                     }
                     Err(error) => Some(error),
                 });
             }
-            if missing.is_none() || self.now() > deadline {
+            if missing.is_none() || self.clients.now() > deadline {
                 return missing;
             }
-            self.universe.sleep(LOOK_EVERY).await;
+            self.clients.sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn events_of(&self, env: &Env, node: u32) -> Result<Vec<Listed>, String> {
-        self.told(env, node, "/v1/event/list").await
+    async fn events_of(&self, node: u32) -> Result<Vec<Listed>, String> {
+        self.told(node, "/v1/event/list").await
     }
 
     /// What each node lists.
-    pub(super) async fn events(&self, env: &Env) -> BTreeMap<u32, Vec<Listed>> {
+    pub async fn events(&self) -> BTreeMap<u32, Vec<Listed>> {
         let mut events = BTreeMap::new();
-        for node in self.machines().into_keys() {
-            if let Ok(list) = self.events_of(env, node).await {
+        for node in self.nodes.iter().copied() {
+            if let Ok(list) = self.events_of(node).await {
                 events.insert(node, list);
             }
         }

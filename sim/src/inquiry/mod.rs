@@ -1,0 +1,211 @@
+//! What a whole cluster is asked, before the storm and after the heal: whether every node serves, what the keys hold, and
+//! whether all that is to follow from it has followed. The same questions to a simulated cluster and to a real one.
+//!
+//! | module | what must follow | judged by |
+//! |---|---|---|
+//! | [`census`] | the catalog follows gossip | CAT |
+//! | [`services`] | the catalog follows the agents | AE |
+//! | [`news`] | an event comes to every node | NEWS |
+//! | [`waiters`] | a change of the catalog wakes whoever waits for it | BLOCK |
+
+pub mod census;
+pub mod news;
+pub mod services;
+pub mod waiters;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use driftline::env::Env;
+
+use crate::check::End;
+use crate::check::looks::LookKind;
+use crate::history::{Action, Outcome, Response};
+use crate::scenario::{PairDeed, PlannedAction, Scenario};
+use crate::workload::Clients;
+
+/// The number of the client that these questions are asked by, on a host that no fault is meant for.
+pub const CLIENT: u32 = 999;
+
+/// How often it looks whether what it waits for has come.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the stores are read at the end until nothing was applied while they were.
+const STILL_TRIES: usize = 20;
+
+/// How often a key is asked for at the end until it is read.
+const READ_TRIES: usize = 3;
+
+/// How often, and how soon one after the other, a node that has just started again is asked what it has.
+const GLANCES: usize = 8;
+const GLANCE_EVERY: Duration = Duration::from_millis(40);
+
+/// A key, its value and modify index: what a node's store holds.
+pub type Store = BTreeMap<String, (String, u64)>;
+
+/// Whoever asks.
+#[derive(Clone)]
+pub struct Inquirer<'a> {
+    /// All clients.
+    pub clients: &'a Clients,
+    /// The world of its host.
+    pub env: &'a Env,
+    /// The plan.
+    pub scenario: &'a Scenario,
+    /// The nodes that there are.
+    pub nodes: BTreeSet<u32>,
+    /// How long whatever is to happen may take.
+    pub within: Duration,
+}
+
+impl Inquirer<'_> {
+    /// Writes through every node until each has served one. Whether all did in time.
+    pub async fn writes_everywhere(&self, round: &str) -> bool {
+        let deadline = self.clients.now() + self.within.as_nanos() as u64;
+        let mut served = BTreeSet::new();
+        let mut attempt = 0;
+        loop {
+            for node in &self.nodes {
+                if served.contains(node) {
+                    continue;
+                }
+                attempt += 1;
+                let value = format!("{round} {node} {attempt}");
+                let key = format!("world-{node}");
+                let action = Action::Put { value };
+                let outcome = self.clients.ask(self.env, CLIENT, *node, &key, action, 0).await;
+                if outcome == Outcome::Ok(Response::Done(true)) {
+                    served.insert(*node);
+                }
+            }
+            if self.nodes.is_subset(&served) {
+                return true;
+            }
+            if self.clients.now() > deadline {
+                return false;
+            }
+            self.clients.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Makes the users who have rights, before anything breaks. Whether all were made in time.
+    pub async fn users_are_known(&self, users: &BTreeSet<String>) -> bool {
+        let deadline = self.clients.now() + self.within.as_nanos() as u64;
+        for user in users {
+            while !self.clients.found_user(self.env, 0, user).await {
+                if self.clients.now() > deadline {
+                    return false;
+                }
+                self.clients.sleep(LOOK_EVERY).await;
+            }
+        }
+        true
+    }
+
+    /// What in a cluster that works does not follow in time: the first that does not, by the check that says so.
+    pub async fn lags(&self, has_services: bool) -> Option<(&'static str, String)> {
+        if let Some(detail) = self.catalog_lags().await {
+            return Some(("CAT", detail));
+        }
+        if has_services && let Some(detail) = self.services_lag().await {
+            return Some(("AE", detail));
+        }
+        if let Some(detail) = self.news_lag().await {
+            return Some(("NEWS", detail));
+        }
+        self.waiters_sleep().await.map(|detail| ("BLOCK", detail))
+    }
+
+    /// Reads once more, through one node, whatever was asked for, so that the history ends with what is there.
+    pub async fn read_all(&self, node: u32, pairs: &BTreeSet<String>) {
+        for key in &self.clients.asked_for() {
+            for _ in 0..READ_TRIES {
+                let outcome = self.clients.ask(self.env, CLIENT, node, key, Action::Get, 0).await;
+                if matches!(outcome, Outcome::Ok(_)) {
+                    break;
+                }
+            }
+        }
+        for pair in pairs {
+            self.clients.pair(self.env, (CLIENT, node), pair, PairDeed::Read).await;
+        }
+    }
+
+    /// What these nodes' stores hold, of one moment if there is one: `applied` tells what the nodes have applied, and sessions
+    /// expire even now. A store that cannot be read is left out.
+    pub async fn stores<T: PartialEq>(
+        &self,
+        nodes: &BTreeSet<u32>,
+        applied: impl Fn() -> T,
+    ) -> BTreeMap<u32, Store> {
+        let mut stores = BTreeMap::new();
+        for _ in 0..STILL_TRIES {
+            let before = applied();
+            stores.clear();
+            for node in nodes.iter().filter(|node| !self.scenario.is_agent(**node)) {
+                if let Ok(store) = self.clients.store(self.env, *node).await {
+                    stores.insert(*node, store);
+                }
+            }
+            if applied() == before {
+                break;
+            }
+        }
+        stores
+    }
+}
+
+/// Looks what a node shows that has just started again: a moment that the clients seldom meet.
+pub async fn glance(clients: &Clients, env: &Env, node: u32) {
+    for key in clients.keys_under("").into_iter().cycle().take(GLANCES) {
+        clients.sleep(GLANCE_EVERY).await;
+        clients.look(env, (CLIENT, node), &key, LookKind::Stale).await;
+    }
+}
+
+/// What of a plan's operations must be known when the clients have taken them over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// The keys of single entries.
+    pub keys: BTreeSet<String>,
+    /// The pairs of keys that are changed together.
+    pub pairs: BTreeSet<String>,
+    /// Who has rights.
+    pub users: BTreeSet<String>,
+    /// Whether a client registers services.
+    pub services: bool,
+}
+
+impl Planned {
+    /// What is to be known of this plan.
+    pub fn of(scenario: &Scenario) -> Planned {
+        let mut planned = Planned::default();
+        for op in &scenario.operations {
+            planned.keys.extend(op.single_key());
+            match op.action {
+                PlannedAction::Service(_) => planned.services = true,
+                PlannedAction::Pair(_) => drop(planned.pairs.insert(op.key.clone())),
+                PlannedAction::Right(_) => drop(planned.users.insert(op.key.clone())),
+                _ => {}
+            }
+        }
+        planned
+    }
+}
+
+impl Clients {
+    /// Gives up all that clients have to tell of a run. It is the largest thing that a run holds, so nobody copies it.
+    pub fn account(&self) -> End {
+        End {
+            history: self.take_history(),
+            looks: self.take_looks(),
+            locks: self.take_locks(),
+            deeds: self.take_deeds(),
+            fired: self.take_fired(),
+            seen: self.take_seen(),
+            attempts: self.take_attempts(),
+            pairs: self.take_pairs(),
+            ..End::default()
+        }
+    }
+}
