@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::mutants::results::Results;
 use crate::mutants::{self, Mutant};
-use crate::real::parity::{self, ParityError, Row, Storm};
+use crate::real::parity::{self, Controls, ParityError, Row, Storm};
 use crate::saved::SavedCase;
 use clap::Args;
 
@@ -103,6 +103,7 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
         is_free(path, true)?;
     }
     let program = args.built.program()?;
+    let controls = Controls::default();
     let waiting = Mutex::new(found.iter().enumerate());
     let done: Mutex<Vec<(usize, Result<Row, ParityError>)>> = Mutex::default();
     let work = || {
@@ -116,7 +117,8 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
                     mutant.id, storm.name, report.wall_seconds
                 );
             };
-            let row = parity::measure(&program, mutant, storms, args.tries, !args.all_tries, &mut tell);
+            let row =
+                parity::measure(&program, mutant, storms, &controls, args.tries, !args.all_tries, &mut tell);
             done.lock().unwrap_or_else(PoisonError::into_inner).push((number, row));
         }
     };

@@ -66,6 +66,7 @@ pub enum What {
     Stopped(Stop),
     Observed(Observed),
     Claimed(Assertion),
+    Datagram,
     Leaves,
     FaultBegan,
     FaultEnded,
@@ -183,6 +184,7 @@ impl Cluster {
         let padding = usize::try_from(scenario.settings.padding_bytes).unwrap_or(0);
         let clients = Clients::new(Arc::new(MachineTime { begun }), timeout, padding);
         let (exits, exited) = mpsc::unbounded_channel();
+        let (datagrams, mut sent) = mpsc::unbounded_channel();
         let planned = Planned::of(scenario);
         let mut scenario = scenario.clone();
         let mut plans: BTreeMap<u32, Vec<PlannedOp>> = BTreeMap::new();
@@ -193,7 +195,7 @@ impl Cluster {
             program: program.to_owned(),
             folder: folder.to_owned(),
             mutant: mutant.map(str::to_owned),
-            links: Links::new(ground.clone(), scenario.settings.links.clone(), scenario.seed),
+            links: Links::new(ground.clone(), scenario.settings.links.clone(), scenario.seed, datagrams),
             own: puppet::caller(ground.client(inquiry::CLIENT), u64::from(inquiry::CLIENT)),
             clients,
             ground,
@@ -211,6 +213,13 @@ impl Cluster {
             exits,
         });
         tokio::spawn(supervise(Arc::downgrade(&cluster), exited));
+        let listening = Arc::downgrade(&cluster);
+        tokio::spawn(async move {
+            while let Some(node) = sent.recv().await {
+                let Some(cluster) = listening.upgrade() else { return };
+                cluster.tell(node, What::Datagram);
+            }
+        });
         Ok(cluster)
     }
 
@@ -385,7 +394,7 @@ impl Cluster {
     /// # Errors
     /// The system's.
     pub async fn found(&self, node: u32, clock: ClockSetting) -> io::Result<()> {
-        self.links.stand_in(self.ground.place(node)).await?;
+        self.give_address(node, self.ground.place(node)).await?;
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let host = Host {
             process: None,
@@ -400,20 +409,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gives a node another address, the first from where it is that no node has: near the first ones, so that it is likely to
-    /// get what another has given up. It must not be running.
+    /// A node moves to another address: near the first ones, so that it is likely to get what another has given up. It must not be
+    /// running.
     ///
     /// # Errors
     /// The system's.
-    pub async fn give_address(&self, node: u32) -> io::Result<()> {
+    pub async fn moves(&self, node: u32) -> io::Result<()> {
         let before = self.ground.place(node);
+        self.give_address(node, if before < self.scenario.nodes { before + 1 } else { 0 }).await
+    }
+
+    /// Gives a node the first place from `first` on that no other has.
+    async fn give_address(&self, node: u32, first: u32) -> io::Result<()> {
         let taken: BTreeSet<u32> = self.nodes().into_iter().map(|node| self.ground.place(node)).collect();
-        let first = if before < self.scenario.nodes { before + 1 } else { 0 };
-        if let Some(free) = (first..).find(|place| !taken.contains(place)) {
-            self.ground.give(node, free);
-            self.links.stand_in(free).await?;
-        }
-        Ok(())
+        let Some(free) = (first..).find(|place| !taken.contains(place)) else { return Ok(()) };
+        self.ground.give(node, free);
+        self.links.stand_in(free).await
     }
 
     /// A node's next start is with this version of the protocols.

@@ -1,19 +1,21 @@
 //! Is the simulation honest? Each bug that it catches with faults of the network or of processes is put back into real
 //! processes, which are driven through storms in which it was caught. The share that fails there too is the simulator's mark.
 //!
-//! A storm counts as failing when a check objects that must catch its bug, or that objected in simulation. The real world
-//! draws its own luck, so a bug has several tries, in one of its storms after the other, and one that fails once has failed. What
-//! never fails is explained, or is a finding about the simulator.
+//! A storm counts as failing when a check objects that must catch its bug, or that objected in simulation, and does not object
+//! when the storm is replayed without the bug. The real world draws its own luck, so a bug has several tries, in one of its storms
+//! after the other, and one that fails once has failed. What never fails is explained, or is a finding about the simulator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::replay::Replay;
 use super::storm;
 use crate::mutants::score::Score;
 use crate::mutants::{Mutant, all, find};
+use crate::report::RunReport;
 use crate::saved::SavedCase;
 use crate::scenario::{Limits, Scenario};
 
@@ -44,10 +46,8 @@ const FOLLOWS: &[&str] = &["AE", "BLOCK", "CAT", "NEWS"];
 
 /// Why a bug cannot fail on a real cluster.
 pub const EXPLAINED: &[(&str, &str)] = &[
-    ("G03", "caught by GT, which counts datagrams by simulated time and is not judged on a real machine."),
     ("G08", "caught by GA, which speaks of speed and is not judged on a real machine."),
     ("G15", "caught by GA, which speaks of speed and is not judged on a real machine."),
-    ("G22", "caught by GT, which counts datagrams by simulated time and is not judged on a real machine."),
 ];
 
 /// Whether a bug is in question: caught with faults of the network or of processes, and not by what a disk does when the power
@@ -109,6 +109,8 @@ pub struct Row {
     pub failed: u32,
     /// The checks that objected, with how often.
     pub checks: BTreeMap<String, u32>,
+    /// The checks that objected to the storms that failed when there was no bug; `None` if that was not asked.
+    pub without: Option<BTreeSet<String>>,
     /// What of the plans was not replayed as planned.
     pub left_out: Vec<String>,
 }
@@ -123,6 +125,42 @@ pub struct ParityError {
     error: io::Error,
 }
 
+/// Which checks object to a storm without a bug, by its name and whether it was waited for what follows; each is replayed once.
+#[derive(Debug, Default)]
+pub struct Controls {
+    done: Mutex<BTreeMap<(String, bool), Arc<Mutex<Option<BTreeSet<String>>>>>>,
+}
+
+impl Controls {
+    fn of(&self, program: &Path, storm: &Storm, follows: bool) -> Result<BTreeSet<String>, ParityError> {
+        let slot = {
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.entry((storm.name.clone(), follows)).or_default().clone()
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(objected) = &*slot {
+            return Ok(objected.clone());
+        }
+        let report = replayed(program, None, storm, follows)?;
+        let objected: BTreeSet<String> = report.violations.into_iter().map(|one| one.check).collect();
+        *slot = Some(objected.clone());
+        Ok(objected)
+    }
+}
+
+fn replayed(
+    program: &Path,
+    mutant: Option<&str>,
+    storm: &Storm,
+    follows: bool,
+) -> Result<RunReport, ParityError> {
+    let failed = |error| ParityError { storm: format!("{} of {}", storm.name, storm.mutant.id), error };
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let (program, folder) = (program.to_owned(), folder.path().to_owned());
+    let replay = Replay { program, mutant: mutant.map(str::to_owned), folder, follows };
+    replay.run(&storm.scenario).map_err(failed)
+}
+
 /// Tries the storms of a bug, one after the other and round again; ends with the first that fails, if `first` is enough.
 /// `tell` is told of each. There must be one.
 ///
@@ -132,9 +170,10 @@ pub fn measure(
     program: &Path,
     mutant: &'static Mutant,
     storms: &[Storm],
+    controls: &Controls,
     tries: u32,
     first: bool,
-    tell: &mut dyn FnMut(u32, &Storm, &crate::report::RunReport),
+    tell: &mut dyn FnMut(u32, &Storm, &RunReport),
 ) -> Result<Row, ParityError> {
     let mut row = Row {
         id: mutant.id,
@@ -142,29 +181,29 @@ pub fn measure(
         tries: 0,
         failed: 0,
         checks: BTreeMap::new(),
+        without: None,
         left_out: Vec::new(),
     };
+    let follows = mutant.checks.iter().any(|check| FOLLOWS.contains(check));
     for (storm, number) in storms.iter().cycle().zip(1..=tries) {
-        let failed = |error| ParityError { storm: format!("{} of {}", storm.name, mutant.id), error };
-        let folder = tempfile::tempdir().map_err(failed)?;
-        let replay = Replay {
-            program: program.to_owned(),
-            mutant: Some(mutant.id.to_owned()),
-            folder: folder.path().to_owned(),
-            follows: mutant.checks.iter().any(|check| FOLLOWS.contains(check)),
-        };
-        let report = replay.run(&storm.scenario).map_err(failed)?;
+        let report = replayed(program, Some(mutant.id), storm, follows)?;
         tell(number, storm, &report);
         row.tries += 1;
         row.left_out.extend(storm::left_out(&storm.scenario));
-        let mut checks: Vec<&str> = report.violations.iter().map(|one| one.check.as_str()).collect();
-        checks.sort_unstable();
-        checks.dedup();
-        let same = |check: &&str| *check == storm.simulated || mutant.checks.contains(check);
-        let fails = checks.iter().any(same);
+        let checks: BTreeSet<String> = report.violations.into_iter().map(|one| one.check).collect();
+        let shows: BTreeSet<&String> = checks
+            .iter()
+            .filter(|check| **check == storm.simulated || mutant.checks.contains(&check.as_str()))
+            .collect();
+        let mut fails = false;
+        if !shows.is_empty() {
+            let without = controls.of(program, storm, follows)?;
+            fails = shows.iter().any(|check| !without.contains(*check));
+            row.without.get_or_insert_default().extend(without);
+        }
         row.failed += u32::from(fails);
         for check in checks {
-            *row.checks.entry(check.to_owned()).or_default() += 1;
+            *row.checks.entry(check).or_default() += 1;
         }
         if fails && first {
             break;
@@ -197,7 +236,8 @@ pub fn document(rows: &[Row]) -> String {
          Generated by `cargo sim parity`. Each bug that simulation catches with faults of the network or of processes \
          is put back into real processes on real links, files and clocks, which are driven through storms in which \
          simulation caught it. A storm fails when a check objects that must catch its bug, or that did in \
-         simulation; the real world draws its own luck, so each has several tries, and ends with the first that fails. \
+         simulation, and does not when the same storm is replayed without the bug; the real world draws its own luck, so \
+         each has several tries, and ends with the first that fails. \
          Bugs that need a disk to lose what was not synced are not in question: a process that is killed loses nothing \
          that it wrote.\n\n",
     );
@@ -205,20 +245,25 @@ pub fn document(rows: &[Row]) -> String {
     let percent = (failing * 100).checked_div(of).unwrap_or(0);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {percent} %.**\n");
-    text += "| mutant | bug | in simulation | really | tries that failed | checks that objected |\n|---|---|---|---|---|---|\n";
+    text += "| mutant | bug | in simulation | really | tries that failed | checks that objected | without the bug |\n|---|---|---|---|---|---|---|\n";
     for row in rows {
         let what = find(row.id).map_or("", |mutant| mutant.what);
         let checks: Vec<String> =
             row.checks.iter().map(|(check, times)| format!("{check} ({times})")).collect();
         let _ = writeln!(
             text,
-            "| {} | {what} | {} | {} | {} of {} | {} |",
+            "| {} | {what} | {} | {} | {} of {} | {} | {} |",
             row.id,
             row.simulated,
             if row.failed > 0 { "fails" } else { "**passes**" },
             row.failed,
             row.tries,
             if checks.is_empty() { "-".to_owned() } else { checks.join(", ") },
+            match &row.without {
+                None => "-".to_owned(),
+                Some(checks) if checks.is_empty() => "passes".to_owned(),
+                Some(checks) => checks.iter().cloned().collect::<Vec<_>>().join(", "),
+            },
         );
     }
     let passing: Vec<&Row> = rows.iter().filter(|row| row.failed == 0).collect();
@@ -253,7 +298,8 @@ mod tests {
 
     fn row(id: &'static str, failed: u32) -> Row {
         let checks = if failed > 0 { BTreeMap::from([("LIN".to_owned(), failed)]) } else { BTreeMap::new() };
-        Row { id, simulated: "LIN".to_owned(), tries: 5, failed, checks, left_out: Vec::new() }
+        let without = (failed > 0).then(BTreeSet::new);
+        Row { id, simulated: "LIN".to_owned(), tries: 5, failed, checks, without, left_out: Vec::new() }
     }
 
     #[test]
@@ -261,7 +307,7 @@ mod tests {
         let text = document(&[row("R27", 4), row("G08", 0), row("R33", 0)]);
         assert!(text.contains("**1 of 3 fail on a real cluster too: 33 %.**"), "{text}");
         assert!(text.contains(
-            "| R27 | a read is answered without asking a quorum who leads | LIN | fails | 4 of 5 | LIN (4) |"
+            "| R27 | a read is answered without asking a quorum who leads | LIN | fails | 4 of 5 | LIN (4) | passes |"
         ));
         assert!(text.contains("* **G08**: caught by GA"), "{text}");
         assert!(text.contains("* **R33**: not explained yet."), "{text}");

@@ -83,7 +83,9 @@ pub fn build(release: bool) -> Result<PathBuf, BuildError> {
     let mut command = Command::new(&cargo);
     command
         .current_dir(&workspace)
-        .args(["build", "--bin", "driftline", "--features", "testbed", "--message-format", "json"])
+        // Beside the testbed, whose tests have built all of this already: alone it would have other features, and be built anew.
+        .args(["build", "-p", "driftline", "-p", "sim", "--bin", "driftline"])
+        .args(["--features", "driftline/testbed", "--message-format", "json"])
         .args(release.then_some("--release"))
         .arg("--target-dir")
         .arg(workspace.join("target"))

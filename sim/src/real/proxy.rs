@@ -174,16 +174,22 @@ struct Shared {
     begun: Instant,
     datagrams: AtomicU64,
     lost: AtomicU64,
+    told: mpsc::UnboundedSender<u32>,
 }
 
 impl Links {
-    /// Links without faults. `seed` decides what is lost when a rule leaves it to chance.
-    pub fn new(ground: Arc<Ground>, latency: LinkSettings, seed: u64) -> Links {
+    /// Links without faults. `seed` decides what is lost when a rule leaves it to chance; who sends a datagram is `told`.
+    pub fn new(
+        ground: Arc<Ground>,
+        latency: LinkSettings,
+        seed: u64,
+        told: mpsc::UnboundedSender<u32>,
+    ) -> Links {
         let rules = Mutex::new((Rules::default(), stream(seed, "real links")));
         let (datagrams, lost) = (AtomicU64::new(0), AtomicU64::new(0));
         let (healed, sockets) = (watch::Sender::new(0), Mutex::default());
         let begun = Instant::now();
-        let shared = Shared { ground, latency, rules, healed, sockets, begun, datagrams, lost };
+        let shared = Shared { ground, latency, rules, healed, sockets, begun, datagrams, lost, told };
         Links { shared: Arc::new(shared), tasks: Mutex::new(JoinSet::new()) }
     }
 
@@ -313,6 +319,8 @@ async fn datagrams(shared: Arc<Shared>, place: u32, socket: Arc<UdpSocket>) {
             continue;
         };
         shared.datagrams.fetch_add(1, Ordering::Relaxed);
+        // If nobody listens, the replay is over.
+        let _ = shared.told.send(sender);
         let fate = shared.fate((sender, node), Traffic::Datagrams, len);
         let Fate::Arrives { after, twice, damage } = fate else { continue };
         // From where the sender is known.
@@ -482,7 +490,7 @@ mod tests {
 
     async fn bench() -> Bench {
         let ground = Arc::new(Ground::claim(crate::runner::fresh_seed() as u8).unwrap());
-        let links = Links::new(ground.clone(), LinkSettings::default(), 1);
+        let links = Links::new(ground.clone(), LinkSettings::default(), 1, mpsc::unbounded_channel().0);
         for node in 0..2 {
             links.stand_in(node).await.unwrap();
         }

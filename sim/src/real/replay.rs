@@ -45,7 +45,7 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(900);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Checks that say nothing here: they speak of how soon something happens.
-pub const UNJUDGED: &[&str] = &["GA", "GC", "GT"];
+pub const UNJUDGED: &[&str] = &["GA", "GC"];
 
 /// One replay.
 #[derive(Clone, Debug)]
@@ -165,6 +165,7 @@ fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
             What::Leaves => check::Event::Leaves,
             What::FaultBegan => check::Event::FaultBegan,
             What::FaultEnded => check::Event::FaultEnded,
+            What::Datagram => check::Event::Datagram,
             What::Claimed(assertion) => {
                 checks.asserted(heard.at_ns, heard.node, *assertion);
                 continue;

@@ -117,7 +117,7 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
                 cluster.hold_down(node, Instant::now() + duration.max(RESTART_AFTER / 10));
                 cluster.take_down(node, Stop::Kill);
                 cluster.count(kind);
-                let moved = cluster.give_address(node).await;
+                let moved = cluster.moves(node).await;
                 cluster.note_error(node, "cannot get another address", moved);
                 tokio::time::sleep(duration).await;
                 cluster.boot_if_due(node);
