@@ -1,5 +1,6 @@
 //! `cargo sim parity`: the bugs that simulation catches, on real processes.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -33,7 +34,10 @@ pub struct ParityArgs {
     /// How many bugs are replayed at once. Each has a cluster of its own; a machine that is too busy is slow for all of them.
     #[arg(long, value_name = "J", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     at_once: u8,
-    /// Write the document there; it is overwritten.
+    /// Keep what was measured in FILE, a line a bug, and measure nothing that is there already.
+    #[arg(long, value_name = "FILE")]
+    measured: Option<PathBuf>,
+    /// Write the document there, of all that was measured; it is overwritten.
     #[arg(long, value_name = "FILE")]
     doc: Option<PathBuf>,
     #[command(flatten)]
@@ -91,9 +95,24 @@ fn of_case(folder: &Path, mutant: &Mutant) -> Result<Vec<Storm>, Unusable> {
     })
 }
 
+/// What was measured before.
+fn measured_before(path: Option<&Path>) -> Result<Vec<Row>, Unusable> {
+    let Some(path) = path.filter(|path| path.exists()) else { return Ok(Vec::new()) };
+    let unusable = |error: String| Unusable(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    parity::read(&text).map_err(unusable)
+}
+
+fn keep(row: &Row, path: &Path) -> Result<(), Unusable> {
+    let line = serde_json::to_string(row).map_err(std::io::Error::from);
+    let file = || std::fs::OpenOptions::new().append(true).create(true).open(path);
+    let kept = line.and_then(|line| file()?.write_all(format!("{line}\n").as_bytes()));
+    kept.map_err(|error| Unusable(format!("cannot write {}: {error}", path.display())))
+}
+
 /// Measures the share. Whether everything could be tried.
 pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
-    let (found, missing) = storms(args)?;
+    let (mut found, missing) = storms(args)?;
     if found.is_empty() {
         let from = args.cases.as_ref().unwrap_or(&args.results).display();
         return Err(Unusable(format!("{from} has no storm of these bugs; `cargo sim mutants` finds them")));
@@ -102,30 +121,36 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
         // Before hours of work, and not after them.
         is_free(path, true)?;
     }
-    let program = args.built.program()?;
+    let before = measured_before(args.measured.as_deref())?;
+    found.retain(|(mutant, _)| before.iter().all(|row| row.id != mutant.id));
+    let program = if found.is_empty() { PathBuf::new() } else { args.built.program()? };
     let controls = Controls::default();
-    let waiting = Mutex::new(found.iter().enumerate());
-    let done: Mutex<Vec<(usize, Result<Row, ParityError>)>> = Mutex::default();
+    let waiting = Mutex::new(found.iter());
+    let done: Mutex<Vec<Result<Row, Unusable>>> = Mutex::default();
     let work = || {
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((number, (mutant, storms))) = next else { return };
+            let Some((mutant, storms)) = next else { return };
             let mut tell = |number: u32, storm: &Storm, report: &crate::report::RunReport| {
-                let objected = report.violations.first().map_or("nothing", |one| one.check.as_str());
-                eprintln!(
-                    "{}, {}: try {number} in {:.1} s: {objected}",
-                    mutant.id, storm.name, report.wall_seconds
-                );
+                let objected: Vec<&str> = report.violations.iter().map(|one| one.check.as_str()).collect();
+                let seconds = report.wall_seconds;
+                eprintln!("{}, {}: try {number} in {seconds:.1} s: {objected:?}", mutant.id, storm.name);
             };
-            let row =
-                parity::measure(&program, mutant, storms, &controls, args.tries, !args.all_tries, &mut tell);
-            done.lock().unwrap_or_else(PoisonError::into_inner).push((number, row));
+            let (tries, first) = (args.tries, !args.all_tries);
+            let row = parity::measure(&program, mutant, storms, &controls, tries, first, &mut tell);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = row.map_err(Unusable::from).and_then(|row| {
+                args.measured.as_deref().map_or(Ok(()), |path| keep(&row, path))?;
+                Ok(row)
+            });
+            done.push(kept);
         }
     };
     std::thread::scope(|scope| (0..args.at_once).for_each(|_| drop(scope.spawn(work))));
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(number, _)| *number);
-    let rows: Vec<Row> = done.into_iter().map(|(_, row)| row).collect::<Result<_, _>>()?;
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut rows = done.into_iter().collect::<Result<Vec<Row>, Unusable>>()?;
+    rows.extend(before);
+    rows.sort_by_key(|row| mutants::all().position(|mutant| mutant.id == row.id));
     let text = parity::document(&rows);
     match &args.doc {
         Some(path) => {

@@ -11,6 +11,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::replay::Replay;
 use super::storm;
 use crate::mutants::score::Score;
@@ -65,8 +67,8 @@ pub struct Storm {
     pub name: String,
     /// The bug.
     pub mutant: &'static Mutant,
-    /// The check that objected.
-    pub simulated: String,
+    /// The checks that objected.
+    pub simulated: BTreeSet<String>,
     /// The plan.
     pub scenario: Scenario,
 }
@@ -76,7 +78,7 @@ impl Storm {
     pub fn of_case(path: &Path, case: SavedCase) -> Option<Storm> {
         let expects = case.expects?;
         let mutant = expects.mutant.as_deref().and_then(find)?;
-        let simulated = expects.signature.check;
+        let simulated = BTreeSet::from([expects.signature.check]);
         Some(Storm { name: path.display().to_string(), mutant, simulated, scenario: case.scenario })
     }
 
@@ -84,23 +86,23 @@ impl Storm {
     pub fn of_hunts(score: &Score) -> Vec<Storm> {
         let mutant = score.mutant;
         let failed = score.hunts.iter().flat_map(|hunt| &hunt.failed);
-        let named =
-            |checks: &[String]| checks.iter().find(|one| mutant.checks.contains(&one.as_str())).cloned();
-        let storm = |seed: u64, simulated| Storm {
+        let named = |checks: &[String]| checks.iter().any(|one| mutant.checks.contains(&one.as_str()));
+        let storm = |(seed, checks): &(u64, Vec<String>)| Storm {
             name: format!("seed {seed}"),
             mutant,
-            simulated,
-            scenario: Scenario::generate(seed, &Limits::default()),
+            simulated: checks.iter().cloned().collect(),
+            scenario: Scenario::generate(*seed, &Limits::default()),
         };
-        failed.filter_map(|(seed, checks)| Some(storm(*seed, named(checks)?))).collect()
+        failed.filter(|(_, checks)| named(checks)).map(storm).collect()
     }
 }
 
 /// What came of the tries of one bug.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Row {
     /// The bug.
-    pub id: &'static str,
+    pub id: String,
     /// The storms, and the checks that objected in simulation.
     pub simulated: String,
     /// How often it was tried.
@@ -176,7 +178,7 @@ pub fn measure(
     tell: &mut dyn FnMut(u32, &Storm, &RunReport),
 ) -> Result<Row, ParityError> {
     let mut row = Row {
-        id: mutant.id,
+        id: mutant.id.to_owned(),
         simulated: simulated(storms),
         tries: 0,
         failed: 0,
@@ -193,7 +195,7 @@ pub fn measure(
         let checks: BTreeSet<String> = report.violations.into_iter().map(|one| one.check).collect();
         let shows: BTreeSet<&String> = checks
             .iter()
-            .filter(|check| **check == storm.simulated || mutant.checks.contains(&check.as_str()))
+            .filter(|check| storm.simulated.contains(*check) || mutant.checks.contains(&check.as_str()))
             .collect();
         let mut fails = false;
         if !shows.is_empty() {
@@ -214,14 +216,26 @@ pub fn measure(
     Ok(row)
 }
 
-/// By which checks the storms failed in simulation, and which they are.
+/// Which storms they are, and which checks objected to them in simulation.
 fn simulated(storms: &[Storm]) -> String {
-    let mut by_check: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for storm in storms {
-        by_check.entry(&storm.simulated).or_default().push(&storm.name);
+    let each = storms.iter().map(|storm| {
+        let checks: Vec<&str> = storm.simulated.iter().map(String::as_str).collect();
+        format!("{}: {}", storm.name, checks.join(" "))
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// The rows of a file, one a line; the last of a bug counts. They come in the order of the table of bugs.
+///
+/// # Errors
+/// Which line is no row, and why.
+pub fn read(text: &str) -> Result<Vec<Row>, String> {
+    let mut rows = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let row: Row = serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?;
+        rows.insert(row.id.clone(), row);
     }
-    let each = by_check.into_iter().map(|(check, names)| format!("{check} ({})", names.join(", ")));
-    each.collect::<Vec<_>>().join(", ")
+    Ok(all().filter_map(|mutant| rows.remove(mutant.id)).collect())
 }
 
 /// The share, and whether it is a share of anything.
@@ -245,9 +259,14 @@ pub fn document(rows: &[Row]) -> String {
     let percent = (failing * 100).checked_div(of).unwrap_or(0);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {percent} %.**\n");
+    let open = all().filter(|mutant| in_question(mutant) && rows.iter().all(|row| row.id != mutant.id));
+    let open: Vec<&str> = open.map(|mutant| mutant.id).collect();
+    if !open.is_empty() {
+        let _ = writeln!(text, "In question and not measured yet: {}.\n", open.join(", "));
+    }
     text += "| mutant | bug | in simulation | really | tries that failed | checks that objected | without the bug |\n|---|---|---|---|---|---|---|\n";
     for row in rows {
-        let what = find(row.id).map_or("", |mutant| mutant.what);
+        let what = find(&row.id).map_or("", |mutant| mutant.what);
         let checks: Vec<String> =
             row.checks.iter().map(|(check, times)| format!("{check} ({times})")).collect();
         let _ = writeln!(
@@ -271,7 +290,7 @@ pub fn document(rows: &[Row]) -> String {
         text += "\n## Why the rest passes\n\n";
     }
     for row in passing {
-        let why = EXPLAINED.iter().find(|(id, _)| *id == row.id).map(|(_, why)| *why);
+        let why = EXPLAINED.iter().find(|(id, _)| **id == row.id).map(|(_, why)| *why);
         let left_out = match row.left_out.as_slice() {
             [] => String::new(),
             left_out => format!(" Not as planned: {}.", left_out.join("; ")),
@@ -299,7 +318,15 @@ mod tests {
     fn row(id: &'static str, failed: u32) -> Row {
         let checks = if failed > 0 { BTreeMap::from([("LIN".to_owned(), failed)]) } else { BTreeMap::new() };
         let without = (failed > 0).then(BTreeSet::new);
-        Row { id, simulated: "LIN".to_owned(), tries: 5, failed, checks, without, left_out: Vec::new() }
+        Row {
+            id: id.to_owned(),
+            simulated: "LIN".to_owned(),
+            tries: 5,
+            failed,
+            checks,
+            without,
+            left_out: Vec::new(),
+        }
     }
 
     #[test]
@@ -312,6 +339,7 @@ mod tests {
         assert!(text.contains("* **G08**: caught by GA"), "{text}");
         assert!(text.contains("* **R33**: not explained yet."), "{text}");
         assert!(text.contains("* T02: "), "{text}");
+        assert!(text.contains("not measured yet: R02, R03, "), "{text}");
     }
 
     #[test]
@@ -322,8 +350,20 @@ mod tests {
         };
         let score = Score { mutant: find("R27").unwrap(), hunts: vec![hunt], small: None };
         let storms = Storm::of_hunts(&score);
-        assert_eq!(simulated(&storms), "LIN (seed 5)");
+        assert_eq!(simulated(&storms), "seed 5: LIN LIVE");
         assert_eq!(storms[0].scenario, Scenario::generate(5, &Limits::default()));
+    }
+
+    #[test]
+    fn the_document_shows_what_was_measured() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let rows = read(&std::fs::read_to_string(root.join("fixtures/parity.jsonl")).unwrap()).unwrap();
+        let text = std::fs::read_to_string(root.join("docs/parity.md")).unwrap();
+        assert!(
+            text == document(&rows),
+            "run `cargo sim parity` with --measured and --doc: see sim/README.md"
+        );
+        assert!(read("{}").unwrap_err().starts_with("line 1: "));
     }
 
     #[test]
