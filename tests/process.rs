@@ -114,6 +114,29 @@ fn an_agent_that_is_told_its_own_address_only_has_nobody_to_join() {
     assert!(!node.log().contains("join"), "{}", node.log());
 }
 
+/// Its open files live on, so that all would look well until the next start.
+#[test]
+fn a_server_whose_directory_is_deleted_acknowledges_nothing_more_and_ends() {
+    for emptied_only in [false, true] {
+        let home = Home::new();
+        let data = home.data();
+        let args =
+            [&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", data.to_str().unwrap()]].concat();
+        let mut node = Node::start("a", &args);
+        eventually("a leader", || node.http().leader());
+        assert!(node.http().set("k", "v"));
+        fs::remove_dir_all(&data).unwrap();
+        if emptied_only {
+            fs::create_dir(&data).unwrap();
+        }
+        assert!(!node.http().set("k", "w"));
+        assert!(!node.wait().success());
+        let log = node.log();
+        assert!(log.contains("were removed or replaced while the node was at work there"), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
 #[test]
 fn a_damaged_directory_is_refused_and_left_alone() {
     let home = Home::new();

@@ -310,7 +310,8 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Makes all that was written durable.
     ///
     /// An error is final: the kernel may have dropped the pages it could not write, so a later sync
-    /// that succeeds proves nothing. The node must stop.
+    /// that succeeds proves nothing. The node must stop. So must it when its files were taken away by somebody else, which is
+    /// an error too: what it says is durable would be gone.
     fn sync(&self) -> io::Result<()>;
     /// Whether the file holds nothing.
     fn is_empty(&self) -> io::Result<bool> {

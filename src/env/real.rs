@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -278,9 +278,60 @@ const OWNER_ONLY: u32 = 0o600;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 struct RealDisk {
-    directory: PathBuf,
+    place: Arc<Place>,
     /// Folders in which names have changed since the last sync.
     changed: Mutex<BTreeSet<String>>,
+}
+
+/// The directory of a disk. Somebody may remove it, or what is in it, while a node works there: the node's open files stay, and
+/// what it writes to them is nobody's any more.
+#[derive(Debug)]
+struct Place {
+    directory: PathBuf,
+    itself: Identity,
+    /// Files that had no name left when they were removed or replaced here, and may still be open.
+    removed: Mutex<BTreeSet<Identity>>,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl From<fs::Metadata> for Identity {
+    fn from(file: fs::Metadata) -> Identity {
+        Identity { device: file.dev(), inode: file.ino() }
+    }
+}
+
+impl Place {
+    fn removed(&self) -> MutexGuard<'_, BTreeSet<Identity>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what takes a name from a file, and remembers which file that was.
+    fn taking(&self, name: &Path, take: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let loses = fs::metadata(name).ok().filter(|file| file.nlink() == 1).map(Identity::from);
+        take()?;
+        self.removed().extend(loses);
+        Ok(())
+    }
+
+    /// Whether a next start would find what is written to this file.
+    fn has(&self, file: &fs::File) -> io::Result<()> {
+        let file = file.metadata()?;
+        let is_there = fs::metadata(&self.directory).is_ok_and(|now| Identity::from(now) == self.itself);
+        if is_there && (file.nlink() > 0 || self.removed().contains(&Identity::from(file))) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{} or files in it were removed or replaced while the node was at work there: a restart would find \
+             nothing of what it writes",
+            self.directory.display()
+        )))
+    }
 }
 
 impl RealDisk {
@@ -291,7 +342,9 @@ impl RealDisk {
         made.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
         })?;
-        Ok(RealDisk { directory: directory.to_owned(), changed: Mutex::default() })
+        let itself = fs::metadata(directory)?.into();
+        let place = Place { directory: directory.to_owned(), itself, removed: Mutex::default() };
+        Ok(RealDisk { place: Arc::new(place), changed: Mutex::default() })
     }
 
     /// The folder of a name, if it is in one; its names are about to change.
@@ -302,7 +355,7 @@ impl RealDisk {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.place.directory.join(name)
     }
 }
 
@@ -334,7 +387,9 @@ impl Disk for RealDisk {
             .write(true)
             .mode(OWNER_ONLY)
             .open(self.path(name))?;
-        Ok(Box::new(RealFile(file)))
+        // A new file may get the number of one that is gone.
+        self.place.removed().remove(&file.metadata()?.into());
+        Ok(Box::new(RealFile { file, place: self.place.clone() }))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -343,7 +398,7 @@ impl Disk for RealDisk {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in fs::read_dir(&self.place.directory)? {
             let entry = entry?;
             if entry.file_type()?.is_file()
                 && let Ok(name) = entry.file_name().into_string()
@@ -379,12 +434,14 @@ impl Disk for RealDisk {
         if let Some(folder) = self.changes(to) {
             fs::create_dir_all(folder)?;
         }
-        fs::rename(self.path(from), self.path(to))
+        let (from, to) = (self.path(from), self.path(to));
+        self.place.taking(&to, || fs::rename(from, &to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.changes(name);
-        fs::remove_file(self.path(name))
+        let name = self.path(name);
+        self.place.taking(&name, || fs::remove_file(&name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -392,32 +449,35 @@ impl Disk for RealDisk {
         for folder in changed {
             fs::File::open(self.path(&folder))?.sync_all()?;
         }
-        fs::File::open(&self.directory)?.sync_all()
+        fs::File::open(&self.place.directory)?.sync_all()
     }
 
     fn describe(&self) -> String {
-        self.directory.display().to_string()
+        self.place.directory.display().to_string()
     }
 }
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    place: Arc<Place>,
+}
 
 impl File for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
@@ -426,14 +486,15 @@ impl File for RealFile {
         let mut at = self.len()?;
         while at < len {
             let piece = usize::try_from(len - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-            self.0.write_all_at(&ZEROS[..piece], at)?;
+            self.file.write_all_at(&ZEROS[..piece], at)?;
             at += piece as u64;
         }
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()?;
+        self.place.has(&self.file)
     }
 }
 
