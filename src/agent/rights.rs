@@ -19,7 +19,7 @@ use crate::state::catalog::{Catalog, CatalogCommand, CheckRow, Registration};
 use crate::state::prepared::PreparedCommand;
 use crate::state::query::{Asked, Found, Indexed, KvKeys, Query};
 use crate::state::txn::{CatalogOp, CatalogRow, KvOp, KvVerb, OpError, RowVerb};
-use crate::state::{Command, KvCommand, Session, SessionCommand, State, TxnOp, TxnResult};
+use crate::state::{Command, KvCommand, Outcome, Returned, Session, SessionCommand, State, TxnOp, TxnResult};
 
 use super::Call;
 
@@ -258,6 +258,17 @@ fn permit_acl(who: &Authorizer, command: &AclCommand) -> Result<(), Denied> {
         | AclCommand::PutToken { .. }
         | AclCommand::DeleteToken { .. }
         | AclCommand::Expire { .. } => who.require_acl(Access::Write),
+    }
+}
+
+/// Leaves out of what a write came to what may not be seen. That is keys of trees that a transaction also reads: all else it names
+/// was judged before it was carried out, but which keys a tree has is known only once it is read, and the log knows no tokens.
+pub fn sift(who: &Authorizer, outcome: &mut Outcome) {
+    if let Outcome::Returned { value: Returned::Txn(results), .. } = outcome {
+        results.retain(|result| match result {
+            TxnResult::Kv(key, _) => who.allows(Kind::Key, key, Access::Read),
+            TxnResult::Node(_) | TxnResult::Service(_) | TxnResult::Check(_) => true,
+        });
     }
 }
 
@@ -575,6 +586,23 @@ mod tests {
         assert_eq!(found.len(), 2);
         let (Found::Txn(Err(errors)), _) = seen(policy, Txn { ops: vec![op("get", "c")] }) else { panic!() };
         assert!(errors[0].what.starts_with("Permission denied: "), "{errors:?}");
+    }
+
+    #[test]
+    fn a_transaction_that_writes_shows_only_the_keys_of_a_tree_that_may_be_seen() {
+        let mut state = full();
+        let index = state.applied() + 1;
+        let ops = vec![op("set", "a/b/c"), op("get-tree", "a")];
+        let request =
+            Request { id: RequestId { origin: 1, number: index }, done_below: 0, command: Command::Txn(ops) };
+        let mut outcome = state.apply(index, &request);
+        sift(&who("key_prefix \"a/b/\" { policy = \"write\" }"), &mut outcome);
+        let Outcome::Returned { value: Returned::Txn(results), .. } = outcome else { panic!("{outcome:?}") };
+        let keys = results.iter().map(|result| match result {
+            TxnResult::Kv(key, _) => key.as_str(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(keys.collect::<Vec<_>>(), ["a/b/c", "a/b/c", "a/b/d"]);
     }
 
     #[test]

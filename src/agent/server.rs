@@ -279,21 +279,27 @@ impl Server {
         Ok(Authorizer::of(&holder, default))
     }
 
-    /// Judges a call that is no read, by a state that is current now.
-    async fn judge(&self, bearer: &Bearer, call: &Call, hold: Duration) -> Result<(), CallError> {
+    /// Judges a call that is no read, by a state that is current now. Whoever was judged is given back, for what the answer may show.
+    async fn judge(
+        &self,
+        bearer: &Bearer,
+        call: &Call,
+        hold: Duration,
+    ) -> Result<Option<Authorizer>, CallError> {
         // Reads are judged by the state that answers them; what is open to all is, whoever leads.
         let open = matches!(call, Call::Read { .. } | Call::Cluster(_) | Call::Why);
-        let Some(token) = self.judged(bearer).filter(|_| !open) else { return Ok(()) };
+        let Some(token) = self.judged(bearer).filter(|_| !open) else { return Ok(None) };
         // Mutant P01: a write is judged by whatever state the server has.
         if !mutant::is("P01") {
             self.current(Consistency::Default, hold).await?;
         }
         self.inner.node.state().read(|state| {
             let who = self.authorizer(token, state)?;
-            rights::permit(&who, call, state).map_err(|no| match no {
-                No::Denied(denied) => CallError::Denied(denied.0),
-                No::Txn(errors) => CallError::DeniedOps(errors),
-            })
+            match rights::permit(&who, call, state) {
+                Ok(()) => Ok(Some(who)),
+                Err(No::Denied(denied)) => Err(CallError::Denied(denied.0)),
+                Err(No::Txn(errors)) => Err(CallError::DeniedOps(errors)),
+            }
         })
     }
 
@@ -334,7 +340,7 @@ impl Server {
     ) -> Result<Reply, CallError> {
         let call = self.with_reset(call).await;
         let client = &self.inner.client;
-        self.judge(bearer, &call, hold).await?;
+        let who = self.judge(bearer, &call, hold).await?;
         // What is rare is boxed: it would make the future of every read and write as large as its own.
         match call {
             Call::Read { query, options } => {
@@ -364,7 +370,11 @@ impl Server {
                     }
                     None => client.write(command).await,
                 };
-                Ok(Reply::Written(written?))
+                let mut outcome = written?;
+                if let Some(who) = who {
+                    rights::sift(&who, &mut outcome);
+                }
+                Ok(Reply::Written(outcome))
             }
             Call::Cluster(consistency) => {
                 self.current(consistency, hold).await?;

@@ -14,7 +14,6 @@ use serde_json::Value;
 use crate::agent::Consistency;
 use crate::agent::local::define;
 use crate::mutant;
-use crate::state::acl::{Access, Authorizer, Kind};
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
 use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
@@ -207,14 +206,8 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
                 api.agent.write(Command::Txn(vec![ops.remove(0)])).await?;
             }
         }
-        // Which keys a tree has is known only once it is read, and the log knows no tokens: they are sifted here. Whoever asks is
-        // looked up before, because afterwards it would be too late to say that nothing was done.
-        let reads_tree = |op: &TxnOp| matches!(op, TxnOp::Kv(op) if op.verb == KvVerb::GetTree);
-        let tree_reader = if ops.iter().any(reads_tree) { Some(api.who().await?) } else { None };
         let done = match api.agent.write(Command::Txn(ops)).await? {
-            Outcome::Returned { value: Returned::Txn(results), .. } => {
-                Ok(results.into_iter().filter(|result| may_see(tree_reader.as_ref(), result)).collect())
-            }
+            Outcome::Returned { value: Returned::Txn(results), .. } => Ok(results),
             Outcome::Refused { refusal: Refusal::Txn(errors), .. } => Err(errors),
             Outcome::Refused { refusal, .. } => return Err(Failure::refused(refusal.to_string())),
             _ => return Err(Failure::forgotten()),
@@ -229,14 +222,6 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     }
     let answer = api.agent.query(options, &Txn { ops }).await?;
     Ok(reply::describe_unindexed(show(&api, &answer.value, pretty)?, &answer, options.consistency))
-}
-
-/// Whether a result of a transaction may be seen. All but trees was judged key by key before it was carried out.
-fn may_see(tree_reader: Option<&Authorizer>, result: &TxnResult) -> bool {
-    match (tree_reader, result) {
-        (Some(who), TxnResult::Kv(key, _)) => who.allows(Kind::Key, key, Access::Read),
-        _ => true,
-    }
 }
 
 fn show(api: &Api, done: &Done, pretty: bool) -> Result<Response, Failure> {
