@@ -39,6 +39,9 @@ pub enum TraceError {
         /// The beginning of what is there.
         found: String,
     },
+    /// There is nothing at all.
+    #[error("the file is empty")]
+    Empty,
     /// The end is missing.
     #[error("line {line}: the trace is cut short: the line that ends it is missing")]
     CutShort {
@@ -86,7 +89,10 @@ impl<R: BufRead> Lines<R> {
         let limit = &mut std::io::Read::take(&mut self.input, LONGEST_LINE as u64);
         limit.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Io { line, source })?;
         if bytes.is_empty() {
-            return Err(TraceError::CutShort { line: self.number });
+            return Err(match self.number {
+                0 => TraceError::Empty,
+                line => TraceError::CutShort { line },
+            });
         }
         self.number = line;
         let whole = bytes.pop_if(|last| *last == b'\n').is_some();
@@ -315,7 +321,7 @@ mod tests {
         let missing = "the trace is cut short: the line that ends it is missing";
         assert_eq!(at(lines[0] + 1), format!("B: line 1: {missing}"));
         assert_eq!(at(lines[0] + 5), format!("B: line 2: {missing}"));
-        assert_eq!(at(0), format!("B: line 0: {missing}"));
+        assert_eq!(at(0), "B: the file is empty");
         let twice = parted(&whole, &whole.repeat(2)).unwrap_err();
         assert!(twice.starts_with("B: line ") && twice.contains("is no line of a trace"), "{twice}");
         assert!(

@@ -9,6 +9,7 @@
 //! | `world` | boots the nodes, breaks what the scenario breaks, heals it, and asks for the verdict |
 //! | `clock`, `net`, `disk`, `executor` | the simulated side of each seam of the node |
 //! | [`fault`] | what is wrong with the network right now |
+//! | [`standing`] | how nodes stand by what they say: who leads, and whether they are of one mind |
 //! | [`roster`] | who votes, and whom a cluster can spare |
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
@@ -72,6 +73,7 @@ pub mod saved;
 pub mod scenario;
 pub mod shard;
 pub mod shrink;
+pub mod standing;
 pub mod trace;
 pub mod workload;
 #[cfg(madsim)]

@@ -38,14 +38,14 @@ const STDERR_TAIL: usize = 8 << 10;
 /// How a process ends that cannot use what it was given, here as everywhere in this program.
 const REFUSED: i32 = 2;
 
-/// Nothing of a case was judged, because the process that was started for it could not use what it was given. To be
-/// reported to whoever gave it; no other case of its kind will fare better.
+/// Nothing of a case was judged, because no process could be started for it, or the one that was could not use what it was
+/// given or write what was asked for. To be reported to whoever asked; no other case of its kind will fare better.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{again}: nothing was judged: {said}")]
 pub struct Refused {
     /// The command that would run the case.
     pub again: String,
-    /// The end of what the process said on standard error.
+    /// Why not, or the end of what the process said on standard error.
     pub said: String,
 }
 
@@ -320,8 +320,8 @@ impl Runner {
         let mut child = match child {
             Ok(child) => child,
             Err(error) => {
-                let detail = format!("cannot start {}: {error}", self.program.display());
-                return Ok(RunReport::crashed(case.seed, detail));
+                let said = format!("cannot start {}: {error}", self.program.display());
+                return Err(Refused { again: case.again(), said });
             }
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -550,7 +550,7 @@ mod tests {
         let slow = Runner { time_limit: Duration::from_millis(50), ..shell("exec sleep 20") };
         assert!(slow.run(&seed(4)).unwrap().violations[0].detail.starts_with("no verdict after 0.05 s"));
         let absent = Runner { program: "/no/such/program".into(), ..shell("") };
-        assert!(absent.run(&seed(4)).unwrap().violations[0].detail.starts_with("cannot start"));
+        assert!(absent.run(&seed(4)).unwrap_err().said.starts_with("cannot start"));
     }
 
     #[test]

@@ -363,3 +363,15 @@ fn a_place_that_cannot_be_written_is_refused_before_anything_runs() {
     }
     is_refused(&["shrink", "--seed", "1", "--shrunk", nowhere], "there is no directory");
 }
+
+/// A full disk is no fault of the node's.
+#[test]
+#[cfg(madsim)]
+fn a_trace_that_finds_no_space_is_no_verdict() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/stale-read.json");
+    let output = sim(&["run", "--scenario", case.to_str().unwrap(), "--trace", "/dev/full", "--force"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot write the trace /dev/full: No space left"), "{said}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("CRASH"));
+}

@@ -65,7 +65,8 @@ fn simulate(scenario: Scenario, args: &OneArgs) -> Result<RunReport, Unusable> {
         report: args.report.clone().zip(args.again.clone()).map(|(path, again)| PageFile { path, again }),
     };
     let watch = Stopwatch::start();
-    let report = crate::world::run(scenario, &options, experiment());
+    let run = crate::world::run(scenario, &options, experiment());
+    let report = run.map_err(|error| Unusable(error.to_string()))?;
     let (cpu_seconds, memory_kib) = crate::runner::spent();
     Ok(RunReport { wall_seconds: watch.seconds(), cpu_seconds, memory_kib, ..report })
 }

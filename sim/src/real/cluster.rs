@@ -16,7 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use driftline::config::Config;
 use driftline::env::assertion::Assertion;
-use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::real::puppet::{self, Happens, Pull, Start, Told, Word};
 use driftline::env::{Env, Observed};
 use driftline::secret::Secret;
@@ -39,6 +38,7 @@ use crate::roster::Roster;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, PlannedOp, Scenario, Target, agents};
+use crate::standing::Standing;
 use crate::workload::{Clients, FIRST_CLIENT, HTTP_PORT, TrueTime};
 
 /// How long after its end a process is started again.
@@ -70,15 +70,6 @@ pub enum What {
     Leaves,
     FaultBegan,
     FaultEnded,
-}
-
-/// What one node has said in its present life.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    leads: Option<u64>,
-    applied: Option<(u64, u64)>,
-    /// By name and id: one that lost its disk comes back as somebody else of the same name.
-    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
 }
 
 /// One machine: its clock and files stay when its process goes.
@@ -155,7 +146,7 @@ pub struct Cluster {
     own: Env,
     begun_wall: Duration,
     hosts: Mutex<BTreeMap<u32, Host>>,
-    seen: Mutex<BTreeMap<u32, Seen>>,
+    standing: Mutex<Standing>,
     roster: Mutex<Roster>,
     heard: Mutex<Vec<Heard>>,
     state: Mutex<State>,
@@ -205,7 +196,7 @@ impl Cluster {
             scenario,
             begun_wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             hosts: Mutex::default(),
-            seen: Mutex::default(),
+            standing: Mutex::default(),
             roster: Mutex::default(),
             heard: Mutex::default(),
             state: Mutex::default(),
@@ -479,7 +470,7 @@ impl Cluster {
         self.clients.moved(node, self.ground.known(node));
         host.life += 1;
         let life = host.life;
-        locked(&self.seen).insert(node, Seen::default());
+        locked(&self.standing).started(node);
         self.tell(node, What::Started);
         let text = |path: PathBuf| path.display().to_string();
         let args = [
@@ -542,20 +533,7 @@ impl Cluster {
 
     fn observed(&self, node: u32, event: &Observed) {
         locked(&self.roster).observed(node, event);
-        let mut seen = locked(&self.seen);
-        let seen = seen.entry(node).or_default();
-        match event {
-            Observed::Role { term, role, .. } => {
-                seen.leads = (*role == RaftRole::Leader).then_some(*term);
-            }
-            Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
-                seen.applied = Some((*index, *state));
-            }
-            Observed::Member { node_id, name, change, .. } => {
-                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
-            }
-            _ => {}
-        }
+        locked(&self.standing).observed(node, event);
     }
 
     /// From now on this happens at a place of every node's code; the number ends it.
@@ -671,7 +649,7 @@ impl Cluster {
         };
         process.kill();
         self.tell(node, What::Stopped(stop));
-        locked(&self.seen).remove(&node);
+        locked(&self.standing).stopped(node);
         true
     }
 
@@ -784,9 +762,8 @@ impl Cluster {
 
     /// Who leads, of those that run.
     pub fn leader(&self) -> Option<u32> {
-        let seen = locked(&self.seen).clone();
-        let leaders = seen.iter().filter(|(node, _)| self.is_up(**node));
-        leaders.filter_map(|(node, seen)| Some((seen.leads?, *node))).max().map(|(_, node)| node)
+        let standing = locked(&self.standing).clone();
+        standing.leader(|node| self.is_up(node))
     }
 
     /// What a fault of the network finds now.
@@ -810,33 +787,13 @@ impl Cluster {
 
     /// What keeps the nodes from being of one mind.
     pub fn disagreement(&self) -> Option<String> {
-        let nodes = self.nodes();
-        let seen = locked(&self.seen).clone();
-        let nobody = Seen::default();
-        let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let servers = || nodes.iter().filter(|node| !self.scenario.is_agent(**node));
-        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
-        if applied.len() > 1 {
-            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
-            return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
-        }
-        for node in &nodes {
-            for other in nodes.iter().filter(|other| *other != node) {
-                // A suspicion is a question, not a verdict.
-                let alive =
-                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
-                let seen = of(node).members.get(&node_name(*other));
-                if !seen.is_some_and(|ids| ids.values().any(alive)) {
-                    return Some(format!("n{node} sees n{other} as {seen:?}"));
-                }
-            }
-        }
-        None
+        let standing = locked(&self.standing).clone();
+        standing.disagreement(&self.nodes(), |node| self.scenario.is_agent(node))
     }
 
     /// What each node has applied, and to what effect.
     pub fn applied(&self) -> Vec<(u32, Option<(u64, u64)>)> {
-        locked(&self.seen).iter().map(|(node, seen)| (*node, seen.applied)).collect()
+        locked(&self.standing).applied()
     }
 
     /// The number of the next server to join.

@@ -323,7 +323,12 @@ impl Page {
             true => options.create(true).truncate(true),
             false => options.create_new(true),
         };
-        options.open(path)?.write_all(text.as_bytes())
+        let written = options.open(path)?.write_all(text.as_bytes());
+        if written.is_err() {
+            // Half a page shows nothing, and would be in the way of the next.
+            let _ = std::fs::remove_file(path);
+        }
+        written
     }
 }
 

@@ -25,6 +25,7 @@ mod process;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::pending;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,7 +33,6 @@ use std::time::Duration;
 
 use driftline::config::Config;
 use driftline::env::assertion::Assertion;
-use driftline::env::observe::{MemberChange, RaftRole};
 use driftline::env::{Env, Observed};
 use driftline::mutant;
 use driftline::node::Node;
@@ -61,6 +61,7 @@ use crate::runner::Stopwatch;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
+use crate::standing::Standing;
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
 
@@ -111,24 +112,39 @@ pub struct RunOptions {
 /// Where the page of a run goes, and what it says of how it came about.
 #[derive(Clone, Debug)]
 pub struct PageFile {
-    /// The file. One that exists is left as it is, and the run is reported as failed.
+    /// The file. One that exists is left as it is, and the run is not reported.
     pub path: PathBuf,
     /// The command that shows the run again.
     pub again: String,
 }
 
+/// What was asked for beside the verdict cannot be written. That is no fault of the node's, and so no verdict.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the {what} {path}: {error}")]
+pub struct Unwritten {
+    what: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
 /// Runs a scenario to its verdict. At most once in a process: some counters of the runtime below are the
 /// process's, and a second run would not be what the first was.
-pub fn run(scenario: Scenario, options: &RunOptions, experiment: Arc<dyn Experiment>) -> RunReport {
+///
+/// # Errors
+/// [`Unwritten`], if the trace or the page cannot be written to its end.
+pub fn run(
+    scenario: Scenario,
+    options: &RunOptions,
+    experiment: Arc<dyn Experiment>,
+) -> Result<RunReport, Unwritten> {
     if let Some(mutant) = &options.mutant {
         driftline::mutant::activate(mutant);
     }
     let stopwatch = Stopwatch::start();
     let mut report = RunReport { seed: scenario.seed, nodes: scenario.nodes, ok: true, ..Default::default() };
-    let file = match options.trace.as_ref().map(File::create).transpose() {
-        Ok(file) => file,
-        Err(error) => return RunReport::crashed(scenario.seed, format!("cannot write the trace: {error}")),
-    };
+    let untraced =
+        |error| Unwritten { what: "trace", path: options.trace.clone().unwrap_or_default(), error };
+    let file = options.trace.as_ref().map(File::create).transpose().map_err(untraced)?;
     let trace = Arc::new(Trace::new(file));
     let scribe = options.report.as_ref().map(|_| {
         let ports = [(RPC_PORT, "raft"), (GOSSIP_PORT, "gossip"), (HTTP_PORT, "http")];
@@ -142,9 +158,7 @@ pub fn run(scenario: Scenario, options: &RunOptions, experiment: Arc<dyn Experim
     let runtime = madsim::runtime::Runtime::with_seed_and_config(schedule, madsim::Config::default());
     let (history, broken) =
         runtime.block_on(whole(scenario, options, experiment, trace.clone(), &mut report));
-    if let Err(error) = trace.finish() {
-        report.violate("CRASH", format!("the trace file is incomplete: {error}"));
-    }
+    trace.finish().map_err(untraced)?;
     report.trace_hash = format!("{:016x}", trace.hash());
     report.trace_events = trace.count();
     if let (Some(file), Some(scribe)) = (&options.report, scribe) {
@@ -158,12 +172,11 @@ pub fn run(scenario: Scenario, options: &RunOptions, experiment: Arc<dyn Experim
             own_client: Some(inquiry::CLIENT),
         };
         let story = scribe.lock().unwrap_or_else(PoisonError::into_inner).story();
-        if let Err(error) = Page::of(story, material).save(&file.path, false) {
-            report.violate("CRASH", format!("cannot write the page {}: {error}", file.path.display()));
-        }
+        let saved = Page::of(story, material).save(&file.path, false);
+        saved.map_err(|error| Unwritten { what: "page", path: file.path.clone(), error })?;
     }
     report.wall_seconds = stopwatch.seconds();
-    report
+    Ok(report)
 }
 
 async fn whole(
@@ -277,7 +290,7 @@ fn violation(check: &str, detail: String, at_ns: u64) -> Violation {
 /// Sees what the nodes observe: passes it to the checks, and keeps what the world itself needs.
 struct Watch {
     checks: Mutex<Checks>,
-    seen: Mutex<BTreeMap<u32, Seen>>,
+    standing: Mutex<Standing>,
     roster: Mutex<Roster>,
     disks: Mutex<BTreeMap<u32, Damages>>,
     /// Nodes that found damage where there was none.
@@ -306,24 +319,13 @@ impl Damages {
     }
 }
 
-/// What one node has said in its present life.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    /// The term it leads.
-    leads: Option<u64>,
-    /// The last index it applied, and the digest of its state then.
-    applied: Option<(u64, u64)>,
-    /// By name and id: one that lost its disk comes back as somebody else of the same name.
-    members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
-}
-
 impl Watch {
     fn new(scenario: &Scenario) -> Watch {
         let settings = check::Settings::of(&scenario.settings.gossip());
         let checks = Mutex::new(Checks::new(&settings));
         Watch {
             checks,
-            seen: Mutex::default(),
+            standing: Mutex::default(),
             roster: Mutex::default(),
             disks: Mutex::default(),
             unexplained: Mutex::default(),
@@ -353,8 +355,8 @@ impl Watch {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seen(&self) -> MutexGuard<'_, BTreeMap<u32, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {
@@ -369,20 +371,9 @@ impl Watch {
 impl Witness for Watch {
     fn observed(&self, at_ns: u64, host: u32, event: &Observed) {
         self.roster().observed(host, event);
-        let mut seen = self.seen();
-        let seen = seen.entry(host).or_default();
-        match event {
-            Observed::Role { term, role, .. } => {
-                seen.leads = (*role == RaftRole::Leader).then_some(*term);
-            }
-            Observed::Applied { index, state, .. } | Observed::SnapshotInstalled { index, state, .. } => {
-                seen.applied = Some((*index, *state));
-            }
-            Observed::Member { node_id, name, change, .. } => {
-                seen.members.entry(name.clone()).or_default().insert(*node_id, *change);
-            }
-            Observed::Damaged { reason } => self.found_damage(at_ns, host, reason),
-            _ => {}
+        self.standing().observed(host, event);
+        if let Observed::Damaged { reason } = event {
+            self.found_damage(at_ns, host, reason);
         }
         self.tell(at_ns, host, check::Event::Observed(event));
     }
@@ -569,7 +560,7 @@ impl World {
 
     fn boot(self: &Arc<World>, node: u32) {
         let Some(machine) = self.machine(node) else { return };
-        self.watch.seen().insert(node, Seen::default());
+        self.watch.standing().started(node);
         self.state().disk_errors.insert(node, machine.disk.counters().errors);
         let name = node_name(node);
         self.watch.tell(self.now(), node, check::Event::Started { name: &name });
@@ -630,7 +621,7 @@ impl World {
             return false;
         };
         self.watch.tell(self.now(), node, check::Event::Stopped(stop));
-        self.watch.seen().remove(&node);
+        self.watch.standing().stopped(node);
         match stop {
             Stop::PowerLoss => machine.power_loss(),
             Stop::Vanish => machine.vanish(),
@@ -667,10 +658,8 @@ impl World {
 
     fn leader(&self) -> Option<u32> {
         let machines = self.machines();
-        let seen = self.watch.seen();
-        let running = |node: &u32| machines.get(node).is_some_and(|machine| machine.is_running());
-        let leaders = seen.iter().filter(|(node, _)| running(node));
-        leaders.filter_map(|(node, seen)| Some((seen.leads?, *node))).max().map(|(_, node)| node)
+        let is_running = |node| machines.get(&node).is_some_and(|machine| machine.is_running());
+        self.watch.standing().leader(is_running)
     }
 
     fn target(&self, target: Target) -> u32 {
@@ -844,35 +833,10 @@ impl World {
         }
     }
 
-    /// What each node has applied, and to what effect.
-    fn applied(&self) -> Vec<(u32, String)> {
-        self.watch.seen().iter().map(|(node, seen)| (*node, format!("{:?}", seen.applied))).collect()
-    }
-
     /// What keeps the nodes from being of one mind.
     fn disagreement(&self) -> Option<String> {
-        let machines = self.machines();
-        let seen = self.watch.seen();
-        let nobody = Seen::default();
-        let of = |node: &u32| seen.get(node).unwrap_or(&nobody);
-        let servers = || machines.keys().filter(|node| !self.scenario.is_agent(**node));
-        let applied: BTreeSet<_> = servers().map(|node| of(node).applied).collect();
-        if applied.len() > 1 {
-            let each = servers().map(|node| format!("n{node} {:?}", of(node).applied));
-            return Some(format!("applied index and digest: {}", each.collect::<Vec<_>>().join(", ")));
-        }
-        for node in machines.keys() {
-            for other in machines.keys().filter(|other| *other != node) {
-                // A suspicion is a question, not a verdict.
-                let alive =
-                    |change: &MemberChange| !matches!(change, MemberChange::Failed | MemberChange::Left);
-                let seen = of(node).members.get(&node_name(*other));
-                if !seen.is_some_and(|ids| ids.values().any(alive)) {
-                    return Some(format!("n{node} sees n{other} as {seen:?}"));
-                }
-            }
-        }
-        None
+        let nodes = self.machines().into_keys().collect();
+        self.watch.standing().disagreement(&nodes, |node| self.scenario.is_agent(node))
     }
 
     /// How things stand, for whoever reads that they do not stand well.
@@ -915,7 +879,7 @@ impl World {
         if let Some(leader) = self.leader().or(live.first().copied()) {
             inquirer.read_all(leader, &self.planned.pairs).await;
             // A store that cannot be read is LIVE's business.
-            stores = inquirer.stores(&live, || self.applied()).await;
+            stores = inquirer.stores(&live, || self.watch.standing().applied()).await;
         }
         let account = self.account();
         let services = inquirer.registered(|node| self.kept(node)).await;
