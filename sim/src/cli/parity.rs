@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::mutants::{KEPT, case_of};
 use super::replay::Built;
-use super::{Unusable, is_free, mutant_id, print};
+use super::{Processes, Unusable, is_free, mutant_id, print};
 
 #[derive(Clone, Debug, Args)]
 pub struct ParityArgs {
@@ -110,9 +110,28 @@ fn keep(row: &Row, path: &Path) -> Result<(), Unusable> {
     kept.map_err(|error| Unusable(format!("cannot write {}: {error}", path.display())))
 }
 
+/// Asks simulation about the bugs that never failed, if it was not asked before and is in this build.
+fn explain(
+    rows: &mut [Row],
+    found: &[(&'static Mutant, Vec<Storm>)],
+    args: &ParityArgs,
+) -> Result<(), Unusable> {
+    if !cfg!(madsim) {
+        return Ok(());
+    }
+    let runner = Processes::default().runner()?;
+    for row in rows.iter_mut().filter(|row| row.failed == 0 && row.within.is_none()) {
+        let Some((_, storms)) = found.iter().find(|(mutant, _)| mutant.id == row.id) else { continue };
+        let within = parity::within(storms, &runner);
+        row.within = Some(within.map_err(|error| Unusable(format!("cannot simulate {}: {error}", row.id)))?);
+        args.measured.as_deref().map_or(Ok(()), |path| keep(row, path))?;
+    }
+    Ok(())
+}
+
 /// Measures the share. Whether everything could be tried.
 pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
-    let (mut found, missing) = storms(args)?;
+    let (found, missing) = storms(args)?;
     if found.is_empty() {
         let from = args.cases.as_ref().unwrap_or(&args.results).display();
         return Err(Unusable(format!("{from} has no storm of these bugs; `cargo sim mutants` finds them")));
@@ -122,10 +141,11 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
         is_free(path, true)?;
     }
     let before = measured_before(args.measured.as_deref())?;
-    found.retain(|(mutant, _)| before.iter().all(|row| row.id != mutant.id));
-    let program = if found.is_empty() { PathBuf::new() } else { args.built.program()? };
+    let is_new = |(mutant, _): &&(&Mutant, Vec<Storm>)| before.iter().all(|row| row.id != mutant.id);
+    let new: Vec<_> = found.iter().filter(is_new).collect();
+    let program = if new.is_empty() { PathBuf::new() } else { args.built.program()? };
     let controls = Controls::default();
-    let waiting = Mutex::new(found.iter());
+    let waiting = Mutex::new(new.into_iter());
     let done: Mutex<Vec<Result<Row, Unusable>>> = Mutex::default();
     let work = || {
         loop {
@@ -150,6 +170,7 @@ pub fn parity(args: &ParityArgs) -> Result<bool, Unusable> {
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut rows = done.into_iter().collect::<Result<Vec<Row>, Unusable>>()?;
     rows.extend(before);
+    explain(&mut rows, &found, args)?;
     rows.sort_by_key(|row| mutants::all().position(|mutant| mutant.id == row.id));
     let text = parity::document(&rows);
     match &args.doc {

@@ -18,6 +18,7 @@ use super::storm;
 use crate::mutants::score::Score;
 use crate::mutants::{Mutant, all, find};
 use crate::report::RunReport;
+use crate::runner::{Case, Runner};
 use crate::saved::SavedCase;
 use crate::scenario::{Limits, Scenario};
 
@@ -74,6 +75,13 @@ pub struct Storm {
 }
 
 impl Storm {
+    /// Which of the checks that objected must catch its bug, or objected in simulation.
+    fn shown_by<'a>(&self, objected: &'a BTreeSet<String>) -> BTreeSet<&'a String> {
+        let counts =
+            |check: &&String| self.simulated.contains(*check) || self.mutant.checks.contains(&check.as_str());
+        objected.iter().filter(counts).collect()
+    }
+
     /// The storm of a saved case. `None`: it names no bug.
     pub fn of_case(path: &Path, case: SavedCase) -> Option<Storm> {
         let expects = case.expects?;
@@ -115,6 +123,10 @@ pub struct Row {
     pub without: Option<BTreeSet<String>>,
     /// What of the plans was not replayed as planned.
     pub left_out: Vec<String>,
+    /// Of a bug that never failed: the checks that object in simulation to what of the plans was replayed; `None` if that was
+    /// not asked.
+    #[serde(default)]
+    pub within: Option<BTreeSet<String>>,
 }
 
 /// Why a storm cannot be tried.
@@ -185,6 +197,7 @@ pub fn measure(
         checks: BTreeMap::new(),
         without: None,
         left_out: Vec::new(),
+        within: None,
     };
     let follows = mutant.checks.iter().any(|check| FOLLOWS.contains(check));
     for (storm, number) in storms.iter().cycle().zip(1..=tries) {
@@ -193,10 +206,7 @@ pub fn measure(
         row.tries += 1;
         row.left_out.extend(storm::left_out(&storm.scenario));
         let checks: BTreeSet<String> = report.violations.into_iter().map(|one| one.check).collect();
-        let shows: BTreeSet<&String> = checks
-            .iter()
-            .filter(|check| storm.simulated.contains(*check) || mutant.checks.contains(&check.as_str()))
-            .collect();
+        let shows = storm.shown_by(&checks);
         let mut fails = false;
         if !shows.is_empty() {
             let without = controls.of(program, storm, follows)?;
@@ -214,6 +224,22 @@ pub fn measure(
     row.left_out.sort_unstable();
     row.left_out.dedup();
     Ok(row)
+}
+
+/// Asks simulation which checks object to what of the storms is replayed: none, if a bug needs what has no real counterpart.
+///
+/// # Errors
+/// When a storm cannot be simulated so.
+pub fn within(storms: &[Storm], runner: &Runner) -> io::Result<BTreeSet<String>> {
+    let folder = tempfile::tempdir()?;
+    let mut objecting = BTreeSet::new();
+    for storm in storms {
+        let case = Case { mutant: Some(storm.mutant.id.to_owned()), ..Case::default() };
+        let case = case.of_plan(&storm::as_replayed(&storm.scenario), folder.path().join("plan.json"))?;
+        let objected = runner.run(&case)?.violations.into_iter().map(|one| one.check).collect();
+        objecting.extend(storm.shown_by(&objected).into_iter().cloned());
+    }
+    Ok(objecting)
 }
 
 /// Which storms they are, and which checks objected to them in simulation.
@@ -238,9 +264,13 @@ pub fn read(text: &str) -> Result<Vec<Row>, String> {
     Ok(all().filter_map(|mutant| rows.remove(mutant.id)).collect())
 }
 
-/// The share, and whether it is a share of anything.
+/// How many fail, and of how many.
 pub fn share(rows: &[Row]) -> (usize, usize) {
     (rows.iter().filter(|row| row.failed > 0).count(), rows.len())
+}
+
+fn percent((part, of): (usize, usize)) -> usize {
+    (part * 100).checked_div(of).unwrap_or(0)
 }
 
 /// The document: the table, the share, and what is behind the rest.
@@ -256,9 +286,21 @@ pub fn document(rows: &[Row]) -> String {
          that it wrote.\n\n",
     );
     let (failing, of) = share(rows);
-    let percent = (failing * 100).checked_div(of).unwrap_or(0);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {percent} %.**\n");
+    let _ = writeln!(text, "**{failing} of {of} fail on a real cluster too: {} %.**", percent((failing, of)));
+    let beyond =
+        rows.iter().filter(|row| row.failed == 0 && row.within.as_ref().is_some_and(BTreeSet::is_empty));
+    let beyond = beyond.count();
+    if beyond > 0 {
+        let of = of - beyond;
+        let _ = writeln!(
+            text,
+            "In simulation, {beyond} of the others pass too when only that happens which has a real counterpart. \
+             Without these it is {failing} of {of}: {} %.",
+            percent((failing, of))
+        );
+    }
+    text += "\n";
     let open = all().filter(|mutant| in_question(mutant) && rows.iter().all(|row| row.id != mutant.id));
     let open: Vec<&str> = open.map(|mutant| mutant.id).collect();
     if !open.is_empty() {
@@ -290,12 +332,22 @@ pub fn document(rows: &[Row]) -> String {
         text += "\n## Why the rest passes\n\n";
     }
     for row in passing {
-        let why = EXPLAINED.iter().find(|(id, _)| **id == row.id).map(|(_, why)| *why);
+        let known = EXPLAINED.iter().find(|(id, _)| **id == row.id).map(|(_, why)| (*why).to_owned());
+        let why = known.unwrap_or_else(|| match &row.within {
+            None => "not explained yet.".to_owned(),
+            Some(checks) if checks.is_empty() => {
+                "so it does in simulation, when only that happens which has a real counterpart.".to_owned()
+            }
+            Some(checks) => {
+                let checks: Vec<&str> = checks.iter().map(String::as_str).collect();
+                format!("not explained yet: simulation needs nothing more ({}).", checks.join(", "))
+            }
+        });
         let left_out = match row.left_out.as_slice() {
             [] => String::new(),
             left_out => format!(" Not as planned: {}.", left_out.join("; ")),
         };
-        let _ = writeln!(text, "* **{}**: {}{left_out}", row.id, why.unwrap_or("not explained yet."));
+        let _ = writeln!(text, "* **{}**: {why}{left_out}", row.id);
     }
     text += "\n## Not in question\n\n";
     for mutant in all().filter(|mutant| !in_question(mutant)) {
@@ -326,20 +378,29 @@ mod tests {
             checks,
             without,
             left_out: Vec::new(),
+            within: None,
         }
     }
 
     #[test]
     fn the_share_is_of_cases_and_what_passes_is_explained_or_said_not_to_be() {
-        let text = document(&[row("R27", 4), row("G08", 0), row("R33", 0)]);
-        assert!(text.contains("**1 of 3 fail on a real cluster too: 33 %.**"), "{text}");
+        let asked = |id, checks: &[&str]| Row {
+            within: Some(checks.iter().map(|check| (*check).to_owned()).collect()),
+            ..row(id, 0)
+        };
+        let rows = [row("R27", 4), row("G08", 0), row("R33", 0), asked("R03", &[]), asked("R11", &["CQ"])];
+        let text = document(&rows);
+        assert!(text.contains("**1 of 5 fail on a real cluster too: 20 %.**"), "{text}");
+        assert!(text.contains("1 of the others pass too") && text.contains("it is 1 of 4: 25 %."), "{text}");
         assert!(text.contains(
             "| R27 | a read is answered without asking a quorum who leads | LIN | fails | 4 of 5 | LIN (4) | passes |"
         ));
         assert!(text.contains("* **G08**: caught by GA"), "{text}");
-        assert!(text.contains("* **R33**: not explained yet."), "{text}");
+        assert!(text.contains("* **R33**: not explained yet.\n"), "{text}");
+        assert!(text.contains("* **R03**: so it does in simulation, when only that happens"), "{text}");
+        assert!(text.contains("* **R11**: not explained yet: simulation needs nothing more (CQ)."), "{text}");
         assert!(text.contains("* T02: "), "{text}");
-        assert!(text.contains("not measured yet: R02, R03, "), "{text}");
+        assert!(text.contains("not measured yet: R02, R07, "), "{text}");
     }
 
     #[test]

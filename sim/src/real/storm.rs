@@ -17,7 +17,8 @@ use crate::check::Stop;
 use crate::fault::scene::MILD_LOSS_PERCENT;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::{
-    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Traffic,
+    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Target,
+    Traffic,
 };
 
 /// How long a node may take to be gone after it agreed to leave.
@@ -54,6 +55,30 @@ pub fn left_out(scenario: &Scenario) -> Vec<String> {
         reasons.insert("own operations: an experiment knows the simulated world only");
     }
     reasons.into_iter().map(str::to_owned).collect()
+}
+
+/// The plan as it is replayed: without what has no real counterpart, and with what is done instead.
+pub fn as_replayed(scenario: &Scenario) -> Scenario {
+    let mut replayed = scenario.clone();
+    replayed.operations.retain(|op| !matches!(op.action, PlannedAction::Own(_)));
+    let instead = |fault: Fault| -> Vec<Fault> {
+        let Fault { at_ms, for_ms, kind } = fault;
+        let kinds = match kind {
+            FaultKind::FsyncFail { .. }
+            | FaultKind::Slow { .. }
+            | FaultKind::Disk { .. }
+            | FaultKind::Own { .. } => Vec::new(),
+            FaultKind::Clock { change, .. } if !at_one_stroke(change) => Vec::new(),
+            FaultKind::PowerLoss { nodes } => {
+                nodes.into_iter().map(|node| FaultKind::Kill { target: Target::Node(node) }).collect()
+            }
+            FaultKind::CrashPoint { point, .. } => vec![FaultKind::CrashPoint { point, power: false }],
+            kind => vec![kind],
+        };
+        kinds.into_iter().map(|kind| Fault { at_ms, for_ms, kind }).collect()
+    };
+    replayed.faults = std::mem::take(&mut replayed.faults).into_iter().flat_map(instead).collect();
+    replayed
 }
 
 /// Lets a fault happen, and undoes it when its time is over.
@@ -292,7 +317,7 @@ async fn vanish(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{Limits, Target};
+    use crate::scenario::Limits;
 
     #[test]
     fn what_has_no_real_counterpart_is_named_once() {
@@ -310,5 +335,10 @@ mod tests {
         let reasons = left_out(&scenario);
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons[0].starts_with("fsync-fail") && reasons[1].starts_with("power-loss"));
+
+        let replayed = as_replayed(&scenario);
+        let killed = FaultKind::Kill { target: Target::Node(1) };
+        assert_eq!(replayed.faults, [fault(FaultKind::Transfer), fault(killed)]);
+        assert!(left_out(&replayed).is_empty());
     }
 }
