@@ -70,7 +70,6 @@ enum Command {
     #[command(subcommand)]
     Catalog(catalog::Catalog),
     /// Fires user events and lists them
-    #[command(subcommand)]
     Event(ask::Event),
     /// Shows the agent's own statistics
     Info(ask::Info),

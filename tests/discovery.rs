@@ -122,6 +122,12 @@ fn each_agent_judges_for_itself_whether_an_event_concerns_it() {
     // Another's name: the command line lists what the agent lists.
     let told = run(&["event", "list", "--name", "to-v1", "--http-addr", &b.at.http.to_string()]);
     assert!(shown(&told).contains("to-v1"), "{}", shown(&told));
+    // As Consul's command line has it.
+    let at = format!("-http-addr={}", a.at.http);
+    let fired = run(&["event", "-name=by-flag", "-node=a", &at, "what"]);
+    assert!(shown(&fired).contains("Event ID: "), "{}", shown(&fired));
+    eventually("the event", || listed(&a).contains(&"by-flag".to_owned()).then_some(()));
+    assert_eq!(run(&["event", &at]).status.code(), Some(2));
 }
 
 #[test]

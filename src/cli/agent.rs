@@ -63,8 +63,26 @@ pub struct AgentArgs {
     #[arg(long, value_name = "IP")]
     bind: Option<IpAddr>,
     /// IP address that other members reach this node at
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", alias = "advertise-addr")]
     advertise: Option<IpAddr>,
+    /// IP address that the HTTP API and the DNS server listen on
+    #[arg(long, value_name = "IP", conflicts_with = "http_addr")]
+    client: Option<IpAddr>,
+    /// Name of the datacenter
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<String>,
+    /// Domain that the DNS server answers for
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// Label of this node; may be repeated
+    #[arg(long, value_name = "KEY:VALUE", value_parser = label)]
+    node_meta: Vec<(String, String)>,
+    // Consul's. It is taken only to say what to do instead.
+    #[arg(long, value_name = "KEY", hide = true)]
+    encrypt: Option<String>,
+    /// Let checks and watches run programs
+    #[arg(long)]
+    enable_script_checks: bool,
     /// Address of the HTTP API
     #[arg(long, value_name = "IP:PORT")]
     http_addr: Option<SocketAddr>,
@@ -78,10 +96,10 @@ pub struct AgentArgs {
     #[arg(long, value_name = "PORT")]
     dns_port: Option<u16>,
     /// Port for traffic between servers; 0 picks a free one
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", alias = "server-port")]
     rpc_port: Option<u16>,
     /// Port for gossip, UDP and TCP; 0 picks a free one
-    #[arg(long, value_name = "PORT", alias = "serf-port")]
+    #[arg(long, value_name = "PORT", aliases = ["serf-port", "serf-lan-port"])]
     gossip_port: Option<u16>,
     /// What is logged: off, error, warn, info, debug, trace, or tracing directives [default: info]
     #[arg(long, value_name = "LEVEL")]
@@ -297,6 +315,12 @@ fn outdated(config: &Config, now: UnixTime) -> Option<String> {
     ))
 }
 
+/// `KEY:VALUE`, as Consul writes labels of nodes.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once(':').ok_or("must be KEY:VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
@@ -313,6 +337,12 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             .map_err(|error| Problem::failed(error.to_string()))?;
 
     take_secrets(&mut config, &process)?;
+    if args.encrypt.is_some() {
+        return Err(Problem::usage(
+            "--encrypt: whoever lists the processes of this machine would read the key: put it into a file that is nobody \
+             else's to read, and name that as encrypt_file in a configuration file",
+        ));
+    }
     if let Some(name) = args.node {
         config.node_name = name;
     }
@@ -323,6 +353,14 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     if let Some(addr) = args.http_addr {
         config.http_addr = addr;
     }
+    if let Some(ip) = args.client {
+        config.http_addr.set_ip(ip);
+        config.https_addr.as_mut().into_iter().chain(&mut config.dns.addr).for_each(|addr| addr.set_ip(ip));
+    }
+    config.datacenter = args.datacenter.unwrap_or(config.datacenter);
+    config.dns.domain = args.domain.unwrap_or(config.dns.domain);
+    config.tags.extend(args.node_meta);
+    config.enable_script_checks |= args.enable_script_checks;
     config.https_addr = args.https_addr.or(config.https_addr);
     let ports = [
         (args.http_port, &mut config.http_addr),
@@ -453,6 +491,24 @@ mod tests {
         assert_eq!(plan.config.retry_interval_ms, 90_000);
         assert_eq!((plan.log_level.as_str(), plan.data_dir), ("debug", Some("/file".into())));
         assert_eq!(planned("--data-dir /x", "").unwrap().config.node_name, "host");
+    }
+
+    #[test]
+    fn what_consul_says_by_flags_is_understood() {
+        let line = "--data-dir /x --client 10.0.0.1 --datacenter east --domain corp --node-meta rack:1 \
+                    --node-meta zone:b:2 --enable-script-checks --serf-lan-port 7";
+        let file = "datacenter = 'west'\ndns.addr = '127.0.0.1:8600'\ntags.rack = '0'";
+        let config = planned(line, file).unwrap().config;
+        assert_eq!(config.http_addr.to_string(), "10.0.0.1:8500");
+        assert_eq!(config.dns.addr.unwrap().to_string(), "10.0.0.1:8600");
+        assert_eq!((config.datacenter.as_str(), config.dns.domain.as_str()), ("east", "corp"));
+        assert_eq!((config.tags["rack"].as_str(), config.tags["zone"].as_str()), ("1", "b:2"));
+        assert!(config.enable_script_checks && config.gossip_addr.port() == 7);
+        let problem = planned("--data-dir /x --encrypt c2VjcmV0", "").unwrap_err();
+        assert!(problem.code == 2 && problem.text.contains("encrypt_file") && !problem.text.contains("c2Vj"));
+        assert!(planned("--data-dir /x --client 10.0.0.1 --dns-port 53", "").is_ok_and(|plan| {
+            plan.config.dns.addr.is_some_and(|addr| addr.to_string() == "10.0.0.1:53")
+        }));
     }
 
     #[test]

@@ -160,8 +160,33 @@ pub struct Members {
     api: Api,
 }
 
+/// With `fire` or `list`; or as Consul has it, with `--name` for the event to be fired.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Event {
+    #[command(subcommand)]
+    command: Option<EventCommand>,
+    /// Sends an event of this name
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    how: Firing,
+}
+
+impl Event {
+    fn command(self) -> Result<EventCommand, Problem> {
+        match (self.command, self.name) {
+            (Some(command), _) => Ok(command),
+            (None, Some(name)) => Ok(EventCommand::Fire(EventFire { name, how: self.how })),
+            (None, None) => {
+                Err(Problem::usage("say which event: `event fire NAME`, `event --name NAME` or `event list`"))
+            }
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
-pub enum Event {
+pub enum EventCommand {
     /// Sends an event to all members
     Fire(EventFire),
     /// Lists the events that the agent has seen, oldest first
@@ -172,6 +197,13 @@ pub enum Event {
 pub struct EventFire {
     /// The event's name
     name: String,
+    #[command(flatten)]
+    how: Firing,
+}
+
+/// What goes with an event, and for whom it is.
+#[derive(Args, Debug)]
+pub struct Firing {
     /// What to send with it; `-` reads standard input, `@FILE` a file
     #[arg(default_value = "")]
     payload: String,
@@ -261,8 +293,10 @@ pub fn run(command: Command) -> Result<Vec<u8>, Problem> {
             Command::Kv(Kv::Export(args)) => transfer::export(&env, args).await,
             Command::Kv(Kv::Import(args)) => transfer::import(&env, args).await,
             Command::Members(args) => members(&env, args).await,
-            Command::Event(Event::Fire(args)) => event_fire(&env, args).await,
-            Command::Event(Event::List(args)) => event_list(&env, args).await,
+            Command::Event(event) => match event.command()? {
+                EventCommand::Fire(args) => event_fire(&env, args).await,
+                EventCommand::List(args) => event_list(&env, args).await,
+            },
             Command::Info(args) => info(&env, args).await,
             Command::Rtt(args) => rtt::rtt(&env, args).await,
             Command::Watch(args) => watch::watch(&env, args).await,
@@ -609,12 +643,13 @@ async fn members(env: &Env, args: Members) -> Result<Vec<u8>, Problem> {
 }
 
 async fn event_fire(env: &Env, args: EventFire) -> Result<Vec<u8>, Problem> {
-    let payload = content(args.payload)?;
-    let query = query([("node", args.node), ("service", args.service), ("tag", args.tag)]);
-    let path = format!("/v1/event/fire/{}{query}", path(&args.name));
-    let response = ask(env, &args.api, Method::PUT, &path, payload, false).await?;
+    let EventFire { name, how: Firing { payload, node, service, tag, format, api } } = args;
+    let payload = content(payload)?;
+    let query = query([("node", node), ("service", service), ("tag", tag)]);
+    let path = format!("/v1/event/fire/{}{query}", path(&name));
+    let response = ask(env, &api, Method::PUT, &path, payload, false).await?;
     let event = parse(&response)?;
-    if args.format.is_json() {
+    if format.is_json() {
         return Ok(pretty(&event));
     }
     Ok(lines([format!("Event ID: {}", text(&event, "ID")).as_str()]))
