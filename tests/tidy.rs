@@ -135,3 +135,31 @@ fn observable_order_never_comes_from_a_hash() {
     }
     assert!(wrong.is_empty(), "use BTreeMap or BTreeSet: {}", wrong.join(", "));
 }
+
+/// Whoever adds a dependency says what for.
+#[test]
+fn every_dependency_has_its_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let architecture = text("ARCHITECTURE.md");
+    let reasons: Vec<&str> = architecture
+        .lines()
+        .skip_while(|line| *line != "## Dependencies and their reasons")
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|names| names.split([',', ' ', '`', '(', ')', '\'']))
+        .collect();
+    for manifest in ["Cargo.toml", "sim/Cargo.toml"] {
+        let text = text(manifest);
+        let mut section = "";
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section.ends_with("dependencies]")
+                && !line.starts_with('#')
+                && let Some((name, _)) = line.split_once([' ', '.', '='])
+            {
+                assert!(name == "driftline" || reasons.contains(&name), "{manifest}: {name}: say why");
+            }
+        }
+    }
+}

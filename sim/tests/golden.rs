@@ -92,9 +92,7 @@ fn holds(path: &Path) {
     let folder = tempfile::tempdir().unwrap();
     let shows = (0..expects.within).any(|more| {
         let path = folder.path().join("seed.json");
-        let mut plan = case.scenario.clone();
-        plan.seed = plan.seed.wrapping_add(more);
-        SavedCase::bare(plan).save(&path, true).unwrap();
+        SavedCase::bare(case.scenario.clone().under(more)).save(&path, true).unwrap();
         expects.signature.is_in(&report(&path, expects.mutant.as_deref()))
     });
     assert!(shows, "{name} does not show {} within {} seeds", expects.signature, expects.within);

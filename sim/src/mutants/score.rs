@@ -177,9 +177,7 @@ pub fn shrink(
     let within = shrink::tries(&small.scenario);
     let folder = tempfile::tempdir()?;
     let plans = (0..within).map(|more| {
-        let seed = small.scenario.seed.wrapping_add(more);
-        let path = folder.path().join(format!("seed-{seed}.json"));
-        case.of_plan(&Scenario { seed, ..small.scenario.clone() }, path)
+        case.of_plan(&small.scenario.clone().under(more), folder.path().join(format!("{more}.json")))
     });
     let plans = plans.collect::<std::io::Result<Vec<Case>>>()?;
     let still_fails = |perturb: &u64| {

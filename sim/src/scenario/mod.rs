@@ -686,6 +686,12 @@ pub enum LockEnd {
 }
 
 impl Scenario {
+    /// The same plan under other luck: that of the seed so many further on.
+    #[must_use]
+    pub fn under(self, more: u64) -> Scenario {
+        Scenario { seed: self.seed.wrapping_add(more), ..self }
+    }
+
     /// How fast the fastest clock of the run is at any time, in millionths of true time.
     pub fn fastest_ppm(&self) -> u64 {
         let initial = self.clocks.iter().map(|clock| clock.rate_ppm);

@@ -204,7 +204,7 @@ impl Search<'_, '_> {
                 if more >= deepest {
                     break;
                 }
-                let candidate = Scenario { seed: best.seed.wrapping_add(more), ..candidate };
+                let candidate = Scenario { seed: best.seed, ..candidate }.under(more);
                 let known = more >= tries || self.refuted.contains(&hash(&candidate));
                 if !known && candidate != best && candidate.validate().is_ok() {
                     chunk.push(candidate);
