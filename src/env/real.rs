@@ -9,7 +9,7 @@
 pub mod puppet;
 pub mod tls;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -289,8 +289,15 @@ struct RealDisk {
 struct Place {
     directory: PathBuf,
     itself: Identity,
-    /// Files that had no name left when they were removed or replaced here, and may still be open.
-    removed: Mutex<BTreeSet<Identity>>,
+    /// The files that are open.
+    open: Mutex<BTreeMap<Identity, Opened>>,
+}
+
+#[derive(Debug, Default)]
+struct Opened {
+    times: usize,
+    /// The node itself took its last name from it.
+    removed: bool,
 }
 
 /// Which file it is, whatever its name.
@@ -307,23 +314,30 @@ impl From<fs::Metadata> for Identity {
 }
 
 impl Place {
-    fn removed(&self) -> MutexGuard<'_, BTreeSet<Identity>> {
-        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Identity, Opened>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what takes a name from a file, and remembers which file that was.
+    /// Does what takes a name from a file. That it is the node's own doing is known before: it may be synced meanwhile.
     fn taking(&self, name: &Path, take: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let loses = fs::metadata(name).ok().filter(|file| file.nlink() == 1).map(Identity::from);
-        take()?;
-        self.removed().extend(loses);
-        Ok(())
+        let note = |removed: bool| {
+            if let Some(file) = loses
+                && let Some(opened) = self.open().get_mut(&file)
+            {
+                opened.removed = removed;
+            }
+        };
+        note(true);
+        take().inspect_err(|_| note(false))
     }
 
     /// Whether a next start would find what is written to this file.
     fn has(&self, file: &fs::File) -> io::Result<()> {
         let file = file.metadata()?;
         let is_there = fs::metadata(&self.directory).is_ok_and(|now| Identity::from(now) == self.itself);
-        if is_there && (file.nlink() > 0 || self.removed().contains(&Identity::from(file))) {
+        let is_named = file.nlink() > 0;
+        if is_there && (is_named || self.open().get(&file.into()).is_some_and(|opened| opened.removed)) {
             return Ok(());
         }
         Err(io::Error::other(format!(
@@ -343,7 +357,7 @@ impl RealDisk {
             io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
         })?;
         let itself = fs::metadata(directory)?.into();
-        let place = Place { directory: directory.to_owned(), itself, removed: Mutex::default() };
+        let place = Place { directory: directory.to_owned(), itself, open: Mutex::default() };
         Ok(RealDisk { place: Arc::new(place), changed: Mutex::default() })
     }
 
@@ -387,9 +401,9 @@ impl Disk for RealDisk {
             .write(true)
             .mode(OWNER_ONLY)
             .open(self.path(name))?;
-        // A new file may get the number of one that is gone.
-        self.place.removed().remove(&file.metadata()?.into());
-        Ok(Box::new(RealFile { file, place: self.place.clone() }))
+        let itself = file.metadata()?.into();
+        self.place.open().entry(itself).or_default().times += 1;
+        Ok(Box::new(RealFile { file, itself, place: self.place.clone() }))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -460,7 +474,20 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile {
     file: fs::File,
+    itself: Identity,
     place: Arc<Place>,
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        let mut open = self.place.open();
+        if let Some(opened) = open.get_mut(&self.itself) {
+            opened.times -= 1;
+            if opened.times == 0 {
+                open.remove(&self.itself);
+            }
+        }
+    }
 }
 
 impl File for RealFile {
