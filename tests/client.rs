@@ -36,15 +36,10 @@ impl Place {
 
     fn up(&mut self, more: &[&str], join: &[String]) {
         let (config, data) = (text_of(&self.home.path("config.toml")), text_of(&self.home.data()));
-        let port = |addr: Option<std::net::SocketAddr>| addr.map_or(0, |addr| addr.port()).to_string();
-        let at = self.at;
-        let ports =
-            [port(at.map(|at| at.http)), port(at.and_then(|at| at.rpc)), port(at.map(|at| at.gossip))];
+        let ports = self.home.ports(self.at);
         let mut args = vec!["--config", &config, "--data-dir", &data];
         args.extend(more);
-        for (flag, port) in ["--http-port", "--rpc-port", "--gossip-port"].iter().zip(&ports) {
-            args.extend([flag, port.as_str()]);
-        }
+        args.extend(ports.iter().map(String::as_str));
         for addr in join {
             args.extend(["--retry-join", addr]);
         }

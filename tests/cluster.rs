@@ -49,14 +49,9 @@ impl Cluster {
             self.servers.iter().filter_map(|server| Some(server.at?.gossip.to_string())).collect();
         let server = &mut self.servers[i];
         let (config, data) = (text_of(&server.home.path("config.toml")), text_of(&server.home.data()));
-        let ports = match server.at {
-            Some(at) => [at.http, at.rpc(), at.gossip].map(|addr| addr.port().to_string()),
-            None => ["0", "0", "0"].map(str::to_owned),
-        };
+        let ports = server.home.ports(server.at);
         let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap-expect", "3"];
-        for (flag, port) in ["--http-port", "--rpc-port", "--gossip-port"].iter().zip(&ports) {
-            args.extend([flag, port.as_str()]);
-        }
+        args.extend(ports.iter().map(String::as_str));
         for addr in &known {
             args.extend(["--retry-join", addr]);
         }

@@ -103,9 +103,9 @@ fn names_to_join_are_looked_up_while_the_agent_runs() {
 
 #[test]
 fn an_agent_that_is_told_its_own_address_only_has_nobody_to_join() {
-    let port = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat()).at.gossip.port().to_string();
-    let own = format!("127.0.0.1:{port}");
-    let ports = ["--http-port", "0", "--rpc-port", "0", "--gossip-port", &port];
+    let ip = Home::new().ip.to_string();
+    let (own, http) = (format!("{ip}:8301"), format!("{ip}:0"));
+    let ports = ["--bind", &ip, "--http-addr", &http, "--rpc-port", "0", "--gossip-port", "8301"];
     let retry = ["--dev", "--retry-join", &own, "--retry-interval", "50ms", "--retry-max", "1"];
     let mut node = Node::start("a", &[&ports[..], &retry].concat());
     // That it does not try cannot be waited for, only watched a while.

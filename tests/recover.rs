@@ -10,14 +10,9 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn up(name: &str, home: &Home, at: Option<Listening>, join: &[String]) -> Node {
     let (config, data) = (home.file("config.toml", QUICK), text_of(&home.data()));
-    let ports = match at {
-        Some(at) => [at.http, at.rpc(), at.gossip].map(|addr| addr.port().to_string()),
-        None => ["0", "0", "0"].map(str::to_owned),
-    };
+    let ports = home.ports(at);
     let mut args = vec!["--server", "--config", &config, "--data-dir", &data, "--bootstrap-expect", "3"];
-    for (flag, port) in ["--http-port", "--rpc-port", "--gossip-port"].iter().zip(&ports) {
-        args.extend([flag, port.as_str()]);
-    }
+    args.extend(ports.iter().map(String::as_str));
     for addr in join {
         args.extend(["--retry-join", addr]);
     }

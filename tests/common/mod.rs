@@ -1,6 +1,6 @@
 //! Real `driftline` processes on this machine, for tests to start, ask and kill.
 //!
-//! Nodes listen on 127.0.0.1 at ports the system picks; the line a node prints once it is up tells
+//! Nodes listen on loopback addresses at ports the system picks; the line a node prints once it is up tells
 //! them. A node is killed when its handle is dropped. Nothing here sleeps and hopes: tests wait for
 //! conditions, with deadlines far beyond what a healthy run needs.
 
@@ -11,9 +11,10 @@ pub mod contract;
 pub mod script;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -281,14 +282,36 @@ pub fn start_at_home(name: &str, config: &str, more: &[&str], join: &[String]) -
     (Node::start(name, &args), home)
 }
 
-/// A place for a node's files and configuration.
+/// A place for a node's files and configuration, and an address.
 pub struct Home {
     dir: TempDir,
+    /// A loopback address that no other test has.
+    pub ip: Ipv4Addr,
 }
 
 impl Home {
     pub fn new() -> Home {
-        Home { dir: tempfile::tempdir().expect("a temporary directory") }
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        // Not that of ordinary servers, and of the process's own as far as its number goes.
+        let ip = Ipv4Addr::new(127, 64 + high % 64, low, NEXT.fetch_add(1, Ordering::Relaxed) % 254 + 1);
+        Home { dir: tempfile::tempdir().expect("a temporary directory"), ip }
+    }
+
+    /// The flags of a node that listens at the ports that it had before, or at any: on this home's own loopback address, so that
+    /// nobody takes a port while its node is down.
+    pub fn ports(&self, before: Option<Listening>) -> Vec<String> {
+        let [http, rpc, gossip] = match before {
+            Some(at) => [at.http.port(), at.rpc.map_or(0, |rpc| rpc.port()), at.gossip.port()],
+            None => [0; 3],
+        };
+        let flags = [
+            ("--bind", self.ip.to_string()),
+            ("--http-addr", format!("{}:{http}", self.ip)),
+            ("--rpc-port", rpc.to_string()),
+            ("--gossip-port", gossip.to_string()),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
