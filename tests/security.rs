@@ -397,11 +397,12 @@ fn one_address_does_not_get_all_the_connections() {
     let node = configured(&home, "solo", text, &["--server", "--bootstrap"], &[]);
     eventually("it leads", || node.http().leader());
     let connect = || TcpStream::connect(node.at.http).unwrap();
-    // Connections are accepted in the order in which they were made.
-    let held = [connect(), connect()];
-    eventually("there is no room for a third", || {
+    // Connections are accepted in the order in which they were made. Both are made anew at each try: as long as the one of the
+    // question before is not gone, there is no room for the second, and it is closed.
+    let held = eventually("there is no room for a third", || {
+        let held = [connect(), connect()];
         let told = node.http().call(Method::GET, "/v1/status/leader", "").ok()?;
-        (told.status == 503).then_some(())
+        (told.status == 503).then_some(held)
     });
     drop(held);
     eventually("there is room again", || node.http().leader());
