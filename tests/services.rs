@@ -432,7 +432,10 @@ fn what_is_registered_in_the_catalog_has_to_make_sense() {
 /// A server that keeps nothing, and what commands come to that ask it.
 fn asked() -> (Node, impl Fn(&[&str]) -> String) {
     let node = Node::start("a", &[&["--dev"], &ANY_PORTS[..]].concat());
-    eventually("a leader", || node.http().leader());
+    // The leader enters itself soon after it leads, and not before.
+    eventually("its node in the catalog", || {
+        node.http().json("/v1/catalog/node/a").filter(|found| !found.is_null())
+    });
     let http = node.at.http.to_string();
     (node, move |args: &[&str]| shown(&run(&[args, &["--http-addr", &http]].concat())))
 }
