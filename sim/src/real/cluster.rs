@@ -787,8 +787,8 @@ impl Cluster {
 
     /// What keeps the nodes from being of one mind.
     pub fn disagreement(&self) -> Option<String> {
-        let standing = locked(&self.standing).clone();
-        standing.disagreement(&self.nodes(), |node| self.scenario.is_agent(node))
+        let nodes = self.nodes();
+        locked(&self.standing).disagreement(&nodes, |node| self.scenario.is_agent(node))
     }
 
     /// What each node has applied, and to what effect.

@@ -90,15 +90,17 @@ pub fn build(release: bool) -> Result<PathBuf, BuildError> {
         .arg("--target-dir")
         .arg(workspace.join("target"))
         // Of the cargo that started this program; they would make this another build.
-        .env_remove("CARGO_MANIFEST_DIR")
-        .env_remove("CARGO_MANIFEST_PATH")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_RUSTFLAGS")
         .stdin(Stdio::null());
     // A build script that looks at what it is told of its package would be run again, and what depends on it be built again.
     let told = std::env::vars_os().map(|(name, _)| name);
-    told.filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_")).for_each(|name| {
+    let of_its_package = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_")
+    };
+    told.filter(of_its_package).for_each(|name| {
         command.env_remove(name);
     });
     let output = command.output().map_err(|error| BuildError::NoCargo { cargo, error })?;
