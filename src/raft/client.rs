@@ -293,7 +293,7 @@ async fn attempt(
             Err(_) => Err(no_answer("not committed in time")),
         },
         // A deposed leader may never answer; its successor is asked at once.
-        () = another_leads(node, Some(leader)) => {
+        () = node.another_leads(Some(leader)) => {
             env.reachable("a request is taken from a deposed leader to its successor");
             Err(no_answer("another server leads now"))
         }
@@ -309,19 +309,8 @@ async fn pause(env: &Env, node: &RaftNode, deadline: Instant) -> bool {
     // Never nothing at all: the two views of the leader below may disagree for a while, and then the caller would spin.
     env.sleep(SHORTEST_PAUSE).await;
     // Either way it is time to try again.
-    let _ = env.timeout(RETRY_PAUSE, another_leads(node, node.leader())).await;
+    let _ = env.timeout(RETRY_PAUSE, node.another_leads(node.leader())).await;
     true
-}
-
-/// Ends when another than `before` is known to lead. Never, once this server's core has stopped: there is no news from it any
-/// more, and the end of its news is none. (Taken for some, it made a server whose disk had failed send what it had under way
-/// again and again until it was gone: seed 915.)
-async fn another_leads(node: &RaftNode, before: Option<u64>) {
-    let mut metrics = node.inner.core.server_metrics();
-    let known = metrics.wait_until(|now| now.current_leader.is_some() && now.current_leader != before);
-    if known.await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Serves waiting readers, all that have gathered with one round.

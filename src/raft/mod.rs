@@ -530,9 +530,21 @@ impl RaftNode {
     /// a caller that was woken by one and then asked another found a leader not yet one, and slept (seen in production, in
     /// one start of ten under load).
     pub async fn leadership_changed(&self, led: bool) {
+        self.news(|now| self.leads(now) != led).await;
+    }
+
+    /// Waits until a server other than `before` is known to lead. That none is known any more is no news for whoever has a
+    /// request to send.
+    async fn another_leads(&self, before: Option<u64>) {
+        self.news(|now| now.current_leader.is_some() && now.current_leader != before).await;
+    }
+
+    /// Waits until what Raft tells of this server is so. Once Raft has stopped, as it does when the disk fails, there is no
+    /// news any more, and that there is none is no news either: taken for some, it made a server send what it had under way
+    /// to the leader again and again until it was gone (seed 915).
+    async fn news(&self, is_so: impl Fn(&RaftServerMetrics<TypeConfig>) -> bool + Send) {
         let mut metrics = self.inner.core.server_metrics();
-        if metrics.wait_until(|now| self.leads(now) != led).await.is_err() {
-            // Raft has stopped: nothing changes any more.
+        if metrics.wait_until(is_so).await.is_err() {
             std::future::pending().await
         }
     }
