@@ -199,6 +199,9 @@ pub struct RaftConfig {
     /// Bytes of a segment of the log: 4096 to 1 GiB. Larger ones are begun less often; disk space is taken
     /// in pieces of this size.
     pub segment_bytes: u64,
+    /// Bytes of the log's newest entries that stay in memory when they are durable, 1 GiB at most: followers that keep up
+    /// are sent them without the disk.
+    pub cache_bytes: u64,
     /// What to do when the data is found damaged.
     pub on_damage: OnDamage,
 }
@@ -376,6 +379,7 @@ impl Default for RaftConfig {
             snapshot_chunk_bytes: 1 << 20,
             request_timeout_ms: 7_000,
             segment_bytes: 8 << 20,
+            cache_bytes: 16 << 20,
             on_damage: OnDamage::Stop,
         }
     }
@@ -468,6 +472,9 @@ impl Config {
         }
         if !(4096..=1 << 30).contains(&raft.segment_bytes) {
             return invalid("raft.segment_bytes", "must be 4096 to 1073741824".to_owned());
+        }
+        if raft.cache_bytes > 1 << 30 {
+            return invalid("raft.cache_bytes", "must be at most 1073741824".to_owned());
         }
         if self.bootstrap != Bootstrap::Wait && !self.server {
             return invalid(

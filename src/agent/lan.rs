@@ -72,7 +72,7 @@ impl Lan {
             told.lock().unwrap_or_else(PoisonError::into_inner).encode().unwrap_or_default()
         };
         let (node, local) = (config.node_name.clone(), local.clone());
-        let events = UserEvents::with_filter(env, meta_bytes, move |event| {
+        let events = UserEvents::with_filter(env, config.gossip.retransmit_mult, meta_bytes, move |event| {
             concerns(event, &node, || local.services())
         });
         let speaks: Arc<dyn gossip::Delegate> = match delegate {

@@ -413,7 +413,13 @@ impl Agent {
         duties.push(env.spawn(local.clone().keep_true(self.clone())).abort_on_drop());
         duties.push(env.spawn(local.reap()).abort_on_drop());
         duties.push(env.spawn(coordinates::tell(self.clone())).abort_on_drop());
-        *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner) = duties;
+        let kept = || self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept() = duties;
+        // Who stops the node at once, while the duties begin, finds none to end.
+        if self.inner.outcome.get().is_some() {
+            let late = std::mem::take(&mut *kept());
+            drop(late);
+        }
     }
 
     /// Waits until the node has left or can no longer run.
@@ -789,7 +795,8 @@ impl Agent {
     /// Applies a command to the embedding program's [`Machine`], wherever the leader is, and gives its answer.
     ///
     /// # Errors
-    /// [`WriteError`] tells whether it may have been applied all the same. Refused when there is no machine.
+    /// [`WriteError`] tells whether it may have been applied all the same. Refused when there is no machine, or the command
+    /// has more than [`MAX_COMMAND`](crate::raft::MAX_COMMAND) bytes.
     pub async fn command(&self, command: &[u8]) -> Result<Vec<u8>, WriteError> {
         let no_machine = || WriteError::Refused("this program has no state machine of its own".to_owned());
         // Boxed, so that whoever awaits this need not know how deep it goes.
@@ -837,7 +844,8 @@ impl Agent {
         Ok(self.inner.delegate.snapshot_rpc(&self.bearer_of_calls(), stale).await?)
     }
 
-    /// Makes the state of the whole cluster what these bytes say: see [`crate::state::restore`].
+    /// Makes the state of the whole cluster what these bytes say, 1 GiB of them at most: see [`crate::state::restore`]. All
+    /// sessions end, and every index is new.
     ///
     /// # Errors
     /// Refused: nothing was restored. Unknown: it may have been, or may yet be.

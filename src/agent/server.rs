@@ -76,16 +76,14 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// The file that lets one bootstrap again, with the reset index in it.
 const RESET_FILE: &str = "acl-bootstrap-reset";
 
-/// What the file says, which is gone then.
-fn take_reset(disk: &dyn Disk) -> std::io::Result<Option<u64>> {
+/// What the file says, if there is one.
+fn read_reset(disk: &dyn Disk) -> std::io::Result<Option<u64>> {
     if !disk.exists(RESET_FILE)? {
         return Ok(None);
     }
     let file = disk.open(RESET_FILE)?;
     let mut text = vec![0; usize::try_from(file.len()?.min(64)).unwrap_or_default()];
     file.read_at(0, &mut text)?;
-    disk.remove(RESET_FILE)?;
-    disk.sync_dir()?;
     Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()))
 }
 
@@ -124,8 +122,9 @@ impl Server {
         local: &Local,
     ) -> Result<Server, Error> {
         let Program { machine, delegate, members, process: _ } = program;
-        let RaftConfig { segment_bytes, on_damage, .. } = config.raft;
-        let store = Store::open(env, StoreOptions { segment_bytes, on_damage }).await?;
+        let RaftConfig { segment_bytes, cache_bytes, on_damage, .. } = config.raft;
+        let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
+        let store = Store::open(env, StoreOptions { segment_bytes, cache_bytes, on_damage }).await?;
         env.linger(hazard::STORE_OPEN).await;
         let identity = store.identity();
         let mut config = config.clone();
@@ -238,8 +237,10 @@ impl Server {
         self.inner.node.serve_agents(Box::new(move |bytes| {
             let server = inner.upgrade().map(|inner| Server { inner });
             Box::pin(async move {
+                let mut writes = false;
                 let reply = match (server, call::decode_call(&bytes)) {
                     (Some(server), Ok((token, forwarded))) => {
+                        writes = matches!(forwarded.call, Call::Write(_));
                         let hold = forwarded.hold().min(server.inner.config.raft.request_timeout());
                         server.answer(&Bearer::Token(token), forwarded.call, forwarded.id, hold).await
                     }
@@ -255,7 +256,9 @@ impl Server {
                     bytes.len(),
                     call::MAX_REPLY
                 );
-                call::encode_reply(&Err(CallError::Refused(text)))
+                // A write is carried out by now, or was refused at length.
+                let kind = if writes { CallError::Unknown } else { CallError::Refused };
+                call::encode_reply(&Err(kind(text)))
             })
         }));
     }
@@ -304,17 +307,29 @@ impl Server {
     }
 
     /// Bootstrapping again is for whoever can write into a server's directory: what a file there says counts, and never
-    /// what came with the call. Once read it is removed: it opens the door once.
+    /// what came with the call. It opens the door once, as the state sees to it; then it is removed.
     async fn with_reset(&self, call: Call) -> Call {
         let Call::Write(Command::Acl(AclCommand::Bootstrap { token, .. })) = call else { return call };
         let disk = self.inner.env.disk();
-        let read = self.inner.env.blocking(move || take_reset(&*disk)).await;
+        let read = self.inner.env.blocking(move || read_reset(&*disk)).await;
         let reset = read.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
         let reset = reset.unwrap_or_else(|error| {
             tracing::warn!(%error, "{RESET_FILE} cannot be read");
             None
         });
         Call::Write(Command::Acl(AclCommand::Bootstrap { token, reset }))
+    }
+
+    async fn remove_reset(&self) {
+        let disk = self.inner.env.disk();
+        let removed = self.inner.env.blocking(move || {
+            disk.remove(RESET_FILE)?;
+            disk.sync_dir()
+        });
+        let removed = removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
+        if let Err(error) = removed {
+            tracing::warn!(%error, "{RESET_FILE} has served and cannot be removed: remove it");
+        }
     }
 
     /// What a query finds that may be seen, and whether something else was left out.
@@ -364,6 +379,7 @@ impl Server {
                 Ok(Reply::Written(Outcome::Done { index: 0 }))
             }
             Call::Write(command) => {
+                let opens = matches!(command, Command::Acl(AclCommand::Bootstrap { reset: Some(_), .. }));
                 let written = match id {
                     Some((id, done_below)) => {
                         client.write_for(&Request { id, done_below, command }, hold).await
@@ -371,6 +387,9 @@ impl Server {
                     None => client.write(command).await,
                 };
                 let mut outcome = written?;
+                if opens && matches!(outcome, Outcome::Returned { .. }) {
+                    self.remove_reset().await;
+                }
                 if let Some(who) = who {
                     rights::sift(&who, &mut outcome);
                 }
@@ -439,10 +458,14 @@ impl Server {
                 let ask = Ask::Agent(call::encode_call(&token, &call));
                 let asked =
                     node.pool().call(addr, Some(leader), Lane::Client, &ask, left.min(STATUS_WITHIN)).await;
-                if let Ok(RpcAnswer::Agent(bytes)) = asked
-                    && let Ok(Ok(reply)) = call::decode_reply(&bytes)
-                {
-                    return Ok(reply);
+                let reply = match asked {
+                    Ok(RpcAnswer::Agent(bytes)) => call::decode_reply(&bytes).ok(),
+                    _ => None,
+                };
+                match reply {
+                    // It does not lead any more, or does not know yet that it does.
+                    Some(Err(CallError::NoLeader(_))) | None => {}
+                    Some(answered) => return answered,
                 }
             }
             env.sleep(ASK_AGAIN.min(left)).await;

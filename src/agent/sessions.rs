@@ -39,12 +39,22 @@ const AT_ONCE: usize = 64;
 /// Delays lifted by one command.
 const LIFTED_AT_ONCE: usize = 256;
 
-/// A time that is being counted.
+/// What has a time that is being counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Counted {
-    Session { id: String, renewed: u64 },
-    Delay { key: String, since: u64 },
-    Token { accessor: String, created: u64 },
+enum What {
+    /// A session, by its id.
+    Session(String),
+    /// A lock-delay, by its key.
+    Delay(String),
+    /// A token, by its accessor.
+    Token(String),
+}
+
+/// A time that is being counted, and the log index of its beginning: another beginning since makes it void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Counted {
+    what: What,
+    since: u64,
 }
 
 /// All times that are being counted, and how far.
@@ -55,8 +65,9 @@ struct Countdown {
     /// Beginnings up to this log index have been seen.
     seen: u64,
     looked_through: Duration,
-    ends: BTreeMap<Counted, Duration>,
-    by_end: BTreeSet<(Duration, Counted)>,
+    /// When the time of each is over, and since when it counts.
+    ends: BTreeMap<What, (Duration, u64)>,
+    by_end: BTreeSet<(Duration, What)>,
 }
 
 impl Countdown {
@@ -70,26 +81,30 @@ impl Countdown {
         let forgets = mutant::is("L03") && self.counted.is_zero();
         for session in state.sessions().renewed_after(self.seen) {
             let time = Duration::from_nanos(session.made.ttl_ns).saturating_mul(2);
-            self.begin(Counted::Session { id: session.made.id.clone(), renewed: session.renewed }, time);
+            self.begin(What::Session(session.made.id.clone()), session.renewed, time);
         }
         for (key, delay) in state.sessions().delayed_after(self.seen) {
             let time = Duration::from_nanos(delay.for_ns).min(MAX_LOCK_DELAY);
             let time = if forgets { Duration::ZERO } else { time };
-            self.begin(Counted::Delay { key: key.clone(), since: delay.since }, time);
+            self.begin(What::Delay(key.clone()), delay.since, time);
         }
         for token in state.acl().mortal_after(self.seen) {
-            let (accessor, created) = (token.it.accessor.clone(), token.create_index);
-            self.begin(Counted::Token { accessor, created }, Duration::from_nanos(token.it.ttl_ns));
+            let time = Duration::from_nanos(token.it.ttl_ns);
+            self.begin(What::Token(token.it.accessor.clone()), token.create_index, time);
         }
         self.seen = state.applied();
     }
 
-    fn begin(&mut self, what: Counted, time: Duration) {
-        if !self.ends.contains_key(&what) {
-            let end = self.counted.saturating_add(time);
-            self.by_end.insert((end, what.clone()));
-            self.ends.insert(what, end);
+    /// Begins to count, unless that is what is being counted. An earlier beginning of the same is forgotten.
+    fn begin(&mut self, what: What, since: u64, time: Duration) {
+        match self.ends.get(&what) {
+            Some((_, counted)) if *counted == since => return,
+            Some((end, _)) => drop(self.by_end.remove(&(*end, what.clone()))),
+            None => {}
         }
+        let end = self.counted.saturating_add(time);
+        self.by_end.insert((end, what.clone()));
+        self.ends.insert(what, (end, since));
     }
 
     /// So much time has passed, for all we can be sure of.
@@ -109,24 +124,18 @@ impl Countdown {
             && *end <= self.counted
             && let Some((_, what)) = self.by_end.pop_first()
         {
-            self.ends.remove(&what);
-            let in_force = match &what {
-                Counted::Session { id, renewed } => {
-                    state.sessions().get(id).is_some_and(|session| session.renewed == *renewed)
-                }
-                Counted::Delay { key, since } => {
-                    state.sessions().delay_of(key).is_some_and(|delay| delay.since == *since)
-                }
-                Counted::Token { accessor, created } => {
-                    state.acl().token(accessor).is_some_and(|token| token.create_index == *created)
-                }
+            let Some((_, since)) = self.ends.remove(&what) else { continue };
+            let begun = match &what {
+                What::Session(id) => state.sessions().get(id).map(|session| session.renewed),
+                What::Delay(key) => state.sessions().delay_of(key).map(|delay| delay.since),
+                What::Token(accessor) => state.acl().token(accessor).map(|token| token.create_index),
             };
-            if in_force {
-                over.push(what);
+            if begun == Some(since) {
+                over.push(Counted { what, since });
             }
         }
-        for what in &over {
-            self.begin(what.clone(), AGAIN);
+        for Counted { what, since } in &over {
+            self.begin(what.clone(), *since, AGAIN);
         }
         over
     }
@@ -135,15 +144,15 @@ impl Countdown {
 /// The commands that say so.
 fn commands(over: Vec<Counted>) -> Vec<Command> {
     let (mut commands, mut delays) = (Vec::new(), Vec::new());
-    for what in over {
+    for Counted { what, since } in over {
         match what {
-            Counted::Session { id, renewed } => {
-                commands.push(Command::Session(SessionCommand::Expire { id, renewed }));
+            What::Session(id) => {
+                commands.push(Command::Session(SessionCommand::Expire { id, renewed: since }));
             }
-            Counted::Token { accessor, created } => {
-                commands.push(Command::Acl(AclCommand::Expire { accessor, created }));
+            What::Token(accessor) => {
+                commands.push(Command::Acl(AclCommand::Expire { accessor, created: since }));
             }
-            Counted::Delay { key, since } => delays.push((key, since)),
+            What::Delay(key) => delays.push((key, since)),
         }
     }
     let lifts = delays.chunks(LIFTED_AT_ONCE);
@@ -219,7 +228,7 @@ mod tests {
     }
 
     fn expire(renewed: u64) -> Counted {
-        Counted::Session { id: "s".to_owned(), renewed }
+        Counted { what: What::Session("s".to_owned()), since: renewed }
     }
 
     #[test]
@@ -246,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_session_only_the_last_renewal_is_counted() {
+        let mut state = with_session();
+        let mut countdown = Countdown::default();
+        for _ in 0..100 {
+            session(&mut state, SessionCommand::Renew { id: "s".to_owned() });
+            countdown.look(&state);
+            countdown.count(Duration::from_millis(10));
+        }
+        assert_eq!((countdown.ends.len(), countdown.by_end.len()), (1, 1));
+        countdown.count(TTL * 2);
+        assert_eq!(countdown.over(&state), [expire(state.applied())]);
+    }
+
+    #[test]
     fn a_new_leader_counts_from_its_own_beginning() {
         let mut state = with_session();
         apply(
@@ -263,7 +286,7 @@ mod tests {
         assert_eq!(countdown.next(), Some(TTL));
         countdown.count(TTL);
         let over = countdown.over(&state);
-        assert_eq!(over, [Counted::Delay { key: "k".to_owned(), since: 3 }]);
+        assert_eq!(over, [Counted { what: What::Delay("k".to_owned()), since: 3 }]);
         for command in commands(over) {
             apply(&mut state, command);
         }

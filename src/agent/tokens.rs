@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -60,12 +60,18 @@ impl Purpose {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The agent's tokens.
 pub struct Tokens {
     env: Env,
     /// Those that were set by the API. An empty one says that there shall be none.
-    set: Mutex<BTreeMap<Purpose, Secret>>,
+    set: Arc<Mutex<BTreeMap<Purpose, Secret>>>,
     remembered: Mutex<BTreeMap<[u8; 32], (Instant, Option<Holder>)>>,
+    /// Whose turn it is to write the file.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Tokens {
@@ -79,11 +85,12 @@ impl Tokens {
             tracing::error!(%error, "the tokens that were kept cannot be read: those of the configuration count");
             BTreeMap::new()
         });
-        Tokens { env: env.clone(), set: Mutex::new(set), remembered: Mutex::default() }
+        let (set, writing) = (Arc::new(Mutex::new(set)), Arc::default());
+        Tokens { env: env.clone(), set, remembered: Mutex::default(), writing }
     }
 
     fn set_ones(&self) -> MutexGuard<'_, BTreeMap<Purpose, Secret>> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.set)
     }
 
     /// The token for a purpose; empty if there is none.
@@ -106,17 +113,20 @@ impl Tokens {
     /// # Errors
     /// When it could not be kept. It is in force all the same.
     pub async fn set(&self, purpose: Purpose, secret: Secret, persistent: bool) -> Result<(), String> {
-        let all = {
-            let mut set = self.set_ones();
-            set.insert(purpose, secret);
-            set.clone()
-        };
+        self.set_ones().insert(purpose, secret);
         if !persistent {
             return Ok(());
         }
-        let disk = self.env.disk();
-        let kept = self.env.blocking(move || write(&*disk, &all)).await;
-        let kept = kept.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+        let (env, set, writing) = (self.env.clone(), self.set.clone(), self.writing.clone());
+        // In a task of its own, one after the other: who gives up waiting must not let another write beside this, and the last
+        // one writes what is in force then.
+        let kept = self.env.spawn(async move {
+            let _turn = writing.lock().await;
+            let (disk, all) = (env.disk(), locked(&set).clone());
+            env.blocking(move || write(&*disk, &all)).await
+        });
+        let kept = kept.await.and_then(|kept| kept).map_err(|error| error.to_string());
+        let kept = kept.and_then(|kept| kept.map_err(|error| error.to_string()));
         kept.map_err(|error| format!("the token is in force but could not be kept: {error}"))
     }
 

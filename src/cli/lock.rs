@@ -123,20 +123,26 @@ impl Claim {
         call_as(&self.env, self.api, &self.token, method, path, body.into(), within).await
     }
 
-    /// A request that must succeed; why it did not, in words.
-    async fn must(&self, method: Method, path: &str, body: String) -> Result<Response, String> {
+    /// A request that must succeed.
+    async fn must(&self, method: Method, path: &str, body: String) -> Result<Response, Trouble> {
         let asked = self.request(method, path, body, REQUEST).await;
-        let response = asked.map_err(|error| unanswered(self.api, &error))?;
-        if response.status == 200 {
-            return Ok(response);
-        }
-        Err(format!("the agent at {} answers {}: {}", self.api, response.status, response.text().trim_end()))
+        let response = asked.map_err(|error| Trouble::passing(unanswered(self.api, &error)))?;
+        if response.status == 200 { Ok(response) } else { Err(self.trouble(&response)) }
+    }
+
+    /// What an answer that is none says. Who is refused will be refused again; too many requests, and what goes wrong at the
+    /// agent or behind it, may pass.
+    fn trouble(&self, response: &Response) -> Trouble {
+        let text =
+            format!("the agent at {} answers {}: {}", self.api, response.status, response.text().trim_end());
+        Trouble { text, lasting: (400..500).contains(&response.status) && response.status != 429 }
     }
 
     async fn open_session(&self, name: &str) -> Result<String, Problem> {
         let body = json!({ "Name": name, "TTL": format!("{}s", TTL.as_secs()), "Behavior": "release" });
         let response = self.must(Method::PUT, "/v1/session/create", body.to_string()).await;
-        let response = response.map_err(|reason| Problem::failed(format!("no session: {reason}")))?;
+        let response =
+            response.map_err(|trouble| Problem::failed(format!("no session: {}", trouble.text)))?;
         let value: Value = serde_json::from_slice(&response.body).unwrap_or_default();
         match text(&value, "ID") {
             "" => Err(Problem::failed(format!("no session: the agent says {}", response.text()))),
@@ -231,13 +237,13 @@ impl Claim {
     }
 
     /// Writes on a condition. Whether it held.
-    async fn write(&self, key: &str, query: &str, body: String) -> Result<bool, String> {
+    async fn write(&self, key: &str, query: &str, body: String) -> Result<bool, Trouble> {
         let response = self.must(Method::PUT, &format!("{key}?{query}"), body).await?;
         Ok(response.text().trim() == "true")
     }
 
     /// The entries of the lock as they are, with their index; waits for a change of that index if it is not 0.
-    async fn entries(&self, index: u64) -> Result<(u64, Vec<Value>), String> {
+    async fn entries(&self, index: u64) -> Result<(u64, Vec<Value>), Trouble> {
         let mut at = if self.holders == 1 {
             format!("{}?consistent", self.lock_key())
         } else {
@@ -248,34 +254,41 @@ impl Claim {
             at.push_str(&format!("&index={index}&wait={}s", WAIT.as_secs()));
             within += WAIT * 2;
         }
-        let response =
-            self.request(Method::GET, &at, String::new(), within).await.map_err(|error| error.to_string())?;
+        let asked = self.request(Method::GET, &at, String::new(), within).await;
+        let response = asked.map_err(|error| Trouble::passing(unanswered(self.api, &error)))?;
         let index = response.header("x-consul-index").and_then(|index| index.parse().ok()).unwrap_or(0);
         match response.status {
             404 => Ok((index, Vec::new())),
             200 => {
-                let entries: Value =
-                    serde_json::from_slice(&response.body).map_err(|error| error.to_string())?;
+                let entries: Value = serde_json::from_slice(&response.body)
+                    .map_err(|error| Trouble::passing(error.to_string()))?;
                 Ok((index, items(&entries).to_vec()))
             }
-            status => Err(format!("{status}: {}", response.text().trim_end())),
+            _ => Err(self.trouble(&response)),
         }
     }
 
-    /// Waits until the lock is held. Only what no waiting can help with is an error.
+    /// Waits until the lock is held. Only what no waiting can help with is an error; the rest is said once.
     async fn acquire(&self) -> Result<(), String> {
+        let mut said = false;
         loop {
             match if self.holders == 1 { self.take_lock().await } else { self.take_slot().await } {
                 Ok(Taken::Yes) => return Ok(()),
                 Ok(Taken::No) => {}
                 Ok(Taken::Never(reason)) => return Err(reason),
-                Err(_) => self.env.sleep(RETRY).await,
+                Err(Trouble { text, lasting: true }) => return Err(text),
+                Err(Trouble { text, .. }) => {
+                    if !std::mem::replace(&mut said, true) {
+                        complain(&format!("the lock cannot be had yet: {text}"));
+                    }
+                    self.env.sleep(RETRY).await;
+                }
             }
         }
     }
 
     /// Tries once, and waits until it is worth trying again.
-    async fn take_lock(&self) -> Result<Taken, String> {
+    async fn take_lock(&self) -> Result<Taken, Trouble> {
         let query = format!("acquire={}&flags={LOCK_FLAGS}", self.session);
         if self.write(&self.lock_key(), &query, String::new()).await? {
             return Ok(Taken::Yes);
@@ -297,10 +310,10 @@ impl Claim {
     }
 
     /// The same of a semaphore.
-    async fn take_slot(&self) -> Result<Taken, String> {
+    async fn take_slot(&self) -> Result<Taken, Trouble> {
         let query = format!("acquire={}&flags={SEMAPHORE_FLAGS}", self.session);
         if !self.write(&self.own_key(), &query, String::new()).await? {
-            return Err("the contender's entry could not be made".to_owned());
+            return Err(Trouble::passing("the contender's entry could not be made".to_owned()));
         }
         let mut seen = 0;
         loop {
@@ -351,15 +364,15 @@ impl Claim {
             while let Ok((_, entries)) = self.entries(0).await {
                 let Some((cas, list)) = without(&entries, &self.prefix, &self.session) else { break };
                 let query = format!("cas={cas}&flags={SEMAPHORE_FLAGS}");
-                if self.write(&self.lock_key(), &query, list).await != Ok(false) {
+                if !matches!(self.write(&self.lock_key(), &query, list).await, Ok(false)) {
                     break;
                 }
             }
             let _ = self.must(Method::DELETE, &self.own_key(), String::new()).await;
         }
         let destroy = format!("/v1/session/destroy/{}", self.session);
-        if let Err(reason) = self.must(Method::PUT, &destroy, String::new()).await {
-            complain(&format!("the session ends by itself, it could not be ended now: {reason}"));
+        if let Err(Trouble { text, .. }) = self.must(Method::PUT, &destroy, String::new()).await {
+            complain(&format!("the session ends by itself, it could not be ended now: {text}"));
         }
         // Nobody holds the lock, or waits for it: nothing is left of it.
         if self.holders == 1
@@ -369,6 +382,19 @@ impl Claim {
             let at = format!("{}?cas={}", self.lock_key(), entry["ModifyIndex"]);
             let _ = self.must(Method::DELETE, &at, String::new()).await;
         }
+    }
+}
+
+/// Why something was not done.
+struct Trouble {
+    text: String,
+    /// Whether it would be so again, however long one waits.
+    lasting: bool,
+}
+
+impl Trouble {
+    fn passing(text: String) -> Trouble {
+        Trouble { text, lasting: false }
     }
 }
 

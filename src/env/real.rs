@@ -459,9 +459,12 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
-        for folder in changed {
+        // Held to the end: whoever comes meanwhile must not take for durable what is still being made so. And what could not
+        // be made so stays to be.
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(folder) = changed.first().cloned() {
             fs::File::open(self.path(&folder))?.sync_all()?;
+            changed.remove(&folder);
         }
         fs::File::open(&self.place.directory)?.sync_all()
     }

@@ -127,17 +127,18 @@ struct State {
 impl UserEvents {
     /// Events of this `env`. `meta` gives the bytes for [`Delegate::node_meta`].
     pub fn new(env: &Env, meta: impl Fn() -> Bytes + Send + Sync + 'static) -> UserEvents {
-        UserEvents::with_filter(env, meta, |_| true)
+        UserEvents::with_filter(env, Timing::default().retransmit_mult, meta, |_| true)
     }
 
     /// The same, but this node lists only events that `accepts` accepts. The others are passed on all the
-    /// same.
+    /// same, each as often as `retransmit_mult` says ([`Timing::retransmit_mult`]).
     pub fn with_filter(
         env: &Env,
+        retransmit_mult: u32,
         meta: impl Fn() -> Bytes + Send + Sync + 'static,
         accepts: impl Fn(&UserEvent) -> bool + Send + Sync + 'static,
     ) -> UserEvents {
-        let timing = Timing::default();
+        let timing = Timing { retransmit_mult, ..Timing::default() };
         let state = State {
             rng: env.rng("user events"),
             clock: 1,
@@ -541,7 +542,7 @@ mod tests {
     #[test]
     fn an_event_for_others_is_passed_on_but_not_listed() {
         let env = env_in_memory(3);
-        let b = UserEvents::with_filter(&env, Bytes::new, |event| event.node_filter.is_empty());
+        let b = UserEvents::with_filter(&env, 4, Bytes::new, |event| event.node_filter.is_empty());
         let a = events(1);
         let event = a.fire(NewEvent { node_filter: "^a$".into(), ..named("x") }).unwrap();
         b.notify_msg(&encoded(&event));

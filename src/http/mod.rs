@@ -577,7 +577,7 @@ impl Routes {
         // Who names nothing is told so by the handler, not that there is no such call.
         for path in [Some(path), nameless(path)].into_iter().flatten() {
             self.described.push(Described { path, methods, needs });
-            self.router = self.router.route(path, route(methods, needs, handler.clone()));
+            self.router = self.router.route(path, route(path, methods, needs, handler.clone()));
         }
         self
     }
@@ -602,7 +602,12 @@ fn router(api: Arc<Api>) -> Router {
 }
 
 /// A route: what all of them do first, then the handler.
-fn route<H, F>(methods: &'static [&'static str], needs: Needs, handler: H) -> MethodRouter<Arc<Api>>
+fn route<H, F>(
+    pattern: &'static str,
+    methods: &'static [&'static str],
+    needs: Needs,
+    handler: H,
+) -> MethodRouter<Arc<Api>>
 where
     H: Fn(Arc<Api>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
@@ -612,7 +617,7 @@ where
             let allow = [(header::ALLOW, format!("OPTIONS,{}", methods.join(",")))];
             return (StatusCode::OK, allow).into_response();
         }
-        let (begun, path) = (api.agent.env().now(), family(request.uri().path()).to_owned());
+        let begun = api.agent.env().now();
         // A client may call its method what it likes; labels must be few.
         let known = ["GET", "PUT", "POST", "DELETE", "HEAD", "PATCH"];
         let method = known.into_iter().find(|known| *known == request.method().as_str()).unwrap_or("other");
@@ -627,7 +632,7 @@ where
         let took = api.agent.env().now().since(begun);
         let labels = vec![
             ("method", method.to_owned()),
-            ("path", path),
+            ("path", family(pattern).to_owned()),
             ("status", response.status().as_u16().to_string()),
         ];
         api.agent.metrics().time("consul.api.http", labels, took);
@@ -635,12 +640,15 @@ where
     })
 }
 
-/// The part of a route's path that does not depend on what is asked for: at most three words, two where the third
-/// is a key.
-fn family(path: &str) -> &str {
-    let words = if path.starts_with("/v1/kv") { 2 } else { 3 };
-    let end = path.match_indices('/').nth(words).map_or(path.len(), |(at, _)| at);
-    &path[..end]
+/// The part of a route's pattern that does not depend on what is asked for: at most three words. Of the request's own path
+/// nothing is taken: anybody can ask for anything, and what is counted is kept.
+fn family(pattern: &str) -> &str {
+    let fixed = pattern.split("/{").next().unwrap_or(pattern);
+    let end = fixed.match_indices('/').nth(3).map_or(fixed.len(), |(at, _)| at);
+    match fixed[..end].trim_end_matches('/') {
+        "" => "/",
+        family => family,
+    }
 }
 
 /// Checks what every route checks, and takes out the token: from here on no text can repeat it.

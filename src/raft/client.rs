@@ -172,10 +172,12 @@ impl Client {
         let late = || ReadError(format!("{NO_LEADER}: no majority confirmed in time who leads"));
         let (sender, receiver) = oneshot::channel();
         let stopping = || ReadError("this server is stopping".to_owned());
-        self.inner.readers.send(sender).await.map_err(|_| stopping())?;
-        // A round that others began may take longer than this reader has.
-        let confirmed = self.inner.env.timeout(within, receiver).await.map_err(|_| late())?;
-        let index = confirmed.map_err(|_| stopping())??;
+        // A round that others began may take longer than this reader has, and so may its turn to join one.
+        let round = async {
+            self.inner.readers.send(sender).await.map_err(|_| stopping())?;
+            receiver.await.map_err(|_| stopping())?
+        };
+        let index = self.inner.env.timeout(within, round).await.map_err(|_| late())??;
         let mut applied = self.inner.node.state().applied();
         let left = deadline.since(self.inner.env.now());
         let env = &self.inner.env;

@@ -136,6 +136,8 @@ const PROPOSALS: usize = 4096;
 const MAX_PROPOSAL_BATCH: usize = 512;
 /// Bytes of a snapshot that a leader may send.
 const MAX_SNAPSHOT: usize = 2 << 30;
+/// Bytes of the largest command that is proposed: with all that comes around it, it fits into a frame.
+pub const MAX_COMMAND: usize = frame::MAX_FRAME / 2;
 /// Snapshots being received at once.
 const MAX_INCOMING: usize = 2;
 /// What a leader answers whose log waits for space.
@@ -187,6 +189,8 @@ struct Inner {
 
 /// A snapshot that is being received from one leader.
 struct Incoming {
+    /// When its first piece came.
+    begun: Instant,
     vote: Vote,
     meta: SnapshotMeta,
     data: Vec<u8>,
@@ -656,6 +660,12 @@ impl RaftNode {
         if self.inner.store.is_full() {
             return Err(LeaderError::Refused(FULL.to_owned()));
         }
+        let bytes = request.command.size();
+        if bytes > MAX_COMMAND {
+            // It would be in the leader's log, and no follower could ever be sent it.
+            let text = format!("a command of {bytes} bytes is too large: {MAX_COMMAND} are allowed");
+            return Err(LeaderError::Refused(text));
+        }
         let (sender, receiver) = oneshot::channel();
         let stopped = || LeaderError::Refused("this server is stopping".to_owned());
         self.inner.proposals.send((request, sender)).await.map_err(|_| stopped())?;
@@ -1068,12 +1078,18 @@ impl RaftNode {
             if chunk.offset == 0 {
                 // Mutant R21: a second snapshot before the first is complete was not thought of.
                 assert!(!mutant::is("R21") || incoming.is_empty(), "a snapshot is being received already");
-                // One leader sends at a time; a second is its successor. Whoever was first gave up.
-                while incoming.len() >= MAX_INCOMING {
+                // A leader that begins anew has given up what it sent before.
+                incoming.remove(&from);
+                // One leader sends at a time; a second is its successor. Whoever began first gave up.
+                while incoming.len() >= MAX_INCOMING
+                    && let Some(first) =
+                        incoming.iter().min_by_key(|(_, one)| one.begun).map(|(from, _)| *from)
+                {
                     self.inner.env.reachable("a snapshot of a third leader displaces one half received");
-                    incoming.pop_first();
+                    incoming.remove(&first);
                 }
-                let fresh = Incoming { vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
+                let begun = self.inner.env.now();
+                let fresh = Incoming { begun, vote: chunk.vote, meta: chunk.meta.clone(), data: Vec::new() };
                 incoming.insert(from, fresh);
             }
             let Some(current) = incoming.get_mut(&from) else {
@@ -1095,7 +1111,10 @@ impl RaftNode {
             if !chunk.last {
                 return Answer::Snapshot(None);
             }
-            incoming.remove(&from)
+            let whole = incoming.remove(&from);
+            // What leaders before this one did not finish, they never will.
+            incoming.retain(|_, other| other.vote > chunk.vote);
+            whole
         };
         let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
@@ -1267,6 +1286,10 @@ impl Handler for Server {
     async fn handle(self: Arc<Self>, from: u64, cluster: Option<u64>, ask: Ask) -> Answer {
         // Who you are, what you promise, and what an agent without a state wants to know may be asked by
         // anyone; the rest only by one's own.
+        let from_leader = matches!(
+            ask,
+            Ask::Append(_) | Ask::Vote(_) | Ask::PreVote(_) | Ask::Snapshot(_) | Ask::TransferLeader(_)
+        );
         if !matches!(ask, Ask::Status | Ask::Promise { .. } | Ask::Agent(_)) {
             let Some(theirs) = cluster else {
                 return Answer::Failed("the asker belongs to no cluster".to_owned());
@@ -1276,7 +1299,11 @@ impl Handler for Server {
                 (Some(mine), _) => Ok(mine),
                 // A promise to found one cluster is a promise not to be taken in by another.
                 (None, Some(promise)) if promise.cluster != theirs => Ok(promise.cluster),
-                // The first leader that talks to a server without a cluster takes it in.
+                // There is nothing here yet that could be asked for.
+                (None, _) if !from_leader => {
+                    return Answer::Failed("this server belongs to no cluster yet".to_owned());
+                }
+                // The first server that sends Raft's messages to one without a cluster takes it in.
                 (None, _) => Box::pin(store.adopt_cluster(theirs)).await,
             };
             match mine {

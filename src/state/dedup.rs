@@ -19,7 +19,7 @@ use super::{Outcome, tables};
 /// How many origins are remembered.
 pub const MAX_ORIGINS: usize = 4096;
 
-/// How many unacknowledged outcomes are kept for one origin; the oldest go first.
+/// How many unacknowledged outcomes are kept for one origin; the oldest go first, and their requests count as done with.
 pub const MAX_PENDING: usize = 4096;
 
 /// Names a request for ever.
@@ -108,6 +108,8 @@ impl Dedup {
             && let Some((number, outcome)) = origin.outcomes.pop_first()
         {
             self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
+            // Should it come again, nobody knows what it came to; and it must not be applied twice.
+            origin.done_below = number.saturating_add(1);
         }
 
         if self.origins.len() > MAX_ORIGINS
@@ -154,6 +156,19 @@ mod tests {
         assert_eq!(table.outcome_of(id(7, 2)), Some(Outcome::Stale));
         assert_eq!(table.outcome_of(id(7, 3)), Some(Outcome::Done { index: 3 }));
         assert_eq!(table.outcome_of(id(7, 5)), None);
+    }
+
+    #[test]
+    fn an_outcome_that_found_no_room_is_unknown_and_its_request_is_not_applied_again() {
+        let mut table = Dedup::default();
+        for number in 1..=MAX_PENDING as u64 + 1 {
+            table.remember(number, id(7, number), 0, &Outcome::Done { index: number });
+        }
+        assert_eq!(table.outcome_of(id(7, 1)), Some(Outcome::Stale));
+        assert_eq!(table.outcome_of(id(7, 2)), Some(Outcome::Done { index: 2 }));
+        let digest = table.digest();
+        table.rebuild_digest();
+        assert_eq!(table.digest(), digest);
     }
 
     #[test]

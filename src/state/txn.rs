@@ -312,7 +312,8 @@ impl State {
     pub(super) fn transact(&mut self, index: u64, ops: &[TxnOp]) -> Done {
         self.kv.begin();
         let changes_catalog = ops.iter().any(|op| matches!(op, TxnOp::Catalog(_)) && op.writes());
-        let copy = || (self.catalog.clone(), self.sessions.clone(), self.prepared.clone());
+        let copy =
+            || (self.catalog.clone(), self.sessions.clone(), self.prepared.clone(), self.places.clone());
         let before = changes_catalog.then(copy);
         let done = gather(ops.iter().map(|op| match op {
             TxnOp::Kv(op) => self.step(index, op),
@@ -324,7 +325,7 @@ impl State {
         } else {
             self.kv.roll_back();
             if let Some(before) = before {
-                (self.catalog, self.sessions, self.prepared) = before;
+                (self.catalog, self.sessions, self.prepared, self.places) = before;
             }
         }
         done

@@ -424,7 +424,8 @@ fn archives() {
 /// An input is damage: each five bytes are a file, a place in it (two bytes), what is done, and with what.
 #[test]
 fn stores() {
-    const OPTIONS: StoreOptions = StoreOptions { segment_bytes: 4_096, on_damage: OnDamage::Stop };
+    const OPTIONS: StoreOptions =
+        StoreOptions { segment_bytes: 4_096, cache_bytes: 4_096, on_damage: OnDamage::Stop };
     let copy = |from: &dyn Disk| {
         let disk = MemoryDisk::default();
         for name in from.list().unwrap() {

@@ -54,6 +54,11 @@ impl Scenario {
         settings.padding_bytes = if rng.random_bool(0.5) { log_uniform(rng, 64, 2_048) } else { 0 };
         settings.gossip_keys = keys::draw(&mut stream(seed, "gossip keys"), duration_ms);
         settings.knobs = knobs(&mut stream(seed, "knobs"));
+        let rng = &mut stream(seed, "cache");
+        // In half of the clusters entries of the log leave memory in so short a life.
+        if rng.random_bool(0.5) {
+            settings.knobs.cache_bytes = log_uniform(rng, 512, 65_536);
+        }
         let mut faults = Vec::new();
         // How stormy: with many kinds on at once every seed is the same chaos, and no kind shows what it does.
         let share: f64 = [0.05, 0.12, 0.3][stream(seed, "swarm").random_range(0..3)];
@@ -184,6 +189,7 @@ fn knobs(rng: &mut StdRng) -> Knobs {
         reconnect_periods: log_uniform(rng, 2, 20),
         stream_timeout_ms: log_uniform(rng, 1_000, 10_000),
         retry_interval_ms: log_uniform(rng, 500, 5_000),
+        ..Knobs::default()
     };
     if rng.random_bool(0.5) { Knobs::default() } else { drawn }
 }

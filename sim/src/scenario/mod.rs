@@ -193,6 +193,8 @@ pub struct Knobs {
     pub stream_timeout_ms: u64,
     /// How often a node that is alone tries to join.
     pub retry_interval_ms: u64,
+    /// Bytes of a server's newest entries that stay in memory when they are durable.
+    pub cache_bytes: u64,
 }
 
 impl Default for Knobs {
@@ -206,6 +208,7 @@ impl Default for Knobs {
             reconnect_periods: 5,
             stream_timeout_ms: 5_000,
             retry_interval_ms: 2_000,
+            cache_bytes: 16 << 20,
         }
     }
 }

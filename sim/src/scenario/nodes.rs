@@ -38,6 +38,7 @@ impl Settings {
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
             request_timeout_ms: self.request_timeout_ms,
             segment_bytes: self.segment_bytes,
+            cache_bytes: self.knobs.cache_bytes,
             on_damage: OnDamage::Rejoin,
         }
     }

@@ -170,6 +170,9 @@ impl Scenario {
         if !(4_096..=1 << 30).contains(&settings.segment_bytes) {
             return wrong("settings.segment_bytes", "want 4096 to 1073741824");
         }
+        if settings.knobs.cache_bytes > 1 << 30 {
+            return wrong("settings.knobs.cache_bytes", "want at most 1073741824");
+        }
         if settings.padding_bytes > 65_536 {
             return wrong("settings.padding_bytes", "want at most 65536");
         }

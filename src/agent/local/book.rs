@@ -166,6 +166,8 @@ pub struct OwnCheck {
     successes: u32,
     failures: u32,
     critical_since: Option<Instant>,
+    /// When the time of what it was told is over.
+    over_at: Option<Instant>,
     /// Until when what it was told counts, by the wall clock; only to be kept for the next life.
     told_until: Option<Duration>,
 }
@@ -318,9 +320,15 @@ impl Book {
                 successes: 0,
                 failures: 0,
                 critical_since,
+                over_at: None,
                 told_until: None,
             };
             self.checks.insert(id.clone(), check);
+        }
+        if let Some(check) = self.checks.get_mut(&id)
+            && let Some(Probe::Ttl(ttl)) = check.definition.probe
+        {
+            check.over_at = Some(now + ttl);
         }
         self.dirty.insert(Item::Check(id));
         Ok(())
@@ -372,12 +380,36 @@ impl Book {
     pub fn tell(&mut self, id: &str, status: Status, output: String, now: Instant) -> Result<(), Unknown> {
         match self.checks.get(id) {
             None => Err(Unknown::Check(id.to_owned())),
-            Some(OwnCheck { definition: Definition { probe: Some(Probe::Ttl(_)), .. }, .. }) => {
+            Some(OwnCheck { definition: Definition { probe: Some(Probe::Ttl(ttl)), .. }, .. }) => {
+                let ttl = *ttl;
                 self.found(id, status, output, now);
+                self.counts_for(id, ttl, now);
                 Ok(())
             }
             Some(_) => Err(Unknown::NotTold(id.to_owned())),
         }
+    }
+
+    /// What a check was told counts for so long from now on.
+    pub fn counts_for(&mut self, id: &str, left: Duration, now: Instant) {
+        if let Some(check) = self.checks.get_mut(id) {
+            check.over_at = Some(now + left);
+        }
+    }
+
+    /// Makes a check critical if the time of what it was told is over. If it was told something at the last moment, that
+    /// counts.
+    pub fn expire(&mut self, id: &str, now: Instant) {
+        let Some(check) = self.checks.get_mut(id) else { return };
+        if check.over_at.is_none_or(|over_at| over_at > now) {
+            return;
+        }
+        check.told_until = None;
+        let output = match check.output.as_str() {
+            "" => "TTL expired".to_owned(),
+            last => format!("TTL expired (last output before timeout follows): {last}"),
+        };
+        self.found(id, Status::Critical, output, now);
     }
 
     /// A check found out how things are. Counts towards its thresholds.
@@ -642,6 +674,25 @@ pub(super) mod tests {
             book.tell("told", status, String::new(), Instant(0)).unwrap();
             assert_eq!(book.checks()["told"].status, status);
         }
+    }
+
+    #[test]
+    fn what_is_told_at_the_last_moment_counts() {
+        let mut book = Book::default();
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        book.set_check(definition("c", ""), at(0)).unwrap();
+        let Some(Probe::Ttl(ttl)) = definition("c", "").probe else { panic!("it is told nothing") };
+        book.tell("c", Status::Passing, "fine".into(), Instant(0) + ttl).unwrap();
+        // The timer of before had run out already.
+        book.expire("c", Instant(0) + ttl);
+        assert_eq!(book.checks()["c"].status, Status::Passing);
+        book.expire("c", Instant(0) + ttl * 2);
+        let check = &book.checks()["c"];
+        assert_eq!(
+            (check.status, check.output.as_str()),
+            (Status::Critical, "TTL expired (last output before timeout follows): fine")
+        );
+        book.expire("not there", at(0));
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl Local {
         let Some(left) = shelf::counts_for(stood.until_ms, env.wall(), ttl) else { return };
         if book.tell(&stood.id, stood.status, stood.output, env.now()).is_ok() {
             book.counts_until(&stood.id, Some(Duration::from_millis(stood.until_ms)));
+            book.counts_for(&stood.id, left, env.now());
             drop(book);
             let task = env.spawn(self.clone().expire(stood.id.clone(), left));
             self.looking().insert(stood.id, task.abort_on_drop());
@@ -404,9 +405,14 @@ impl Local {
     }
 
     fn found(&self, id: &str, status: Status, output: String) {
+        let now = self.inner.env.now();
+        self.change(|book| book.found(id, status, output, now));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Book)) {
         let dirty = {
             let mut book = self.locked();
-            book.found(id, status, output, self.inner.env.now());
+            change(&mut book);
             book.is_dirty()
         };
         if dirty {
@@ -417,16 +423,8 @@ impl Local {
     /// Says critical once the time is over. Whoever tells the check anything replaces this task.
     async fn expire(self, id: String, ttl: Duration) {
         self.inner.env.sleep(ttl).await;
-        let last = self.locked().checks().get(&id).map(|check| check.output.clone()).unwrap_or_default();
-        self.found(
-            &id,
-            Status::Critical,
-            match last.as_str() {
-                "" => "TTL expired".to_owned(),
-                last => format!("TTL expired (last output before timeout follows): {last}"),
-            },
-        );
-        self.locked().counts_until(&id, None);
+        let now = self.inner.env.now();
+        self.change(|book| book.expire(&id, now));
         self.try_to_save().await;
     }
 

@@ -20,7 +20,8 @@
 //! * An **error** is final for this life of the node: a failed sync may have thrown away what it could not
 //!   write, so nothing written later could be trusted. The store then refuses everything and
 //!   [`Store::failure`] says why; the agent stops.
-//! * A **full disk** is not an error. The log waits, [`Store::is_full`] says so, and the leader refuses new
+//! * A **full disk** is not an error of the log, nor of a snapshot (identity and vote are written over what is there, and need
+//!   no space). The log waits, [`Store::is_full`] says so, and the leader refuses new
 //!   writes. When space is freed all goes on.
 //! * A **torn** end of the log was never acknowledged and is dropped on opening.
 //! * **Damage** anywhere else is never read as data and never cut off. On opening it is an error, or, if so
@@ -35,7 +36,7 @@ mod snapshot;
 mod tests;
 mod wal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,8 +63,6 @@ const OLD_FILE: &str = "driftline.redb";
 const QUEUE: usize = 4096;
 /// Writes put into one batch.
 const MAX_BATCH: usize = 1024;
-/// Bytes of log entries kept in memory beyond those that are not yet durable.
-const CACHE_BYTES: usize = 16 << 20;
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
@@ -72,13 +71,16 @@ const FULL_RETRY: Duration = Duration::from_millis(250);
 pub struct StoreOptions {
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes of entries that stay in memory when they are durable: followers that keep up, and what is to be applied,
+    /// are served without the disk.
+    pub cache_bytes: usize,
     /// What to do with data that is damaged.
     pub on_damage: OnDamage,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { segment_bytes: 8 << 20, on_damage: OnDamage::Stop }
+        StoreOptions { segment_bytes: 8 << 20, cache_bytes: 16 << 20, on_damage: OnDamage::Stop }
     }
 }
 
@@ -200,6 +202,8 @@ struct Shared {
     full: watch::Sender<bool>,
     /// The cluster that it belongs to.
     cluster: watch::Sender<Option<u64>>,
+    /// Whose turn it is to make it a member of one.
+    adopting: tokio::sync::Mutex<()>,
     _writer: AbortOnDrop,
     lock: Lock,
 }
@@ -217,8 +221,12 @@ struct Memory {
     /// The newest entries, without a hole up to the last.
     recent: BTreeMap<u64, Entry>,
     recent_bytes: usize,
-    /// Entries up to here are on disk.
+    /// Entries up to here are on disk as they are here, and may leave memory.
     durable: u64,
+    /// The last entries that truncations keep which are asked for and not yet on disk. What is written meanwhile is of before
+    /// them, and says nothing of what has taken its place.
+    cuts: VecDeque<u64>,
+    cache_bytes: usize,
     promise: Option<Promise>,
     snapshot: Option<SnapshotMeta>,
 }
@@ -369,6 +377,8 @@ impl Store {
             recent: BTreeMap::new(),
             recent_bytes: 0,
             durable: bounds.last.map_or(0, |last| last.index()),
+            cuts: VecDeque::new(),
+            cache_bytes: options.cache_bytes,
             promise: facts.promise,
             snapshot: snapshot.as_ref().map(|(meta, _)| meta.clone()),
         };
@@ -396,6 +406,7 @@ impl Store {
                     failure: watch::Sender::new(None),
                     full: watch::Sender::new(false),
                     cluster: watch::Sender::new(cluster),
+                    adopting: tokio::sync::Mutex::new(()),
                     _writer: env.spawn(writer.run(queue)).abort_on_drop(),
                     lock,
                 }
@@ -456,19 +467,19 @@ impl Store {
         self.memory().promise
     }
 
-    /// Makes this server a member of `cluster`, durably. Returns whose member it is afterwards: the
-    /// first call wins.
+    /// Makes this server a member of `cluster`, durably, before anybody hears of it. Returns whose member it is afterwards:
+    /// the first call wins.
+    ///
+    /// # Errors
+    /// The disk's, which is final for this store.
     pub async fn adopt_cluster(&self, cluster: u64) -> io::Result<u64> {
-        self.shared.cluster.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(cluster);
-            first
-        });
-        let mine = self.cluster().unwrap_or(cluster);
-        if mine == cluster {
-            self.save_facts(move |facts| facts.cluster = Some(cluster)).await?;
+        let _turn = self.shared.adopting.lock().await;
+        if let Some(mine) = self.cluster() {
+            return Ok(mine);
         }
-        Ok(mine)
+        self.save_facts(move |facts| facts.cluster = Some(cluster)).await?;
+        self.shared.cluster.send_replace(Some(cluster));
+        Ok(cluster)
     }
 
     /// Makes this server a member of another cluster, durably: what it was a member of is gone for good.
@@ -477,7 +488,10 @@ impl Store {
         self.save_facts(move |facts| facts.cluster = Some(cluster)).await
     }
 
-    /// Promises to found `cluster`, durably. Returns the promise in force afterwards: the first wins.
+    /// Promises to found `cluster`, durably. Returns the promise in force afterwards: the first wins, and is in force at once.
+    ///
+    /// # Errors
+    /// The disk's, which is final for this store.
     pub async fn promise_cluster(&self, cluster: u64) -> io::Result<u64> {
         let promised = self.memory().promise.get_or_insert(Promise { cluster }).cluster;
         if promised == cluster {
@@ -610,7 +624,9 @@ impl Store {
             if memory.last.map(|last| last.index()) > last_kept.map(|kept| kept.index()) {
                 memory.last = last_kept;
             }
-            memory.durable = memory.durable.min(first_removed.saturating_sub(1));
+            let kept = first_removed.saturating_sub(1);
+            memory.durable = memory.durable.min(kept);
+            memory.cuts.push_back(kept);
         }
         self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
         self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
@@ -665,29 +681,36 @@ impl Store {
             fits
         };
 
-        let first_cached = self.memory().recent.first_key_value().map(|(index, _)| *index);
-        let mut found = Vec::new();
-        let from_disk_end = end.min(first_cached.unwrap_or(u64::MAX));
-        if start < from_disk_end {
+        let mut found: Vec<Entry> = Vec::new();
+        let mut next = start;
+        loop {
+            // What memory holds is the end of the log; before it, all is on disk.
+            let on_disk = {
+                let memory = self.memory();
+                let cached = memory.recent.first_key_value().map_or(u64::MAX, |(first, _)| *first);
+                // Mutant S10: that more entries may have left memory while the disk was read is not thought of.
+                if cached <= next || (mutant::is("S10") && next > start) {
+                    let rest = memory.recent.range(next..end).map(|(_, entry)| entry);
+                    found.extend(rest.take_while(|entry| room(entry)).cloned());
+                    break;
+                }
+                next..end.min(cached)
+            };
+            next = on_disk.end;
             let places = self.shared.places.clone();
             let read = self.shared.env.blocking(move || {
-                let (entries, full) = wal::read(&places, start..from_disk_end, &mut room)?;
+                let (entries, full) = wal::read(&places, on_disk, &mut room)?;
                 Ok::<_, io::Error>((entries, full, room))
             });
             let read = read.await.map_err(io::Error::other)?;
             let (entries, full, room_left) = read.inspect_err(|error| self.shared.fail(error))?;
             // Purged while we read, or not yet removed from the disk.
             let purged = self.memory().purged.map_or(0, |log_id| log_id.index() + 1);
-            found = entries.into_iter().filter(|entry| entry.log_id.index() >= purged).collect();
-            if full {
-                return Ok(found);
+            found.extend(entries.into_iter().filter(|entry| entry.log_id.index() >= purged));
+            if full || next == end {
+                break;
             }
             room = room_left;
-        }
-        let memory = self.memory();
-        let next = found.last().map_or(start, |entry| entry.log_id.index() + 1);
-        if next < end {
-            found.extend(memory.recent.range(next..end).map(|(_, e)| e).take_while(|e| room(e)).cloned());
         }
         Ok(found)
     }
@@ -804,21 +827,25 @@ impl Shared {
                 Op::Cut { kept, .. } => {
                     let kept = kept.map_or(0, |kept| kept.index());
                     durable = durable.map(|index: u64| index.min(kept));
+                    memory.cuts.pop_front();
                 }
                 Op::Purge { .. } | Op::Committed { .. } | Op::Flush { .. } => {}
             }
         }
         if let Some(index) = durable {
-            memory.durable = index;
             self.env.observe(Observed::Durable { index });
+            // Mutant S11: what is written counts for what a truncation has let take its place.
+            let cut = memory.cuts.iter().copied().min().filter(|_| !mutant::is("S11"));
+            memory.durable = index.min(cut.unwrap_or(index));
         }
         let durable = memory.durable;
-        while memory.recent_bytes > CACHE_BYTES
+        while memory.recent_bytes > memory.cache_bytes
             && let Some(first) = memory.recent.first_entry()
             && *first.key() <= durable
         {
             let entry = first.remove();
             memory.recent_bytes -= weight(&entry);
+            self.env.reachable("an entry of the log leaves memory");
         }
     }
 }

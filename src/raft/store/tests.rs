@@ -13,7 +13,8 @@ use crate::env::MemoryDisk;
 use crate::env::real::{env_in_memory, env_on};
 use crate::state::{Command, KvCommand, Request, RequestId};
 
-const OPTIONS: StoreOptions = StoreOptions { segment_bytes: 4_096, on_damage: OnDamage::Stop };
+const OPTIONS: StoreOptions =
+    StoreOptions { segment_bytes: 4_096, cache_bytes: 16 << 20, on_damage: OnDamage::Stop };
 
 fn id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
