@@ -1017,15 +1017,20 @@ impl Agent {
         self.inner.lan.events().fire(event).map_err(|error| error.to_string())
     }
 
-    /// This node's last events, of one name or all, oldest first. With an index that is not 0: waits until it is no
-    /// longer the current one, which an event of another name does not make it.
-    pub async fn events(&self, name: Option<&str>, index: u64, wait: Duration) -> (u64, Vec<UserEvent>) {
+    /// Those of this node's last events that are kept, oldest first. With an index that is not 0: waits until it is no
+    /// longer the current one, which an event that is not kept does not make it; what came since is last then.
+    pub async fn events(
+        &self,
+        keep: &(dyn Fn(&UserEvent) -> bool + Sync),
+        index: u64,
+        wait: Duration,
+    ) -> (u64, Vec<UserEvent>) {
         let events = self.inner.lan.events();
         let mut newest = events.subscribe();
         let deadline = self.inner.env.now() + wait;
         loop {
             newest.mark_unchanged();
-            let (current, listed) = events.list(name);
+            let (current, listed) = events.list_since(index, keep);
             let left = deadline.since(self.inner.env.now());
             if index == 0
                 || current != index

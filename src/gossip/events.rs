@@ -196,16 +196,26 @@ impl UserEvents {
     /// The listed events in the order of their Lamport times, of one name or all; and the index to wait on, see
     /// [`UserEvents::subscribe`]. 1 when there are none.
     pub fn list(&self, name: Option<&str>) -> (u64, Vec<UserEvent>) {
-        let state = self.lock();
+        self.list_since(0, |event| name.is_none_or(|name| event.name == name))
+    }
+
+    /// The same of the events that `keep` keeps, for somebody who has seen what came up to the event with index `seen`.
+    /// What came later is after that event, and that one is the last of what was seen: Consul's clients take for new what is
+    /// listed after the last index that they got. Both parts are in the order of their Lamport times.
+    pub fn list_since(&self, seen: u64, keep: impl Fn(&UserEvent) -> bool) -> (u64, Vec<UserEvent>) {
         let mut events: Vec<UserEvent> =
-            state.ring.iter().filter(|event| name.is_none_or(|name| event.name == name)).cloned().collect();
+            self.lock().ring.iter().filter(|event| keep(event)).cloned().collect();
         // The last to arrive: what a waiter has not seen may be older than what it has.
-        let index = events.last().map_or(1, |event| index(&event.id));
+        let last = events.last().map_or(1, |event| index(&event.id));
+        let mark = events.iter().position(|event| index(&event.id) == seen);
+        let (known, new) = events.split_at_mut(mark.map_or(0, |mark| mark + 1));
+        let known = &mut known[..mark.unwrap_or(0)];
         // Mutant G25: as they came.
         if !mutant::is("G25") {
-            events.sort_by_key(|event| event.ltime);
+            known.sort_by_key(|event| event.ltime);
+            new.sort_by_key(|event| event.ltime);
         }
-        (index, events)
+        (last, events)
     }
 
     /// The index of the last event listed: changes with every event, but does not grow. A waiter compares
@@ -491,6 +501,24 @@ mod tests {
         b.notify_msg(&encoded(&first));
         assert_eq!(names(&b), ["first", "second"]);
         assert_ne!(b.list(None).0, before);
+    }
+
+    /// As Consul's own client does: what is listed after the index that was got last is new.
+    #[test]
+    fn who_takes_for_new_what_is_listed_after_the_last_index_hears_everything_once() {
+        let (a, b) = (events(1), events(2));
+        let fired: Vec<UserEvent> = (0..6).map(|n| a.fire(named(&format!("e{n}"))).unwrap()).collect();
+        let (mut mark, mut heard) = (0, Vec::new());
+        for arrived in [&[1, 0][..], &[5, 3], &[4], &[2]] {
+            arrived.iter().for_each(|at| b.notify_msg(&encoded(&fired[*at])));
+            let (index, listed) = b.list_since(mark, |_| true);
+            let new = listed.iter().position(|event| super::index(&event.id) == mark).map_or(0, |at| at + 1);
+            heard.extend(listed[new..].iter().map(|event| event.name.clone()));
+            mark = index;
+        }
+        // Those that came together are in their order.
+        assert_eq!(heard, ["e0", "e1", "e3", "e5", "e4", "e2"]);
+        assert_eq!(names(&b), ["e0", "e1", "e2", "e3", "e4", "e5"]);
     }
 
     #[test]

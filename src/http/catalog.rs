@@ -195,7 +195,7 @@ pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     let params = &call.params;
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &CatalogNodes).await?;
+    let answer = api.ask(params, options, &CatalogNodes).await?;
     let wanted = node_meta(params);
     let datacenter = api.agent.config().datacenter.clone();
     let nodes = answer.value.iter().filter(|row| has_meta(&row.info.meta, &wanted));
@@ -211,7 +211,7 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
     if filter.is_some() {
-        let answer = api.agent.query(options, &AllInstances).await?;
+        let answer = api.ask(params, options, &AllInstances).await?;
         let (wanted, datacenter) = (node_meta(params), api.agent.config().datacenter.clone());
         let instances = answer.value.iter().filter(|one| has_meta(&one.node.info.meta, &wanted));
         let instances = instances.map(|one| CatalogService::new(one, &datacenter)).collect();
@@ -221,7 +221,7 @@ pub async fn services(api: Arc<Api>, call: Call) -> Reply {
         }
         return reply::found(&services, params.pretty(), &answer, options.consistency);
     }
-    let answer = api.agent.query(options, &CatalogServices { node_meta: node_meta(params) }).await?;
+    let answer = api.ask(params, options, &CatalogServices { node_meta: node_meta(params) }).await?;
     reply::found(&answer.value, params.pretty(), &answer, options.consistency)
 }
 
@@ -250,7 +250,7 @@ pub async fn connect(api: Arc<Api>, call: Call) -> Reply {
 async fn none<T: Serialize + 'static>(api: &Api, params: &Params, service: String) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
+    let answer = api.ask(params, options, &ServiceInstances { service, health: false }).await?;
     let none = Filter::choose(&filter, Vec::<T>::new())?;
     reply::found(&none, params.pretty(), &answer, options.consistency)
 }
@@ -261,7 +261,7 @@ async fn instances(api: &Api, params: &Params, service: String) -> Reply {
     }
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &ServiceInstances { service, health: false }).await?;
+    let answer = api.ask(params, options, &ServiceInstances { service, health: false }).await?;
     let wanted = node_meta(params);
     let datacenter = api.agent.config().datacenter.clone();
     let found = answer.value.iter().filter(|instance| {
@@ -319,7 +319,7 @@ async fn of_node(
     }
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &OneNode { node, checks: false }).await?;
+    let answer = api.ask(params, options, &OneNode { node, checks: false }).await?;
     let services = answer.value.iter().flat_map(|whole| &whole.services).map(Service::new).collect();
     let services = Filter::choose(&filter, services)?;
     let shaped = match &answer.value {

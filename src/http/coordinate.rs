@@ -88,7 +88,7 @@ fn in_segment(params: &Params, found: Vec<NodePlace>) -> Vec<Entry> {
 pub async fn nodes(api: Arc<Api>, call: Call) -> Reply {
     let params = &call.params;
     let options = params.query_options(|| api.spread())?;
-    let mut answer = api.agent.query(options, &CoordinatesOfAll).await?;
+    let mut answer = api.ask(params, options, &CoordinatesOfAll).await?;
     let found = in_segment(params, std::mem::take(&mut answer.value));
     reply::found(&found, params.pretty(), &answer, options.consistency)
 }
@@ -101,7 +101,7 @@ pub async fn node(api: Arc<Api>, call: Call) -> Reply {
         return Err(Failure::bad_request("Missing node name"));
     }
     let options = params.query_options(|| api.spread())?;
-    let mut answer = api.agent.query(options, &CoordinatesOf { node }).await?;
+    let mut answer = api.ask(params, options, &CoordinatesOf { node }).await?;
     let found = in_segment(params, std::mem::take(&mut answer.value));
     let response = if found.is_empty() {
         reply::empty(StatusCode::NOT_FOUND)

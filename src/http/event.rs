@@ -1,6 +1,7 @@
 //! `/v1/event/…`: user events, which travel by gossip and reach every member without a leader.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -72,10 +73,17 @@ pub async fn fire(api: Arc<Api>, call: Call) -> Reply {
 /// The newest events that concern this agent, oldest first.
 pub async fn list(api: Arc<Api>, call: Call) -> Reply {
     let options = call.params.query_options(|| api.spread())?;
-    let (index, events) = api.agent.events(call.params.text("name"), options.min_index, options.wait).await;
     let who = api.who().await?;
-    let seen = events.iter().filter(|event| who.allows(Kind::Event, &event.name, Access::Read));
-    let seen: Vec<Event<'_>> = seen.map(Event::new).collect();
-    let filtered = seen.len() < events.len();
+    let (name, hidden) = (call.params.text("name"), AtomicBool::new(false));
+    // The index is that of an event that is shown: from it clients tell what is new.
+    let keep = |event: &UserEvent| {
+        let named = name.is_none_or(|name| event.name == name);
+        let seen = who.allows(Kind::Event, &event.name, Access::Read);
+        hidden.fetch_or(named && !seen, Ordering::Relaxed);
+        named && seen
+    };
+    let (index, events) = api.agent.events(&keep, options.min_index, options.wait).await;
+    let seen: Vec<Event<'_>> = events.iter().map(Event::new).collect();
+    let filtered = hidden.load(Ordering::Relaxed);
     Ok(reply::sifted(reply::indexed(reply::json(&seen, call.params.pretty())?, index), filtered))
 }

@@ -74,7 +74,13 @@ enum Node {
     All(Vec<Node>),
     Any(Vec<Node>),
     Not(Box<Node>),
-    Test { path: Vec<String>, test: Test },
+    /// With `not`, of a value that does not pass. Of several, one is enough: `Checks.Status != passing` is true of an entry
+    /// with a check that does not pass, and not of one without checks.
+    Test {
+        path: Vec<String>,
+        test: Test,
+        not: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -247,15 +253,10 @@ impl Node {
                 false
             }
             Node::Not(node) => !node.judge(entry)?,
-            Node::Test { path, test } => {
-                let found = select(entry, path)?;
-                // A label that is not there is empty, and equals nothing.
-                if found.is_empty() {
-                    matches!(test, Test::IsEmpty)
-                } else {
-                    found.into_iter().any(|value| test.judge(value))
-                }
-            }
+            // A label that is not there is empty, and equals nothing.
+            Node::Test { path, test, not } => select(entry, path)?
+                .into_iter()
+                .any(|value| value.map_or(matches!(test, Test::IsEmpty), |value| test.judge(value)) != *not),
         })
     }
 }
@@ -264,27 +265,30 @@ fn unknown(path: &[String]) -> Failure {
     bad(format!("Selector {:?} is not valid", path.join(".")))
 }
 
-/// What a path leads to: one value mostly, none where a label is missing, and as many as there are through a list.
-fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Vec<&'a Value>, Failure> {
-    let mut values = vec![entry];
+/// What a path leads to: one value mostly, nothing in its place where a label is missing, and as many as there are through a
+/// list.
+fn select<'a>(entry: &'a Value, path: &[String]) -> Result<Vec<Option<&'a Value>>, Failure> {
+    let mut values = vec![Some(entry)];
     let mut parent = "";
     for name in path {
         let mut inner = Vec::new();
         for value in values {
             let several = match value {
-                Value::Array(entries) if entries.iter().all(Value::is_object) => entries.iter().collect(),
+                Some(Value::Array(entries)) if entries.iter().all(Value::is_object) => {
+                    entries.iter().map(Some).collect()
+                }
                 one => vec![one],
             };
             for value in several {
-                match value {
-                    Value::Object(fields) => match fields.get(name) {
-                        Some(value) => inner.push(value),
-                        None if LABELS.contains(&parent) => {}
-                        None => inner.push(zero(parent, name).ok_or_else(|| unknown(path))?),
+                inner.push(match value {
+                    Some(Value::Object(fields)) => match fields.get(name) {
+                        Some(value) => Some(value),
+                        None if LABELS.contains(&parent) => None,
+                        None => Some(zero(parent, name).ok_or_else(|| unknown(path))?),
                     },
-                    Value::Null => {}
-                    _ => return Err(unknown(path)),
-                }
+                    Some(Value::Null) | None => None,
+                    Some(_) => return Err(unknown(path)),
+                });
             }
         }
         values = inner;
@@ -306,7 +310,11 @@ fn text_of(value: &Value) -> Option<String> {
 impl Test {
     fn judge(&self, value: &Value) -> bool {
         match self {
-            Test::Equals(wanted) => text_of(value).as_ref() == Some(wanted),
+            Test::Equals(wanted) => match value {
+                // As Go reads it.
+                Value::Bool(flag) => Params::truth(wanted) == Some(*flag),
+                value => text_of(value).as_ref() == Some(wanted),
+            },
             Test::Contains(wanted) => match value {
                 Value::Array(values) => values.iter().any(|value| text_of(value).as_ref() == Some(wanted)),
                 Value::Object(fields) => fields.contains_key(wanted),
@@ -529,8 +537,7 @@ impl Parser {
 }
 
 fn test(path: Vec<String>, test: Test, not: bool) -> Node {
-    let node = Node::Test { path, test };
-    if not { Node::Not(Box::new(node)) } else { node }
+    Node::Test { path, test, not }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{Api, Call};
 async fn checks(api: &Api, params: &Params, of: ChecksOf) -> Reply {
     let options = params.query_options(|| api.spread())?;
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &Checks { of, node_meta: node_meta(params) }).await?;
+    let answer = api.ask(params, options, &Checks { of, node_meta: node_meta(params) }).await?;
     let mut checks: Vec<Check> = answer.value.iter().map(Check::new).collect();
     nearest_first(api, params, &mut checks, |check| &check.node).await?;
     let checks = Filter::choose(&filter, checks)?;
@@ -69,7 +69,7 @@ pub async fn service(api: Arc<Api>, call: Call) -> Reply {
         Some(_) => return Err(Failure::bad_request("Invalid value for ?passing")),
     };
     let filter = Filter::of(params)?;
-    let answer = api.agent.query(options, &ServiceInstances { service, health: true }).await?;
+    let answer = api.ask(params, options, &ServiceInstances { service, health: true }).await?;
     let wanted = node_meta(params);
     let datacenter = api.agent.config().datacenter.clone();
     // A peer is another cluster, and there are none: its services are no services.
@@ -91,7 +91,7 @@ pub async fn none(api: Arc<Api>, call: Call) -> Reply {
     }
     let options = call.params.query_options(|| api.spread())?;
     let filter = Filter::of(&call.params)?;
-    let answer = api.agent.query(options, &ServiceInstances { service, health: true }).await?;
+    let answer = api.ask(&call.params, options, &ServiceInstances { service, health: true }).await?;
     let none = Filter::choose(&filter, Vec::<CheckedService>::new())?;
     reply::found(&none, call.params.pretty(), &answer, options.consistency)
 }

@@ -86,14 +86,15 @@ use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::agent::Agent;
 use crate::agent::tokens::Purpose;
+use crate::agent::{Agent, Answer, Consistency, QueryOptions, ReadError};
 use crate::config::Limits;
 use crate::env::places::Places;
 use crate::env::{BoxStream, Elapsed, Env, Listener, Rng};
 
 use crate::secret::Secret;
 use crate::state::acl::{Access, Authorizer, Kind};
+use crate::state::query::Question;
 
 pub use crate::config::duration::parse_duration;
 
@@ -260,6 +261,24 @@ impl Api {
         Api { agent, rng, body_room, restoring }
     }
 
+    /// Asks the cluster. An answer that is older than the request allows is asked for again where it is current.
+    async fn ask<Q: Question>(
+        &self,
+        params: &Params,
+        options: QueryOptions,
+        question: &Q,
+    ) -> Result<Answer<Q::Found>, ReadError> {
+        let answer = self.agent.query(options, question).await?;
+        let stale = options.consistency == Consistency::Stale;
+        match params.max_stale() {
+            Some(oldest) if stale && answer.last_contact > oldest => {
+                let options = QueryOptions { consistency: Consistency::Default, ..options };
+                self.agent.query(options, question).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
     /// The same, for a handler that answers whoever shows this token, if they have what its route needs.
     async fn for_whom(self: &Arc<Api>, token: Secret, needs: Needs) -> Result<Arc<Api>, Failure> {
         let config = self.agent.config();
@@ -399,7 +418,7 @@ fn all() -> Routes {
     const KEY: &[&str] = &["GET", "PUT", "DELETE"];
     use Access::{Read, Write};
     Routes::new()
-        .route("/", &["GET"], Needs::Nothing, status::root)
+        .route("/", &["GET", "HEAD"], Needs::Nothing, status::root)
         .route("/v1/kv", KEY, Needs::Calls, kv::key)
         .route("/v1/kv/{*key}", KEY, Needs::Calls, kv::key)
         .route("/v1/txn", &["PUT"], Needs::Calls, txn::txn)
@@ -480,8 +499,8 @@ fn all() -> Routes {
         .route("/v1/query", &["GET", "POST"], Needs::Calls, query::all)
         .route("/v1/query/{*query}", &["GET", "PUT", "DELETE"], Needs::Calls, query::one)
         .route("/v1/snapshot", &["GET", "PUT"], Needs::Acl(Write), snapshot::snapshot)
-        .route("/ui", &["GET"], Needs::Nothing, ui::redirect)
-        .route("/ui/{*file}", &["GET"], Needs::Nothing, ui::file)
+        .route("/ui", &["GET", "HEAD"], Needs::Nothing, ui::redirect)
+        .route("/ui/{*file}", &["GET", "HEAD"], Needs::Nothing, ui::file)
         .route("/set", &["GET", "PUT", "POST"], Needs::Calls, legacy::set)
         .route("/get", &["GET"], Needs::Calls, legacy::get)
         .route("/join", &["GET", "PUT", "POST"], Needs::Calls, legacy::join)
@@ -660,6 +679,9 @@ fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call)
         return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
     }
     let mut params = Params::parse(head.uri.query())?;
+    if api.agent.config().development {
+        params.for_people();
+    }
     let token = token(&head, &mut params);
     let elsewhere = |dc: &str| dc != api.agent.config().datacenter;
     if ["datacenter", "dc"].iter().any(|name| params.text(name).is_some_and(elsewhere)) {

@@ -83,6 +83,14 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     if let Some(known) = api.agent.local().book().services().get(&service.id) {
         who.require(Kind::Service, &known.name, Access::Write)?;
     }
+    // And so may a check's be another check's.
+    for check in &checks {
+        let book = api.agent.local().book();
+        let known = book.checks().get(&check.id).map(|known| &known.definition.service_id);
+        if let Some(theirs) = known.filter(|theirs| **theirs != service.id) {
+            may(&who, &subject(&api, &book, theirs), Access::Write)?;
+        }
+    }
     let replace = call.params.switch("replace-existing-checks");
     api.agent.local().register(&api.agent, service, checks, replace)?;
     keep(&api).await?;

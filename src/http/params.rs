@@ -17,7 +17,10 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// The parameters of a request's query string, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Params(Vec<(String, String)>);
+pub struct Params {
+    said: Vec<(String, String)>,
+    always_pretty: bool,
+}
 
 impl Params {
     /// Parses a query string; `None` has no parameters.
@@ -38,7 +41,7 @@ impl Params {
             };
             params.push((text(name)?, text(value)?));
         }
-        Ok(Params(params))
+        Ok(Params { said: params, always_pretty: false })
     }
 
     /// Whether the parameter is there, with or without a value.
@@ -48,25 +51,25 @@ impl Params {
 
     /// The first value of the parameter; empty when it stands without one.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.said.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Every value of the parameter, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.said.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Takes a parameter out, and gives its first value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let value = self.get(name).map(str::to_owned);
-        self.0.retain(|(found, _)| found != name);
+        self.said.retain(|(found, _)| found != name);
         value
     }
 
     /// Gives the parameter another value.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|(found, _)| found != name);
-        self.0.push((name.to_owned(), value.to_owned()));
+        self.said.retain(|(found, _)| found != name);
+        self.said.push((name.to_owned(), value.to_owned()));
     }
 
     /// The parameter's value unless it is absent or empty.
@@ -90,7 +93,18 @@ impl Params {
 
     /// Whether the answer is for people to read.
     pub fn pretty(&self) -> bool {
-        self.has("pretty")
+        self.always_pretty || self.has("pretty")
+    }
+
+    /// Every answer is for people to read, whether or not the request says so.
+    pub fn for_people(&mut self) {
+        self.always_pretty = true;
+    }
+
+    /// How old an answer may be that no leader vouches for, if the request says so in a form that is understood.
+    pub fn max_stale(&self) -> Option<Duration> {
+        let nanos = parse_duration(self.text("max_stale")?)?;
+        u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
     }
 
     /// The parameter as a number, if it is there.
@@ -106,7 +120,7 @@ impl Params {
 
     /// All parameters as a query string in the order of their names, as Go encodes them.
     pub fn encode(&self) -> String {
-        let mut sorted: Vec<&(String, String)> = self.0.iter().collect();
+        let mut sorted: Vec<&(String, String)> = self.said.iter().collect();
         // Stable, so values of one name keep their order.
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let pairs: Vec<String> =
@@ -300,11 +314,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_parses_to_the_same(pairs in prop::collection::vec((".*", ".*"), 0..5)) {
-            let params = Params(pairs);
-            let mut sorted = params.0.clone();
+            let params = Params { said: pairs, always_pretty: false };
+            let mut sorted = params.said.clone();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
             let parsed = Params::parse(Some(&params.encode())).unwrap();
-            prop_assert_eq!(parsed.0, sorted);
+            prop_assert_eq!(parsed.said, sorted);
         }
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::agent::Consistency;
 use crate::agent::local::define;
+use crate::agent::uuid;
 use crate::mutant;
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
@@ -105,7 +106,7 @@ struct CheckOnNode {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Shown<'a> {
-    /// `null` when it failed, or gave nothing.
+    /// `null` when it failed.
     results: Option<Vec<ShownResult<'a>>>,
     /// `null` when it did not fail.
     errors: Option<Vec<ShownError<'a>>>,
@@ -174,6 +175,27 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
     Ok(TxnOp::Catalog(Box::new(CatalogOp { verb: RowVerb::named(&verb), row, index })))
 }
 
+/// Why an operation cannot be, whatever there is: what the calls for one thing alone refuse as well.
+fn impossible(op: &TxnOp) -> Option<String> {
+    let why = match op {
+        TxnOp::Kv(KvOp { verb: KvVerb::Lock | KvVerb::Unlock, session, .. }) if session.is_empty() => {
+            "missing session"
+        }
+        _ if !op.writes() => return None,
+        TxnOp::Catalog(op) => match &op.row {
+            CatalogRow::Node(node) if !node.id.is_empty() && !uuid::is_uuid(&node.id) => {
+                "Bad node ID: want a UUID"
+            }
+            CatalogRow::Service { service, .. } if define::is_nowhere(&service.address) => {
+                "Invalid service address"
+            }
+            _ => return None,
+        },
+        TxnOp::Kv(_) => return None,
+    };
+    Some(why.to_owned())
+}
+
 fn on_key(api: &Api, wanted: WantedKv) -> Result<TxnOp, Failure> {
     kv::check_key(api, &wanted.key)?;
     // Go's decoder reads over the ends of lines.
@@ -198,6 +220,13 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     let body = api.read_body(call.body).await?;
     let ops = parse(&api, &body)?;
     let pretty = call.params.pretty();
+    let errors: Vec<OpError> = (0..)
+        .zip(&ops)
+        .filter_map(|(op_index, op)| Some(OpError { op_index, what: impossible(op)? }))
+        .collect();
+    if !errors.is_empty() {
+        return show(&api, &Err(errors), pretty);
+    }
     if ops.iter().any(TxnOp::writes) {
         let mut ops = ops;
         // Mutant H17: one after the other.
@@ -234,7 +263,7 @@ fn show(api: &Api, done: &Done, pretty: bool) -> Result<Response, Failure> {
                 TxnResult::Service(row) => ShownResult::Service(Service::new(row)),
                 TxnResult::Check(row) => ShownResult::Check(Check::new(row)),
             });
-            Shown { results: (results.len() > 0).then(|| results.collect()), errors: None }
+            Shown { results: Some(results.collect()), errors: None }
         }
         Err(errors) => {
             let errors =

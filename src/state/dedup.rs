@@ -22,6 +22,10 @@ pub const MAX_ORIGINS: usize = 4096;
 /// How many unacknowledged outcomes are kept for one origin; the oldest go first, and their requests count as done with.
 pub const MAX_PENDING: usize = 4096;
 
+/// Bytes of the largest outcome that is kept. What a larger one came to is not: whoever asks again hears that it is not known
+/// any more. Else a transaction that reads much would keep what it read in every server's state, and in every snapshot.
+pub const MAX_OUTCOME: usize = 16 << 10;
+
 /// Names a request for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId {
@@ -102,6 +106,7 @@ impl Dedup {
                 self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
             }
         }
+        let outcome = if outcome.weight() > MAX_OUTCOME { &Outcome::Stale } else { outcome };
         origin.outcomes.insert(id.number, outcome.clone());
         self.digest = self.digest.wrapping_add(part(id.origin, id.number, outcome));
         if origin.outcomes.len() > MAX_PENDING
@@ -156,6 +161,20 @@ mod tests {
         assert_eq!(table.outcome_of(id(7, 2)), Some(Outcome::Stale));
         assert_eq!(table.outcome_of(id(7, 3)), Some(Outcome::Done { index: 3 }));
         assert_eq!(table.outcome_of(id(7, 5)), None);
+    }
+
+    #[test]
+    fn a_large_outcome_is_not_kept_and_its_request_is_not_applied_again() {
+        let mut table = Dedup::default();
+        let large = Outcome::Answered { index: 1, answer: vec![7; MAX_OUTCOME + 1].into() };
+        table.remember(1, id(7, 1), 0, &large);
+        assert_eq!(table.outcome_of(id(7, 1)), Some(Outcome::Stale));
+        let small = Outcome::Answered { index: 2, answer: vec![7; 100].into() };
+        table.remember(2, id(7, 2), 0, &small);
+        assert_eq!(table.outcome_of(id(7, 2)), Some(small));
+        let digest = table.digest();
+        table.rebuild_digest();
+        assert_eq!(table.digest(), digest);
     }
 
     #[test]

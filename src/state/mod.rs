@@ -179,6 +179,24 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// A rough size in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        match self {
+            Outcome::Answered { answer, .. } => answer.len(),
+            Outcome::Returned { value: Returned::Txn(results), .. } => {
+                results.iter().map(TxnResult::weight).sum()
+            }
+            // What they carry is bounded by what was asked.
+            Outcome::Done { .. }
+            | Outcome::ConditionFailed { .. }
+            | Outcome::Stale
+            | Outcome::Refused { .. }
+            | Outcome::Returned { .. } => 0,
+        }
+    }
+}
+
 /// What a command gives back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Returned {

@@ -280,6 +280,16 @@ pub enum TxnResult {
     Check(CheckRow),
 }
 
+impl TxnResult {
+    /// A rough size in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        match self {
+            TxnResult::Kv(key, entry) => key.len() + entry.value.len() + 128,
+            TxnResult::Node(_) | TxnResult::Service(_) | TxnResult::Check(_) => 1_024,
+        }
+    }
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpError {
@@ -467,6 +477,7 @@ fn look(kv: &KvStore, op: &KvOp) -> Step {
 pub(super) mod tests {
     use super::super::catalog::Status;
     use super::super::catalog::tests::{check, node};
+    use super::super::coordinate::{NodePlace, Place};
     use super::super::kv::tests::any_session;
     use super::super::{Command, Outcome, Refusal, Request, RequestId, Returned, SessionCommand};
     use super::*;
@@ -678,6 +689,11 @@ pub(super) mod tests {
                 let index = state.applied() + 1;
                 apply(&mut state, index, vec![op]);
             }
+            let index = state.applied() + 1;
+            let place = Place::default();
+            let stands = |name: &str| NodePlace { node: name.into(), segment: String::new(), place };
+            let places = Command::Coordinates(["n1", "n2"].map(stands).to_vec());
+            state.apply(index, &Request { id: RequestId { origin: 2, number: 1 }, done_below: 0, command: places });
             let before = state.clone();
             let failed = matches!(apply(&mut state, 100, ops), Outcome::Refused { .. });
             if failed {
@@ -685,6 +701,7 @@ pub(super) mod tests {
                 prop_assert_eq!(state.kv().digest(), before.kv().digest());
                 prop_assert_eq!(state.catalog(), before.catalog());
                 prop_assert_eq!(state.sessions(), before.sessions());
+                prop_assert_eq!(&state.places, &before.places);
                 for session in ["s1", "s2"] {
                     let held = |state: &State| state.kv().held_by(session).cloned().collect::<Vec<_>>();
                     prop_assert_eq!(held(&state), held(&before));

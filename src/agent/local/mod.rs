@@ -310,6 +310,7 @@ impl Local {
         for check in checks {
             // A service that is registered again is not down for it.
             let before = self.locked().checks().get(&check.id).cloned();
+            let before = before.filter(|before| before.definition.service_id == check.service_id);
             let id = check.id.clone();
             self.register_check(agent, check)?;
             if let Some(before) = before {
