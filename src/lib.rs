@@ -19,7 +19,7 @@
 //! [`node::Extension`].
 //!
 //! An arrow down is a permission to import; `raft` and `gossip` do not know each other, `state` knows
-//! nobody, `config` is plain data. `tests/tidy.rs` holds the code to it.
+//! neither, nor the clock, nor the disk. `tests/tidy.rs` has the whole table, and holds the code to it.
 //!
 //! What always holds, whatever fails:
 //! * a write that was acknowledged is on the disks of a majority, and is never lost or applied twice;
@@ -27,7 +27,8 @@
 //! * two servers that applied the same log index hold the same state, bit for bit;
 //! * an outcome that is not known is reported as unknown.
 //!
-//! Deliberately absent: wall-clock decisions, ambient randomness, threads outside [`env::real`], and
+//! Deliberately absent: decisions by the wall clock (but one: what a check was told before a restart counts for as long as it
+//! would have), ambient randomness, threads outside [`env::real`], and
 //! any knowledge of whether the world is real.
 
 pub mod agent;

@@ -3,8 +3,8 @@
 //! Without that a lone server that comes back at another address finds nobody: its configuration names no others, and the
 //! others look for it where it was. They are asked only as long as the agent sees nobody (see [`super::rejoin`]).
 //!
-//! Who leaves wants nothing more of the others and forgets them, unless `rejoin_after_leave` says otherwise. Who sees nobody any
-//! more does not: then the last that were seen are the best guess.
+//! Who leaves wants nothing more of the others and forgets them, unless `rejoin_after_leave` says otherwise. An agent that
+//! sees nobody any more keeps them: the last that were seen are the best guess.
 
 use std::collections::BTreeSet;
 use std::io;

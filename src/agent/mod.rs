@@ -641,7 +641,7 @@ impl Agent {
         }
     }
 
-    /// An id for a session, which nobody has.
+    /// A fresh id for a session.
     pub fn new_session_id(&self) -> String {
         uuid::random(&mut self.inner.session_ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -1043,7 +1043,7 @@ impl Agent {
     }
 }
 
-/// May look after its agent.
+/// The rights of the recovery token: to look after this agent.
 fn recovery_holder(node: &str) -> Holder {
     let rule = |kind, access| Rule { kind, name: node.to_owned(), prefix: false, access };
     let named = vec![

@@ -34,8 +34,8 @@ pub struct Found {
     pub known: Vec<SocketAddr>,
 }
 
-/// Looks for the others as long as this runs. `lost` tells whether others are missed that are not in the
-/// configuration, and at which addresses they may be joined. Ends only when it has tried as often as it may, with the reason.
+/// Looks for the others as long as this runs. `lost` tells whether somebody is missed, and at which
+/// addresses others may be joined then. Ends only when it has tried as often as it may, with the reason.
 pub async fn rejoin(
     env: Env,
     config: watch::Receiver<Arc<Config>>,

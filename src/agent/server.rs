@@ -1,6 +1,6 @@
 //! An agent that keeps the state: Raft and gossip under one roof.
 //!
-//! Raft and gossip know nothing of each other; whatever passes between them passes here, in five duties:
+//! Raft and gossip know nothing of each other; whatever passes between them passes here, in these duties:
 //!
 //! * **founding** ([`bootstrap`](super::bootstrap)): a server without a cluster founds one, alone or with others;
 //! * **reconciling** ([`reconcile`](super::reconcile)): the leader makes the Raft configuration follow gossip;

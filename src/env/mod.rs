@@ -99,7 +99,8 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
 
     /// The wall clock as time since 1970-01-01 UTC. May jump either way at any moment, so it is for
-    /// people to read: no decision of the node may rest on it. Does not block.
+    /// people to read: no decision of the node may rest on it, but for how long what a check was told still counts after a
+    /// restart. Does not block.
     fn wall(&self) -> Duration;
 
     /// Completes when [`Clock::now`] has reached `deadline`; at once when it already has.
@@ -176,7 +177,7 @@ pub trait Network: Send + Sync {
         Box::pin(async move { Err(io::Error::new(io::ErrorKind::Unsupported, reason)) })
     }
 
-    /// Whether it can protect streams at all. Who is told to demand that must not run without.
+    /// Whether it can protect streams at all. A node that is configured to demand TLS must not start when it cannot.
     fn protects(&self) -> bool {
         false
     }

@@ -400,7 +400,7 @@ impl RaftNode {
             || self.inner.store.vote().is_some_and(|vote| vote.leader_id.term > 0)
     }
 
-    /// Says who answers the calls of agents without a state. The first word counts.
+    /// Says who answers the calls of agents without a state. Only the first call has an effect.
     pub fn serve_agents(&self, desk: Desk) {
         let _ = self.inner.agents.set(desk);
     }
@@ -415,7 +415,7 @@ impl RaftNode {
         &self.inner.addresses
     }
 
-    /// Becomes `Some` with the reason when this server can no longer take part.
+    /// Completes with the reason when this server can no longer take part.
     pub async fn failed(&self) -> String {
         let mut disk = self.inner.store.failure();
         // Why Raft ended is told among what changes with every entry, and whoever waited for that would wake as often.

@@ -41,7 +41,7 @@ pub enum KvCommand {
     Delete {
         /// The key.
         key: String,
-        /// Only if the entry's modify index is this. 0 never matches.
+        /// Only if the entry's modify index is this. One that is not there is removed already.
         cas: Option<u64>,
     },
     /// Removes every key with this prefix; the empty prefix is every key.

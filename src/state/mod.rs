@@ -509,7 +509,8 @@ impl State {
         &self.prepared
     }
 
-    /// A hash of the whole state, in constant time.
+    /// A hash of the state, in constant time: of all that answers are made of, and of the outcomes that are remembered. Which of
+    /// these are forgotten next is not in it.
     pub fn digest(&self) -> u64 {
         let parts = [
             self.applied,

@@ -140,6 +140,25 @@ impl Inner {
         self.hit.insert(self.files[index].name.clone());
     }
 
+    /// When a sync that begins at `start` is done: one after the other, each as long as is drawn, `least` nanoseconds at
+    /// least.
+    fn synced_at(&mut self, start: u64, least: u64) -> u64 {
+        let DiskSettings { sync_min_us, sync_max_us } = self.settings;
+        let micros = self.weather.at(start).random_range(sync_min_us..=sync_max_us.max(sync_min_us));
+        let nanos = (micros * 1_000 * self.wrong.slowness.max(1)).max(least);
+        match &mut self.job {
+            // Nobody would wait for it.
+            None => start,
+            Some(_) if nanos == 0 => start,
+            Some(job) => {
+                let done = start.max(self.busy_until) + nanos;
+                *job = done;
+                self.busy_until = done;
+                done
+            }
+        }
+    }
+
     /// Whether a fault that is aimed is aimed at this file.
     fn is_meant(&self, aim: Option<&str>, index: usize) -> bool {
         aim.is_none_or(|prefix| self.files[index].name.starts_with(prefix))
@@ -415,9 +434,7 @@ impl DiskModel {
             let inner = &mut *self.locked();
             let start = self.call(inner.files[index].latest, inner);
             inner.files[index].settle(start);
-            let DiskSettings { sync_min_us, sync_max_us } = inner.settings;
-            let micros = inner.weather.at(start).random_range(sync_min_us..=sync_max_us.max(sync_min_us));
-            let mut nanos = micros * 1_000 * inner.wrong.slowness.max(1);
+            let mut least = 0;
             if let Some((prefix, left)) = &mut inner.wrong.trap
                 && inner.files[index].name.starts_with(*prefix)
             {
@@ -425,18 +442,10 @@ impl DiskModel {
                 if *left == 0 {
                     inner.wrong.trap = None;
                     inner.counters.trapped += 1;
-                    nanos = nanos.max(TRAPPED_NS);
+                    least = TRAPPED_NS;
                 }
             }
-            if inner.job.is_none() {
-                // Nobody would wait for it.
-                nanos = 0;
-            }
-            let done = if nanos == 0 { start } else { start.max(inner.busy_until) + nanos };
-            if let Some(job) = &mut inner.job {
-                *job = done;
-                inner.busy_until = done;
-            }
+            let done = inner.synced_at(start, least);
             let writes = inner.files[index].unsynced();
             let failed = inner.strikes(|wrong| &mut wrong.failing_syncs);
             if failed {
@@ -460,12 +469,25 @@ impl DiskModel {
         result
     }
 
-    fn sync_names(&self) {
+    /// Takes as long as the sync of a file, fails as one and lies as one: a name that is not durable may be gone after a crash,
+    /// or be there.
+    fn sync_names(&self) -> io::Result<()> {
         let now = self.pump.now();
         let inner = &mut *self.locked();
-        let at = self.call(0, inner);
-        if !inner.wrong.lies {
-            inner.names.sync(at);
+        let start = self.call(0, inner);
+        let done = inner.synced_at(start, 0);
+        let failed = inner.strikes(|wrong| &mut wrong.failing_syncs);
+        if failed {
+            inner.counters.failed_syncs += 1;
+            inner.counters.errors += 1;
+        } else if inner.wrong.lies {
+            inner.counters.lies += 1;
+        } else {
+            inner.names.sync(done);
+        }
+        if failed {
+            self.strange("a sync of the directory fails");
+            return Err(broken());
         }
         let reachable = inner.names.reachable(now);
         for (index, file) in inner.files.iter_mut().enumerate() {
@@ -473,6 +495,7 @@ impl DiskModel {
                 file.forget();
             }
         }
+        Ok(())
     }
 
     fn change_names(&self, existing: &str, change: impl FnOnce(&mut Names, u64)) -> io::Result<()> {
@@ -551,8 +574,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.alive()?;
-        self.model.sync_names();
-        Ok(())
+        self.model.sync_names()
     }
 
     fn describe(&self) -> String {

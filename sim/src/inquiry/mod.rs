@@ -17,12 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use driftline::env::Env;
+use futures_util::future::BoxFuture;
 
 use crate::check::End;
 use crate::check::looks::LookKind;
 use crate::history::{Action, Outcome, Response};
 use crate::scenario::{PairDeed, PlannedAction, Scenario};
 use crate::workload::Clients;
+
+/// Makes the host of a node vanish without a goodbye, and completes when it is back.
+pub type Vanish<'a> = dyn Fn(u32) -> BoxFuture<'a, ()> + 'a;
 
 /// The number of the client that these questions are asked by, on a host that no fault is meant for.
 pub const CLIENT: u32 = 999;
@@ -103,7 +107,12 @@ impl Inquirer<'_> {
     }
 
     /// What in a cluster that works does not follow in time: the first that does not, by the check that says so.
-    pub async fn lags(&self, has_services: bool) -> Option<(&'static str, String)> {
+    /// `vanish` makes a host vanish and come back, where that can be done.
+    pub async fn lags(
+        &self,
+        has_services: bool,
+        vanish: Option<&Vanish<'_>>,
+    ) -> Option<(&'static str, String)> {
         if let Some(detail) = self.catalog_lags().await {
             return Some(("CAT", detail));
         }
@@ -113,7 +122,25 @@ impl Inquirer<'_> {
         if let Some(detail) = self.news_lag().await {
             return Some(("NEWS", detail));
         }
-        self.waiters_sleep().await.map(|detail| ("BLOCK", detail))
+        if let Some(detail) = self.waiters_sleep().await {
+            return Some(("BLOCK", detail));
+        }
+        let vanishes = vanish.and_then(|vanish| Some((vanish, self.dispensable()?)));
+        let (vanish, node) = vanishes?;
+        self.waiters_are_left_alone(node, vanish(node)).await.map(|detail| ("BLOCK", detail))
+    }
+
+    /// A server without which the cluster works, if there are client agents that could have asked it.
+    fn dispensable(&self) -> Option<u32> {
+        let servers: Vec<u32> =
+            self.nodes.iter().copied().filter(|node| !self.scenario.is_agent(*node)).collect();
+        let has_agents = servers.len() < self.nodes.len();
+        if !has_agents || servers.len() < 3 || self.scenario.beyond {
+            return None;
+        }
+        // Not the first: it is asked to make the change.
+        let chosen = 1 + self.scenario.seed % (servers.len() as u64 - 1);
+        usize::try_from(chosen).ok().and_then(|chosen| servers.get(chosen)).copied()
     }
 
     /// Reads once more, through one node, whatever was asked for, so that the history ends with what is there.

@@ -1,5 +1,6 @@
 //! Whether a change of the catalog wakes whoever waits for it at any node, as [`crate::check::catalog_watch`] judges it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,18 +31,45 @@ impl Inquirer<'_> {
             json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
         let node = json!({ "Node": "elsewhere" });
         for (what, body, is_there) in [("register", service, true), ("deregister", node, false)] {
-            if let Some(problem) = self.all_are_woken(what, body.to_string(), is_there).await {
+            let woken = self.all_are_woken(&self.nodes, async {}, what, body.to_string(), is_there).await;
+            if let Some(problem) = woken {
                 return Some(format!("{PATH}, {what}: {problem}"));
             }
         }
         None
     }
 
-    async fn all_are_woken(&self, what: &str, body: String, is_there: bool) -> Option<String> {
-        let first = self.nodes.first().copied()?;
+    /// The same of all other nodes, while the host of one vanishes and comes back: an agent that has asked it to wait gets no
+    /// answer, and no word that there will be none.
+    pub async fn waiters_are_left_alone(
+        &self,
+        vanishing: u32,
+        vanishes: impl Future<Output = ()>,
+    ) -> Option<String> {
+        let others = self.nodes.iter().copied().filter(|node| *node != vanishing).collect();
+        let body =
+            json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
+        let woken = self.all_are_woken(&others, vanishes, "register", body.to_string(), true).await;
+        if let Some(problem) = woken {
+            return Some(format!("{PATH}, register, while n{vanishing} vanished: {problem}"));
+        }
+        // What is asked afterwards finds it as it was before.
+        let serves = self.writes_everywhere("vanished").await;
+        (!serves).then(|| format!("n{vanishing} does not serve again after it had vanished"))
+    }
+
+    async fn all_are_woken(
+        &self,
+        nodes: &BTreeSet<u32>,
+        meanwhile: impl Future<Output = ()>,
+        what: &str,
+        body: String,
+        is_there: bool,
+    ) -> Option<String> {
+        let first = nodes.first().copied()?;
         // All know what was before the change: who asks over a connection that died in the storm waits for the answer.
         let mut waiters = Vec::new();
-        for node in &self.nodes {
+        for node in nodes {
             let Some((since, _)) = self.asked(*node, None).await else {
                 return Some(format!("n{node} does not answer"));
             };
@@ -49,6 +77,7 @@ impl Inquirer<'_> {
         }
         let (asked, changed) = join(join_all(waiters), async {
             self.clients.sleep(BEGINS_WITHIN).await;
+            meanwhile.await;
             let path = format!("/v1/catalog/{what}");
             let deadline = self.clients.now() + self.within.as_nanos() as u64;
             loop {

@@ -1,6 +1,6 @@
 //! Bugs of the disk: what is durable and what is believed of it.
 
-use super::{Mutant, RESTARTS};
+use super::{LOST_REPLIES, Mutant, RESTARTS};
 
 /// Of [`RESTARTS`], those where only what the page cache held is lost.
 const POWER_LOSSES: &[&str] = &[
@@ -104,5 +104,19 @@ pub const TABLE: &[Mutant] = &[
         origin: "found here, seed 8; TigerBeetle's storage overlays",
         needs: &["misdirected-read"],
         checks: &["MV", "ES"],
+    },
+    Mutant {
+        id: "S10",
+        what: "a range of the log that is read while entries leave memory has a hole",
+        origin: "found here, by reading: what is between the two looks at memory was not thought of",
+        needs: &[],
+        checks: &["SAY", "LIVE"],
+    },
+    Mutant {
+        id: "S11",
+        what: "what an append in flight made durable counts for what a truncation has let take its place",
+        origin: "found here, by reading",
+        needs: LOST_REPLIES,
+        checks: &["LM", "SAY", "CQ", "LC", "SMS", "LIVE", "CRASH"],
     },
 ];

@@ -119,7 +119,7 @@ impl Replay {
             report.violations.push(violation("LIVE", detail, &cluster));
         } else if self.follows
             && let Some((check, detail)) =
-                cluster.inquirer(HEALED_WITHIN).lags(cluster.planned.services).await
+                cluster.inquirer(HEALED_WITHIN).lags(cluster.planned.services, None).await
         {
             report.violations.push(violation(check, detail, &cluster));
         }

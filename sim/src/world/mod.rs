@@ -37,6 +37,7 @@ use driftline::env::{Env, Observed};
 use driftline::mutant;
 use driftline::node::Node;
 use driftline::secret::Secret;
+use futures_util::future::BoxFuture;
 use rand::Rng;
 use tokio::sync::mpsc;
 
@@ -245,9 +246,9 @@ async fn whole(
         world.account()
     } else {
         if stage.is_none() {
-            if let Some((check, detail)) =
-                world.inquirer(&main, HEALED_WITHIN).lags(world.planned.services).await
-            {
+            let vanish = |node| -> BoxFuture<'_, ()> { Box::pin(world.clone().vanish(node)) };
+            let inquirer = world.inquirer(&main, HEALED_WITHIN);
+            if let Some((check, detail)) = inquirer.lags(world.planned.services, Some(&vanish)).await {
                 report.violations.push(violation(check, detail, universe.pump.now()));
             }
             let caller = AsClient { clients: clients.clone(), env: main.clone(), client: inquiry::CLIENT };
@@ -631,6 +632,13 @@ impl World {
         state.why_down.insert(node, format!("{stop:?}"));
         state.leaving.remove(&node);
         true
+    }
+
+    /// A host loses power for a moment, and nobody hears that its streams are gone.
+    async fn vanish(self: Arc<World>, node: u32) {
+        self.take_down(node, Stop::Vanish);
+        self.universe.sleep(RESTART_AFTER).await;
+        self.boot_if_due(node);
     }
 
     /// Starts again what has ended by itself.

@@ -222,7 +222,7 @@ mod tests {
         // What was meant for the first copy once went to a block that nobody uses.
         write_raw(&disk, 11, read_raw(&disk, COPIES[0]));
         file.save(&facts(2)).unwrap();
-        // Always once is not enough to be believed, but always the same is.
+        // One read is not enough to be believed; two that say the same are.
         for (reads, expected) in [(0, 2), (1, 2), (2, 1)] {
             let file = Astray { file: disk.open(NAME).unwrap(), reads: AtomicU64::new(reads), from: 11 };
             let (_, found) = read_copy(&file, COPIES[0]).unwrap().unwrap();

@@ -314,7 +314,7 @@ fn load(disk: &Arc<dyn Disk>, options: StoreOptions, candidate_id: u64) -> io::R
     Ok(Loaded { meta, facts, wal, snapshot })
 }
 
-/// The same; what is damaged is moved out of the way first, if that is wanted. The reason, if it was.
+/// The same; what is damaged is moved out of the way first, if that is wanted.
 fn load_or_begin_anew(
     env: &Env,
     disk: &Arc<dyn Disk>,

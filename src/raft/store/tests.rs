@@ -293,6 +293,55 @@ async fn everything_outlives_a_restart() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaves_memory_while_it_is_read_is_read_from_the_disk() {
+    let env = env_in_memory(4);
+    env.scope(async {
+        let store = open(&env, StoreOptions { cache_bytes: 2_000, ..OPTIONS }).await.unwrap();
+        append(&store, (0..20).map(|index| entry(1, index, 100)).collect()).await.unwrap();
+        let writing = async {
+            for index in 20..400 {
+                append(&store, vec![entry(1, index, 100)]).await.unwrap();
+            }
+        };
+        let reading = async {
+            loop {
+                let last = store.log_bounds().1.unwrap().index();
+                let entries = store.entries(0..=last, usize::MAX).await.unwrap();
+                assert!(entries.iter().map(|entry| entry.log_id.index()).eq(0..=last));
+            }
+        };
+        tokio::select! {
+            () = writing => {}
+            () = reading => {}
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_under_way_says_nothing_of_what_has_taken_its_place() {
+    let env = env_in_memory(5);
+    env.scope(async {
+        let store = open(&env, StoreOptions { cache_bytes: 0, ..OPTIONS }).await.unwrap();
+        append(&store, (0..3).map(|index| entry(1, index, 10)).collect()).await.unwrap();
+        let (sender, flushed) = TypeConfig::oneshot();
+        // Asked for and not written yet, when a new leader has it cut off and sends its own.
+        store.append((3..6).map(|index| entry(1, index, 10)), IOFlushed::signal(sender)).await.unwrap();
+        let (cut, appended) = futures_util::join!(
+            store.truncate_after(Some(id(1, 2))),
+            append(&store, (3..5).map(|index| entry(2, index, 10)).collect()),
+        );
+        cut.unwrap();
+        appended.unwrap();
+        flushed.await.unwrap().unwrap();
+        let entries = store.entries(.., usize::MAX).await.unwrap();
+        let ids: Vec<LogId> = entries.iter().map(|entry| entry.log_id).collect();
+        assert_eq!(ids, [id(1, 0), id(1, 1), id(1, 2), id(2, 3), id(2, 4)]);
+    })
+    .await;
+}
+
 /// Damages the file whose name begins so, behind the store's back.
 fn damage(disk: &dyn Disk, prefix: &str) {
     let name = disk.list().unwrap().into_iter().find(|name| name.starts_with(prefix)).unwrap();
