@@ -59,7 +59,7 @@ pub async fn found_together(
                 return Err(format!("{} already belongs to cluster {cluster:016x}", server.name));
             }
             Ok(_) => return Err(format!("{} gave an answer that does not fit", server.name)),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(format!("{} does not promise to found it: {error}", server.name)),
         }
     }
     node.found(founders).await.map_err(|error| error.to_string())

@@ -107,6 +107,8 @@ struct Inner {
     fared: Mutex<autopilot::Memory>,
     /// Wakes whoever looks after them when one was added.
     added: Notify,
+    /// Why the last try to found a cluster, or to take a server in, came to nothing: for whoever asks why.
+    hindrance: Mutex<Option<String>>,
 }
 
 impl Server {
@@ -178,8 +180,8 @@ impl Server {
         let (env, config) = (env.clone(), config.clone());
         let recovered = AtomicBool::new(false);
         let places = Gathered::default();
-        let (fared, added) = (Mutex::default(), Notify::new());
-        let inner = Inner { env, config, lan, node, client, places, recovered, fared, added };
+        let (fared, added, hindrance) = (Mutex::default(), Notify::new(), Mutex::default());
+        let inner = Inner { env, config, lan, node, client, places, recovered, fared, added, hindrance };
         let server = Server { inner: Arc::new(inner) };
         server.serve_agents();
         Ok(server)
@@ -737,6 +739,7 @@ impl Server {
             others,
             votes: members.iter().any(|member| member.voter && member.server.node_id == self.node_id()),
             refused: refused.collect(),
+            hindrance: self.inner.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             disk_full: node.disk_is_full(),
         }
     }
@@ -793,11 +796,21 @@ impl Server {
                     None => Err("too few servers are there yet".to_owned()),
                 },
             };
-            if let Err(reason) = founded {
+            let reason = founded.err();
+            self.is_hindered_by(reason.clone());
+            if let Some(reason) = reason {
                 tracing::debug!(reason, "no cluster founded yet");
                 env.sleep(Duration::from_millis(500)).await;
             }
         }
+    }
+
+    /// Remembers why something is not as it should be, if so. Whether that is news.
+    fn is_hindered_by(&self, reason: Option<String>) -> bool {
+        let mut known = self.inner.hindrance.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != reason;
+        *known = reason;
+        is_news
     }
 
     /// Where configured servers that gossip does not see can be joined, as those servers say; nothing when
@@ -843,13 +856,21 @@ impl Server {
             }
             led = self.inner.node.is_leader();
             pause = RECONCILE_EVERY;
+            if !led && self.inner.node.cluster().is_some() {
+                self.is_hindered_by(None);
+            }
             // Newcomers that were asked in this round and could not be added: nobody else waits for them.
             let mut passed_over = BTreeSet::new();
             while self.inner.node.is_leader() {
                 let servers = self.inner.lan.servers().into_iter().map(|(seen, _)| seen);
                 let seen: Vec<Seen> =
                     servers.filter(|seen| !passed_over.contains(&seen.server.node_id)).collect();
-                let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else { break };
+                let Some(step) = plan(&seen, &self.inner.node.members(), self.node_id()) else {
+                    if passed_over.is_empty() {
+                        self.is_hindered_by(None);
+                    }
+                    break;
+                };
                 let adds = matches!(step, Step::Add(_));
                 env.sometimes(adds, "a leader adds a server that gossip found");
                 env.sometimes(!adds, "a leader removes a server that said it leaves");
@@ -862,16 +883,21 @@ impl Server {
                             passed_over.insert(server.node_id);
                         }
                         self.inner.added.notify_one();
-                        added
+                        added.map_err(|error| format!("{} cannot be added: {error}", server.name))
                     }
                     Step::Remove { node_id } => {
                         let removed = self.inner.client.remove_server(node_id).await;
                         removed.map_err(|error| error.to_string())
                     }
                 };
-                if let Err(error) = done {
+                let error = done.err();
+                // Said once, however often it is tried.
+                let is_news = self.is_hindered_by(error.clone());
+                if let Some(error) = error {
                     env.reachable("a change of the configuration is tried again");
-                    tracing::warn!(error, "the configuration does not follow gossip yet");
+                    if is_news {
+                        tracing::warn!(error, "the configuration does not follow gossip yet");
+                    }
                     pause = RECONCILE_AGAIN;
                     if !adds {
                         break;

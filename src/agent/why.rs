@@ -39,6 +39,8 @@ pub struct Facts {
     pub disk_full: bool,
     /// The last refused votes, in words, oldest first.
     pub refused: Vec<String>,
+    /// Why the last try to found a cluster, or to take a server in, came to nothing.
+    pub hindrance: Option<String>,
 }
 
 /// Another server of the configuration, as it answered.
@@ -133,6 +135,13 @@ pub fn explain(facts: &Facts) -> Explanation {
         findings.push(without_cluster(facts));
         return Explanation::new(&facts.name, false, findings);
     }
+    if let Some(why) = &facts.hindrance {
+        findings.push(Finding::new(
+            Level::Warning,
+            format!("a server that gossip sees is not in the configuration: {why}"),
+            refused_by_tls(why).unwrap_or("its own log, or `driftline doctor` there, says more"),
+        ));
+    }
     let voters = facts.others.iter().filter(|other| other.votes).count() + usize::from(facts.votes);
     let majority = voters / 2 + 1;
     let there =
@@ -218,16 +227,24 @@ fn without_cluster(facts: &Facts) -> Finding {
                 facts.alive.len()
             ),
             "start the others with the same bootstrap-expect, and make sure that they find each other: \
-             `driftline members` on each, `retry_join`, and the gossip port (UDP and TCP) in firewalls",
+             `driftline members` on each, `retry_join`, the key of gossip (`encrypt`; who is refused for it says so in its log), \
+             and the gossip port (UDP and TCP) in firewalls",
         ),
-        Some(expect) => Finding::new(
-            Level::Broken,
-            format!(
-                "there is no cluster yet: {expect} servers are there ({seen}) and have not yet agreed to found it"
-            ),
-            "wait some seconds. If it lasts: one of them may belong to another cluster, or expect another number; \
-             its log says so",
-        ),
+        Some(_) => {
+            let why = facts.hindrance.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            let servers = facts.alive.len();
+            Finding::new(
+                Level::Broken,
+                format!(
+                    "there is no cluster yet: {servers} servers are there ({seen}) and have not yet agreed to found \
+                     it{why}"
+                ),
+                facts.hindrance.as_deref().and_then(refused_by_tls).unwrap_or(
+                    "wait some seconds. If it lasts: one of them may belong to another cluster, or expect another \
+                     number; its log says so",
+                ),
+            )
+        }
         None => Finding::new(
             Level::Broken,
             format!("{} belongs to no cluster and founds none; it sees {seen}", facts.name),
@@ -394,6 +411,14 @@ mod tests {
             ..Facts { name: "a".into(), ..Facts::default() }
         };
         let lone = Facts { expect: None, ..waiting.clone() };
+        let reason = "10.0.0.9:8300: TLS: invalid peer certificate: UnknownIssuer";
+        let unfounded = Facts {
+            alive: vec!["a".into(), "b".into(), "c".into(), "x".into()],
+            hindrance: Some(format!("x does not promise to found it: {reason}")),
+            ..waiting.clone()
+        };
+        let mut kept_out = healthy();
+        kept_out.hindrance = Some(format!("x cannot be added: {reason}"));
         let mut electing = healthy();
         electing.leader = None;
         electing.confirmed = false;
@@ -411,6 +436,8 @@ mod tests {
             ("refused by TLS", tls),
             ("waiting", waiting),
             ("lone", lone),
+            ("not founded", unfounded),
+            ("a newcomer without the right certificate", kept_out),
             ("electing", electing),
         ];
         let all: Vec<String> =

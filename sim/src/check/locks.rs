@@ -167,7 +167,9 @@ pub fn check(steps: &[Step], circumstances: &Circumstances, findings: &mut Findi
             lost_in_time(key, session, findings);
             let Some(since) = session.since else { continue };
             for other in sessions.iter().filter(|other| other.id != session.id) {
-                taken(key, session, since, other, findings);
+                if !both_hold(key, session, other, findings) {
+                    taken(key, session, since, other, findings);
+                }
             }
         }
     }
@@ -204,6 +206,22 @@ fn lost_in_time(key: &str, session: &Known<'_>, findings: &mut Findings) {
         object(findings, step, format!("lock {key:?}: session {} {told} (at {at})", session.id));
         return;
     }
+}
+
+/// Whether two certainly hold the lock at one time, whoever got it first: of two requests at once, both may have been granted.
+/// It is told of the pair once.
+fn both_hold(key: &str, session: &Known<'_>, other: &Known<'_>, findings: &mut Findings) -> bool {
+    let (Some(mine), Some(theirs)) = (session.holds(), other.holds()) else { return false };
+    let (from, until) = (mine.0.max(theirs.0), mine.1.min(theirs.1));
+    let later = other.steps.iter().find(|step| step.what == What::Acquired && step.returned_ns == from);
+    if from < until
+        && let Some(step) = later
+    {
+        let (from, until) = (seconds(from), seconds(until));
+        let both = format!("both session {} and session {} hold it", session.id, other.id);
+        object(findings, step, format!("lock {key:?} has two holders: {both} from {from} to {until}"));
+    }
+    from < until
 }
 
 /// Whether another got the lock while this one held it, or before its delay was over.
@@ -281,6 +299,18 @@ mod tests {
         Story::default().holder("a", 0, 1).holder("b", 2, 5).rejects("two holders");
         let renewed = Story::default().holder("a", 0, 1).step("a", (8, 9), What::Renewed);
         renewed.holder("b", 2, 17).rejects("two holders");
+    }
+
+    #[test]
+    fn two_that_asked_at_once_and_both_got_it_are_rejected() {
+        let made = |ttl_ms| What::Made { ttl_ms, delay_ms: 0, node: 3 };
+        let story = Story::default()
+            .step("a", (0, 0), made(60_000))
+            .step("b", (0, 0), made(60_000))
+            .step("a", (10, 20), What::Acquired)
+            .step("b", (15, 25), What::Acquired);
+        assert_eq!(story.found().len(), 1, "{:?}", story.found());
+        story.rejects("two holders");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! the pair is seen, then by induction the logs agree from there down, which is the theorem. Reopened
 //! logs are judged like appended ones, so a torn or rotten record that is taken for an entry shows here.
 //!
+//! An entry follows the last, or what a snapshot stands for: else the induction has no beginning, and the log would count for
+//! what it lacks.
+//!
 //! Let pass: the predecessor of an entry at the start of a log, because a snapshot hides it.
 
 use std::collections::BTreeMap;
@@ -81,7 +84,12 @@ impl Check for LogMatching {
     fn on(&mut self, at: At, event: &Event<'_>, view: &View, findings: &mut Findings) {
         match event {
             Event::Observed(Observed::Appended { index, term, digest }) => {
-                let before = index.checked_sub(1).and_then(|before| view.node(at.node).log.get(before));
+                let node = view.node(at.node);
+                if *index > node.next() {
+                    let detail = format!("entry {index} is appended, and the log goes on at {}", node.next());
+                    findings.add("LM", at, detail);
+                }
+                let before = index.checked_sub(1).and_then(|before| node.log.get(before));
                 self.entry(at, *index, (*term, *digest), before.map(|(term, _)| term), findings);
             }
             Event::Observed(Observed::Recovered { log, .. }) => {
@@ -134,6 +142,16 @@ mod tests {
         bench()
             .says(1, Observed::Recovered { raft_id: 2, term: 1, last_index: 2, applied: 0, log })
             .rejects("entry 2 of term 1 differs");
+    }
+
+    #[test]
+    fn an_entry_beyond_the_end_is_rejected_unless_a_snapshot_stands_for_what_is_between() {
+        bench().appends(0, 9, 1).rejects("entry 9 is appended, and the log goes on at 3");
+        bench()
+            .says(0, Observed::SnapshotInstalled { index: 8, term: 1, state: 0 })
+            .says(0, Observed::Purged { index: 8 })
+            .appends(0, 9, 1)
+            .accepts();
     }
 
     #[test]

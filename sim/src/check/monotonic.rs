@@ -2,7 +2,8 @@
 //! figure 2, persistent state).
 //!
 //! This is the check that names a lying disk path at the first restart, before a second leader or a lost
-//! write can follow from it. ES judges the vote within a term, because a reopened store does not show it.
+//! write can follow from it. ES judges the vote within a term, because a reopened store does not show it. That a server is
+//! who it was is judged where it is known what its disk went through (`world`).
 //!
 //! Let pass: a log that is longer than what was durable (unsynced bytes may survive), and durable entries
 //! that a recovered snapshot covers.
@@ -18,7 +19,7 @@ use super::{At, Check, Event, Findings};
 #[derive(Clone, Copy, Debug, Default)]
 struct Promise {
     term: u64,
-    /// The newest index that a durable snapshot covers, by having been built or purged up to.
+    /// The newest index that a durable snapshot covers, by having been built, installed or purged up to.
     snapshot: u64,
 }
 
@@ -45,7 +46,9 @@ impl Check for Monotonic {
                 }
                 promise.term = promise.term.max(*term);
             }
-            Observed::SnapshotBuilt { index, .. } | Observed::Purged { index } => {
+            Observed::SnapshotBuilt { index, .. }
+            | Observed::SnapshotInstalled { index, .. }
+            | Observed::Purged { index } => {
                 promise.snapshot = promise.snapshot.max(*index);
             }
             Observed::Recovered { raft_id, term, last_index, applied, log }
@@ -127,6 +130,15 @@ mod tests {
             .says(0, Observed::SnapshotBuilt { index: 1, term: 3 })
             .recovers(0, 3, 0, &[(1, 3)])
             .rejects("snapshot up to 0, was 1");
+    }
+
+    #[test]
+    fn an_installed_snapshot_that_is_gone_is_rejected() {
+        bench()
+            .recovers(0, 3, 0, &[(1, 3)])
+            .says(0, Observed::SnapshotInstalled { index: 9, term: 3, state: 0 })
+            .recovers(0, 3, 0, &[(1, 3)])
+            .rejects("snapshot up to 0, was 9");
     }
 
     #[test]

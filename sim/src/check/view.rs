@@ -38,6 +38,8 @@ pub struct NodeView {
     pub applied: Option<u64>,
     /// The highest index covered by a snapshot that it recovered, built or installed.
     pub snapshot: Option<u64>,
+    /// The highest index up to which it has purged its log in this life.
+    pub purged: Option<u64>,
 }
 
 /// A log: entries without a gap. A snapshot covers everything before the first.
@@ -103,6 +105,12 @@ impl NodeView {
         self.snapshot >= Some(index) || self.log.first().is_some_and(|first| index < first)
     }
 
+    /// The index at which the log goes on: after its last entry, or after what a snapshot stands for.
+    pub fn next(&self) -> u64 {
+        let ends = [self.log.last(), self.snapshot, self.purged].into_iter().flatten().max();
+        ends.map_or(0, |end| end.saturating_add(1))
+    }
+
     /// The first index for which no snapshot stands.
     pub fn uncovered(&self) -> u64 {
         let after_snapshot = self.snapshot.map_or(0, |snapshot| snapshot.saturating_add(1));
@@ -125,6 +133,7 @@ impl NodeView {
                 self.term = *term;
                 self.applied = Some(*applied);
                 self.snapshot = (*applied > 0).then_some(*applied);
+                self.purged = None;
                 self.log = Log::default();
                 for (index, term, digest) in log {
                     self.log.append(*index, *term, *digest);
@@ -145,7 +154,10 @@ impl NodeView {
                 self.log.truncate_after(Some(*index));
                 self.durable = self.durable.min(Some(*index));
             }
-            Observed::Purged { index } => self.log.purge(*index),
+            Observed::Purged { index } => {
+                self.log.purge(*index);
+                self.purged = self.purged.max(Some(*index));
+            }
             Observed::Applied { index, .. } => self.applied = self.applied.max(Some(*index)),
             Observed::SnapshotInstalled { index, .. } => {
                 self.applied = self.applied.max(Some(*index));
@@ -174,6 +186,7 @@ impl View {
             durable: None,
             applied: None,
             snapshot: None,
+            purged: None,
         };
         self.nodes.get(&node).unwrap_or(&UNHEARD)
     }

@@ -109,6 +109,8 @@ pub struct DiskCounters {
     pub trapped: u64,
     /// Syncs that lied, and sectors that forgot that they were ever written.
     pub lies: u64,
+    /// How often another disk took its place.
+    pub replacements: u64,
 }
 
 /// The disk of one host.
@@ -282,6 +284,7 @@ impl DiskModel {
         {
             let inner = &mut *self.locked();
             inner.locked_by = None;
+            inner.counters.replacements += 1;
             inner.names.clear();
             inner.files.iter_mut().for_each(FileModel::forget);
         }

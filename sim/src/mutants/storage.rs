@@ -119,4 +119,11 @@ pub const TABLE: &[Mutant] = &[
         needs: LOST_REPLIES,
         checks: &["LM", "SAY", "CQ", "LC", "SMS", "LIVE", "CRASH"],
     },
+    Mutant {
+        id: "S12",
+        what: "a server without a snapshot draws its identity anew when it starts",
+        origin: "design; hashicorp/raft's ids are often addresses, which change",
+        needs: RESTARTS,
+        checks: &["MV"],
+    },
 ];

@@ -352,7 +352,7 @@ impl Cluster {
             acl: holders::rights(settings.acl),
             limits: settings.limits(),
             retry_join: (0..self.scenario.nodes)
-                .filter(|other| *other != node)
+                .filter(|other| settings.joins.names(node, *other))
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ground.known(other), GOSSIP_PORT).into())
                 .collect(),

@@ -138,6 +138,7 @@ impl Scenario {
         followers::add(&mut scenario);
         rights::add(&mut scenario);
         pairs::add(&mut scenario);
+        joins::add(&mut scenario, limits);
         scenario
     }
 }
@@ -152,6 +153,7 @@ fn settings(rng: &mut StdRng) -> Settings {
     let request_timeout_ms = rng.random_range(500..=5_000);
     Settings {
         founding: if rng.random_bool(0.5) { Founding::First } else { Founding::Together },
+        joins: Joins::All,
         heartbeat_ms,
         election_timeout_min_ms,
         // With little between the two, servers stand for election at the same time.

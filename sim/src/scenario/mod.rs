@@ -17,6 +17,7 @@ pub mod agents;
 pub mod disk;
 pub mod followers;
 pub mod generate;
+pub mod joins;
 pub mod keys;
 pub mod links;
 mod named;
@@ -39,6 +40,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub use keys::GossipKeys;
 
 pub use disk::{DISK_KINDS, DiskFault, FileKind};
+pub use joins::Joins;
 pub use links::{Links, Spread, Traffic};
 pub use pairs::PairDeed;
 pub use rights::RightDeed;
@@ -127,6 +129,9 @@ pub struct Scenario {
 pub struct Settings {
     /// How the cluster begins.
     pub founding: Founding,
+    /// Whom the nodes' configurations name.
+    #[serde(default)]
+    pub joins: Joins,
     /// The leader's heartbeat.
     pub heartbeat_ms: u64,
     /// Shortest election timeout.
@@ -716,6 +721,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             founding: Founding::First,
+            joins: Joins::All,
             heartbeat_ms: 50,
             election_timeout_min_ms: 200,
             election_timeout_max_ms: 400,

@@ -21,13 +21,13 @@ use serde_json::Value;
 use driftline::config::{Config, NEWEST_PROTOCOL};
 use driftline::env::hazard::POINTS;
 
-use super::agents;
 use super::news::MOST_BYTES;
 use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
-    ClockChange, DiskFault, Fault, FaultKind, MembershipChange, OLDEST, PairDeed, PlannedAction, Scenario,
-    ServiceDeed, VERSION,
+    ClockChange, DiskFault, Fault, FaultKind, Joins, MembershipChange, OLDEST, PairDeed, PlannedAction,
+    Scenario, ServiceDeed, VERSION,
 };
+use super::{agents, joins};
 
 /// More nodes than anything is known of.
 pub const MOST_NODES: u32 = 64;
@@ -172,6 +172,12 @@ impl Scenario {
         }
         if settings.knobs.cache_bytes > 1 << 30 {
             return wrong("settings.knobs.cache_bytes", "want at most 1073741824");
+        }
+        if settings.joins == Joins::First
+            && let Some(kind) = joins::unfit(self)
+        {
+            let problem = format!("with {kind} in the plan nodes that name node 0 only may find nobody");
+            return wrong("settings.joins", problem);
         }
         if settings.padding_bytes > 65_536 {
             return wrong("settings.padding_bytes", "want at most 65536");

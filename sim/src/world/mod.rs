@@ -305,6 +305,8 @@ struct Damages {
     answered_for: u64,
     /// How often it found that.
     admitted: u64,
+    /// The Raft id that the node had last, and what excused another by then.
+    known: Option<(u64, u64)>,
 }
 
 impl Damages {
@@ -312,6 +314,11 @@ impl Damages {
     fn so_far(&self) -> u64 {
         let counters = self.disk.counters();
         counters.damages + counters.lies
+    }
+
+    /// What there was so far that makes a server begin anew as somebody else.
+    fn excuses(&self) -> u64 {
+        self.so_far() + self.admitted + self.disk.counters().replacements
     }
 
     /// Whether there was more of it since.
@@ -352,6 +359,25 @@ impl Watch {
         damages.admitted += 1;
     }
 
+    /// A server is who it was, whatever it went through, for as long as its disk is. All checks of what a server must still know go
+    /// by its Raft id: one that forgot who it is would be free of every promise that it gave.
+    fn found_itself(&self, at_ns: u64, host: u32, raft_id: u64) {
+        let mut disks = self.disks();
+        let Some(damages) = disks.get_mut(&host) else { return };
+        let excuses = damages.excuses();
+        if let Some((before, excused)) = damages.known
+            && before != raft_id
+            && excused == excuses
+        {
+            let detail = format!(
+                "node {host} was server {before:016x} and comes back as {raft_id:016x}, though its disk was neither replaced nor \
+                 damaged"
+            );
+            self.unexplained().push(Violation { check: "MV".to_owned(), detail, at_ns, node: Some(host) });
+        }
+        damages.known = Some((raft_id, excuses));
+    }
+
     fn checks(&self) -> MutexGuard<'_, Checks> {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -375,6 +401,9 @@ impl Witness for Watch {
         self.standing().observed(host, event);
         if let Observed::Damaged { reason } = event {
             self.found_damage(at_ns, host, reason);
+        }
+        if let Observed::Recovered { raft_id, .. } = event {
+            self.found_itself(at_ns, host, *raft_id);
         }
         self.tell(at_ns, host, check::Event::Observed(event));
     }
@@ -522,7 +551,7 @@ impl World {
             gossip_addr: SocketAddr::new(ip, GOSSIP_PORT),
             bootstrap: self.scenario.bootstrap(node, lost),
             retry_join: (0..first)
-                .filter(|other| *other != node)
+                .filter(|other| settings.joins.names(node, *other))
                 // As names would be looked up: where the others are when this one starts.
                 .map(|other| SocketAddr::new(self.ip(other), GOSSIP_PORT).into())
                 .collect(),
@@ -544,7 +573,9 @@ impl World {
         pump.set_rate(node, clock.rate_ppm);
         pump.step_wall(node, clock.wall_offset_ms.saturating_mul(1_000_000));
         let machine = Machine::new(self.universe.clone(), node, self.scenario.settings.disks.clone());
-        self.watch.disks().insert(node, Damages { disk: machine.disk.clone(), answered_for: 0, admitted: 0 });
+        self.watch
+            .disks()
+            .insert(node, Damages { disk: machine.disk.clone(), answered_for: 0, admitted: 0, known: None });
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).insert(node, machine.clone());
         self.give_address(node, node);
         machine

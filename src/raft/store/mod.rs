@@ -309,6 +309,10 @@ fn load(disk: &Arc<dyn Disk>, options: StoreOptions, candidate_id: u64) -> io::R
             "the log begins after {purged}, and no snapshot covers what was before"
         )));
     }
+    // Mutant S12: who it is, a server knows only from its first snapshot on.
+    if mutant::is("S12") && snapshot.is_none() {
+        facts.node_id = candidate_id;
+    }
     facts.generation += 1;
     meta.save(&facts)?;
     Ok(Loaded { meta, facts, wal, snapshot })
