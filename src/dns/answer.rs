@@ -114,7 +114,7 @@ impl Zone {
         if matches!(question.rtype, Rtype::TXT | Rtype::ANY) {
             let labels = node.meta.iter().filter(|(_, value)| !value.is_empty());
             answers.extend(labels.map(|(key, value)| {
-                let data = Data::Txt(format!("{key}={value}").into_bytes());
+                let data = Data::Txt(label_text(key, value).into_bytes());
                 Record { owner: owner.clone(), ttl, data }
             }));
         }
@@ -237,6 +237,22 @@ fn seconds(ms: u64) -> u32 {
 fn host(instance: &Instance) -> &str {
     let own = &instance.service.info.address;
     if own.is_empty() { &instance.node.info.address } else { own }
+}
+
+/// A node's label as a text, as RFC 1464 has it and Consul writes it; or only its value, if its key says that it is a text of
+/// another form.
+fn label_text(key: &str, value: &str) -> String {
+    const AS_IT_IS: &str = "rfc1035-";
+    if key.get(..AS_IT_IS.len()).is_some_and(|start| start.eq_ignore_ascii_case(AS_IT_IS)) {
+        return value.to_owned();
+    }
+    let key = key.replace('`', "``").replace('=', "`=");
+    // Spaces at the ends would be passed over.
+    let inner = key.trim_matches(' ');
+    let before = key.len() - key.trim_start_matches(' ').len();
+    let after = key.len() - inner.len() - before;
+    let value = value.replace('`', "``");
+    format!("{}{inner}{}={value}", "` ".repeat(before), "` ".repeat(after))
 }
 
 /// An instance's share: less if it warns.

@@ -165,6 +165,33 @@ fn each_target_comes_with_its_address_and_with_it_once() {
 }
 
 #[test]
+fn labels_are_told_as_rfc_1464_has_it_unless_they_are_texts_of_another_form() {
+    let zone = zone(DnsConfig::default());
+    let told = |key: &str, value: &str| {
+        let meta = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let node = NodeInfo { name: "n".into(), address: "10.0.0.1".into(), meta, ..NodeInfo::default() };
+        let answers = zone.node(&question("n.node.consul", Rtype::TXT), &node).answers;
+        match &answers[..] {
+            [wire::Record { data: wire::Data::Txt(text), .. }] => String::from_utf8(text.clone()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (key, value, expected) in [
+        ("rack", "2", "rack=2"),
+        ("a=b", "c=d", "a`=b=c=d"),
+        ("a`b", "c", "a``b=c"),
+        (" a  ", "c", "` a` ` =c"),
+        ("  ", "c", "` ` =c"),
+        ("a", "b`c", "a=b``c"),
+        ("rfc1035-txt", "v=spf1 -all", "v=spf1 -all"),
+        ("RFC1035-x", "`", "`"),
+        ("rfc1035", "x", "rfc1035=x"),
+    ] {
+        assert_eq!(told(key, value), expected, "{key:?}");
+    }
+}
+
+#[test]
 fn what_a_query_finds_lives_as_long_as_the_query_says_or_else_as_the_service() {
     let zone = zone(DnsConfig { service_ttl_ms: [("web".to_owned(), 5_000)].into(), ..DnsConfig::default() });
     let found = [instance("n1", "10.0.0.1", "", 80, Status::Passing)];
