@@ -186,16 +186,19 @@ impl Zone {
         )
     }
 
-    /// The nodes at an address.
-    pub fn reverse(&self, question: &Question, nodes: &[NodeInfo]) -> Reply {
-        if nodes.is_empty() {
+    /// The nodes at an address, and the services that are there by an address of their own.
+    pub fn reverse(&self, question: &Question, nodes: &[NodeInfo], services: &BTreeSet<String>) -> Reply {
+        if nodes.is_empty() && services.is_empty() {
             return self.nothing();
         }
+        let nodes = nodes.iter().map(|node| (self.node_name(&node.name), self.node_ttl()));
+        let services = services.iter().map(|service| {
+            (self.name([service.as_str(), "service", &self.datacenter]), self.service_ttl(service))
+        });
         let wanted = matches!(question.rtype, Rtype::PTR | Rtype::ANY);
-        let nodes = nodes.iter().filter(|_| wanted).filter_map(|node| self.node_name(&node.name));
-        let answers = nodes.map(|name| {
-            let data = Data::Ptr(name);
-            Record { owner: question.name.clone(), ttl: self.node_ttl(), data }
+        let names = nodes.chain(services).filter(|_| wanted);
+        let answers = names.filter_map(|(name, ttl)| {
+            Some(Record { owner: question.name.clone(), ttl, data: Data::Ptr(name?) })
         });
         self.found(answers.collect(), Vec::new())
     }

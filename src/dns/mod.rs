@@ -11,7 +11,7 @@
 //! size (see [`wire`]).
 //!
 //! Left out: recursion (names outside the domain are refused: a resolver beside it sends here what is ours), zone
-//! transfers, DNSSEC, and services in reverse look-ups.
+//! transfers, and DNSSEC.
 
 mod answer;
 mod name;
@@ -19,6 +19,7 @@ mod name;
 mod tests;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,9 @@ use crate::agent::tokens::Purpose;
 use crate::agent::{Agent, Consistency, QueryOptions, ReadError};
 use crate::env::{BoxStream, Datagrams, Env, Listener, Rng};
 use crate::state::Question as Asked;
-use crate::state::catalog::{CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances};
+use crate::state::catalog::{
+    AllInstances, CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances,
+};
 
 use answer::{Zone, serves};
 use name::Wanted;
@@ -225,10 +228,18 @@ impl Resolver {
                 }
             }
             Wanted::Reverse(address) => {
-                let answer = self.ask(&CatalogNodes).await?;
-                let there = |node: &NodeInfo| node.address.parse::<IpAddr>() == Ok(address);
-                let nodes: Vec<NodeInfo> = answer.1.into_iter().map(|row| row.info).filter(there).collect();
-                zone.at(answer.0).reverse(question, &nodes)
+                let is_there = |text: &str| text.parse::<IpAddr>() == Ok(address);
+                let (mut index, nodes) = self.ask(&CatalogNodes).await?;
+                let nodes = nodes.into_iter().map(|row| row.info);
+                let nodes: Vec<NodeInfo> = nodes.filter(|node| is_there(&node.address)).collect();
+                let mut services = BTreeSet::new();
+                if nodes.is_empty() {
+                    let all;
+                    (index, all) = self.ask(&AllInstances).await?;
+                    let all = all.into_iter().map(|one| one.service.info);
+                    services.extend(all.filter(|one| is_there(&one.address)).map(|one| one.name));
+                }
+                zone.at(index).reverse(question, &nodes, &services)
             }
         })
     }

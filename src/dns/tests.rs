@@ -258,11 +258,18 @@ fn nodes_addresses_and_the_domain_itself() {
     assert_eq!(ask("N1.node.consul", Rtype::A, &of_node), "NOERROR aa\nanswer N1.node.consul 3 10.0.0.1");
     assert!(ask("n1.node.consul", Rtype::AAAA, &of_node).starts_with("NOERROR aa\nauthority consul"));
     assert!(ask("n1.node.consul", Rtype::TXT, &of_node).contains("rack=2"));
-    let reverse = |question: &Question| zone.reverse(question, std::slice::from_ref(&node));
+    let reverse = |question: &Question| zone.reverse(question, std::slice::from_ref(&node), &BTreeSet::new());
     assert_eq!(
         ask("1.0.0.10.in-addr.arpa", Rtype::PTR, &reverse),
         "NOERROR aa\nanswer 1.0.0.10.in-addr.arpa 3 n1.node.dc1.consul"
     );
+    let by_service = |question: &Question| zone.reverse(question, &[], &["db".to_owned()].into());
+    assert_eq!(
+        ask("9.9.9.10.in-addr.arpa", Rtype::PTR, &by_service),
+        "NOERROR aa\nanswer 9.9.9.10.in-addr.arpa 0 db.service.dc1.consul"
+    );
+    let nobody = |question: &Question| zone.reverse(question, &[], &BTreeSet::new());
+    assert!(ask("9.9.9.10.in-addr.arpa", Rtype::PTR, &nobody).starts_with("NXDOMAIN aa\n"));
     let apex = |question: &Question| zone.apex(question, &servers);
     assert_eq!(
         ask("consul", Rtype::NS, &apex),
