@@ -434,7 +434,8 @@ impl Local {
         env.sleep(self.spread(definition.interval)).await;
         let mut ticks = env.interval(definition.interval);
         loop {
-            let found = probe::look(&env, agent.process(), &probe, definition.timeout).await;
+            let Definition { timeout, max_output, .. } = definition;
+            let found = probe::look(&env, agent.process(), &probe, timeout, max_output).await;
             if let Some((status, output)) = found {
                 self.found(&definition.id, status, output);
             }

@@ -15,7 +15,7 @@ use crate::agent::process::{Given, Process};
 use crate::env::{BoxStream, Env, Guard};
 use crate::state::catalog::Status;
 
-use super::book::{MAX_OUTPUT, Probe, Tls};
+use super::book::{MAX_OUTPUT, Probe, Tls, cut, last};
 use super::h2;
 
 /// A request by HTTP is led on to another address so many times.
@@ -28,12 +28,14 @@ fn critical(reason: impl std::fmt::Display) -> Finding {
     (Status::Critical, reason.to_string())
 }
 
-/// Looks once. Probes that are told, or look at other checks, are not looked at here: none for them.
+/// Looks once. Probes that are told, or look at other checks, are not looked at here: none for them. Of a body or of what a
+/// program wrote at most so many bytes are told.
 pub async fn look(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     probe: &Probe,
     timeout: Duration,
+    max_output: usize,
 ) -> Option<Finding> {
     let looking = async {
         match probe {
@@ -50,6 +52,7 @@ pub async fn look(
                             429 => Status::Warning,
                             _ => Status::Critical,
                         };
+                        let text = cut(text, max_output);
                         (status, format!("HTTP {method} {url}: {code} Output: {text}"))
                     }
                     Err(reason) => critical(reason),
@@ -75,7 +78,10 @@ pub async fn look(
                 Ok(()) => (Status::Passing, "HTTP2 ping was successful".to_owned()),
                 Err(reason) => critical(format!("HTTP2 ping to {address} failed: {reason}")),
             }),
-            Probe::Script(command) => Some(script(process, command, timeout).await),
+            Probe::Script(command) => {
+                let (status, output) = script(process, command, timeout).await;
+                Some((status, last(output, max_output)))
+            }
             Probe::Ttl(_) | Probe::Alias { .. } => None,
         }
     };
@@ -339,7 +345,56 @@ async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout:
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream::BoxStream as Lines;
+
     use super::*;
+    use crate::agent::process::{Fresh, LogError};
+    use crate::env::real::ephemeral_env;
+
+    /// Knows where all hosts are, and nothing else.
+    struct Hosts(Vec<SocketAddr>);
+
+    impl Process for Hosts {
+        fn read_configuration(&self) -> futures_util::future::BoxFuture<'_, Result<Fresh, String>> {
+            Box::pin(async { Err("not here".to_owned()) })
+        }
+
+        fn describe_host(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+
+        fn run(
+            &self,
+            _: &[String],
+            _: Given,
+            _: Duration,
+        ) -> futures_util::future::BoxFuture<'static, Result<(Option<i32>, String), String>> {
+            Box::pin(async { Ok((Some(0), "0123456789".to_owned())) })
+        }
+
+        fn resolve(
+            &self,
+            _: &str,
+            _: u16,
+        ) -> futures_util::future::BoxFuture<'static, Result<Vec<SocketAddr>, String>> {
+            let all = self.0.clone();
+            Box::pin(async { Ok(all) })
+        }
+
+        fn watch_log(&self, _: &str, _: bool) -> Result<Lines<'static, String>, LogError> {
+            Err(LogError::Refused("not here".to_owned()))
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn of_a_script_the_end_is_told() {
+        let (env, hosts): (_, Arc<dyn Process>) = (ephemeral_env().unwrap(), Arc::new(Hosts(Vec::new())));
+        let probe = Probe::Script(vec!["count".into()]);
+        let found = look(&env, Some(&hosts), &probe, PATIENCE, 4).await;
+        assert_eq!(found, Some((Status::Passing, "Captured 4 of 10 bytes\n...\n6789".to_owned())));
+    }
 
     #[test]
     fn a_reference_is_resolved_where_it_was_found() {
