@@ -1,6 +1,6 @@
 //! Looking: one probe, and what it found.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use super::h2;
 
 /// A request by HTTP is led on to another address so many times.
 const MAX_REDIRECTS: u32 = 10;
+/// So long an address of a host is waited for, if there is another to try.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// What a probe found, and what there is to say about it.
 pub type Finding = (Status, String);
@@ -91,22 +93,55 @@ pub async fn look(
     }
 }
 
-/// The addresses of `host:port`.
-async fn resolve(process: Option<&Arc<dyn Process>>, host: &str, port: u16) -> Result<SocketAddr, String> {
+/// The addresses of a host, in the order in which they are to be tried.
+async fn resolve(
+    process: Option<&Arc<dyn Process>>,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse() {
-        return Ok(SocketAddr::new(ip, port));
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
+    // The same everywhere, whatever a machine's own table of hosts says.
     if bare.eq_ignore_ascii_case("localhost") {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
     match process {
-        Some(process) => {
-            let found = process.resolve(bare, port).await?;
-            found.first().copied().ok_or_else(|| format!("{bare:?} has no address"))
-        }
+        Some(process) => process.resolve(bare, port).await,
         None => Err(format!("cannot look up {bare:?} here: use an IP address")),
     }
+}
+
+/// A stream to a host, at the first of its addresses where there is one; by TLS if that is asked for. If there is none, it is the
+/// first address that says why.
+async fn dial(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    host: &str,
+    port: u16,
+    guard: Option<&Guard>,
+) -> Result<BoxStream, String> {
+    let mut first = None;
+    let mut addrs = resolve(process, host, port).await?.into_iter().peekable();
+    while let Some(addr) = addrs.next() {
+        let connecting = match guard {
+            Some(guard) => env.network().connect_guarded(addr, guard),
+            None => env.network().connect(addr),
+        };
+        let connected = match addrs.peek() {
+            None => connecting.await.map_err(|error| error.to_string()),
+            Some(_) => match env.timeout(ATTEMPT, connecting).await {
+                Ok(connected) => connected.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("nothing from {addr} within {ATTEMPT:?}")),
+            },
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(reason) => first = first.or(Some(reason)),
+        }
+    }
+    Err(first.unwrap_or_else(|| format!("{host:?} has no address")))
 }
 
 /// The parts of `HOST:PORT`.
@@ -117,8 +152,7 @@ fn parted(address: &str) -> Result<(&str, u16), String> {
 
 async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Result<(), String> {
     let (host, port) = parted(address)?;
-    let addr = resolve(process, host, port).await?;
-    env.network().connect(addr).await.map(drop).map_err(|error| error.to_string())
+    dial(env, process, host, port, None).await.map(drop)
 }
 
 /// A stream, by TLS if that is asked for; `h2` says that HTTP/2 is to be spoken on it.
@@ -130,16 +164,11 @@ async fn connected(
     h2: bool,
 ) -> Result<BoxStream, String> {
     let (host, port) = parted(address)?;
-    let addr = resolve(process, host, port).await?;
-    let connecting = match tls {
-        Some(Tls { server_name, unverified }) => {
-            let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
-            let guard = Guard { name: name.to_owned(), unverified: *unverified, h2 };
-            env.network().connect_guarded(addr, &guard)
-        }
-        None => env.network().connect(addr),
-    };
-    connecting.await.map_err(|error| error.to_string())
+    let guard = tls.map(|Tls { server_name, unverified }| {
+        let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
+        Guard { name: name.to_owned(), unverified: *unverified, h2 }
+    });
+    dial(env, process, host, port, guard.as_ref()).await
 }
 
 async fn grpc(
@@ -293,7 +322,6 @@ async fn exchange(
     let host = uri.host().ok_or_else(|| format!("{uri} names no host"))?;
     let guarded = uri.scheme() == Some(&Scheme::HTTPS);
     let port = uri.port_u16().unwrap_or(if guarded { 443 } else { 80 });
-    let addr = resolve(process, host, port).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::new(Full::new(question.body.clone()));
     *request.method_mut() = question.method.clone();
@@ -304,13 +332,11 @@ async fn exchange(
     request.headers_mut().entry(header::HOST).or_insert(authority);
     let asker = HeaderValue::from_static("driftline health check");
     request.headers_mut().entry(header::USER_AGENT).or_insert(asker);
-    let connecting = if guarded {
+    let guard = guarded.then(|| {
         let name = if guard.name.is_empty() { host.trim_matches(['[', ']']) } else { &guard.name };
-        env.network().connect_guarded(addr, &Guard { name: name.to_owned(), ..guard.clone() })
-    } else {
-        env.network().connect(addr)
-    };
-    let stream = connecting.await.map_err(|error| error.to_string())?;
+        Guard { name: name.to_owned(), ..guard.clone() }
+    });
+    let stream = dial(env, process, host, port, guard.as_ref()).await?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // It ends with this probe, whatever the other side does.
@@ -346,6 +372,7 @@ async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout:
 #[cfg(test)]
 mod tests {
     use futures_util::stream::BoxStream as Lines;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::agent::process::{Fresh, LogError};
@@ -386,7 +413,44 @@ mod tests {
         }
     }
 
+    /// Answers one request with this, at a port of its own; gives the request's head.
+    async fn served(env: &Env, answer: &'static str) -> (SocketAddr, impl Future<Output = String> + use<>) {
+        let listener = env.network().listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let addr = listener.local_addr();
+        let head = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(head).unwrap().to_lowercase()
+        };
+        (addr, head)
+    }
+
     const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn all_addresses_of_a_host_are_tried() {
+        let env = ephemeral_env().unwrap();
+        let gone = env.network().listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let dead = gone.local_addr();
+        drop(gone);
+        let (alive, _head) = served(&env, "").await;
+        let found = async |all: &[SocketAddr]| {
+            let hosts: Arc<dyn Process> = Arc::new(Hosts(all.to_vec()));
+            look(&env, Some(&hosts), &Probe::Tcp("host:1".into()), PATIENCE, 4).await
+        };
+        let said = Some((Status::Passing, "TCP connect host:1: Success".to_owned()));
+        assert_eq!(found(&[dead, alive]).await, said);
+        assert_eq!(found(&[alive, dead]).await, said);
+        assert_eq!(found(&[dead, dead]).await.unwrap().0, Status::Critical);
+        assert_eq!(found(&[]).await.unwrap().0, Status::Critical);
+        let both: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        assert_eq!(resolve(None, "LocalHost", 80).await, Ok(both));
+        assert!(resolve(None, "elsewhere", 80).await.is_err());
+    }
 
     #[tokio::test]
     async fn of_a_script_the_end_is_told() {
