@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 
 use crate::agent::process::{Given, Process};
 use crate::env::{BoxStream, Env, Guard};
@@ -54,7 +57,8 @@ pub async fn look(
                             429 => Status::Warning,
                             _ => Status::Critical,
                         };
-                        let text = cut(text, max_output);
+                        // Whoever reads the catalog need not know the password.
+                        let (url, text) = (apart(url).0, cut(text, max_output));
                         (status, format!("HTTP {method} {url}: {code} Output: {text}"))
                     }
                     Err(reason) => critical(reason),
@@ -234,6 +238,7 @@ impl Question {
         headers: &[(String, String)],
         body: &str,
     ) -> Result<Question, String> {
+        let (url, credentials) = apart(url);
         let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
         let method =
             Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
@@ -245,12 +250,16 @@ impl Question {
                 value.parse().map_err(|_| format!("the value of the header {name} cannot be sent"))?;
             map.append(name, value);
         }
+        if let Some(credentials) = credentials {
+            map.entry(header::AUTHORIZATION).or_insert(credentials);
+        }
         Ok(Question { uri, method, headers: map, body: Bytes::from(body.to_owned()) })
     }
 
     /// The question to ask where an answer refers to (RFC 9110, 15.4). What proves who asks is for the first host only.
     fn led(&self, code: StatusCode, elsewhere: &str) -> Result<Question, String> {
-        let uri = resolved(&self.uri, elsewhere)?;
+        let (elsewhere, credentials) = apart(elsewhere);
+        let uri = resolved(&self.uri, &elsewhere)?;
         let mut led = Question { uri, ..self.clone() };
         let same = matches!(code, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
         if !same && led.method != Method::HEAD {
@@ -264,8 +273,39 @@ impl Question {
                 led.headers.remove(name);
             }
         }
+        if let Some(credentials) = credentials {
+            led.headers.entry(header::AUTHORIZATION).or_insert(credentials);
+        }
         Ok(led)
     }
+}
+
+/// Where the authority of an address begins, if it has one (RFC 3986, 3).
+fn authority_of(address: &str) -> Option<usize> {
+    let scheme =
+        |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    match address.find("//")? {
+        0 => Some(2),
+        at => address[..at].strip_suffix(':').filter(|before| scheme(before)).map(|_| at + 2),
+    }
+}
+
+/// An address without the user and the password in it, and these as a request shows them (RFC 7617).
+fn apart(address: &str) -> (String, Option<HeaderValue>) {
+    let parts = || {
+        let (before, rest) = address.split_at(authority_of(address)?);
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (user, _) = rest[..end].rsplit_once('@')?;
+        let after = &rest[user.len() + 1..];
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let mut shown = percent_decode_str(name).collect::<Vec<u8>>();
+        shown.push(b':');
+        shown.extend(percent_decode_str(password));
+        let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64.encode(shown))).ok()?;
+        value.set_sensitive(true);
+        Some((format!("{before}{after}"), Some(value)))
+    };
+    parts().unwrap_or_else(|| (address.to_owned(), None))
 }
 
 /// The address that a reference means which was found at another (RFC 3986, 5.2).
@@ -273,10 +313,10 @@ fn resolved(base: &Uri, reference: &str) -> Result<Uri, String> {
     let (scheme, authority) = (base.scheme_str().unwrap_or("http"), base.authority());
     let origin = format!("{scheme}://{}", authority.map_or("", |authority| authority.as_str()));
     let reference = reference.split('#').next().unwrap_or_default();
-    let whole = if reference.contains("://") {
-        reference.to_owned()
-    } else if reference.starts_with("//") {
+    let whole = if reference.starts_with("//") {
         format!("{scheme}:{reference}")
+    } else if authority_of(reference).is_some() {
+        reference.to_owned()
     } else if reference.starts_with('/') {
         format!("{origin}{reference}")
     } else if reference.is_empty() || reference.starts_with('?') {
@@ -332,6 +372,8 @@ async fn exchange(
     request.headers_mut().entry(header::HOST).or_insert(authority);
     let asker = HeaderValue::from_static("driftline health check");
     request.headers_mut().entry(header::USER_AGENT).or_insert(asker);
+    let accepted = HeaderValue::from_static("text/plain, text/*, */*");
+    request.headers_mut().entry(header::ACCEPT).or_insert(accepted);
     let guard = guarded.then(|| {
         let name = if guard.name.is_empty() { host.trim_matches(['[', ']']) } else { &guard.name };
         Guard { name: name.to_owned(), ..guard.clone() }
@@ -429,7 +471,68 @@ mod tests {
         (addr, head)
     }
 
+    fn http(url: String, headers: &[(&str, &str)]) -> Probe {
+        Probe::Http {
+            url,
+            method: "GET".into(),
+            headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            body: String::new(),
+            server_name: String::new(),
+            unverified: false,
+            stays: false,
+        }
+    }
+
     const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn who_asks_by_http_shows_the_urls_password_where_it_belongs() {
+        let env = ephemeral_env().unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789";
+        for (own, shown, accepted) in [
+            (&[][..], "authorization: basic dxnlcjpwqhc=\r\n", "accept: text/plain, text/*, */*\r\n"),
+            (
+                &[("Authorization", "Bearer x"), ("Accept", "a/b")][..],
+                "authorization: bearer x\r\n",
+                "accept: a/b\r\n",
+            ),
+        ] {
+            let (addr, head) = served(&env, answer).await;
+            let probe = http(format!("http://user:p%40w@{addr}/x"), own);
+            let (found, head) = tokio::join!(look(&env, None, &probe, PATIENCE, 4), head);
+            assert!(head.contains(&format!("host: {addr}\r\n")), "{head}");
+            assert!(head.contains(shown) && head.contains(accepted), "{head}");
+            // Of the body at most so much; who asked what stays.
+            let said = format!("HTTP GET http://{addr}/x: 200 OK Output: 0123");
+            assert_eq!(found, Some((Status::Passing, said)));
+        }
+    }
+
+    #[test]
+    fn a_password_is_found_only_where_an_address_has_one() {
+        let basic =
+            |shown: &str| Some(HeaderValue::from_str(&format!("Basic {}", BASE64.encode(shown))).unwrap());
+        for (address, expected, shown) in [
+            ("http://a/b@c", "http://a/b@c", None),
+            ("http://a?to=http://b:c@d/", "http://a?to=http://b:c@d/", None),
+            ("/x?to=http://b:c@d/", "/x?to=http://b:c@d/", None),
+            ("http://u@a", "http://a", basic("u:")),
+            ("https://u:p:q@[::1]:1/x", "https://[::1]:1/x", basic("u:p:q")),
+            ("//u:p@a/x", "//a/x", basic("u:p")),
+        ] {
+            assert_eq!(apart(address), (expected.to_owned(), shown), "{address}");
+        }
+        let asked = Question::new("http://u:p@a/one", "GET", &[], "").unwrap();
+        let shown = |elsewhere: &str| {
+            let led = asked.led(StatusCode::FOUND, elsewhere).unwrap();
+            led.headers.get(header::AUTHORIZATION).cloned()
+        };
+        assert_eq!(shown("/two"), basic("u:p"));
+        assert_eq!(shown("http://b/two"), None);
+        assert_eq!(shown("http://v:q@b/two"), basic("v:q"));
+        let wrong = Question::new("http://u:secret@a b/", "GET", &[], "").err().unwrap();
+        assert!(!wrong.contains("secret"), "{wrong}");
+    }
 
     #[tokio::test]
     async fn all_addresses_of_a_host_are_tried() {
@@ -480,6 +583,7 @@ mod tests {
             ("../../../g", "http://a/g"),
             ("g/./h/../i", "http://a/b/c/g/i"),
             ("https://b:8443/x", "https://b:8443/x"),
+            ("/g?to=http://h/", "http://a/g?to=http://h/"),
         ] {
             assert_eq!(
                 resolved(&base, reference).map(|uri| uri.to_string()),
