@@ -258,6 +258,29 @@ fn nodes_have_places_and_answers_can_be_sorted_by_them() {
 
 /// Asks by UDP or TCP; gives the answer's code, and its records in the order of their texts.
 fn resolve(server: SocketAddr, name: &str, rtype: Rtype, tcp: bool) -> (String, Vec<String>) {
+    let message = answer(server, name, rtype, tcp);
+    let records = message.answer().unwrap().limit_to::<AllRecordData<_, _>>();
+    let mut records: Vec<String> = records.map(|record| shown_data(record.unwrap().data())).collect();
+    records.sort();
+    (message.header().rcode().to_string(), records)
+}
+
+/// A record's data. Some kinds show the root's dot, and some do not.
+fn shown_data(data: &impl std::fmt::Display) -> String {
+    data.to_string().trim_end_matches('.').to_owned()
+}
+
+/// The records of an answer and those beside it, with their names, in the order in which they are told.
+fn records(server: SocketAddr, name: &str, rtype: Rtype) -> [Vec<String>; 3] {
+    let message = answer(server, name, rtype, false);
+    [message.answer(), message.authority(), message.additional()].map(|section| {
+        let records = section.unwrap().limit_to::<AllRecordData<_, _>>().map(Result::unwrap);
+        records.map(|record| format!("{} {}", record.owner(), shown_data(record.data()))).collect()
+    })
+}
+
+/// Asks by UDP or TCP.
+fn answer(server: SocketAddr, name: &str, rtype: Rtype, tcp: bool) -> Message<Vec<u8>> {
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(77);
     let mut question = builder.question();
@@ -285,12 +308,66 @@ fn resolve(server: SocketAddr, name: &str, rtype: Rtype, tcp: bool) -> (String, 
     };
     let message = Message::from_octets(bytes).unwrap();
     assert_eq!(message.header().id(), 77);
-    let records = message.answer().unwrap().limit_to::<AllRecordData<_, _>>();
-    // Some kinds of data show the root's dot, and some do not.
-    let text = |data: String| data.trim_end_matches('.').to_owned();
-    let mut records: Vec<String> = records.map(|record| text(record.unwrap().data().to_string())).collect();
-    records.sort();
-    (message.header().rcode().to_string(), records)
+    message
+}
+
+#[test]
+fn names_in_dns_lead_on_within_the_domain() {
+    let home = Home::new();
+    let node = start("a", &home, &["--server", "--bootstrap"]);
+    let dns = node.at.dns.expect("a DNS server");
+    eventually("a leader", || node.http().leader());
+    let register = |name: &str, address: &str, service: &str, own: &str| {
+        let service = json!({ "Service": service, "Address": own, "Port": 80 });
+        let body = json!({ "Node": name, "Address": address, "Service": service });
+        assert_eq!(node.http().put("/v1/catalog/register", body.to_string()).status, 200);
+    };
+    register("big1", "10.5.5.5", "inn", "big1.node.consul");
+    register("big1", "10.5.5.5", "loop", "loop.service.consul");
+    register("big2", "10.5.5.6", "one", "two.service.consul");
+    register("big2", "10.5.5.6", "two", "one.service.consul");
+    register("big3", "inn.service.consul", "far", "");
+    register("big4", "10.5.5.7", "db", "10.9.9.9");
+    let [answers, _, _] = records(dns, "inn.service.consul", Rtype::A);
+    assert_eq!(answers, ["inn.service.consul big1.node.consul", "big1.node.consul 10.5.5.5"]);
+    let [answers, _, _] = records(dns, "inn.service.consul", Rtype::CNAME);
+    assert_eq!(answers, ["inn.service.consul big1.node.consul"]);
+    let [answers, _, additional] = records(dns, "inn.service.consul", Rtype::SRV);
+    assert_eq!(answers, ["inn.service.consul 1 1 80 big1.node.consul"]);
+    assert_eq!(additional, ["big1.node.consul 10.5.5.5"]);
+    let [answers, _, _] = records(dns, "loop.service.consul", Rtype::A);
+    assert_eq!(answers, ["loop.service.consul 10.5.5.5"]);
+    let [answers, _, _] = records(dns, "far.service.consul", Rtype::A);
+    let far = [
+        "far.service.consul inn.service.consul",
+        "inn.service.consul big1.node.consul",
+        "big1.node.consul 10.5.5.5",
+    ];
+    assert_eq!(answers, far);
+    let [_, _, additional] = records(dns, "far.service.consul", Rtype::SRV);
+    assert_eq!(additional, far[1..]);
+    // Two that lead to each other.
+    let [answers, _, _] = records(dns, "one.service.consul", Rtype::A);
+    assert_eq!(answers, ["one.service.consul two.service.consul", "two.service.consul one.service.consul"]);
+
+    // A service at an address of its own, which no node has.
+    let [answers, _, _] = records(dns, "9.9.9.10.in-addr.arpa", Rtype::PTR);
+    assert_eq!(answers, ["9.9.9.10.in-addr.arpa db.service.dc1.consul"]);
+    let [answers, _, _] = records(dns, "7.5.5.10.in-addr.arpa", Rtype::PTR);
+    assert_eq!(answers, ["7.5.5.10.in-addr.arpa big4.node.dc1.consul"]);
+
+    // Whatever is asked, the domain is told of as it is now; another change may come between two questions.
+    eventually("the domain to have one version", || {
+        let serial = |[_, authority, _]: [Vec<String>; 3]| {
+            let [of_domain] = &authority[..] else { panic!("{authority:?}") };
+            of_domain.split(' ').nth(3).unwrap().parse::<u64>().unwrap()
+        };
+        let nothing = ["big1.node.consul", "inn.service.consul", "nobody.node.consul", "x.addr.consul"];
+        let serials = nothing.map(|name| serial(records(dns, name, Rtype::MX)));
+        let [answers, _, _] = records(dns, "consul", Rtype::SOA);
+        let apex = answers[0].split(' ').nth(3).unwrap().parse::<u64>().unwrap();
+        (serials == [apex; 4] && apex > 0).then_some(())
+    });
 }
 
 #[test]

@@ -7,18 +7,20 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use driftline::agent::local::book::{MAX_OUTPUT, captured};
 use driftline::agent::process::Given;
 use driftline::env::Env;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
 use super::Problem;
 use super::process::listen;
 
-/// So much of what a program writes is kept; the rest is read and dropped.
-const KEPT: usize = 4096;
+/// So much of what a program writes is kept, the end of it; the rest is read and dropped.
+const KEPT: usize = MAX_OUTPUT;
 /// How long a program has to end when it is told to.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long what a program has written is read after its end: what it left behind may hold its pipes open for ever.
@@ -130,37 +132,35 @@ impl Told {
     }
 }
 
-/// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it wrote. It is
-/// killed with all that it has started when the future is dropped; what it has left behind is killed when it has ended.
+/// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it wrote, or
+/// the end of that. It is killed with all that it has started when the future is dropped; what it has left behind is killed
+/// when it has ended.
 ///
 /// # Errors
 /// Why it could not be run.
 pub async fn run(env: &Env, command: &[String], given: &Given) -> Result<(Option<i32>, String), String> {
     let (program, arguments) = command.split_first().ok_or("no program is named")?;
+    let failed = |error: io::Error| format!("cannot run {program:?}: {error}");
+    // One pipe for both, so that what it writes is read in the order in which it was written.
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    let reader = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
     let mut group = Group::spawn(
         Command::new(program)
             .args(arguments)
             .envs(&given.variables)
             .stdin(if given.input.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer),
     )
-    .map_err(|error| format!("cannot run {program:?}: {error}"))?;
-    let child = &mut group.child;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    .map_err(failed)?;
+    let stdin = group.child.stdin.take();
+    let mut output = End::default();
     let talk = async {
-        tokio::join!(
-            beginning(stdout, &mut output),
-            beginning(stderr, &mut errors),
-            feed(stdin, &given.input)
-        );
+        tokio::join!(output.read(reader), feed(stdin, &given.input));
     };
     let status = group.wait_talking(env, talk).await;
     let status = status.map_err(|error| format!("{program:?} was lost: {error}"))?;
-    output.extend_from_slice(&errors);
-    output.truncate(KEPT);
-    Ok((status.code(), String::from_utf8_lossy(&output).into_owned()))
+    Ok((status.code(), output.text()))
 }
 
 /// Runs a program with a text on its standard input and the rest as it is here, until it has ended or a signal is told.
@@ -191,13 +191,32 @@ async fn feed(pipe: Option<impl AsyncWrite + Unpin>, input: &[u8]) {
     }
 }
 
-/// Reads to the end, so that the program is not held up, and keeps the beginning.
-async fn beginning(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
-    let Some(mut pipe) = pipe else { return };
-    let mut buffer = [0; KEPT];
-    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-        let room = KEPT.saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..count.min(room)]);
+/// The end of what a program writes, and how much that was.
+#[derive(Default)]
+struct End {
+    kept: Vec<u8>,
+    written: usize,
+}
+
+impl End {
+    /// Reads all there is, so that the program is not held up.
+    async fn read(&mut self, mut pipe: impl AsyncRead + Unpin) {
+        let mut buffer = [0; KEPT];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+            self.written += count;
+            self.kept.extend_from_slice(&buffer[..count]);
+            self.kept.drain(..self.kept.len().saturating_sub(KEPT));
+        }
+    }
+
+    /// As a check says it.
+    fn text(&self) -> String {
+        if self.written == self.kept.len() {
+            return String::from_utf8_lossy(&self.kept).into_owned();
+        }
+        // What begins in the middle of a character begins with the next one.
+        let middle = self.kept.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+        captured(&String::from_utf8_lossy(&self.kept[middle..]), self.written)
     }
 }
 
@@ -232,13 +251,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_exit_code_and_the_beginning_of_the_output_are_given() {
+    async fn the_exit_code_and_the_end_of_the_output_are_given() {
         let nothing = Given::default();
         let ran = run(&words(&["sh", "-c", "echo fine; echo odd >&2; exit 1"]), &nothing).await;
         assert_eq!(ran, Ok((Some(1), "fine\nodd\n".to_owned())));
-        let (code, output) =
-            run(&words(&["sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"]), &nothing).await.unwrap();
-        assert_eq!((code, output.len()), (Some(0), KEPT));
+        let mixed = "echo one; echo two >&2; echo three; exit 2";
+        let ran = run(&words(&["sh", "-c", mixed]), &nothing).await;
+        assert_eq!(ran, Ok((Some(2), "one\ntwo\nthree\n".to_owned())));
+        let long = "head -c 100000 /dev/zero | tr '\\0' x; echo the end";
+        let (code, output) = run(&words(&["sh", "-c", long]), &nothing).await.unwrap();
+        let end = format!("{}the end\n", "x".repeat(KEPT - 8));
+        assert_eq!((code, output), (Some(0), format!("Captured 4096 of 100008 bytes\n...\n{end}")));
+        let odd = "printf x; for i in $(seq 3000); do printf é; done";
+        let (_, output) = run(&words(&["sh", "-c", odd]), &nothing).await.unwrap();
+        assert!(output.starts_with("Captured 4096 of 6001 bytes\n...\né"), "{output}");
+        let odd = "for i in $(seq 3000); do printf é; done; printf x";
+        let (_, output) = run(&words(&["sh", "-c", odd]), &nothing).await.unwrap();
+        assert!(output.starts_with("Captured 4095 of 6001 bytes\n...\né"), "{output}");
         let missing = run(&words(&["/nowhere/at/all"]), &nothing).await.unwrap_err();
         assert!(missing.starts_with("cannot run \"/nowhere/at/all\""), "{missing}");
         assert_eq!(run(&[], &nothing).await, Err("no program is named".to_owned()));

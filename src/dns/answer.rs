@@ -3,6 +3,10 @@
 //! Everything in the domain is answered with authority. A name that does not exist is NXDOMAIN; one that exists but has
 //! no record of the wanted kind is an empty answer; both come with the domain's SOA record. As in Consul, a service of
 //! which no instance serves does not exist.
+//!
+//! What is at a host name instead of an address is an alias of it (CNAME), which may not stand beside other data and of
+//! which there is one (RFC 2181, 10.1). So a service that has both kinds of instances is told by the addresses alone, and one
+//! that has only host names by the first of them; SRV tells them all.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,7 +18,7 @@ use crate::state::catalog::{Instance, NodeInfo, Status};
 use crate::state::prepared::PreparedQuery;
 
 use super::name::spell;
-use super::wire::{Data, Name, Question, Record, Reply, SMALLEST_UDP, name};
+use super::wire::{Data, Name, Question, Record, Reply, SMALLEST_UDP, labels, name};
 
 /// The domain as it is configured now.
 #[derive(Clone, Debug)]
@@ -22,8 +26,6 @@ pub struct Zone {
     config: DnsConfig,
     domain: Vec<String>,
     datacenter: String,
-    /// The catalog's index: the domain's serial number.
-    serial: u32,
 }
 
 /// Whether an instance is to be found: none of its and its node's checks is critical, nor warns if only those
@@ -37,7 +39,12 @@ impl Zone {
     /// The domain, with what is configured for it.
     pub fn new(config: DnsConfig, datacenter: String) -> Zone {
         let domain = config.labels();
-        Zone { config, domain, datacenter, serial: 0 }
+        Zone { config, domain, datacenter }
+    }
+
+    /// The datacenter, as names have it.
+    pub fn datacenter(&self) -> &str {
+        &self.datacenter
     }
 
     /// The labels of the domain.
@@ -45,11 +52,40 @@ impl Zone {
         &self.domain
     }
 
-    /// The same, as of an index of the catalog.
-    pub fn at(mut self, index: u64) -> Zone {
-        // Serial numbers wrap around.
-        self.serial = index as u32;
-        self
+    /// Whether a name is the domain's or in it.
+    fn holds(&self, name: &Name) -> bool {
+        labels(name).ends_with(&self.domain)
+    }
+
+    /// How many records are told at most. By UDP, only the first few, unless whoever asks says that it takes large answers.
+    pub fn most(&self, question: &Question, udp: bool) -> usize {
+        let small = udp && question.udp_limit() <= usize::from(SMALLEST_UDP);
+        match self.config.udp_answer_limit {
+            limit if small && limit > 0 => limit,
+            _ => usize::MAX,
+        }
+    }
+
+    /// Whether an answer of which something was left out says so.
+    pub fn marks_cuts(&self) -> bool {
+        self.config.enable_truncate
+    }
+
+    /// The name in the domain that these records lead to and say nothing of yet.
+    pub fn leads_to(&self, records: &[Record]) -> Option<Name> {
+        let Some(Record { data: Data::Cname(name), .. }) = records.last() else { return None };
+        let unknown = || records.iter().all(|record| record.owner != *name);
+        (self.holds(name) && unknown()).then(|| name.clone())
+    }
+
+    /// The targets in the domain that an answer names without an address.
+    pub fn open_targets(&self, reply: &Reply) -> BTreeSet<Name> {
+        let known: BTreeSet<&Name> = reply.additional.iter().map(|record| &record.owner).collect();
+        let targets = reply.answers.iter().filter_map(|record| match &record.data {
+            Data::Srv { target, .. } => Some(target),
+            _ => None,
+        });
+        targets.filter(|target| !known.contains(target) && self.holds(target)).cloned().collect()
     }
 
     fn name<'a>(&'a self, labels: impl IntoIterator<Item = &'a str>) -> Option<Name> {
@@ -63,7 +99,7 @@ impl Zone {
 
     fn soa(&self) -> Option<Record> {
         let (owner, server, mailbox) = (self.name([])?, self.name(["ns"])?, self.name(["hostmaster"])?);
-        Some(Record { owner, ttl: 0, data: Data::Soa { server, mailbox, serial: self.serial } })
+        Some(Record { owner, ttl: 0, data: Data::Soa { server, mailbox, serial: 0 } })
     }
 
     fn found(&self, answers: Vec<Record>, additional: Vec<Record>) -> Reply {
@@ -111,10 +147,13 @@ impl Zone {
     pub fn node(&self, question: &Question, node: &NodeInfo) -> Reply {
         let (owner, ttl) = (&question.name, self.node_ttl());
         let mut answers = addresses(owner, ttl, &node.address, question.rtype);
-        if matches!(question.rtype, Rtype::TXT | Rtype::ANY) {
+        // Nothing stands beside an alias.
+        if question.rtype == Rtype::TXT
+            || question.rtype == Rtype::ANY && !answers.iter().any(Record::is_alias)
+        {
             let labels = node.meta.iter().filter(|(_, value)| !value.is_empty());
             answers.extend(labels.map(|(key, value)| {
-                let data = Data::Txt(format!("{key}={value}").into_bytes());
+                let data = Data::Txt(label_text(key, value).into_bytes());
                 Record { owner: owner.clone(), ttl, data }
             }));
         }
@@ -134,48 +173,68 @@ impl Zone {
         self.instances(question, ttl, found, udp)
     }
 
-    /// Instances, each told by where it is. By UDP, only the first few, unless whoever asks says that it takes large
-    /// answers.
+    /// Instances, each told by where it is.
     fn instances(&self, question: &Question, ttl: u32, instances: &[Instance], udp: bool) -> Reply {
-        if instances.is_empty() {
-            return self.nothing();
+        let most = self.most(question, udp);
+        match question.rtype {
+            _ if instances.is_empty() => self.nothing(),
+            Rtype::SRV => self.ends(question, ttl, instances, most),
+            _ => self.hosts(question, ttl, instances, most),
         }
+    }
+
+    /// The hosts and ports of instances.
+    fn ends(&self, question: &Question, ttl: u32, instances: &[Instance], most: usize) -> Reply {
         let owner = &question.name;
-        let small = udp && question.udp_limit() <= usize::from(SMALLEST_UDP);
-        let most = match self.config.udp_answer_limit {
-            limit if small && limit > 0 => limit,
-            _ => usize::MAX,
-        };
-        let (mut answers, mut additional, mut hosts) = (Vec::new(), Vec::new(), BTreeSet::new());
-        let mut targets = BTreeSet::new();
+        let (mut answers, mut additional) = (Vec::new(), Vec::new());
+        let (mut told, mut targets) = (BTreeSet::new(), BTreeSet::new());
         let mut truncated = false;
         for instance in instances {
-            let host = host(instance);
-            let records = if question.rtype == Rtype::SRV {
-                let Some(target) = self.target(instance) else { continue };
-                let mut more = addresses(&target, ttl, host, Rtype::ANY);
-                // Of a host elsewhere nothing is known but its name.
-                more.retain(|record| !matches!(record.data, Data::Cname(_)));
-                let (weight, port) = (weight(instance), instance.service.info.port);
-                let data = Data::Srv { weight, port, target };
-                vec![(Record { owner: owner.clone(), ttl, data }, more)]
-            } else if hosts.insert(host) {
-                let records = addresses(owner, ttl, host, question.rtype);
-                records.into_iter().map(|record| (record, Vec::new())).collect()
-            } else {
+            let Some(target) = self.target(instance, owner) else { continue };
+            let port = instance.service.info.port;
+            // Two instances at one port are one end: a record is told once (RFC 2181, 5.5).
+            if !told.insert((target.clone(), port)) {
                 continue;
-            };
-            if answers.len() + records.len() > most {
+            }
+            if answers.len() == most {
                 truncated = self.config.enable_truncate;
                 break;
             }
-            for (record, more) in records {
-                answers.push(record);
-                // Instances on one node have one target; two targets may be at one address.
-                additional.extend(more.into_iter().filter(|record| targets.insert(record.owner.clone())));
+            // Instances on one node have one target; two targets may be at one address.
+            if targets.insert(target.clone()) {
+                additional.extend(addresses(&target, ttl, host(instance, owner), Rtype::ANY));
             }
+            let data = Data::Srv { weight: weight(instance), port, target };
+            answers.push(Record { owner: owner.clone(), ttl, data });
         }
         Reply { truncated, ..self.found(answers, additional) }
+    }
+
+    /// The hosts of instances.
+    fn hosts(&self, question: &Question, ttl: u32, instances: &[Instance], most: usize) -> Reply {
+        let owner = &question.name;
+        let (mut answers, mut alias, mut hosts) = (Vec::new(), None, BTreeSet::new());
+        let (mut has_address, mut truncated) = (false, false);
+        for instance in instances {
+            let host = host(instance, owner);
+            if !hosts.insert(host) {
+                continue;
+            }
+            has_address |= host.parse::<IpAddr>().is_ok();
+            let (aliases, found): (Vec<Record>, Vec<Record>) =
+                addresses(owner, ttl, host, question.rtype).into_iter().partition(Record::is_alias);
+            alias = alias.or(aliases.into_iter().next());
+            if answers.len() + found.len() > most {
+                truncated = self.config.enable_truncate;
+                break;
+            }
+            answers.extend(found);
+        }
+        // Whoever remembers an alias takes it for all kinds of addresses: there is none beside one of the other kind either.
+        if !has_address {
+            answers.extend(alias);
+        }
+        Reply { truncated, ..self.found(answers, Vec::new()) }
     }
 
     /// An address that the name spelled.
@@ -186,30 +245,32 @@ impl Zone {
         )
     }
 
-    /// The nodes at an address.
-    pub fn reverse(&self, question: &Question, nodes: &[NodeInfo]) -> Reply {
-        if nodes.is_empty() {
+    /// The nodes at an address, and the services that are there by an address of their own.
+    pub fn reverse(&self, question: &Question, nodes: &[NodeInfo], services: &BTreeSet<String>) -> Reply {
+        if nodes.is_empty() && services.is_empty() {
             return self.nothing();
         }
+        let nodes = nodes.iter().map(|node| (self.node_name(&node.name), self.node_ttl()));
+        let services = services.iter().map(|service| {
+            (self.name([service.as_str(), "service", &self.datacenter]), self.service_ttl(service))
+        });
         let wanted = matches!(question.rtype, Rtype::PTR | Rtype::ANY);
-        let nodes = nodes.iter().filter(|_| wanted).filter_map(|node| self.node_name(&node.name));
-        let answers = nodes.map(|name| {
-            let data = Data::Ptr(name);
-            Record { owner: question.name.clone(), ttl: self.node_ttl(), data }
+        let names = nodes.chain(services).filter(|_| wanted);
+        let answers = names.filter_map(|(name, ttl)| {
+            Some(Record { owner: question.name.clone(), ttl, data: Data::Ptr(name?) })
         });
         self.found(answers.collect(), Vec::new())
     }
 
     /// The host of an instance, as an SRV record names it: its node if it is there, and otherwise a name that spells its
-    /// address.
-    fn target(&self, instance: &Instance) -> Option<Name> {
-        let (own, node) = (&instance.service.info.address, &instance.node.info);
-        if own.is_empty() || *own == node.address {
-            return self.node_name(&node.name);
-        }
-        match own.parse::<IpAddr>() {
+    /// address. A host elsewhere goes by its own name even if it is the node: the node's would be an alias, which a target may
+    /// not be (RFC 2782).
+    fn target(&self, instance: &Instance, owner: &Name) -> Option<Name> {
+        let (host, node) = (host(instance, owner), &instance.node.info);
+        match host.parse::<IpAddr>() {
+            Ok(_) if *host == node.address => self.node_name(&node.name),
             Ok(address) => self.name([spell(address).as_str(), "addr", &self.datacenter]),
-            Err(_) => host_name(own),
+            Err(_) => host_name(host),
         }
     }
 
@@ -233,10 +294,27 @@ fn seconds(ms: u64) -> u32 {
     u32::try_from(ms / 1_000).unwrap_or(u32::MAX)
 }
 
-/// Where an instance is reached.
-fn host(instance: &Instance) -> &str {
+/// Where an instance is reached. One whose address is the very name that is asked for is on its node.
+fn host<'a>(instance: &'a Instance, asked: &Name) -> &'a str {
     let own = &instance.service.info.address;
-    if own.is_empty() { &instance.node.info.address } else { own }
+    let is_asked = || host_name(own).is_some_and(|name| name == *asked);
+    if own.is_empty() || is_asked() { &instance.node.info.address } else { own }
+}
+
+/// A node's label as a text, as RFC 1464 has it and Consul writes it; or only its value, if its key says that it is a text of
+/// another form.
+fn label_text(key: &str, value: &str) -> String {
+    const AS_IT_IS: &str = "rfc1035-";
+    if key.get(..AS_IT_IS.len()).is_some_and(|start| start.eq_ignore_ascii_case(AS_IT_IS)) {
+        return value.to_owned();
+    }
+    let key = key.replace('`', "``").replace('=', "`=");
+    // Spaces at the ends would be passed over.
+    let inner = key.trim_matches(' ');
+    let before = key.len() - key.trim_start_matches(' ').len();
+    let after = key.len() - inner.len() - before;
+    let value = value.replace('`', "``");
+    format!("{}{inner}{}={value}", "` ".repeat(before), "` ".repeat(after))
 }
 
 /// An instance's share: less if it warns.
@@ -250,14 +328,14 @@ fn host_name(host: &str) -> Option<Name> {
     name(host.trim_end_matches('.').split('.'))
 }
 
-/// The records of a wanted kind for a host: its address, or the name it goes by elsewhere.
+/// The records of a wanted kind for a host: its address, or the name it goes by elsewhere. No name is an alias of itself.
 fn addresses(owner: &Name, ttl: u32, host: &str, rtype: Rtype) -> Vec<Record> {
     let wants = |kind: Rtype| rtype == kind || rtype == Rtype::ANY;
     let data = match host.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) => wants(Rtype::A).then_some(Data::A(address)),
         Ok(IpAddr::V6(address)) => wants(Rtype::AAAA).then_some(Data::Aaaa(address)),
         Err(_) if wants(Rtype::A) || wants(Rtype::AAAA) || wants(Rtype::CNAME) => {
-            host_name(host).map(Data::Cname)
+            host_name(host).filter(|name| name != owner).map(Data::Cname)
         }
         Err(_) => None,
     };

@@ -8,10 +8,11 @@
 //!
 //! What is bounded, and what happens at the bound: questions by UDP at once (further ones are dropped, whoever asked
 //! asks again), connections (one more is closed), the time between two questions on one (it is closed), an answer's
-//! size (see [`wire`]).
+//! size (see [`wire`]), the aliases that are followed within the domain, and the targets whose addresses are looked up
+//! (whoever asks finds the rest by asking on).
 //!
 //! Left out: recursion (names outside the domain are refused: a resolver beside it sends here what is ours), zone
-//! transfers, DNSSEC, and services in reverse look-ups.
+//! transfers, and DNSSEC.
 
 mod answer;
 mod name;
@@ -19,12 +20,13 @@ mod name;
 mod tests;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::base::iana::Rcode;
+use domain::base::iana::{Rcode, Rtype};
 use rand::seq::SliceRandom;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -35,11 +37,14 @@ use crate::agent::tokens::Purpose;
 use crate::agent::{Agent, Consistency, QueryOptions, ReadError};
 use crate::env::{BoxStream, Datagrams, Env, Listener, Rng};
 use crate::state::Question as Asked;
-use crate::state::catalog::{CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances};
+use crate::state::catalog::{
+    AllInstances, CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances,
+};
+use crate::state::query::Applied;
 
 use answer::{Zone, serves};
 use name::Wanted;
-use wire::{NoQuestion, Question, Reply};
+use wire::{NoQuestion, Question, Record, Reply};
 
 /// Questions by UDP that are being answered at once.
 const QUESTIONS: usize = 512;
@@ -47,6 +52,10 @@ const QUESTIONS: usize = 512;
 const CONNECTIONS: usize = 256;
 /// How long a connection may be silent, and how long it may take to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many aliases in a row are followed, as in Consul: one may lead back to itself by way of others.
+const ALIASES: usize = 3;
+/// Of so many targets by names in the domain the addresses are told with them.
+const TARGETS: usize = 16;
 /// Rest after a socket failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -193,29 +202,82 @@ impl Resolver {
     async fn reply(&self, question: &Question, udp: bool) -> Result<Reply, ReadError> {
         let config = self.agent.config();
         let zone = Zone::new(config.dns.clone(), config.datacenter.clone());
-        Ok(match name::wanted(&question.labels(), zone.domain(), &config.datacenter) {
+        let mut reply = self.look_up(&zone, question, udp).await?;
+        match question.rtype {
+            // Whoever asks for the alias has it.
+            Rtype::CNAME => {}
+            Rtype::SRV => {
+                for target in zone.open_targets(&reply).into_iter().take(TARGETS) {
+                    let of_target = question.of(target, Rtype::ANY);
+                    let mut found = self.look_up(&zone, &of_target, udp).await?.answers;
+                    found.retain(Record::is_of_host);
+                    self.follow(&zone, &of_target, &mut found, udp).await?;
+                    found.retain(|record| !reply.additional.contains(record));
+                    reply.additional.extend(found);
+                }
+            }
+            _ => {
+                let most = zone.most(question, udp).max(reply.answers.len());
+                reply.truncated |= self.follow(&zone, question, &mut reply.answers, udp).await?;
+                if reply.answers.len() > most {
+                    reply.answers.truncate(most);
+                    reply.truncated |= zone.marks_cuts();
+                }
+            }
+        }
+        if reply.serials().next().is_some() {
+            match self.ask(&Applied).await {
+                // Serial numbers wrap around.
+                Ok((index, ())) => reply.serials().for_each(|serial| *serial = index as u32),
+                Err(error) if !reply.answers.is_empty() => return Err(error),
+                // Without the domain's record nobody remembers that there is nothing (RFC 2308, 5).
+                Err(_) => reply.authority.clear(),
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Adds what an alias at the end of these records leads to within the domain; what is outside of it, whoever asks looks up.
+    /// Gives whether something was left out and that is to be said.
+    async fn follow(
+        &self,
+        zone: &Zone,
+        question: &Question,
+        records: &mut Vec<Record>,
+        udp: bool,
+    ) -> Result<bool, ReadError> {
+        let mut truncated = false;
+        for _ in 0..ALIASES {
+            let Some(name) = zone.leads_to(records) else { break };
+            let found = self.look_up(zone, &question.of(name, question.rtype), udp).await?;
+            truncated |= found.truncated;
+            let before = records.len();
+            records.extend(found.answers.into_iter().filter(Record::is_of_host));
+            if records.len() == before {
+                break;
+            }
+        }
+        Ok(truncated)
+    }
+
+    /// What the catalog has under a name.
+    async fn look_up(&self, zone: &Zone, question: &Question, udp: bool) -> Result<Reply, ReadError> {
+        Ok(match name::wanted(&question.labels(), zone.domain(), zone.datacenter()) {
             Wanted::Foreign => Reply::failed(Rcode::REFUSED),
             Wanted::Nothing => zone.nothing(),
             Wanted::Address(address) => zone.address(question, address),
-            Wanted::Apex => {
-                let (index, servers) = self.instances(CONSUL_SERVICE, None).await?;
-                zone.at(index).apex(question, &servers)
-            }
-            Wanted::NameServer => {
-                let (index, servers) = self.instances(CONSUL_SERVICE, None).await?;
-                zone.at(index).name_server(question, &servers)
-            }
+            Wanted::Apex => zone.apex(question, &self.instances(CONSUL_SERVICE, None).await?),
+            Wanted::NameServer => zone.name_server(question, &self.instances(CONSUL_SERVICE, None).await?),
             Wanted::Node(node) => match self.node(&node).await? {
-                (index, Some(node)) => zone.at(index).node(question, &node),
-                (index, None) => zone.at(index).nothing(),
+                Some(node) => zone.node(question, &node),
+                None => zone.nothing(),
             },
             Wanted::Service { name, tag } => {
-                let (index, instances) = self.instances(&name, tag.as_deref()).await?;
-                zone.at(index).service(question, &name, &instances, udp)
+                zone.service(question, &name, &self.instances(&name, tag.as_deref()).await?, udp)
             }
             Wanted::Query(wanted) => {
                 match prepared::execute(&self.anybody(), self.options(), &wanted, None, &self.rng).await {
-                    Ok((query, answer)) => zone.at(answer.index).query(question, &query, &answer.value, udp),
+                    Ok((query, answer)) => zone.query(question, &query, &answer.value, udp),
                     Err(NotExecuted::NotFound) => zone.nothing(),
                     Err(NotExecuted::Unfit(text)) => {
                         tracing::warn!(query = wanted, "a prepared query cannot be filled in: {text}");
@@ -225,10 +287,16 @@ impl Resolver {
                 }
             }
             Wanted::Reverse(address) => {
-                let answer = self.ask(&CatalogNodes).await?;
-                let there = |node: &NodeInfo| node.address.parse::<IpAddr>() == Ok(address);
-                let nodes: Vec<NodeInfo> = answer.1.into_iter().map(|row| row.info).filter(there).collect();
-                zone.at(answer.0).reverse(question, &nodes)
+                let is_there = |text: &str| text.parse::<IpAddr>() == Ok(address);
+                let nodes = self.ask(&CatalogNodes).await?.1.into_iter().map(|row| row.info);
+                let nodes: Vec<NodeInfo> = nodes.filter(|node| is_there(&node.address)).collect();
+                let services = if nodes.is_empty() {
+                    let all = self.ask(&AllInstances).await?.1.into_iter().map(|one| one.service.info);
+                    all.filter(|one| is_there(&one.address)).map(|one| one.name).collect()
+                } else {
+                    BTreeSet::new()
+                };
+                zone.reverse(question, &nodes, &services)
             }
         })
     }
@@ -243,30 +311,30 @@ impl Resolver {
         QueryOptions::now(if stale { Consistency::Stale } else { Consistency::Default })
     }
 
+    /// What is found, and at which index it last changed.
     async fn ask<Q: Asked>(&self, question: &Q) -> Result<(u64, Q::Found), ReadError> {
         let answer = self.anybody().query(self.options(), question).await?;
         Ok((answer.index, answer.value))
     }
 
     /// A node by its name in small letters. Most names are in small letters; the others are searched for.
-    async fn node(&self, name: &str) -> Result<(u64, Option<NodeInfo>), ReadError> {
-        let (index, found) = self.ask(&OneNode { node: name.to_owned(), checks: false }).await?;
+    async fn node(&self, name: &str) -> Result<Option<NodeInfo>, ReadError> {
+        let (_, found) = self.ask(&OneNode { node: name.to_owned(), checks: false }).await?;
         if let Some(whole) = found {
-            return Ok((index, Some(whole.node.info)));
+            return Ok(Some(whole.node.info));
         }
-        let (index, all) = self.ask(&CatalogNodes).await?;
-        let node = all.into_iter().map(|row| row.info).find(|node| node.name.eq_ignore_ascii_case(name));
-        Ok((index, node))
+        let (_, all) = self.ask(&CatalogNodes).await?;
+        Ok(all.into_iter().map(|row| row.info).find(|node| node.name.eq_ignore_ascii_case(name)))
     }
 
     /// The instances of a service that serve, in an order that chance chooses.
-    async fn instances(&self, name: &str, tag: Option<&str>) -> Result<(u64, Vec<Instance>), ReadError> {
+    async fn instances(&self, name: &str, tag: Option<&str>) -> Result<Vec<Instance>, ReadError> {
         let of = |service: &str| ServiceInstances { service: service.to_owned(), health: true };
-        let (mut index, mut instances) = self.ask(&of(name)).await?;
+        let (_, mut instances) = self.ask(&of(name)).await?;
         if instances.is_empty() {
             let (_, services) = self.ask(&CatalogServices { node_meta: Default::default() }).await?;
             if let Some(real) = services.keys().find(|service| service.eq_ignore_ascii_case(name)) {
-                (index, instances) = self.ask(&of(real)).await?;
+                (_, instances) = self.ask(&of(real)).await?;
             }
         }
         let only_passing = self.agent.config().dns.only_passing;
@@ -276,6 +344,6 @@ impl Resolver {
             serves(instance, only_passing) && tag.is_none_or(tagged)
         });
         instances.shuffle(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok((index, instances))
+        Ok(instances)
     }
 }

@@ -49,7 +49,7 @@ fn instance(node: &str, address: &str, own: &str, port: u16, status: Status) -> 
 }
 
 fn zone(config: DnsConfig) -> Zone {
-    Zone::new(config, "dc1".into()).at(9)
+    Zone::new(config, "dc1".into())
 }
 
 /// A question as a client writes it.
@@ -128,13 +128,12 @@ fn a_service_is_told_with_where_it_is() {
         ask(Rtype::A),
         "NOERROR aa\n\
          answer web.service.consul 5 10.0.0.1\n\
-         answer web.service.consul 5 10.1.0.2\n\
-         answer web.service.consul 5 host.example.com"
+         answer web.service.consul 5 10.1.0.2"
     );
     // It is there, and has no text.
     assert_eq!(
         ask(Rtype::TXT),
-        "NOERROR aa\nauthority consul 0 ns.consul hostmaster.consul 9 3600 600 86400 0"
+        "NOERROR aa\nauthority consul 0 ns.consul hostmaster.consul 0 3600 600 86400 0"
     );
     let question = question("web.service.consul", Rtype::A);
     let none = told(&encode(&question, &zone.service(&question, "web", &[], false), 512));
@@ -162,6 +161,123 @@ fn each_target_comes_with_its_address_and_with_it_once() {
             "additional 0a000001.addr.dc1.consul 0 10.0.0.1",
         ]
     );
+}
+
+#[test]
+fn an_alias_stands_alone() {
+    let zone = zone(DnsConfig::default());
+    let ask = |name: &str, rtype, all: &[Instance]| {
+        let question = question(name, rtype);
+        let told = told(&encode(&question, &zone.service(&question, "web", all, true), 512));
+        told.lines().filter_map(|line| line.strip_prefix("answer ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let at = |node: &str, address: &str| instance(node, address, "", 80, Status::Passing);
+    let two = [at("a", "a.example.com"), at("b", "b.example.com")];
+    for rtype in [Rtype::A, Rtype::AAAA, Rtype::CNAME, Rtype::ANY] {
+        assert_eq!(ask("two.service.consul", rtype, &two), ["two.service.consul 0 a.example.com"], "{rtype}");
+    }
+    let mix = [at("a", "a.example.com"), at("c", "10.5.5.5"), at("b", "b.example.com")];
+    for rtype in [Rtype::A, Rtype::ANY] {
+        assert_eq!(ask("mix.service.consul", rtype, &mix), ["mix.service.consul 0 10.5.5.5"], "{rtype}");
+    }
+    for rtype in [Rtype::AAAA, Rtype::CNAME] {
+        assert!(ask("mix.service.consul", rtype, &mix).is_empty(), "{rtype}");
+    }
+    // A node that is elsewhere, and has labels.
+    let mut node = NodeInfo { name: "n".into(), address: "a.example.com".into(), ..NodeInfo::default() };
+    node.meta.insert("rack".into(), "2".into());
+    let of_node = |rtype| zone.node(&question("n.node.consul", rtype), &node).answers;
+    assert_eq!(of_node(Rtype::ANY), of_node(Rtype::A));
+    assert!(of_node(Rtype::A).len() == 1 && of_node(Rtype::TXT).len() == 1);
+}
+
+#[test]
+fn no_name_is_an_alias_of_itself_and_no_target_is_an_alias() {
+    let zone = zone(DnsConfig::default());
+    let ask = |rtype, one: Instance| {
+        let question = question("Loop.service.consul", rtype);
+        told(&encode(&question, &zone.service(&question, "loop", &[one], false), 512))
+    };
+    let looped = || instance("n1", "10.5.5.5", "loop.Service.consul.", 80, Status::Passing);
+    assert_eq!(ask(Rtype::A, looped()), "NOERROR aa\nanswer Loop.service.consul 0 10.5.5.5");
+    assert_eq!(
+        ask(Rtype::SRV, looped()),
+        "NOERROR aa\nanswer Loop.service.consul 0 1 7 80 n1.node.dc1.consul\n\
+         additional n1.node.dc1.consul 0 10.5.5.5"
+    );
+    let of_itself = instance("n1", "loop.service.consul", "", 80, Status::Passing);
+    assert!(ask(Rtype::A, of_itself).starts_with("NOERROR aa\nauthority consul"));
+    let elsewhere = instance("ext4", "foo.example.com", "", 80, Status::Passing);
+    assert_eq!(ask(Rtype::SRV, elsewhere), "NOERROR aa\nanswer Loop.service.consul 0 1 7 80 foo.example.com");
+}
+
+#[test]
+fn what_an_answer_leads_to_in_the_domain_is_found_once() {
+    let zone = zone(DnsConfig::default());
+    let alias = |of: &str, name: &str| wire::Record {
+        owner: question(of, Rtype::A).name,
+        ttl: 0,
+        data: wire::Data::Cname(question(name, Rtype::A).name),
+    };
+    let leads_to = |records: &[wire::Record]| zone.leads_to(records).map(|name| name.to_string());
+    assert_eq!(leads_to(&[alias("a.service.consul", "B.node.Consul")]), Some("B.node.Consul".to_owned()));
+    assert_eq!(leads_to(&[alias("a.service.consul", "b.example.com")]), None);
+    let around =
+        [alias("a.service.consul", "b.service.consul"), alias("b.service.consul", "A.service.consul")];
+    assert_eq!(leads_to(&around), None);
+    let at = |node: &str, own: &str| instance(node, "10.0.0.1", own, 80, Status::Passing);
+    let all = [at("n1", ""), at("n2", "big.node.consul"), at("n3", "big.example.com"), at("n4", "10.0.0.9")];
+    let reply = zone.service(&question("web.service.consul", Rtype::SRV), "web", &all, false);
+    let open: Vec<String> = zone.open_targets(&reply).iter().map(ToString::to_string).collect();
+    assert_eq!(open, ["big.node.consul"]);
+}
+
+#[test]
+fn one_end_is_told_once() {
+    let zone = zone(DnsConfig::default());
+    let of = |id: &str, port| {
+        let mut one = instance("Ext1", "10.0.0.1", "", port, Status::Passing);
+        one.service.info.id = id.into();
+        one
+    };
+    let all = [of("db1", 5432), of("db2", 5432), of("db3", 5433)];
+    let question = question("db.service.consul", Rtype::SRV);
+    let ports = |reply: Reply| {
+        let ports = reply.answers.into_iter().filter_map(|record| match record.data {
+            wire::Data::Srv { port, .. } => Some(port),
+            _ => None,
+        });
+        ports.collect::<Vec<_>>()
+    };
+    assert_eq!(ports(zone.service(&question, "db", &all, true)), [5432, 5433]);
+    assert_eq!(ports(zone.query(&question, &PreparedQuery::default(), &all, true)), [5432, 5433]);
+}
+
+#[test]
+fn labels_are_told_as_rfc_1464_has_it_unless_they_are_texts_of_another_form() {
+    let zone = zone(DnsConfig::default());
+    let told = |key: &str, value: &str| {
+        let meta = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let node = NodeInfo { name: "n".into(), address: "10.0.0.1".into(), meta, ..NodeInfo::default() };
+        let answers = zone.node(&question("n.node.consul", Rtype::TXT), &node).answers;
+        match &answers[..] {
+            [wire::Record { data: wire::Data::Txt(text), .. }] => String::from_utf8(text.clone()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (key, value, expected) in [
+        ("rack", "2", "rack=2"),
+        ("a=b", "c=d", "a`=b=c=d"),
+        ("a`b", "c", "a``b=c"),
+        (" a  ", "c", "` a` ` =c"),
+        ("  ", "c", "` ` =c"),
+        ("a", "b`c", "a=b``c"),
+        ("rfc1035-txt", "v=spf1 -all", "v=spf1 -all"),
+        ("RFC1035-x", "`", "`"),
+        ("rfc1035", "x", "rfc1035=x"),
+    ] {
+        assert_eq!(told(key, value), expected, "{key:?}");
+    }
 }
 
 #[test]
@@ -231,17 +347,24 @@ fn nodes_addresses_and_the_domain_itself() {
     assert_eq!(ask("N1.node.consul", Rtype::A, &of_node), "NOERROR aa\nanswer N1.node.consul 3 10.0.0.1");
     assert!(ask("n1.node.consul", Rtype::AAAA, &of_node).starts_with("NOERROR aa\nauthority consul"));
     assert!(ask("n1.node.consul", Rtype::TXT, &of_node).contains("rack=2"));
-    let reverse = |question: &Question| zone.reverse(question, std::slice::from_ref(&node));
+    let reverse = |question: &Question| zone.reverse(question, std::slice::from_ref(&node), &BTreeSet::new());
     assert_eq!(
         ask("1.0.0.10.in-addr.arpa", Rtype::PTR, &reverse),
         "NOERROR aa\nanswer 1.0.0.10.in-addr.arpa 3 n1.node.dc1.consul"
     );
+    let by_service = |question: &Question| zone.reverse(question, &[], &["db".to_owned()].into());
+    assert_eq!(
+        ask("9.9.9.10.in-addr.arpa", Rtype::PTR, &by_service),
+        "NOERROR aa\nanswer 9.9.9.10.in-addr.arpa 0 db.service.dc1.consul"
+    );
+    let nobody = |question: &Question| zone.reverse(question, &[], &BTreeSet::new());
+    assert!(ask("9.9.9.10.in-addr.arpa", Rtype::PTR, &nobody).starts_with("NXDOMAIN aa\n"));
     let apex = |question: &Question| zone.apex(question, &servers);
     assert_eq!(
         ask("consul", Rtype::NS, &apex),
         "NOERROR aa\nanswer consul 0 n1.node.dc1.consul\nadditional n1.node.dc1.consul 3 10.0.0.1"
     );
-    assert!(ask("consul", Rtype::SOA, &apex).contains("answer consul 0 ns.consul hostmaster.consul 9"));
+    assert!(ask("consul", Rtype::SOA, &apex).contains("answer consul 0 ns.consul hostmaster.consul 0"));
     let server = |question: &Question| zone.name_server(question, &servers);
     assert_eq!(ask("ns.consul", Rtype::A, &server), "NOERROR aa\nanswer ns.consul 0 10.0.0.1");
 }

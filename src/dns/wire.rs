@@ -90,8 +90,12 @@ pub fn read(bytes: &[u8]) -> Result<Question, NoQuestion> {
 impl Question {
     /// The name's labels in small letters, without the root.
     pub fn labels(&self) -> Vec<String> {
-        let labels = self.name.iter().filter(|label| !label.is_root());
-        labels.map(|label| String::from_utf8_lossy(label.as_slice()).to_ascii_lowercase()).collect()
+        labels(&self.name)
+    }
+
+    /// The same of another name.
+    pub fn of(&self, name: Name, rtype: Rtype) -> Question {
+        Question { name, rtype, ..self.clone() }
     }
 
     /// How large an answer by UDP may be.
@@ -146,6 +150,18 @@ pub struct Record {
     pub data: Data,
 }
 
+impl Record {
+    /// Whether it says that the name is another's alias.
+    pub fn is_alias(&self) -> bool {
+        matches!(self.data, Data::Cname(_))
+    }
+
+    /// Whether it says where a host is.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self.data, Data::A(_) | Data::Aaaa(_) | Data::Cname(_))
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -175,6 +191,21 @@ impl Reply {
             additional: Vec::new(),
         }
     }
+
+    /// The places where it tells the domain's version.
+    pub fn serials(&mut self) -> impl Iterator<Item = &mut u32> {
+        let records = self.answers.iter_mut().chain(&mut self.authority);
+        records.filter_map(|record| match &mut record.data {
+            Data::Soa { serial, .. } => Some(serial),
+            _ => None,
+        })
+    }
+}
+
+/// A name's labels in small letters, without the root.
+pub fn labels(name: &Name) -> Vec<String> {
+    let labels = name.iter().filter(|label| !label.is_root());
+    labels.map(|label| String::from_utf8_lossy(label.as_slice()).to_ascii_lowercase()).collect()
 }
 
 /// A name of these labels. Nothing if they are too long to be one.

@@ -13,8 +13,11 @@ use crate::mutant;
 use crate::state::CatalogCommand;
 use crate::state::catalog::{CheckInfo, NodeInfo, Registration, SERF_HEALTH, ServiceInfo, Status, WholeNode};
 
-/// What a check says at most, in bytes, unless it is to say less; the rest is cut off.
+/// What a check passes on at most of what it is told, gets as an answer or reads of a program, in bytes, unless it is to be
+/// less; the rest is left out.
 pub const MAX_OUTPUT: usize = 4096;
+/// What a check says at most, with what is said around that. Who looks at each other's checks repeats what the other says.
+const LONGEST: usize = 2 * MAX_OUTPUT;
 
 /// The service that servers themselves are; the leader registers it.
 pub const CONSUL_SERVICE: &str = "consul";
@@ -231,8 +234,48 @@ pub enum Unknown {
     NotTold(String),
 }
 
-/// Cuts a text to what a check may say.
-fn cut(mut text: String, max: usize) -> String {
+/// The end of what a program wrote, of which the rest is left out. (In Consul's words, as all of these.)
+pub fn captured(end: &str, written: usize) -> String {
+    format!("Captured {} of {written} bytes\n...\n{end}", end.len())
+}
+
+/// At most so much of what a program wrote, counted from the end. It may be [an end](captured) already.
+pub fn last(output: String, max: usize) -> String {
+    let is_end = || {
+        let (note, end) = output.split_once("\n...\n")?;
+        let (_, written) = note.strip_prefix("Captured ")?.strip_suffix(" bytes")?.split_once(" of ")?;
+        Some((end, written.parse().ok()?))
+    };
+    let (end, written) = is_end().unwrap_or((&output, output.len()));
+    if end.len() <= max {
+        return output;
+    }
+    let mut from = end.len() - max;
+    while !end.is_char_boundary(from) {
+        from += 1;
+    }
+    captured(&end[from..], written)
+}
+
+/// At most so much of what a check was told. It may have been cut already, and kept on disk since.
+fn shortened(text: String, max: usize) -> String {
+    const NOTE: &str = " ... (captured ";
+    let is_shortened = || {
+        let (kept, note) = text.rsplit_once(NOTE)?;
+        let (of, written) = note.strip_suffix(" bytes)")?.split_once(" of ")?;
+        let written: usize = written.parse().ok()?;
+        Some(kept.len() <= max && of.parse() == Ok(kept.len()) && written > max)
+    };
+    if text.len() <= max || is_shortened() == Some(true) {
+        return text;
+    }
+    let written = text.len();
+    let kept = cut(text, max);
+    format!("{kept}{NOTE}{} of {written} bytes)", kept.len())
+}
+
+/// The beginning of a text, at most so much.
+pub(super) fn cut(mut text: String, max: usize) -> String {
     if text.len() > max {
         let mut end = max;
         while !text.is_char_boundary(end) {
@@ -380,8 +423,12 @@ impl Book {
     pub fn tell(&mut self, id: &str, status: Status, output: String, now: Instant) -> Result<(), Unknown> {
         match self.checks.get(id) {
             None => Err(Unknown::Check(id.to_owned())),
-            Some(OwnCheck { definition: Definition { probe: Some(Probe::Ttl(ttl)), .. }, .. }) => {
+            Some(OwnCheck {
+                definition: Definition { probe: Some(Probe::Ttl(ttl)), max_output, .. },
+                ..
+            }) => {
                 let ttl = *ttl;
+                let output = shortened(output, *max_output);
                 self.found(id, status, output, now);
                 self.counts_for(id, ttl, now);
                 Ok(())
@@ -415,7 +462,7 @@ impl Book {
     /// A check found out how things are. Counts towards its thresholds.
     pub fn found(&mut self, id: &str, found: Status, output: String, now: Instant) {
         let Some(check) = self.checks.get_mut(id) else { return };
-        let output = cut(output, check.definition.max_output);
+        let output = cut(output, LONGEST);
         let critical = found == Status::Critical;
         check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
         check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
@@ -713,6 +760,38 @@ pub(super) mod tests {
         assert_eq!(cut("é".repeat(MAX_OUTPUT), MAX_OUTPUT).len(), MAX_OUTPUT);
         assert_eq!(cut(format!("x{}", "é".repeat(MAX_OUTPUT)), MAX_OUTPUT).len(), MAX_OUTPUT - 1);
         assert_eq!(cut("short".to_owned(), 3), "sho");
+    }
+
+    #[test]
+    fn of_a_programs_output_the_end_is_kept_however_often_it_is_cut() {
+        let (short, ten) = ("fine\n".to_owned(), "0123456789".to_owned());
+        assert_eq!(last(short.clone(), 5), short);
+        assert_eq!(last(ten.clone(), 4), "Captured 4 of 10 bytes\n...\n6789");
+        assert_eq!(last(captured("56789", 70_000), 5), "Captured 5 of 70000 bytes\n...\n56789");
+        assert_eq!(last(captured("56789", 70_000), 4), "Captured 4 of 70000 bytes\n...\n6789");
+        assert_eq!(last("éé".to_owned(), 3), "Captured 2 of 4 bytes\n...\né");
+    }
+
+    #[test]
+    fn a_check_that_is_told_too_much_says_so_once() {
+        let mut book = Book::default();
+        book.set_check(Definition { max_output: 4, ..definition("c", "") }, Instant(0)).unwrap();
+        let mut told = |output: &str| {
+            book.tell("c", Status::Passing, output.to_owned(), Instant(0)).unwrap();
+            book.checks()["c"].output.clone()
+        };
+        assert_eq!(told("0123"), "0123");
+        let cut = told("0123456789");
+        assert_eq!(cut, "0123 ... (captured 4 of 10 bytes)");
+        // It is told again what it had kept for its next life.
+        assert_eq!(told(&cut), cut);
+        book.expire("c", Instant(0) + Duration::from_secs(1));
+        assert_eq!(
+            book.checks()["c"].output,
+            format!("TTL expired (last output before timeout follows): {cut}")
+        );
+        book.found("c", Status::Critical, "x".repeat(3 * LONGEST), Instant(0));
+        assert_eq!(book.checks()["c"].output.len(), LONGEST);
     }
 
     /// The catalog's view of this node after these commands.

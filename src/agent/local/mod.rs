@@ -33,7 +33,7 @@ use tokio::sync::{Notify, watch};
 use crate::env::{AbortOnDrop, Env, Instant, Rng};
 use crate::mutant;
 use crate::secret::Secret;
-use crate::state::catalog::{NodeInfo, OneNode, ServiceInfo, Status};
+use crate::state::catalog::{CheckInfo, NodeInfo, OneNode, ServiceInfo, Status};
 use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::tokens::Purpose;
@@ -435,7 +435,8 @@ impl Local {
         env.sleep(self.spread(definition.interval)).await;
         let mut ticks = env.interval(definition.interval);
         loop {
-            let found = probe::look(&env, agent.process(), &probe, definition.timeout).await;
+            let Definition { timeout, max_output, .. } = definition;
+            let found = probe::look(&env, agent.process(), &probe, timeout, max_output).await;
             if let Some((status, output)) = found {
                 self.found(&definition.id, status, output);
             }
@@ -458,25 +459,23 @@ impl Local {
                     let whole = answer.value.filter(|whole| {
                         service.is_empty() || whole.services.iter().any(|row| row.info.id == service)
                     });
-                    let status = whole.map(|whole| {
-                        let of = whole.checks.iter().map(|row| &row.check.info);
-                        let of = of.filter(|check| {
-                            (check.service_id.is_empty() || check.service_id == service) && check.id != id
-                        });
-                        of.map(|check| check.status).max().unwrap_or(Status::Passing)
-                    });
-                    match status {
-                        Some(status) => {
-                            self.found(&id, status, format!("All checks of the target: {status}"))
+                    let (status, text) = match whole {
+                        Some(whole) => {
+                            let of = whole.checks.iter().map(|row| &row.check.info);
+                            aliased(of.filter(|check| {
+                                (check.service_id.is_empty() || check.service_id == service) && check.id != id
+                            }))
                         }
                         None => {
-                            let text = format!("node {node:?} has no service {service:?}");
-                            self.found(&id, Status::Critical, text);
+                            let text = format!("Service {service} could not be found on node {node}");
+                            (Status::Critical, text)
                         }
-                    }
+                    };
+                    self.found(&id, status, text);
                 }
                 Err(error) => {
-                    self.found(&id, Status::Critical, error.to_string());
+                    let text = format!("Failure checking aliased node or service: {error}");
+                    self.found(&id, Status::Critical, text);
                     env.sleep(RETRY_AFTER).await;
                 }
             }
@@ -631,6 +630,25 @@ impl Local {
     }
 }
 
+/// What a check says that looks at these: how the worst of them stands, in Consul's words.
+fn aliased<'a>(checks: impl Iterator<Item = &'a CheckInfo>) -> (Status, String) {
+    let mut worst: Option<&CheckInfo> = None;
+    for check in checks {
+        if worst.is_none_or(|worst| check.status > worst.status) {
+            worst = Some(check);
+        }
+    }
+    match worst {
+        None => (Status::Passing, "No checks found.".to_owned()),
+        Some(CheckInfo { status: Status::Passing, .. }) => {
+            (Status::Passing, "All checks passing.".to_owned())
+        }
+        Some(CheckInfo { status, name, output, .. }) => {
+            (*status, format!("Aliased check {name:?} failing: {output}"))
+        }
+    }
+}
+
 /// Why the catalog does not know something yet.
 #[derive(Debug, thiserror::Error)]
 enum Untold {
@@ -678,5 +696,32 @@ pub fn node_info(agent: &Agent) -> NodeInfo {
         tagged_addresses: names.iter().map(|name| ((*name).to_owned(), address.clone())).collect(),
         address,
         meta,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_says_what_the_worst_check_says() {
+        let check = |name: &str, status| CheckInfo {
+            id: name.to_lowercase(),
+            name: name.into(),
+            status,
+            notes: String::new(),
+            output: format!("{name} is so"),
+            service_id: String::new(),
+            kind: String::new(),
+            interval: String::new(),
+            timeout: String::new(),
+        };
+        use Status::{Critical, Passing, Warning};
+        let all = [check("A", Passing), check("B", Warning), check("C", Critical), check("D", Critical)];
+        let said = |count: usize| aliased(all.iter().take(count));
+        assert_eq!(said(0), (Passing, "No checks found.".to_owned()));
+        assert_eq!(said(1), (Passing, "All checks passing.".to_owned()));
+        assert_eq!(said(2), (Warning, "Aliased check \"B\" failing: B is so".to_owned()));
+        assert_eq!(said(4), (Critical, "Aliased check \"C\" failing: C is so".to_owned()));
     }
 }

@@ -1,25 +1,30 @@
 //! Looking: one probe, and what it found.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 
 use crate::agent::process::{Given, Process};
 use crate::env::{BoxStream, Env, Guard};
 use crate::state::catalog::Status;
 
-use super::book::{MAX_OUTPUT, Probe, Tls};
+use super::book::{MAX_OUTPUT, Probe, Tls, cut, last};
 use super::h2;
 
 /// A request by HTTP is led on to another address so many times.
 const MAX_REDIRECTS: u32 = 10;
+/// So long an address of a host is waited for, if there is another to try.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// What a probe found, and what there is to say about it.
 pub type Finding = (Status, String);
@@ -28,12 +33,14 @@ fn critical(reason: impl std::fmt::Display) -> Finding {
     (Status::Critical, reason.to_string())
 }
 
-/// Looks once. Probes that are told, or look at other checks, are not looked at here: none for them.
+/// Looks once. Probes that are told, or look at other checks, are not looked at here: none for them. Of a body or of what a
+/// program wrote at most so many bytes are told.
 pub async fn look(
     env: &Env,
     process: Option<&Arc<dyn Process>>,
     probe: &Probe,
     timeout: Duration,
+    max_output: usize,
 ) -> Option<Finding> {
     let looking = async {
         match probe {
@@ -50,6 +57,8 @@ pub async fn look(
                             429 => Status::Warning,
                             _ => Status::Critical,
                         };
+                        // Whoever reads the catalog need not know the password.
+                        let (url, text) = (apart(url).0, cut(text, max_output));
                         (status, format!("HTTP {method} {url}: {code} Output: {text}"))
                     }
                     Err(reason) => critical(reason),
@@ -75,7 +84,10 @@ pub async fn look(
                 Ok(()) => (Status::Passing, "HTTP2 ping was successful".to_owned()),
                 Err(reason) => critical(format!("HTTP2 ping to {address} failed: {reason}")),
             }),
-            Probe::Script(command) => Some(script(process, command, timeout).await),
+            Probe::Script(command) => {
+                let (status, output) = script(process, command, timeout).await;
+                Some((status, last(output, max_output)))
+            }
             Probe::Ttl(_) | Probe::Alias { .. } => None,
         }
     };
@@ -85,22 +97,55 @@ pub async fn look(
     }
 }
 
-/// The addresses of `host:port`.
-async fn resolve(process: Option<&Arc<dyn Process>>, host: &str, port: u16) -> Result<SocketAddr, String> {
+/// The addresses of a host, in the order in which they are to be tried.
+async fn resolve(
+    process: Option<&Arc<dyn Process>>,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse() {
-        return Ok(SocketAddr::new(ip, port));
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
+    // The same everywhere, whatever a machine's own table of hosts says.
     if bare.eq_ignore_ascii_case("localhost") {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
     match process {
-        Some(process) => {
-            let found = process.resolve(bare, port).await?;
-            found.first().copied().ok_or_else(|| format!("{bare:?} has no address"))
-        }
+        Some(process) => process.resolve(bare, port).await,
         None => Err(format!("cannot look up {bare:?} here: use an IP address")),
     }
+}
+
+/// A stream to a host, at the first of its addresses where there is one; by TLS if that is asked for. If there is none, it is the
+/// first address that says why.
+async fn dial(
+    env: &Env,
+    process: Option<&Arc<dyn Process>>,
+    host: &str,
+    port: u16,
+    guard: Option<&Guard>,
+) -> Result<BoxStream, String> {
+    let mut first = None;
+    let mut addrs = resolve(process, host, port).await?.into_iter().peekable();
+    while let Some(addr) = addrs.next() {
+        let connecting = match guard {
+            Some(guard) => env.network().connect_guarded(addr, guard),
+            None => env.network().connect(addr),
+        };
+        let connected = match addrs.peek() {
+            None => connecting.await.map_err(|error| error.to_string()),
+            Some(_) => match env.timeout(ATTEMPT, connecting).await {
+                Ok(connected) => connected.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("nothing from {addr} within {ATTEMPT:?}")),
+            },
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(reason) => first = first.or(Some(reason)),
+        }
+    }
+    Err(first.unwrap_or_else(|| format!("{host:?} has no address")))
 }
 
 /// The parts of `HOST:PORT`.
@@ -111,8 +156,7 @@ fn parted(address: &str) -> Result<(&str, u16), String> {
 
 async fn tcp(env: &Env, process: Option<&Arc<dyn Process>>, address: &str) -> Result<(), String> {
     let (host, port) = parted(address)?;
-    let addr = resolve(process, host, port).await?;
-    env.network().connect(addr).await.map(drop).map_err(|error| error.to_string())
+    dial(env, process, host, port, None).await.map(drop)
 }
 
 /// A stream, by TLS if that is asked for; `h2` says that HTTP/2 is to be spoken on it.
@@ -124,16 +168,11 @@ async fn connected(
     h2: bool,
 ) -> Result<BoxStream, String> {
     let (host, port) = parted(address)?;
-    let addr = resolve(process, host, port).await?;
-    let connecting = match tls {
-        Some(Tls { server_name, unverified }) => {
-            let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
-            let guard = Guard { name: name.to_owned(), unverified: *unverified, h2 };
-            env.network().connect_guarded(addr, &guard)
-        }
-        None => env.network().connect(addr),
-    };
-    connecting.await.map_err(|error| error.to_string())
+    let guard = tls.map(|Tls { server_name, unverified }| {
+        let name = if server_name.is_empty() { host.trim_matches(['[', ']']) } else { server_name };
+        Guard { name: name.to_owned(), unverified: *unverified, h2 }
+    });
+    dial(env, process, host, port, guard.as_ref()).await
 }
 
 async fn grpc(
@@ -199,6 +238,7 @@ impl Question {
         headers: &[(String, String)],
         body: &str,
     ) -> Result<Question, String> {
+        let (url, credentials) = apart(url);
         let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
         let method =
             Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no HTTP verb"))?;
@@ -210,12 +250,16 @@ impl Question {
                 value.parse().map_err(|_| format!("the value of the header {name} cannot be sent"))?;
             map.append(name, value);
         }
+        if let Some(credentials) = credentials {
+            map.entry(header::AUTHORIZATION).or_insert(credentials);
+        }
         Ok(Question { uri, method, headers: map, body: Bytes::from(body.to_owned()) })
     }
 
     /// The question to ask where an answer refers to (RFC 9110, 15.4). What proves who asks is for the first host only.
     fn led(&self, code: StatusCode, elsewhere: &str) -> Result<Question, String> {
-        let uri = resolved(&self.uri, elsewhere)?;
+        let (elsewhere, credentials) = apart(elsewhere);
+        let uri = resolved(&self.uri, &elsewhere)?;
         let mut led = Question { uri, ..self.clone() };
         let same = matches!(code, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
         if !same && led.method != Method::HEAD {
@@ -229,8 +273,39 @@ impl Question {
                 led.headers.remove(name);
             }
         }
+        if let Some(credentials) = credentials {
+            led.headers.entry(header::AUTHORIZATION).or_insert(credentials);
+        }
         Ok(led)
     }
+}
+
+/// Where the authority of an address begins, if it has one (RFC 3986, 3).
+fn authority_of(address: &str) -> Option<usize> {
+    let scheme =
+        |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    match address.find("//")? {
+        0 => Some(2),
+        at => address[..at].strip_suffix(':').filter(|before| scheme(before)).map(|_| at + 2),
+    }
+}
+
+/// An address without the user and the password in it, and these as a request shows them (RFC 7617).
+fn apart(address: &str) -> (String, Option<HeaderValue>) {
+    let parts = || {
+        let (before, rest) = address.split_at(authority_of(address)?);
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (user, _) = rest[..end].rsplit_once('@')?;
+        let after = &rest[user.len() + 1..];
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let mut shown = percent_decode_str(name).collect::<Vec<u8>>();
+        shown.push(b':');
+        shown.extend(percent_decode_str(password));
+        let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64.encode(shown))).ok()?;
+        value.set_sensitive(true);
+        Some((format!("{before}{after}"), Some(value)))
+    };
+    parts().unwrap_or_else(|| (address.to_owned(), None))
 }
 
 /// The address that a reference means which was found at another (RFC 3986, 5.2).
@@ -238,10 +313,10 @@ fn resolved(base: &Uri, reference: &str) -> Result<Uri, String> {
     let (scheme, authority) = (base.scheme_str().unwrap_or("http"), base.authority());
     let origin = format!("{scheme}://{}", authority.map_or("", |authority| authority.as_str()));
     let reference = reference.split('#').next().unwrap_or_default();
-    let whole = if reference.contains("://") {
-        reference.to_owned()
-    } else if reference.starts_with("//") {
+    let whole = if reference.starts_with("//") {
         format!("{scheme}:{reference}")
+    } else if authority_of(reference).is_some() {
+        reference.to_owned()
     } else if reference.starts_with('/') {
         format!("{origin}{reference}")
     } else if reference.is_empty() || reference.starts_with('?') {
@@ -287,7 +362,6 @@ async fn exchange(
     let host = uri.host().ok_or_else(|| format!("{uri} names no host"))?;
     let guarded = uri.scheme() == Some(&Scheme::HTTPS);
     let port = uri.port_u16().unwrap_or(if guarded { 443 } else { 80 });
-    let addr = resolve(process, host, port).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::new(Full::new(question.body.clone()));
     *request.method_mut() = question.method.clone();
@@ -298,13 +372,13 @@ async fn exchange(
     request.headers_mut().entry(header::HOST).or_insert(authority);
     let asker = HeaderValue::from_static("driftline health check");
     request.headers_mut().entry(header::USER_AGENT).or_insert(asker);
-    let connecting = if guarded {
+    let accepted = HeaderValue::from_static("text/plain, text/*, */*");
+    request.headers_mut().entry(header::ACCEPT).or_insert(accepted);
+    let guard = guarded.then(|| {
         let name = if guard.name.is_empty() { host.trim_matches(['[', ']']) } else { &guard.name };
-        env.network().connect_guarded(addr, &Guard { name: name.to_owned(), ..guard.clone() })
-    } else {
-        env.network().connect(addr)
-    };
-    let stream = connecting.await.map_err(|error| error.to_string())?;
+        Guard { name: name.to_owned(), ..guard.clone() }
+    });
+    let stream = dial(env, process, host, port, guard.as_ref()).await?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // It ends with this probe, whatever the other side does.
@@ -339,7 +413,155 @@ async fn script(process: Option<&Arc<dyn Process>>, command: &[String], timeout:
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream::BoxStream as Lines;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::agent::process::{Fresh, LogError};
+    use crate::env::real::ephemeral_env;
+
+    /// Knows where all hosts are, and nothing else.
+    struct Hosts(Vec<SocketAddr>);
+
+    impl Process for Hosts {
+        fn read_configuration(&self) -> futures_util::future::BoxFuture<'_, Result<Fresh, String>> {
+            Box::pin(async { Err("not here".to_owned()) })
+        }
+
+        fn describe_host(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+
+        fn run(
+            &self,
+            _: &[String],
+            _: Given,
+            _: Duration,
+        ) -> futures_util::future::BoxFuture<'static, Result<(Option<i32>, String), String>> {
+            Box::pin(async { Ok((Some(0), "0123456789".to_owned())) })
+        }
+
+        fn resolve(
+            &self,
+            _: &str,
+            _: u16,
+        ) -> futures_util::future::BoxFuture<'static, Result<Vec<SocketAddr>, String>> {
+            let all = self.0.clone();
+            Box::pin(async { Ok(all) })
+        }
+
+        fn watch_log(&self, _: &str, _: bool) -> Result<Lines<'static, String>, LogError> {
+            Err(LogError::Refused("not here".to_owned()))
+        }
+    }
+
+    /// Answers one request with this, at a port of its own; gives the request's head.
+    async fn served(env: &Env, answer: &'static str) -> (SocketAddr, impl Future<Output = String> + use<>) {
+        let listener = env.network().listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let addr = listener.local_addr();
+        let head = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(head).unwrap().to_lowercase()
+        };
+        (addr, head)
+    }
+
+    fn http(url: String, headers: &[(&str, &str)]) -> Probe {
+        Probe::Http {
+            url,
+            method: "GET".into(),
+            headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            body: String::new(),
+            server_name: String::new(),
+            unverified: false,
+            stays: false,
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn who_asks_by_http_shows_the_urls_password_where_it_belongs() {
+        let env = ephemeral_env().unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789";
+        for (own, shown, accepted) in [
+            (&[][..], "authorization: basic dxnlcjpwqhc=\r\n", "accept: text/plain, text/*, */*\r\n"),
+            (
+                &[("Authorization", "Bearer x"), ("Accept", "a/b")][..],
+                "authorization: bearer x\r\n",
+                "accept: a/b\r\n",
+            ),
+        ] {
+            let (addr, head) = served(&env, answer).await;
+            let probe = http(format!("http://user:p%40w@{addr}/x"), own);
+            let (found, head) = tokio::join!(look(&env, None, &probe, PATIENCE, 4), head);
+            assert!(head.contains(&format!("host: {addr}\r\n")), "{head}");
+            assert!(head.contains(shown) && head.contains(accepted), "{head}");
+            // Of the body at most so much; who asked what stays.
+            let said = format!("HTTP GET http://{addr}/x: 200 OK Output: 0123");
+            assert_eq!(found, Some((Status::Passing, said)));
+        }
+    }
+
+    #[test]
+    fn a_password_is_found_only_where_an_address_has_one() {
+        let basic =
+            |shown: &str| Some(HeaderValue::from_str(&format!("Basic {}", BASE64.encode(shown))).unwrap());
+        for (address, expected, shown) in [
+            ("http://a/b@c", "http://a/b@c", None),
+            ("http://a?to=http://b:c@d/", "http://a?to=http://b:c@d/", None),
+            ("/x?to=http://b:c@d/", "/x?to=http://b:c@d/", None),
+            ("http://u@a", "http://a", basic("u:")),
+            ("https://u:p:q@[::1]:1/x", "https://[::1]:1/x", basic("u:p:q")),
+            ("//u:p@a/x", "//a/x", basic("u:p")),
+        ] {
+            assert_eq!(apart(address), (expected.to_owned(), shown), "{address}");
+        }
+        let asked = Question::new("http://u:p@a/one", "GET", &[], "").unwrap();
+        let shown = |elsewhere: &str| {
+            let led = asked.led(StatusCode::FOUND, elsewhere).unwrap();
+            led.headers.get(header::AUTHORIZATION).cloned()
+        };
+        assert_eq!(shown("/two"), basic("u:p"));
+        assert_eq!(shown("http://b/two"), None);
+        assert_eq!(shown("http://v:q@b/two"), basic("v:q"));
+        let wrong = Question::new("http://u:secret@a b/", "GET", &[], "").err().unwrap();
+        assert!(!wrong.contains("secret"), "{wrong}");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_host_are_tried() {
+        let env = ephemeral_env().unwrap();
+        let gone = env.network().listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let dead = gone.local_addr();
+        drop(gone);
+        let (alive, _head) = served(&env, "").await;
+        let found = async |all: &[SocketAddr]| {
+            let hosts: Arc<dyn Process> = Arc::new(Hosts(all.to_vec()));
+            look(&env, Some(&hosts), &Probe::Tcp("host:1".into()), PATIENCE, 4).await
+        };
+        let said = Some((Status::Passing, "TCP connect host:1: Success".to_owned()));
+        assert_eq!(found(&[dead, alive]).await, said);
+        assert_eq!(found(&[alive, dead]).await, said);
+        assert_eq!(found(&[dead, dead]).await.unwrap().0, Status::Critical);
+        assert_eq!(found(&[]).await.unwrap().0, Status::Critical);
+        let both: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        assert_eq!(resolve(None, "LocalHost", 80).await, Ok(both));
+        assert!(resolve(None, "elsewhere", 80).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn of_a_script_the_end_is_told() {
+        let (env, hosts): (_, Arc<dyn Process>) = (ephemeral_env().unwrap(), Arc::new(Hosts(Vec::new())));
+        let probe = Probe::Script(vec!["count".into()]);
+        let found = look(&env, Some(&hosts), &probe, PATIENCE, 4).await;
+        assert_eq!(found, Some((Status::Passing, "Captured 4 of 10 bytes\n...\n6789".to_owned())));
+    }
 
     #[test]
     fn a_reference_is_resolved_where_it_was_found() {
@@ -361,6 +583,7 @@ mod tests {
             ("../../../g", "http://a/g"),
             ("g/./h/../i", "http://a/b/c/g/i"),
             ("https://b:8443/x", "https://b:8443/x"),
+            ("/g?to=http://h/", "http://a/g?to=http://h/"),
         ] {
             assert_eq!(
                 resolved(&base, reference).map(|uri| uri.to_string()),
