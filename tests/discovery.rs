@@ -629,3 +629,25 @@ fn a_semaphore_has_so_many_holders_and_no_more() {
     let fourth = ended(locking(&node, &["-n", "2", "pool", "true"]));
     assert!(fourth.status.success(), "{}", shown(&fourth));
 }
+
+#[test]
+fn a_lock_takes_neither_a_semaphore_nor_anybodys_key() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let (here, go) = (text_of(&home.path("here")), text_of(&home.path("go")));
+    let script = format!("touch {here}; while [ ! -e {go} ]; do sleep 0.1; done");
+    let holder = locking(&node, &["-n", "2", "pool", "sh", "-c", &script]);
+    eventually("a holder", || home.path("here").exists().then_some(()));
+    assert!(node.http().set("app/.lock", "precious"));
+    let entries = || ["pool", "app"].map(|at| node.http().json(&format!("/v1/kv/{at}/.lock")).unwrap());
+    let before = entries();
+    for prefix in ["pool", "app"] {
+        let refused = shown(&ended(locking(&node, &["--try", "20s", prefix, "true"])));
+        let why = format!("{prefix}/.lock is not a lock's");
+        assert!(refused.starts_with("exit 1\n") && refused.contains(&why), "{refused}");
+    }
+    assert_eq!(entries(), before);
+    home.file("go", "");
+    let output = ended(holder);
+    assert!(output.status.success(), "{}", shown(&output));
+}

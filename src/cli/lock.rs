@@ -288,24 +288,48 @@ impl Claim {
     }
 
     /// Tries once, and waits until it is worth trying again.
+    ///
+    /// What is there is looked at first, and taken only as it was seen then. The API's own acquire asks nothing of an entry but
+    /// that no session holds it: it would take a semaphore's list of holders, or anybody's key, for a lock that is free.
     async fn take_lock(&self) -> Result<Taken, Trouble> {
-        let query = format!("acquire={}&flags={LOCK_FLAGS}", self.session);
-        if self.write(&self.lock_key(), &query, String::new()).await? {
-            return Ok(Taken::Yes);
-        }
         let mut seen = 0;
-        loop {
+        let free = loop {
             let (index, entries) = self.entries(seen).await?;
-            let flags = entries.first().and_then(|entry| entry["Flags"].as_u64());
-            if flags.is_some_and(|flags| flags != LOCK_FLAGS) {
+            let Some(entry) = entries.into_iter().next() else { break None };
+            if !is_locks(&entry) {
                 return Ok(Taken::Never(format!("{}/.lock is not a lock's", self.prefix)));
             }
-            if entries.first().is_none_or(|entry| text(entry, "Session").is_empty()) {
-                // It is free: a lock-delay holds it back, or somebody else is as quick.
-                self.env.sleep(RETRY).await;
-                return Ok(Taken::No);
+            match text(&entry, "Session") {
+                "" => break Some(entry),
+                // A try of which there was no answer.
+                session if session == self.session => return Ok(Taken::Yes),
+                _ => seen = if index < seen { 0 } else { index },
             }
-            seen = if index < seen { 0 } else { index };
+        };
+        if self.lock_as_seen(free.as_ref()).await? {
+            return Ok(Taken::Yes);
+        }
+        // A lock-delay holds it back, or somebody else was as quick.
+        self.env.sleep(RETRY).await;
+        Ok(Taken::No)
+    }
+
+    /// Takes the lock if its entry is still the one that was seen, or still not there. Whether it was.
+    async fn lock_as_seen(&self, entry: Option<&Value>) -> Result<bool, Trouble> {
+        let key = format!("{}/.lock", self.prefix);
+        let unchanged = match entry {
+            Some(entry) => json!({ "Verb": "check-index", "Key": key, "Index": entry["ModifyIndex"] }),
+            None => json!({ "Verb": "check-not-exists", "Key": key }),
+        };
+        let lock = json!({ "Verb": "lock", "Key": key, "Flags": LOCK_FLAGS, "Session": self.session });
+        let body = json!([{ "KV": unchanged }, { "KV": lock }]).to_string();
+        let asked = self.request(Method::PUT, "/v1/txn", body, REQUEST).await;
+        let response = asked.map_err(|error| Trouble::passing(unanswered(self.api, &error)))?;
+        match response.status {
+            200 => Ok(true),
+            // Consul tells of a right that is missing in the same way as of a condition that did not hold.
+            409 if !response.text().to_lowercase().contains("permission denied") => Ok(false),
+            _ => Err(self.trouble(&response)),
         }
     }
 
@@ -358,8 +382,15 @@ impl Claim {
     /// Lets go of whatever is held, and of the session. What fails here ends by itself with the session.
     async fn give_up(&self) {
         if self.holders == 1 {
-            let query = format!("release={}&flags={LOCK_FLAGS}", self.session);
-            let _ = self.write(&self.lock_key(), &query, String::new()).await;
+            // Who wrote something of their own over it while it was held is to find that as it was written.
+            if let Ok((_, entries)) = self.entries(0).await
+                && entries
+                    .first()
+                    .is_some_and(|entry| is_locks(entry) && text(entry, "Session") == self.session)
+            {
+                let query = format!("release={}&flags={LOCK_FLAGS}", self.session);
+                let _ = self.write(&self.lock_key(), &query, String::new()).await;
+            }
         } else {
             while let Ok((_, entries)) = self.entries(0).await {
                 let Some((cas, list)) = without(&entries, &self.prefix, &self.session) else { break };
@@ -377,7 +408,8 @@ impl Claim {
         // Nobody holds the lock, or waits for it: nothing is left of it.
         if self.holders == 1
             && let Ok((_, entries)) = self.entries(0).await
-            && let Some(entry) = entries.first().filter(|entry| text(entry, "Session").is_empty())
+            && let Some(entry) =
+                entries.first().filter(|entry| is_locks(entry) && text(entry, "Session").is_empty())
         {
             let at = format!("{}?cas={}", self.lock_key(), entry["ModifyIndex"]);
             let _ = self.must(Method::DELETE, &at, String::new()).await;
@@ -423,12 +455,20 @@ enum Slot {
     Conflict(String),
 }
 
+/// Whether an entry is that of a lock, free or held, and not a semaphore's or anybody's key.
+fn is_locks(entry: &Value) -> bool {
+    entry["Flags"].as_u64() == Some(LOCK_FLAGS)
+}
+
+/// The list of holders with its index, if `PREFIX/.lock` is there; no list if it is something else.
 fn listed(entries: &[Value], prefix: &str) -> Option<(u64, Option<Holders>)> {
     use base64::Engine;
     let key = format!("{prefix}/.lock");
     let entry = entries.iter().find(|entry| text(entry, "Key") == key)?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text(entry, "Value")).unwrap_or_default();
-    Some((entry["ModifyIndex"].as_u64().unwrap_or(0), serde_json::from_slice(&bytes).ok()))
+    let list = serde_json::from_slice(&bytes).ok();
+    let list = list.filter(|_| entry["Flags"].as_u64() == Some(SEMAPHORE_FLAGS));
+    Some((entry["ModifyIndex"].as_u64().unwrap_or(0), list))
 }
 
 /// Looks at a semaphore's entries. Holders whose sessions have ended hold nothing.
@@ -484,7 +524,7 @@ mod tests {
         let holders = holders.iter().map(|holder| ((*holder).to_owned(), true)).collect();
         let text = serde_json::to_string(&Holders { limit, holders }).unwrap();
         let value = base64::engine::general_purpose::STANDARD.encode(text);
-        json!({ "Key": "p/.lock", "Value": value, "ModifyIndex": 7 })
+        json!({ "Key": "p/.lock", "Value": value, "Flags": SEMAPHORE_FLAGS, "ModifyIndex": 7 })
     }
 
     fn take(cas: u64, text: &str) -> Slot {
@@ -507,7 +547,10 @@ mod tests {
         assert!(matches!(decide(&[list(2, &["a", "me"]), contender("me", false), a]), Slot::Take { .. }));
         assert!(matches!(decide(&[list(3, &[]), me.clone()]), Slot::Conflict(_)));
         let other = json!({ "Key": "p/.lock", "Value": "aGk=", "ModifyIndex": 7 });
-        assert!(matches!(decide(&[other, me]), Slot::Conflict(_)));
+        assert!(matches!(decide(&[other, me.clone()]), Slot::Conflict(_)));
+        let mut unmarked = list(2, &[]);
+        unmarked["Flags"] = json!(0);
+        assert!(matches!(decide(&[unmarked, me]), Slot::Conflict(_)));
     }
 
     #[test]
