@@ -16,7 +16,7 @@ use hyper::Method;
 use serde_json::json;
 
 use super::ask::{ask_within, content, lines, pretty, query, row, table};
-use super::{Api, Format, Problem, complain};
+use super::{Api, Format, Problem, complain, hand_over};
 
 /// How long the agent may take: a state may be large, and disks slow.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -88,8 +88,9 @@ async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
     let contents = check(&response.body, &args.file)?;
     let saved = format!("Saved and verified snapshot to index {}", contents.meta.index);
     if args.file == Path::new(STANDARD) {
+        hand_over(&response.body)?;
         complain(&saved);
-        return Ok(response.body.into());
+        return Ok(Vec::new());
     }
     let failed =
         |error: std::io::Error| Problem::failed(format!("cannot write {}: {error}", args.file.display()));
@@ -104,7 +105,11 @@ async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
         file.sync_all()?;
         std::fs::rename(&beside, &args.file)
     };
-    write().map_err(failed)?;
+    write().map_err(|error| {
+        // What is not whole is of no use, and takes the room that there is too little of.
+        let _ = std::fs::remove_file(&beside);
+        failed(error)
+    })?;
     Ok(lines([saved.as_str()]))
 }
 
