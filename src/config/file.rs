@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::Config;
-use super::consul::{Resolve, canonical};
+use super::consul::{Resolve, canonical, group};
 
 /// A configuration file that was read but not yet understood.
 #[derive(Clone, Debug)]
@@ -166,6 +166,8 @@ fn laid_over(
             }
         }
         check_keys(source, "", &table, &base)?;
+        // A table of Consul's with nothing in it says nothing.
+        table.retain(|key, _| group(key).is_none() || base.get(key).is_some());
         check_values(source, &mut Vec::new(), &table, &base)?;
         add(&mut config, table);
     }
@@ -268,6 +270,12 @@ fn check_keys(
     for (key, value) in table {
         let full = format!("{path}{key}");
         let Some(default) = known.get(key) else {
+            if path.is_empty()
+                && let Some(known) = group(key)
+            {
+                check_group(source, key, value, &known)?;
+                continue;
+            }
             let process = PROCESS_KEYS.iter().copied().filter(|_| path.is_empty());
             let mut names: Vec<&str> = known.keys().map(String::as_str).chain(process).collect();
             names.sort_unstable();
@@ -282,6 +290,24 @@ fn check_keys(
         }
     }
     Ok(())
+}
+
+/// A table of Consul's of which all that is known here has been taken: what is left is unknown.
+fn check_group(source: &Source, name: &str, left: &Value, known: &[&str]) -> Result<(), FileError> {
+    let file = source.name.clone();
+    let Value::Object(left) = left else {
+        return Err(FileError::Value {
+            file,
+            key: name.to_owned(),
+            reason: "must be a table of keys".to_owned(),
+        });
+    };
+    match left.keys().next() {
+        None => Ok(()),
+        Some(key) => {
+            Err(FileError::UnknownKey { file, key: format!("{name}.{key}"), known: known.join(", ") })
+        }
+    }
 }
 
 /// Tries each value alone over the defaults, so that an error has a name.
@@ -462,7 +488,15 @@ mod tests {
             merge(&Config::default(), &files).unwrap().config.dns.addr.map(|addr| addr.to_string())
         };
         assert_eq!((dns("8600"), dns("-1")), (Some("10.0.0.1:8600".to_owned()), None));
-        assert!(error("c.toml", "[ports]\ngrpc = 53").contains("unknown key `ports`"));
+        let ports = error("c.toml", "[ports]\ngrpc = 53\nhttp = 80");
+        assert_eq!(ports, "c.toml: unknown key `ports.grpc`; known here: dns, http, serf_lan, server");
+        let performance = error("c.toml", "performance = { raft_multiplier = 1 }");
+        assert_eq!(
+            performance,
+            "c.toml: unknown key `performance.raft_multiplier`; known here: rpc_hold_timeout"
+        );
+        assert_eq!(error("c.toml", "ports = 80"), "c.toml: ports: must be a table of keys");
+        assert!(merge(&Config::default(), &[source("c.toml", "[ports]")]).is_ok());
         let ttl = error("c.toml", "[dns_config.service_ttl]\ndb = '1s'\nweb = 'soon'");
         assert!(ttl.starts_with("c.toml: dns_config.service_ttl.web: must be a duration"), "{ttl}");
         let ttl = error("c.toml", "[dns.service_ttl_ms]\ndb = 1\nweb = 'soon'");
