@@ -46,7 +46,7 @@ Exit codes:
 
 /// A Consul-style agent: a strongly consistent key-value store, membership and events.
 #[derive(Debug, Parser)]
-#[command(name = "driftline", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "driftline", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
