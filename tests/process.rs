@@ -485,6 +485,17 @@ fn whoever_answers_and_is_no_agent_is_not_believed() {
 }
 
 #[test]
+fn an_agent_that_hangs_is_waited_for_no_longer_than_was_said() {
+    // It takes connections, as the kernel does for a process that stands still, and answers nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let begun = std::time::Instant::now();
+    let said = shown(&run(&["lock", "--try", "300ms", "--http-addr", &at, "a", "true"]));
+    assert!(said.starts_with("exit 1\n") && said.contains("could not be had in time"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn every_command_says_what_to_do_about_an_agent_that_is_not_there() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for line in ["status", "monitor", "watch --type nodes", "watch --type nodes true", "lock a true"] {
