@@ -46,7 +46,7 @@ Exit codes:
 
 /// A Consul-style agent: a strongly consistent key-value store, membership and events.
 #[derive(Debug, Parser)]
-#[command(name = "driftline", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "driftline", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -322,10 +322,10 @@ pub fn main() -> ExitCode {
         other => ask::run(other),
     };
     match done {
-        Ok(output) => match io::stdout().write_all(&output).and_then(|()| io::stdout().flush()) {
-            // Whoever read the output has had enough of it.
+        Ok(output) => match write_out(&output) {
+            // Whoever read the output has had enough of it. What must not be cut short has been written by its command.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                complain(&format!("cannot write the output: {error}"));
+                complain(&unwritten(&error).text);
                 ExitCode::from(1)
             }
             _ => ExitCode::SUCCESS,
@@ -335,6 +335,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(problem.code)
         }
     }
+}
+
+fn write_out(output: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(output)?;
+    out.flush()
+}
+
+fn unwritten(error: &io::Error) -> Problem {
+    Problem::failed(format!("cannot write the output: {error}"))
+}
+
+/// Writes what is worth nothing unless all of it arrives: a backup. That nobody reads it to the end is a failure.
+fn hand_over(output: &[u8]) -> Result<(), Problem> {
+    write_out(output).map_err(|error| unwritten(&error))
 }
 
 fn version(format: Format) -> Vec<u8> {

@@ -706,3 +706,92 @@ fn a_semaphore_has_so_many_holders_and_no_more() {
     let fourth = ended(locking(&node, &["-n", "2", "pool", "true"]));
     assert!(fourth.status.success(), "{}", shown(&fourth));
 }
+
+#[test]
+fn a_lock_takes_neither_a_semaphore_nor_anybodys_key() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let (here, go) = (text_of(&home.path("here")), text_of(&home.path("go")));
+    let script = format!("touch {here}; while [ ! -e {go} ]; do sleep 0.1; done");
+    let holder = locking(&node, &["-n", "2", "pool", "sh", "-c", &script]);
+    eventually("a holder", || home.path("here").exists().then_some(()));
+    assert_eq!(node.http().put("/v1/kv/app/.lock", "precious").status, 200);
+    let entries = || ["pool", "app"].map(|at| node.http().json(&format!("/v1/kv/{at}/.lock")).unwrap());
+    let before = entries();
+    for prefix in ["pool", "app"] {
+        let refused = shown(&ended(locking(&node, &["--try", "20s", prefix, "true"])));
+        let why = format!("{prefix}/.lock is not a lock's");
+        assert!(refused.starts_with("exit 1\n") && refused.contains(&why), "{refused}");
+    }
+    assert_eq!(entries(), before);
+    home.file("go", "");
+    let output = ended(holder);
+    assert!(output.status.success(), "{}", shown(&output));
+}
+
+/// The child leads a group of its own, to which no terminal and no shell sends anything.
+#[test]
+fn signals_that_end_or_stop_a_lock_reach_its_command() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let log = home.path("log");
+    let script = format!(
+        "trap 'echo told >> {0}; exit 7' HUP QUIT; echo begun >> {0}; while :; do sleep 0.1; echo . >> {0}; done",
+        text_of(&log)
+    );
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+    let api = node.at.http.to_string();
+    for signal in ["HUP", "QUIT"] {
+        let _ = std::fs::remove_file(&log);
+        // Whoever runs the tests may ignore hangups, which a lock would then go on doing.
+        let mut command = std::process::Command::new("env");
+        command.args(["--default-signal=HUP,QUIT,TSTP", env!("CARGO_BIN_EXE_driftline"), "lock"]);
+        command.args(["--http-addr", &api, "app", "sh", "-c", &script]).stderr(Stdio::piped());
+        let mut holder = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        eventually("the command to run", || logged().starts_with("begun\n").then_some(()));
+        let id = holder.id().to_string();
+        let send = |signal: &str| {
+            let sent = std::process::Command::new("kill").args(["-s", signal, &id]).status();
+            assert!(sent.expect("kill runs").success());
+        };
+        send("TSTP");
+        let stands_still = || {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            stat.contains(") T ").then(logged)
+        };
+        let before = eventually("the lock to stand still", stands_still);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(logged(), before, "its command stands still too");
+        send("CONT");
+        eventually("the command to go on", || (logged() != before).then_some(()));
+        assert_eq!(holder.try_wait().expect("a child can be waited for"), None);
+        send(signal);
+        let output = ended(holder);
+        assert_eq!(output.status.code(), Some(7), "{signal}: {}", shown(&output));
+        assert!(logged().ends_with("told\n"), "{signal}");
+    }
+}
+
+#[test]
+fn a_command_under_a_lock_can_read_from_a_terminal() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let line = format!(
+        "{} lock --http-addr {} --try 20s --pass-stdin app sh -c 'read word; echo heard $word'",
+        env!("CARGO_BIN_EXE_driftline"),
+        node.at.http
+    );
+    // It gives what it runs a terminal.
+    let mut command = std::process::Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("script runs");
+    use std::io::Write;
+    // It is kept open: the end of what is typed would end the terminal.
+    let mut typed = child.stdin.take().expect("piped");
+    typed.write_all(b"yes\n").expect("it reads");
+    let status = eventually("the command to end", || child.try_wait().expect("a child can be waited for"));
+    drop(typed);
+    let output = ended(child);
+    assert!(status.success() && shown(&output).contains("heard yes"), "{}", shown(&output));
+}

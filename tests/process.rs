@@ -13,7 +13,7 @@ use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use common::{ANY_PORTS, Home, Node, eventually, run, shown, text_of};
+use common::{ANY_PORTS, Home, Node, driftline, eventually, run, shown, text_of};
 
 /// Starts an agent that must not come up, and returns its last words.
 fn refused(args: &[&str]) -> String {
@@ -50,6 +50,29 @@ fn a_second_agent_on_the_same_directory_is_refused() {
     assert!(said.contains(&data), "{said}");
     assert!(said.contains("another process"), "{said}");
     assert_eq!(first.http().value("k").as_deref(), Some("v"), "the first one is none the worse");
+}
+
+#[test]
+fn an_agent_that_cannot_start_leaves_the_pid_file_of_the_one_that_runs() {
+    let home = Home::new();
+    let (data, file) = (text_of(&home.data()), text_of(&home.path("pid")));
+    let args =
+        [&ANY_PORTS[..], &["--server", "--bootstrap", "--data-dir", &data, "--pid-file", &file]].concat();
+    // What an agent that was killed has left behind is nobody's.
+    home.file("pid", "4194304\n");
+    let mut first = Node::start("first", &args);
+    let id = fs::read_to_string(&file).expect("the file is there once the agent is up");
+    assert_ne!(id, "4194304\n");
+    let said = refused(&args);
+    assert!(said.contains("another process"), "{said}");
+    assert_eq!(fs::read_to_string(&file).expect("it is left alone"), id);
+    // By another directory it gets further.
+    let said = refused(&[&ANY_PORTS[..], &["--dev", "--pid-file", &file]].concat());
+    assert!(said.contains(&format!("process {}, which runs", id.trim())), "{said}");
+    assert_eq!(fs::read_to_string(&file).expect("it is left alone"), id);
+    first.signal("TERM");
+    assert!(first.wait().success());
+    assert!(!home.path("pid").exists(), "its own it takes away");
 }
 
 #[test]
@@ -325,6 +348,44 @@ fn keys_go_from_one_cluster_to_another_as_a_file() {
     assert!(said.contains("answers 400: Missing key name\nImported: first"), "{said}");
 }
 
+/// Standard output is a pipe that nobody reads any more.
+fn unread(args: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    driftline().args(args).stdout(writer).output().expect("the program runs")
+}
+
+#[test]
+fn a_backup_that_nobody_took_is_a_failure() {
+    let home = Home::new();
+    let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
+    eventually("a leader", || node.http().leader());
+    assert_eq!(node.http().put("/v1/kv/k", "v").status, 200);
+    let http = node.at.http.to_string();
+    for backup in
+        [&["snapshot", "save", "-", "--http-addr", &http][..], &["kv", "export", "--http-addr", &http]]
+    {
+        let said = shown(&unread(backup));
+        assert!(said.starts_with("exit 1\ndriftline: cannot write the output: "), "{said}");
+        assert!(!said.contains("Saved"), "{said}");
+    }
+    let listed = unread(&["members", "--http-addr", &http]);
+    assert_eq!(shown(&listed), "exit 0\n", "who has read enough of a list");
+
+    // As on a disk that is full.
+    let file = text_of(&home.path("state.snap"));
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    let full = std::process::Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_driftline")])
+        .args(["snapshot", "save", &file, "--http-addr", &http])
+        .output()
+        .expect("sh runs");
+    let said = shown(&full);
+    assert!(said.starts_with(&format!("exit 1\ndriftline: cannot write {file}: ")), "{said}");
+    let left = fs::read_dir(home.path("")).expect("a directory").count();
+    assert_eq!(left, 0, "nothing is left of it");
+}
+
 #[test]
 fn members_info_and_events_show_on_the_command_line() {
     let node = Node::start("a", &[&ANY_PORTS[..], &["--dev"]].concat());
@@ -421,6 +482,17 @@ fn whoever_answers_and_is_no_agent_is_not_believed() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn an_agent_that_hangs_is_waited_for_no_longer_than_was_said() {
+    // It takes connections, as the kernel does for a process that stands still, and answers nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let begun = std::time::Instant::now();
+    let said = shown(&run(&["lock", "--try", "300ms", "--http-addr", &at, "a", "true"]));
+    assert!(said.starts_with("exit 1\n") && said.contains("could not be had in time"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]

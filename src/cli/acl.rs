@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use driftline::agent::tokens::Purpose;
 use driftline::env::Env;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -202,7 +203,7 @@ pub struct CloneToken {
 
 #[derive(Args, Debug)]
 pub struct SetAgentToken {
-    /// default, agent, or agent_recovery
+    /// default, agent, agent_recovery, config_file_service_registration, dns, or replication
     purpose: String,
     /// File with the token's secret; an empty one takes the token away
     #[arg(value_name = "FILE")]
@@ -451,10 +452,28 @@ async fn until(env: &Env, args: &SetAgentToken) -> String {
     if this["DebugConfig"]["acl"]["enable_token_persistence"] == true {
         return String::new();
     }
-    format!(
-        " until it restarts: set acl.enable_token_persistence, or acl.tokens.{} in its configuration, to keep it",
-        args.purpose
-    )
+    match configured_as(&args.purpose) {
+        Some(key) => {
+            format!(
+                " until it restarts: set acl.enable_token_persistence, or {key} in its configuration, to keep it"
+            )
+        }
+        None => {
+            " until it restarts: set acl.enable_token_persistence in its configuration to keep it".to_owned()
+        }
+    }
+}
+
+/// The key of an agent's configuration that gives it the token of this purpose. None if there is none.
+fn configured_as(purpose: &str) -> Option<&'static str> {
+    Some(match Purpose::named(purpose)? {
+        Purpose::Default => "acl.tokens.default",
+        Purpose::Agent => "acl.tokens.agent",
+        Purpose::Recovery => "acl.tokens.agent_recovery",
+        Purpose::Files => "acl.tokens.config_file_service_registration",
+        Purpose::Dns => "acl.tokens.dns",
+        Purpose::Replication => return None,
+    })
 }
 
 async fn policy(env: &Env, command: Policy) -> Result<Vec<u8>, Problem> {
@@ -578,4 +597,21 @@ fn list(found: &Value, format: Format, first: &str, second: &str) -> Result<Vec<
         rows.push(row([text(one, first), text(one, second), &gives.collect::<Vec<_>>().join(", ")]));
     }
     Ok(table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration that follows the advice must not be refused.
+    #[test]
+    fn a_token_is_said_to_go_where_a_configuration_has_a_place_for_it() {
+        let known = serde_json::to_value(driftline::config::Config::default()).unwrap();
+        let purposes = ["default", "agent", "agent_master", "config_file_service_registration", "dns"];
+        for purpose in purposes {
+            let key = configured_as(purpose).unwrap();
+            assert!(known.pointer(&format!("/{}", key.replace('.', "/"))).is_some(), "{key}");
+        }
+        assert_eq!(configured_as("replication"), None);
+    }
 }

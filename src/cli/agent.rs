@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use driftline::agent::local::define;
 use driftline::agent::meta::{Meta, Role};
-use driftline::config::file::{self, Source};
-use driftline::config::{Bootstrap, Config, Place};
+use driftline::config::file::{self, Said, Source};
+use driftline::config::{Bootstrap, Config, Invalid, Place};
 use driftline::env::real::tls;
 use driftline::secret::Secret;
 use driftline::{config, http, telemetry};
@@ -244,16 +244,52 @@ fn take_secrets(config: &mut Config, process: &file::Process) -> Result<(), Prob
 }
 
 /// Checks the configuration as a whole, and what it defines.
-fn check(config: &Config) -> Result<(), Problem> {
+fn check(config: &Config) -> Result<(), Invalid> {
     let role = match config.bootstrap {
         _ if !config.server => Role::Client,
         Bootstrap::Expect(expect) => Role::Server { rpc_addr: config.rpc_addr, expect },
         _ => Role::Server { rpc_addr: config.rpc_addr, expect: 0 },
     };
     let checked = config.check().and_then(|()| define::configured(config).map(drop));
-    let checked = checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check());
-    checked.map_err(|error| Problem::failed(error.to_string()))?;
-    check_name(config)
+    checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check())?;
+    let invalid = |key, reason: String| Err(Invalid { key, reason });
+    if config.limits.key_bytes == 0 {
+        return invalid("limits.key_bytes", "must be at least 1: no key could be written".to_owned());
+    }
+    let domain = &config.dns.domain;
+    if domain.trim_matches('.').contains("..") {
+        return invalid("dns.domain", format!("{domain:?} has a label with nothing in it"));
+    }
+    Ok(())
+}
+
+/// Checks where the process is to keep its files. The directory is made at the start, that of the file with its id is not.
+fn check_places(data_dir: Option<&Path>, pid_file: Option<&Path>) -> Result<(), Invalid> {
+    if data_dir.is_some_and(|directory| directory.as_os_str().is_empty()) {
+        return Err(Invalid { key: "data_dir", reason: "must name a directory".to_owned() });
+    }
+    let Some(file) = pid_file else { return Ok(()) };
+    let invalid = |reason: String| Err(Invalid { key: "pid_file", reason });
+    match file.parent() {
+        None => invalid(format!("{:?} names no file", file.display().to_string())),
+        _ if file.is_dir() => invalid(format!("{} is a directory", file.display())),
+        // Beside where the agent is started.
+        Some(directory) if directory.as_os_str().is_empty() || directory.is_dir() => Ok(()),
+        Some(directory) => invalid(format!("there is no directory {}", directory.display())),
+    }
+}
+
+/// What is wrong, with the file that says it. An entry of a list is counted as in its file: nobody sees all of them together.
+fn placed(Invalid { key, reason }: Invalid, said: &Said) -> String {
+    let numbered = reason.strip_prefix("number ").and_then(|rest| rest.split_once(": "));
+    let entry = numbered.and_then(|(number, why)| Some((said.entry(key, number.parse().ok()?)?, why)));
+    if let Some(((file, number), why)) = entry {
+        return format!("{file}: {key}: number {number}: {why}");
+    }
+    match said.by(key) {
+        Some(file) => format!("{file}: {key}: {reason}"),
+        None => format!("{key}: {reason}"),
+    }
 }
 
 /// This agent's certificate and those between it and the authority. None if they cannot be read: `tls::Loaded` says so.
@@ -332,10 +368,11 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     if let Some(name) = host_name {
         base.node_name = name;
     }
-    let file::Merged { mut config, process } =
+    let file::Merged { mut config, process, said } =
         file::merge(&base, sources, &|text, port| resolve(text, port).map_err(|problem| problem.text))
             .map_err(|error| Problem::failed(error.to_string()))?;
 
+    let by_files = config.clone();
     take_secrets(&mut config, &process)?;
     if args.encrypt.is_some() {
         return Err(Problem::usage(
@@ -409,7 +446,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         config.bootstrap = Bootstrap::Alone;
     }
 
-    let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir) };
+    let data_dir = if args.dev { None } else { args.data_dir.or(process.data_dir.clone()) };
     if data_dir.is_none() && !args.dev {
         return Err(Problem::usage(
             "an agent needs a directory for its files: give --data-dir DIR, or data_dir in a configuration file, or \
@@ -427,7 +464,17 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     if config.advertise.is_some_and(|ip| ip.is_unspecified()) {
         return Err(Problem::failed("--advertise must be an address that other members can reach"));
     }
-    check(&config)?;
+    let pid_file = args.pid_file.clone().or(process.pid_file.clone());
+    let checked = check(&config).and_then(|()| check_places(data_dir.as_deref(), pid_file.as_deref()));
+    checked.map_err(|invalid| {
+        let by_flag = match invalid.key {
+            "pid_file" => args.pid_file.is_some(),
+            "data_dir" => data_dir != process.data_dir,
+            key => value_at(&config, key) != value_at(&by_files, key),
+        };
+        Problem::failed(if by_flag { invalid.to_string() } else { placed(invalid, &said) })
+    })?;
+    check_name(&config)?;
     let leaves = Leaves {
         on_interrupt: !process.skip_leave_on_interrupt.unwrap_or(config.server),
         on_terminate: process.leave_on_terminate.unwrap_or(!config.server),
@@ -443,8 +490,14 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             .or(process.log_level)
             .unwrap_or_else(|| telemetry::DEFAULT_LEVEL.to_owned()),
         log_json: args.log_json || process.log_json.unwrap_or(false),
-        pid_file: args.pid_file.or(process.pid_file),
+        pid_file,
     })
+}
+
+/// What a configuration has under a full name.
+fn value_at(config: &Config, key: &str) -> Option<serde_json::Value> {
+    let whole = serde_json::to_value(config).ok()?;
+    key.split('.').try_fold(&whole, |at, key| at.get(key)).cloned()
 }
 
 /// What the network is told about TLS.
@@ -579,9 +632,9 @@ mod tests {
     #[test]
     fn two_cannot_listen_at_one_address() {
         for (toml, told) in [
-            ("rpc_addr = '127.0.0.1:8500'", "rpc_addr: 127.0.0.1:8500 is http_addr already"),
+            ("rpc_addr = '127.0.0.1:8500'", "a.toml: rpc_addr: 127.0.0.1:8500 is http_addr already"),
             ("http_addr = '0.0.0.0:8301'", "gossip_addr: 127.0.0.1:8301 is http_addr already"),
-            ("dns.addr = '127.0.0.1:8300'", "dns.addr: 127.0.0.1:8300 is rpc_addr already"),
+            ("dns.addr = '127.0.0.1:8300'", "a.toml: dns.addr: 127.0.0.1:8300 is rpc_addr already"),
         ] {
             let problem = planned("--dev", toml).unwrap_err();
             assert!(problem.text.starts_with(told), "{}", problem.text);
@@ -654,6 +707,51 @@ mod tests {
         assert_eq!(planned("", "").unwrap_err().code, 2);
         assert_eq!(planned("--dev --retry-interval 3", "").unwrap_err().code, 2);
         let problem = planned("--dev", "[raft]\nheartbeat_ms = 0").unwrap_err();
-        assert!(problem.text.starts_with("raft.heartbeat_ms: "), "{}", problem.text);
+        assert!(problem.text.starts_with("a.toml: raft.heartbeat_ms: "), "{}", problem.text);
+        for (toml, told) in [
+            ("data_dir = ''", "a.toml: data_dir: must name a directory"),
+            ("data_dir = '/x'\npid_file = ''", "a.toml: pid_file: \"\" names no file"),
+            (
+                "data_dir = '/x'\npid_file = '/nowhere/at/all'",
+                "a.toml: pid_file: there is no directory /nowhere/at",
+            ),
+            ("data_dir = '/x'\nlimits.key_bytes = 0", "a.toml: limits.key_bytes: must be at least 1"),
+            (
+                "data_dir = '/x'\ndomain = 'a..b'",
+                "a.toml: dns.domain: \"a..b\" has a label with nothing in it",
+            ),
+        ] {
+            let problem = planned("", toml).unwrap_err();
+            assert!(problem.code == 1 && problem.text.starts_with(told), "{}", problem.text);
+        }
+        assert!(planned("", "data_dir = '/x'\npid_file = 'beside'\ndomain = 'a.b.'").is_ok());
+        let problem = planned("--data-dir /x --domain a..b", "domain = 'b'").unwrap_err();
+        assert!(problem.text.starts_with("dns.domain: "), "no file says it: {}", problem.text);
+    }
+
+    #[test]
+    fn an_entry_is_counted_in_the_file_that_it_is_in() {
+        let watch = "enable_script_checks = true\n[[watches]]\ntype = 'nodes'\nargs = ['true']\n";
+        let service = "[[services]]\nname = 'web'\n";
+        for (second, told) in [
+            (format!("{service}[[services]]\nport = 1"), "b.toml: services: number 2: "),
+            (format!("[[services]]\nport = 1\n{service}"), "b.toml: services: number 1: "),
+            (
+                "[[watches]]\ntype = 'nodes'\nkey = 'a'".to_owned(),
+                "b.toml: watches: number 1: type \"nodes\" knows no key",
+            ),
+            (
+                "[[checks]]\nname = 'c'\nttl = '1s'\nservice_id = 'x'".to_owned(),
+                "b.toml: checks: number 1: there is no service",
+            ),
+        ] {
+            let first = Source {
+                name: "a.toml".to_owned(),
+                text: format!("data_dir = '/x'\n{watch}[[services]]\nname = 'db'"),
+            };
+            let second = Source { name: "b.toml".to_owned(), text: second };
+            let problem = plan(AgentArgs::default(), &[first, second], Some("host".to_owned())).unwrap_err();
+            assert!(problem.text.starts_with(told), "{}", problem.text);
+        }
     }
 }

@@ -6,9 +6,15 @@
 //!
 //! The command runs in a process group of its own, and is stopped with all that it has started as soon as the lock is lost or
 //! may be: when somebody took it away, when the session has ended, or when it could not be renewed for as long as it is sure
-//! to last. What is left of the group when the command has ended by itself goes on, without the lock.
+//! to last. What is left of the group when the command has ended by itself goes on, without the lock. Signals that would end or
+//! stop this command go to the group first, so that it does not run on unwatched; against KILL, and STOP, nothing helps.
+//!
+//! A command that is given a terminal to read from stays in our own group, because no other may read there; when the lock is
+//! lost, it alone is stopped, and not what it has started.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -42,6 +48,10 @@ const WAIT: Duration = Duration::from_secs(60);
 const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
 
+/// Why there is no lock.
+const LATE: &str = "the lock could not be had in time";
+const INTERRUPTED: &str = "interrupted before the lock was had";
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "It ends with the exit code of the command; with 1 if the lock could not be had, or was lost."
@@ -56,7 +66,8 @@ pub struct Lock {
     /// Name of the session, for people
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Give this command's standard input to the one that is run
+    /// Give this command's standard input to the one that is run. If it is a terminal, only that command itself is stopped when
+    /// the lock is lost, and not what it has started
     #[arg(long)]
     pass_stdin: bool,
     #[command(flatten)]
@@ -87,12 +98,25 @@ pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
         return Err(Problem::usage("the lock needs a name"));
     }
     let begun = env.now();
-    let mut claim = Claim { env, api, token, prefix, holders: args.holders, session: String::new() };
+    let session = String::new();
+    let sure_until = Cell::new(begun + TTL);
+    let mut claim = Claim { env, api, token, prefix, holders: args.holders, session, sure_until };
+    let mut told = Told::listen()?;
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("lock for '{}' at '{}'", args.command.join(" "), claim.prefix));
-    claim.session = claim.open_session(&name).await?;
-    let done = claim.hold(&args, begun, within).await;
-    claim.give_up().await;
+    // A session that was made and not told of ends by itself.
+    let session = tokio::select! {
+        biased;
+        session = claim.open_session(&name) => session?,
+        () = claim.late(begun, within) => return Err(Problem::failed(LATE)),
+        _ = told.to_end() => return Err(Problem::failed(INTERRUPTED)),
+    };
+    claim.session = session;
+    let done = claim.hold(&args, begun, within, &mut told).await;
+    // It is several requests, to an agent that may answer none.
+    if claim.env.timeout(REQUEST, claim.give_up()).await.is_err() {
+        complain("the session ends by itself, the agent does not answer");
+    }
     done
 }
 
@@ -104,6 +128,8 @@ struct Claim {
     prefix: String,
     holders: u32,
     session: String,
+    /// Until when the session lasts for sure.
+    sure_until: Cell<Instant>,
 }
 
 /// How the command ended.
@@ -150,41 +176,55 @@ impl Claim {
         }
     }
 
-    async fn hold(&self, args: &Lock, begun: Instant, within: Option<Duration>) -> Result<Vec<u8>, Problem> {
-        let mut told = Told::listen()?;
-        let expired = self.session_ends(begun);
+    /// Completes when the lock is to be given up on, if it is not had by then.
+    async fn late(&self, begun: Instant, within: Option<Duration>) {
+        match within {
+            Some(within) => self.env.sleep_until(begun + within).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn hold(
+        &self,
+        args: &Lock,
+        begun: Instant,
+        within: Option<Duration>,
+        told: &mut Told,
+    ) -> Result<Vec<u8>, Problem> {
+        let expired = self.session_ends();
         tokio::pin!(expired);
-        let late = async {
-            match within {
-                Some(within) => self.env.sleep_until(begun + within).await,
-                None => std::future::pending().await,
-            }
-        };
         let acquired = tokio::select! {
             biased;
             acquired = self.acquire() => acquired,
             reason = &mut expired => Err(reason),
-            () = late => Err("the lock could not be had in time".to_owned()),
-            _ = told.next() => Err("interrupted before the lock was had".to_owned()),
+            () = self.late(begun, within) => Err(LATE.to_owned()),
+            _ = told.to_end() => Err(INTERRUPTED.to_owned()),
         };
         acquired.map_err(Problem::failed)?;
         let mut child = spawn(args)?;
-        let end = tokio::select! {
-            biased;
-            status = child.wait() => End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?),
-            reason = &mut expired => End::Lost(reason),
-            reason = self.lost() => End::Lost(reason),
-            signal = told.next() => {
-                // It is the command that was meant; the lock is held until it has ended.
-                child.tell(signal);
-                let status = tokio::select! {
-                    biased;
-                    status = child.wait() => status,
-                    _ = &mut expired => child.stop(&self.env, Signal::TERM).await,
-                    _ = self.lost() => child.stop(&self.env, Signal::TERM).await,
-                };
-                End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?)
+        let lost = self.lost();
+        tokio::pin!(lost);
+        let end = loop {
+            let signal = tokio::select! {
+                biased;
+                status = child.wait() => {
+                    break End::Itself(status.map_err(|error| Problem::failed(error.to_string()))?);
+                }
+                reason = &mut expired => break End::Lost(reason),
+                reason = &mut lost => break End::Lost(reason),
+                signal = told.next() => signal,
+            };
+            // It is the command that was meant; the lock is held until it has ended.
+            if signal != Signal::TSTP {
+                child.pass_on(signal);
+                continue;
             }
+            child.pause();
+            // Nobody renewed the session meanwhile. The command goes on only if it was not for too long.
+            if self.env.now() >= self.sure_until.get() {
+                break End::Lost("the session was not renewed while all stood still".to_owned());
+            }
+            child.tell(Signal::CONT);
         };
         if matches!(end, End::Itself(_)) {
             // A daemon that it was there to start, say.
@@ -205,21 +245,20 @@ impl Claim {
     }
 
     /// Renews the session. Completes when it has ended, or may have.
-    async fn session_ends(&self, created: Instant) -> String {
+    async fn session_ends(&self) -> String {
         let path = format!("/v1/session/renew/{}", self.session);
-        let mut sure_until = created + TTL;
         let mut pause = RENEW_EVERY;
         loop {
-            self.env.sleep_until((self.env.now() + pause).min(sure_until)).await;
+            self.env.sleep_until((self.env.now() + pause).min(self.sure_until.get())).await;
             let begun = self.env.now();
-            let left = sure_until.since(begun);
+            let left = self.sure_until.get().since(begun);
             if left.is_zero() {
                 return format!("the session could not be renewed for {} s", TTL.as_secs());
             }
             pause = match self.request(Method::PUT, &path, String::new(), left).await {
                 Ok(response) if response.status == 200 => {
                     // It counts from when the agent heard of it, which was not before it was asked.
-                    sure_until = begun + TTL;
+                    self.sure_until.set(begun + TTL);
                     RENEW_EVERY
                 }
                 Ok(response) if response.status == 404 => return "the session has ended".to_owned(),
@@ -288,24 +327,48 @@ impl Claim {
     }
 
     /// Tries once, and waits until it is worth trying again.
+    ///
+    /// What is there is looked at first, and taken only as it was seen then. The API's own acquire asks nothing of an entry but
+    /// that no session holds it: it would take a semaphore's list of holders, or anybody's key, for a lock that is free.
     async fn take_lock(&self) -> Result<Taken, Trouble> {
-        let query = format!("acquire={}&flags={LOCK_FLAGS}", self.session);
-        if self.write(&self.lock_key(), &query, String::new()).await? {
-            return Ok(Taken::Yes);
-        }
         let mut seen = 0;
-        loop {
+        let free = loop {
             let (index, entries) = self.entries(seen).await?;
-            let flags = entries.first().and_then(|entry| entry["Flags"].as_u64());
-            if flags.is_some_and(|flags| flags != LOCK_FLAGS) {
+            let Some(entry) = entries.into_iter().next() else { break None };
+            if !is_locks(&entry) {
                 return Ok(Taken::Never(format!("{}/.lock is not a lock's", self.prefix)));
             }
-            if entries.first().is_none_or(|entry| text(entry, "Session").is_empty()) {
-                // It is free: a lock-delay holds it back, or somebody else is as quick.
-                self.env.sleep(RETRY).await;
-                return Ok(Taken::No);
+            match text(&entry, "Session") {
+                "" => break Some(entry),
+                // A try of which there was no answer.
+                session if session == self.session => return Ok(Taken::Yes),
+                _ => seen = if index < seen { 0 } else { index },
             }
-            seen = if index < seen { 0 } else { index };
+        };
+        if self.lock_as_seen(free.as_ref()).await? {
+            return Ok(Taken::Yes);
+        }
+        // A lock-delay holds it back, or somebody else was as quick.
+        self.env.sleep(RETRY).await;
+        Ok(Taken::No)
+    }
+
+    /// Takes the lock if its entry is still the one that was seen, or still not there. Whether it was.
+    async fn lock_as_seen(&self, entry: Option<&Value>) -> Result<bool, Trouble> {
+        let key = format!("{}/.lock", self.prefix);
+        let unchanged = match entry {
+            Some(entry) => json!({ "Verb": "check-index", "Key": key, "Index": entry["ModifyIndex"] }),
+            None => json!({ "Verb": "check-not-exists", "Key": key }),
+        };
+        let lock = json!({ "Verb": "lock", "Key": key, "Flags": LOCK_FLAGS, "Session": self.session });
+        let body = json!([{ "KV": unchanged }, { "KV": lock }]).to_string();
+        let asked = self.request(Method::PUT, "/v1/txn", body, REQUEST).await;
+        let response = asked.map_err(|error| Trouble::passing(unanswered(self.api, &error)))?;
+        match response.status {
+            200 => Ok(true),
+            // Consul tells of a right that is missing in the same way as of a condition that did not hold.
+            409 if !response.text().to_lowercase().contains("permission denied") => Ok(false),
+            _ => Err(self.trouble(&response)),
         }
     }
 
@@ -358,8 +421,15 @@ impl Claim {
     /// Lets go of whatever is held, and of the session. What fails here ends by itself with the session.
     async fn give_up(&self) {
         if self.holders == 1 {
-            let query = format!("release={}&flags={LOCK_FLAGS}", self.session);
-            let _ = self.write(&self.lock_key(), &query, String::new()).await;
+            // Who wrote something of their own over it while it was held is to find that as it was written.
+            if let Ok((_, entries)) = self.entries(0).await
+                && entries
+                    .first()
+                    .is_some_and(|entry| is_locks(entry) && text(entry, "Session") == self.session)
+            {
+                let query = format!("release={}&flags={LOCK_FLAGS}", self.session);
+                let _ = self.write(&self.lock_key(), &query, String::new()).await;
+            }
         } else {
             while let Ok((_, entries)) = self.entries(0).await {
                 let Some((cas, list)) = without(&entries, &self.prefix, &self.session) else { break };
@@ -377,7 +447,8 @@ impl Claim {
         // Nobody holds the lock, or waits for it: nothing is left of it.
         if self.holders == 1
             && let Ok((_, entries)) = self.entries(0).await
-            && let Some(entry) = entries.first().filter(|entry| text(entry, "Session").is_empty())
+            && let Some(entry) =
+                entries.first().filter(|entry| is_locks(entry) && text(entry, "Session").is_empty())
         {
             let at = format!("{}?cas={}", self.lock_key(), entry["ModifyIndex"]);
             let _ = self.must(Method::DELETE, &at, String::new()).await;
@@ -423,12 +494,20 @@ enum Slot {
     Conflict(String),
 }
 
+/// Whether an entry is that of a lock, free or held, and not a semaphore's or anybody's key.
+fn is_locks(entry: &Value) -> bool {
+    entry["Flags"].as_u64() == Some(LOCK_FLAGS)
+}
+
+/// The list of holders with its index, if `PREFIX/.lock` is there; no list if it is something else.
 fn listed(entries: &[Value], prefix: &str) -> Option<(u64, Option<Holders>)> {
     use base64::Engine;
     let key = format!("{prefix}/.lock");
     let entry = entries.iter().find(|entry| text(entry, "Key") == key)?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text(entry, "Value")).unwrap_or_default();
-    Some((entry["ModifyIndex"].as_u64().unwrap_or(0), serde_json::from_slice(&bytes).ok()))
+    let list = serde_json::from_slice(&bytes).ok();
+    let list = list.filter(|_| entry["Flags"].as_u64() == Some(SEMAPHORE_FLAGS));
+    Some((entry["ModifyIndex"].as_u64().unwrap_or(0), list))
 }
 
 /// Looks at a semaphore's entries. Holders whose sessions have ended hold nothing.
@@ -466,7 +545,11 @@ fn spawn(args: &Lock) -> Result<Group, Problem> {
     let (program, arguments) =
         args.command.split_first().ok_or_else(|| Problem::usage("no command is named"))?;
     let input = if args.pass_stdin { Stdio::inherit() } else { Stdio::null() };
-    Group::spawn(Command::new(program).args(arguments).env("CONSUL_LOCK_HELD", "true").stdin(input))
+    let mut command = Command::new(program);
+    command.args(arguments).env("CONSUL_LOCK_HELD", "true").stdin(input);
+    // In a group of its own it would be stopped as soon as it reads.
+    let reads_terminal = args.pass_stdin && io::stdin().is_terminal();
+    if reads_terminal { Group::spawn_in_ours(&mut command) } else { Group::spawn(&mut command) }
         .map_err(|error| Problem::failed(format!("cannot run {program:?}: {error}")))
 }
 
@@ -484,7 +567,7 @@ mod tests {
         let holders = holders.iter().map(|holder| ((*holder).to_owned(), true)).collect();
         let text = serde_json::to_string(&Holders { limit, holders }).unwrap();
         let value = base64::engine::general_purpose::STANDARD.encode(text);
-        json!({ "Key": "p/.lock", "Value": value, "ModifyIndex": 7 })
+        json!({ "Key": "p/.lock", "Value": value, "Flags": SEMAPHORE_FLAGS, "ModifyIndex": 7 })
     }
 
     fn take(cas: u64, text: &str) -> Slot {
@@ -507,7 +590,10 @@ mod tests {
         assert!(matches!(decide(&[list(2, &["a", "me"]), contender("me", false), a]), Slot::Take { .. }));
         assert!(matches!(decide(&[list(3, &[]), me.clone()]), Slot::Conflict(_)));
         let other = json!({ "Key": "p/.lock", "Value": "aGk=", "ModifyIndex": 7 });
-        assert!(matches!(decide(&[other, me]), Slot::Conflict(_)));
+        assert!(matches!(decide(&[other, me.clone()]), Slot::Conflict(_)));
+        let mut unmarked = list(2, &[]);
+        unmarked["Flags"] = json!(0);
+        assert!(matches!(decide(&[unmarked, me]), Slot::Conflict(_)));
     }
 
     #[test]

@@ -42,7 +42,6 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
     let certificates = Loaded::read(&plan.tls).map_err(Problem::failed)?;
     let tls = Arc::new(Tls::new(certificates));
     let logs = telemetry::start(&plan.log_level, plan.log_json).map_err(Problem::usage)?;
-    let _pid_file = plan.pid_file.clone().map(PidFile::write).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -67,6 +66,9 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
         let program = Program { process: Some(around.clone()), ..Program::default() };
         let started = Node::start(env.clone(), config, Extension { program, routes: None }).await;
         let node = started.map_err(|error| Problem::failed(error.to_string()))?;
+        // Not before the directory and the ports are ours: the file may be that of the agent which has them.
+        let pid_file = around.plan().pid_file.clone();
+        let _pid_file = pid_file.map(PidFile::write).transpose()?;
         announce(&around.plan(), &node.listening());
         let _reloading = env.spawn(reload_at(hangup, node.agent().clone())).abort_on_drop();
         let _readiness = env.spawn(tell_when_ready(node.agent().clone())).abort_on_drop();
@@ -175,10 +177,26 @@ struct PidFile(PathBuf);
 
 impl PidFile {
     fn write(path: PathBuf) -> Result<PidFile, Problem> {
+        if let Some(other) = alive(&path) {
+            let text = format!(
+                "pid_file: {} is that of process {other}, which runs: give each agent its own",
+                path.display()
+            );
+            return Err(Problem::failed(text));
+        }
         let written = std::fs::write(&path, format!("{}\n", std::process::id()));
         written.map_err(|error| Problem::failed(format!("cannot write {}: {error}", path.display())))?;
         Ok(PidFile(path))
     }
+}
+
+/// The process that a file names, if it is another than this and runs. After a restart of the machine any process may have the id
+/// that an agent had before: one with another name than ours is none.
+fn alive(path: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let id: u32 = text.trim().parse().ok().filter(|id| *id != std::process::id())?;
+    let name = |id: &str| std::fs::read_to_string(format!("/proc/{id}/comm")).ok();
+    (name(&id.to_string())? == name("self")?).then_some(id)
 }
 
 impl Drop for PidFile {

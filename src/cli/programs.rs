@@ -1,6 +1,7 @@
 //! Running programs: checks by script, what watches run, and the command of a lock.
 //!
-//! Each leads a process group of its own, a [`Group`], so that what it has started ends with it.
+//! Each leads a process group of its own, a [`Group`], so that what it has started ends with it. Only a program that is to
+//! read from the terminal is left in ours: a terminal answers no other group than the one in its foreground.
 
 use std::io;
 use std::pin::pin;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use driftline::agent::local::book::{MAX_OUTPUT, captured};
 use driftline::agent::process::Given;
 use driftline::env::Env;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, getppid, getsid, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -31,6 +32,8 @@ pub struct Group {
     child: Child,
     /// The group, by its leader's id. No other process has that id as long as anything is left of the group.
     id: Option<Pid>,
+    /// Whether the program has stayed in our own group, so that it is all that can be told anything.
+    in_ours: bool,
 }
 
 impl Group {
@@ -39,10 +42,23 @@ impl Group {
     /// # Errors
     /// Why it could not be run.
     pub fn spawn(command: &mut Command) -> io::Result<Group> {
+        Group::of(command.process_group(0), false)
+    }
+
+    /// Starts a program that reads from the terminal. Of what it starts nothing is known here: only the program itself is told
+    /// and ended. By a signal that the terminal sends it is reached as we are.
+    ///
+    /// # Errors
+    /// Why it could not be run.
+    pub fn spawn_in_ours(command: &mut Command) -> io::Result<Group> {
+        Group::of(command, true)
+    }
+
+    fn of(command: &mut Command, in_ours: bool) -> io::Result<Group> {
         // What kills the group kills the leader too; `kill_on_drop` has it waited for as well.
-        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let child = command.kill_on_drop(true).spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Ok(Group { child, id })
+        Ok(Group { child, id, in_ours })
     }
 
     /// Waits for the program itself.
@@ -79,10 +95,28 @@ impl Group {
 
     /// Sends all of it a signal.
     pub fn tell(&self, signal: Signal) {
-        if let Some(id) = self.id {
+        match self.id {
             // It may have ended just now.
-            let _ = kill_process_group(id, signal);
+            Some(id) if !self.in_ours => drop(kill_process_group(id, signal)),
+            // Once it was waited for, its id may be another's.
+            Some(id) if self.child.id().is_some() => drop(kill_process(id, signal)),
+            _ => {}
         }
+    }
+
+    /// Sends all of it a signal that we were sent.
+    pub fn pass_on(&self, signal: Signal) {
+        // These come from the terminal, which has sent them to the program as well: a second one often means more than the first.
+        if !(self.in_ours && matches!(signal, Signal::INT | Signal::QUIT)) {
+            self.tell(signal);
+        }
+    }
+
+    /// Stops all of it, and then ourselves. It stands still until it is told to go on, which is for the caller to do when we were.
+    ///
+    /// By STOP, which nobody can ignore: what runs under a lock may not run on while nobody watches over the lock.
+    pub fn pause(&self) {
+        pause(|| self.tell(Signal::STOP));
     }
 
     /// Has all of it end, the program itself gently at first.
@@ -91,6 +125,8 @@ impl Group {
     /// When it cannot be waited for.
     pub async fn stop(&mut self, env: &Env, gently: Signal) -> io::Result<ExitStatus> {
         self.tell(gently);
+        // What stands still hears of it when it goes on.
+        self.tell(Signal::CONT);
         let ended = env.timeout(GRACE, self.child.wait()).await;
         self.tell(Signal::KILL);
         match ended {
@@ -111,25 +147,78 @@ impl Drop for Group {
     }
 }
 
-/// The signals that ask a command to end. A program in a group of its own hears nothing of what a terminal sends.
+/// Stops this process as the terminal asks, unless nobody is there who would have it go on: as a shell is for what it has
+/// started, in the same session. The kernel judges alike of who has not asked to be told.
+fn pause(first: impl FnOnce()) {
+    if getsid(None).is_ok_and(|ours| getppid().is_some_and(|parent| getsid(Some(parent)) == Ok(ours))) {
+        first();
+        // All threads stand still from here to the CONT.
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+}
+
+/// The signals that ask a command to end or to pause. A program in a group of its own hears nothing of what a terminal sends.
+/// With any of them unheard, we would end or stand still, and the program would run on.
 pub struct Told {
+    hangup: Option<unix::Signal>,
     interrupt: unix::Signal,
+    quit: unix::Signal,
+    stop: Option<unix::Signal>,
     terminate: unix::Signal,
 }
 
 impl Told {
     /// Listens from now on.
     pub fn listen() -> Result<Told, Problem> {
-        Ok(Told { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        // Who was started to ignore the terminal, by `nohup` say, goes on ignoring it: to listen would undo that.
+        let ignored = ignored();
+        let unless_ignored = |signal: Signal, kind| match ignored & (1 << (signal.as_raw() - 1)) {
+            0 => listen(kind).map(Some),
+            _ => Ok(None),
+        };
+        Ok(Told {
+            hangup: unless_ignored(Signal::HUP, SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            stop: unless_ignored(Signal::TSTP, SignalKind::from_raw(Signal::TSTP.as_raw()))?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
-    /// The next one.
+    /// The next one: HUP, INT, QUIT, TERM, or TSTP, which asks for a pause.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
+            _ = heard(&mut self.hangup) => Signal::HUP,
             _ = self.interrupt.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
+            _ = heard(&mut self.stop) => Signal::TSTP,
             _ = self.terminate.recv() => Signal::TERM,
         }
     }
+
+    /// The next one that asks to end. For while no program runs: a pause is ours alone then.
+    pub async fn to_end(&mut self) -> Signal {
+        loop {
+            match self.next().await {
+                Signal::TSTP => pause(|| {}),
+                signal => return signal,
+            }
+        }
+    }
+}
+
+async fn heard(signal: &mut Option<unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that this process ignores, signal 1 by the lowest bit. None if the kernel does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it wrote, or
@@ -175,10 +264,26 @@ pub async fn run_until_told(
 ) -> io::Result<Result<ExitStatus, Signal>> {
     let mut group = Group::spawn(command.stdin(Stdio::piped()))?;
     let stdin = group.child.stdin.take();
-    let signal = tokio::select! {
-        biased;
-        status = group.wait_talking(env, feed(stdin, input)) => return status.map(Ok),
-        signal = told.next() => signal,
+    let mut feeding = Some(Box::pin(feed(stdin, input)));
+    let signal = loop {
+        // After a pause it goes on where it was.
+        let talk = async {
+            if let Some(going) = &mut feeding {
+                going.await;
+                feeding = None;
+            }
+        };
+        tokio::select! {
+            biased;
+            status = group.wait_talking(env, talk) => return status.map(Ok),
+            signal = told.next() => match signal {
+                Signal::TSTP => {
+                    group.pause();
+                    group.tell(Signal::CONT);
+                }
+                signal => break signal,
+            },
+        }
     };
     group.stop(env, signal).await?;
     Ok(Err(signal))

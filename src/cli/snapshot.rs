@@ -12,11 +12,12 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use driftline::agent::archive::{self, Contents};
 use driftline::env::Env;
+use driftline::http::client;
 use hyper::Method;
 use serde_json::json;
 
-use super::ask::{ask_within, content, lines, pretty, query, row, table};
-use super::{Api, Format, Problem, complain};
+use super::ask::{TIMEOUT, ask_within, content, lines, pretty, query, row, table, unanswered};
+use super::{Api, Format, Problem, complain, hand_over};
 
 /// How long the agent may take: a state may be large, and disks slow.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -84,12 +85,14 @@ fn read(name: &Path) -> Result<Vec<u8>, Problem> {
 
 async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
     let path = format!("/v1/snapshot{}", query([("stale", args.stale.then(String::new))]));
+    must_answer(env, &args.api).await?;
     let response = ask_within(env, &args.api, Method::GET, &path, Bytes::new(), false, PATIENCE).await?;
     let contents = check(&response.body, &args.file)?;
     let saved = format!("Saved and verified snapshot to index {}", contents.meta.index);
     if args.file == Path::new(STANDARD) {
+        hand_over(&response.body)?;
         complain(&saved);
-        return Ok(response.body.into());
+        return Ok(Vec::new());
     }
     let failed =
         |error: std::io::Error| Problem::failed(format!("cannot write {}: {error}", args.file.display()));
@@ -104,8 +107,22 @@ async fn save(env: &Env, args: Save) -> Result<Vec<u8>, Problem> {
         file.sync_all()?;
         std::fs::rename(&beside, &args.file)
     };
-    write().map_err(failed)?;
+    write().map_err(|error| {
+        // What is not whole is of no use, and takes the room that there is too little of.
+        let _ = std::fs::remove_file(&beside);
+        failed(error)
+    })?;
     Ok(lines([saved.as_str()]))
+}
+
+/// Asks the agent something small. A large state may take its time, and until it is packed nothing comes of it: an agent that
+/// hangs would be waited for as long.
+async fn must_answer(env: &Env, api: &Api) -> Result<(), Problem> {
+    let (env, addr) = api.reach(env)?;
+    let (token, path) = (api.token.secret()?, "/v1/status/leader");
+    // Whatever it answers: what is wrong is better told by what was asked for.
+    let answer = client::call_as(&env, addr, &token, Method::GET, path, Bytes::new(), TIMEOUT).await;
+    answer.map(drop).map_err(|error| Problem::failed(unanswered(addr, &error)))
 }
 
 async fn restore(env: &Env, args: Restore) -> Result<Vec<u8>, Problem> {

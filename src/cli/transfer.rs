@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::ask::{
     LEFT_OUT, TIMEOUT, ask, ask_within, content, is_filtered, items, lines, parse, path, query, text,
 };
-use super::{Api, Problem};
+use super::{Api, Problem, hand_over};
 
 #[derive(Args, Debug)]
 pub struct Export {
@@ -70,7 +70,8 @@ pub async fn export(env: &Env, args: Export) -> Result<Vec<u8>, Problem> {
     let mut out = serde_json::to_vec_pretty(&entries.collect::<Vec<_>>())
         .map_err(|error| Problem::failed(format!("the entries have no text: {error}")))?;
     out.push(b'\n');
-    Ok(out)
+    hand_over(&out)?;
+    Ok(Vec::new())
 }
 
 /// The entries of a text, each with its value as it is.

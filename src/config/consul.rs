@@ -92,6 +92,13 @@ pub const ALIASES: &[Alias] = &[
 /// A lone thing goes into the list of such things.
 const ONE_OF: [(&str, &str); 2] = [("service", "services"), ("check", "checks")];
 
+/// What is known under a name of Consul's that stands for a table there and for nothing here. None of another name.
+pub fn group(name: &str) -> Option<Vec<&'static str>> {
+    let inside = |alias: &Alias| alias.consul.split_once('.').filter(|(outer, _)| *outer == name);
+    let known: Vec<&str> = ALIASES.iter().filter_map(|alias| Some(inside(alias)?.1)).collect();
+    (!known.is_empty()).then_some(known)
+}
+
 /// Our names for what the table says. `base` has the addresses that a lone IP or port goes into. Names to join
 /// become addresses.
 ///

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::Config;
-use super::consul::{Resolve, canonical};
+use super::consul::{Resolve, canonical, group};
 
 /// A configuration file that was read but not yet understood.
 #[derive(Clone, Debug)]
@@ -34,6 +34,58 @@ pub struct Merged {
     pub config: Config,
     /// What only the process needs.
     pub process: Process,
+    /// Which file says what.
+    pub said: Said,
+}
+
+/// Which file says what, so that what is wrong with the whole can be told of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Each key with its full name, and the file; in the order of the files.
+    keys: Vec<(String, String)>,
+    /// How many entries of such a list each file has, in the order in which they are gathered.
+    gathered: Vec<(&'static str, String, usize)>,
+}
+
+impl Said {
+    /// The file that has the last word on a key, or on what is under it. None if no file says it.
+    pub fn by(&self, key: &str) -> Option<&str> {
+        let under =
+            |said: &str| said.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.keys.iter().rev().find(|(said, _)| under(said)).map(|(_, file)| file.as_str())
+    }
+
+    /// The file of an entry of a list, and which of that file's it is. Both numbers begin at 1.
+    pub fn entry(&self, list: &str, number: usize) -> Option<(&str, usize)> {
+        let mut left = number;
+        for (_, file, entries) in self.gathered.iter().filter(|(of, ..)| *of == list) {
+            if (1..=*entries).contains(&left) {
+                return Some((file, left));
+            }
+            left = left.checked_sub(*entries)?;
+        }
+        None
+    }
+
+    /// Takes note of a file's table.
+    fn note(&mut self, file: &str, table: &Map<String, Value>) {
+        for list in GATHERED {
+            if let Some(Value::Array(entries)) = table.get(list) {
+                self.gathered.push((list, file.to_owned(), entries.len()));
+            }
+        }
+        self.note_keys(file, "", table);
+    }
+
+    fn note_keys(&mut self, file: &str, path: &str, table: &Map<String, Value>) {
+        for (key, value) in table {
+            let full = format!("{path}{key}");
+            match value {
+                Value::Object(table) => self.note_keys(file, &format!("{full}."), table),
+                _ => self.keys.push((full, file.to_owned())),
+            }
+        }
+    }
 }
 
 /// Keys of a file that concern the process around the agent.
@@ -112,10 +164,11 @@ pub enum FileError {
 /// # Errors
 /// The first mistake in the first file that has one.
 pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Merged, FileError> {
-    let (config, process) = laid_over(base, files, resolve)?;
+    let (config, process, said) = laid_over(base, files, resolve)?;
     Ok(Merged {
         config: Config::deserialize(config).map_err(internal)?,
         process: Process::deserialize(Value::Object(process)).map_err(internal)?,
+        said,
     })
 }
 
@@ -126,7 +179,7 @@ pub fn merge(base: &Config, files: &[Source], resolve: Resolve<'_>) -> Result<Me
 /// The first mistake in the first file that has one.
 pub fn services(files: &[Source]) -> Result<Vec<Value>, FileError> {
     let anywhere = |_: &str, port| Ok((Ipv4Addr::UNSPECIFIED, port).into());
-    let (mut config, _) = laid_over(&Config::default(), files, &anywhere)?;
+    let (mut config, ..) = laid_over(&Config::default(), files, &anywhere)?;
     match config["services"].take() {
         Value::Array(services) => Ok(services),
         _ => Ok(Vec::new()),
@@ -141,19 +194,21 @@ fn internal(reason: serde_json::Error) -> FileError {
     }
 }
 
-/// The files over `base`, checked: what the agent is told, and what only the process needs.
+/// The files over `base`, checked: what the agent is told, what only the process needs, and which file says what.
 fn laid_over(
     base: &Config,
     files: &[Source],
     resolve: Resolve<'_>,
-) -> Result<(Value, Map<String, Value>), FileError> {
+) -> Result<(Value, Map<String, Value>, Said), FileError> {
     let base = serde_json::to_value(base).map_err(internal)?;
     let mut config = base.clone();
     let mut process = Map::new();
+    let mut said = Said::default();
     for source in files {
         let table = canonical(parse(source)?, &config, resolve);
         let mut table =
             table.map_err(|(key, reason)| FileError::Value { file: source.name.clone(), key, reason })?;
+        said.note(&source.name, &table);
         for key in PROCESS_KEYS {
             if let Some(value) = table.remove(key) {
                 let alone = Map::from_iter([(key.to_owned(), value.clone())]);
@@ -166,10 +221,12 @@ fn laid_over(
             }
         }
         check_keys(source, "", &table, &base)?;
+        // A table of Consul's with nothing in it says nothing.
+        table.retain(|key, _| group(key).is_none() || base.get(key).is_some());
         check_values(source, &mut Vec::new(), &table, &base)?;
         add(&mut config, table);
     }
-    Ok((config, process))
+    Ok((config, process, said))
 }
 
 fn parse(source: &Source) -> Result<Map<String, Value>, FileError> {
@@ -268,6 +325,12 @@ fn check_keys(
     for (key, value) in table {
         let full = format!("{path}{key}");
         let Some(default) = known.get(key) else {
+            if path.is_empty()
+                && let Some(known) = group(key)
+            {
+                check_group(source, key, value, &known)?;
+                continue;
+            }
             let process = PROCESS_KEYS.iter().copied().filter(|_| path.is_empty());
             let mut names: Vec<&str> = known.keys().map(String::as_str).chain(process).collect();
             names.sort_unstable();
@@ -282,6 +345,24 @@ fn check_keys(
         }
     }
     Ok(())
+}
+
+/// A table of Consul's of which all that is known here has been taken: what is left is unknown.
+fn check_group(source: &Source, name: &str, left: &Value, known: &[&str]) -> Result<(), FileError> {
+    let file = source.name.clone();
+    let Value::Object(left) = left else {
+        return Err(FileError::Value {
+            file,
+            key: name.to_owned(),
+            reason: "must be a table of keys".to_owned(),
+        });
+    };
+    match left.keys().next() {
+        None => Ok(()),
+        Some(key) => {
+            Err(FileError::UnknownKey { file, key: format!("{name}.{key}"), known: known.join(", ") })
+        }
+    }
 }
 
 /// Tries each value alone over the defaults, so that an error has a name.
@@ -462,7 +543,15 @@ mod tests {
             merge(&Config::default(), &files).unwrap().config.dns.addr.map(|addr| addr.to_string())
         };
         assert_eq!((dns("8600"), dns("-1")), (Some("10.0.0.1:8600".to_owned()), None));
-        assert!(error("c.toml", "[ports]\ngrpc = 53").contains("unknown key `ports`"));
+        let ports = error("c.toml", "[ports]\ngrpc = 53\nhttp = 80");
+        assert_eq!(ports, "c.toml: unknown key `ports.grpc`; known here: dns, http, serf_lan, server");
+        let performance = error("c.toml", "performance = { raft_multiplier = 1 }");
+        assert_eq!(
+            performance,
+            "c.toml: unknown key `performance.raft_multiplier`; known here: rpc_hold_timeout"
+        );
+        assert_eq!(error("c.toml", "ports = 80"), "c.toml: ports: must be a table of keys");
+        assert!(merge(&Config::default(), &[source("c.toml", "[ports]")]).is_ok());
         let ttl = error("c.toml", "[dns_config.service_ttl]\ndb = '1s'\nweb = 'soon'");
         assert!(ttl.starts_with("c.toml: dns_config.service_ttl.web: must be a duration"), "{ttl}");
         let ttl = error("c.toml", "[dns.service_ttl_ms]\ndb = 1\nweb = 'soon'");
@@ -500,7 +589,10 @@ mod tests {
     #[test]
     fn no_file_leaves_the_base() {
         let base = Config { node_name: "host".to_owned(), ..Config::default() };
-        assert_eq!(merge(&base, &[]).unwrap(), Merged { config: base, process: Process::default() });
+        assert_eq!(
+            merge(&base, &[]).unwrap(),
+            Merged { config: base, process: Process::default(), said: Said::default() }
+        );
     }
 
     #[test]
@@ -513,7 +605,16 @@ mod tests {
         assert!(error.starts_with("b.json: unknown key `Service`"), "{error}");
         let files =
             [files[0].clone(), source("b.json", r#"{"service":{"Name":"b"},"services":[{"name":"c"}]}"#)];
-        let Merged { config, .. } = merge(&Config::default(), &files).unwrap();
+        let Merged { config, said, .. } = merge(&Config::default(), &files).unwrap();
+        let entry = |number| said.entry("services", number);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(entry),
+            [None, Some(("a.toml", 1)), Some(("b.json", 1)), Some(("b.json", 2)), None]
+        );
+        assert_eq!(
+            (said.entry("checks", 1), said.by("services"), said.by("serv")),
+            (Some(("a.toml", 1)), Some("b.json"), None)
+        );
         let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!((names, config.checks.len()), (vec!["a", "c", "b"], 1));
     }

@@ -79,9 +79,25 @@ impl Watch {
     /// Checks what is to be looked at.
     ///
     /// # Errors
-    /// What is missing.
+    /// What is missing, or says nothing for this type.
     pub fn check(&self) -> Result<(), String> {
-        match self.kind {
+        let kind = self.kind;
+        let told = [
+            ("key", !self.key.is_empty(), kind == Kind::Key),
+            ("prefix", !self.prefix.is_empty(), kind == Kind::KeyPrefix),
+            ("service", !self.service.is_empty(), matches!(kind, Kind::Service | Kind::Checks)),
+            ("tag", !self.tag.is_empty(), kind == Kind::Service),
+            ("passingonly", self.passing_only, kind == Kind::Service),
+            ("state", !self.state.is_empty(), kind == Kind::Checks),
+            ("name", !self.name.is_empty(), kind == Kind::Event),
+        ];
+        // It would look at more than whoever wrote it has in mind.
+        if let Some((key, ..)) = told.into_iter().find(|(_, said, known)| *said && !known) {
+            // A kind always has a name, which JSON puts into quotes.
+            let kind = serde_json::to_string(&kind).unwrap_or_default();
+            return Err(format!("type {kind} knows no {key}"));
+        }
+        match kind {
             Kind::Key if self.key.is_empty() => Err("type \"key\" needs a key".to_owned()),
             Kind::KeyPrefix if self.prefix.is_empty() => Err("type \"keyprefix\" needs a prefix".to_owned()),
             Kind::Service if self.service.is_empty() => Err("type \"service\" needs a service".to_owned()),
@@ -166,6 +182,17 @@ mod tests {
             assert!(watch(json!({ "type": kind })).check().unwrap_err().ends_with(&format!("needs a {key}")));
         }
         assert!(watch(json!({ "type": "checks", "service": "a", "state": "any" })).check().is_err());
+        for (kind, key) in [
+            ("nodes", "key"),
+            ("key", "prefix"),
+            ("keyprefix", "key"),
+            ("checks", "tag"),
+            ("services", "name"),
+        ] {
+            let wrong = watch(json!({ "type": kind, key: "x" })).check().unwrap_err();
+            assert_eq!(wrong, format!("type \"{kind}\" knows no {key}"));
+        }
+        assert!(watch(json!({ "type": "event", "passingonly": true })).check().is_err());
         let http = |path: &str, timeout: &str| {
             watch(json!({ "type": "nodes", "http_handler_config": { "path": path, "timeout": timeout } }))
                 .check_handler(false)

@@ -235,7 +235,7 @@ impl Http {
     /// Writes a key and says whether that was acknowledged.
     pub fn set(&self, key: &str, value: &str) -> bool {
         let written = self.call(Method::PUT, &format!("/v1/kv/{key}"), value.to_owned());
-        written.is_ok_and(|response| response.status == 200 && &response.body[..] == b"true")
+        written.is_ok_and(|response| response.status == 200 && response.body.trim_ascii() == b"true")
     }
 
     /// A key's value, read linearizably; `None` while it is missing or cannot be read.
