@@ -623,6 +623,28 @@ fn a_watch_says_when_its_token_may_not_see_all_any_more() {
     );
 }
 
+#[test]
+fn a_handler_ends_with_the_watch_that_a_hangup_ends() {
+    let home = Home::new();
+    let node = alone(&home, "");
+    let (id, api) = (home.path("id"), node.at.http.to_string());
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 300", text_of(&id));
+    let mut command = std::process::Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_driftline"), "watch", "--http-addr", &api]);
+    command
+        .args(["--type", "nodes", "--", "sh", "-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let watching = command.spawn().expect("the program starts");
+    let handler = eventually("the handler to run", || std::fs::read_to_string(&id).ok());
+    let sent = std::process::Command::new("kill").args(["-s", "HUP", &watching.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+    assert_eq!(ended(watching).status.code(), Some(129));
+    // Whoever inherits it may not have waited for it yet.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", handler.trim())).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+}
+
 // ---- lock ----
 
 fn locking(node: &Node, args: &[&str]) -> Child {

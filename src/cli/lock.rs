@@ -109,7 +109,7 @@ pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
         biased;
         session = claim.open_session(&name) => session?,
         () = claim.late(begun, within) => return Err(Problem::failed(LATE)),
-        _ = told.to_end() => return Err(Problem::failed(INTERRUPTED)),
+        _ = told.next_end() => return Err(Problem::failed(INTERRUPTED)),
     };
     claim.session = session;
     let done = claim.hold(&args, begun, within, &mut told).await;
@@ -198,7 +198,7 @@ impl Claim {
             acquired = self.acquire() => acquired,
             reason = &mut expired => Err(reason),
             () = self.late(begun, within) => Err(LATE.to_owned()),
-            _ = told.to_end() => Err(INTERRUPTED.to_owned()),
+            _ = told.next_end() => Err(INTERRUPTED.to_owned()),
         };
         acquired.map_err(Problem::failed)?;
         let mut child = spawn(args)?;

@@ -148,7 +148,7 @@ impl Drop for Group {
 }
 
 /// Stops this process as the terminal asks, unless nobody is there who would have it go on: as a shell is for what it has
-/// started, in the same session. The kernel judges alike of who has not asked to be told.
+/// started, in the same session. In a container that holds nothing but us we would stop for ever; the kernel stops nobody there either.
 fn pause(first: impl FnOnce()) {
     if getsid(None).is_ok_and(|ours| getppid().is_some_and(|parent| getsid(Some(parent)) == Ok(ours))) {
         first();
@@ -197,7 +197,7 @@ impl Told {
     }
 
     /// The next one that asks to end. For while no program runs: a pause is ours alone then.
-    pub async fn to_end(&mut self) -> Signal {
+    pub async fn next_end(&mut self) -> Signal {
         loop {
             match self.next().await {
                 Signal::TSTP => pause(|| {}),

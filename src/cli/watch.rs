@@ -103,7 +103,7 @@ pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
         };
         news = tokio::select! {
             biased;
-            signal = told.to_end() => return Err(interrupted(signal)),
+            signal = told.next_end() => return Err(interrupted(signal)),
             news = look => news,
         };
         if left_out != follower.left_out() {
