@@ -6,7 +6,8 @@
 //!   `{:process 0, :type :invoke, :f :write, :value 4}`, with `:time` in nanoseconds if it is there;
 //! * the same with the key apart, as Porcupine's key-value data has it:
 //!   `{:process 0, :type :invoke, :f :append, :key "k", :value "v"}`;
-//! * log lines: `INFO  jepsen.util - 0 :invoke :write 4`. Lines of other loggers say nothing here.
+//! * log lines: `INFO  jepsen.util - 0 :invoke :write 4`. Lines of other loggers say nothing here, nor does what this one
+//!   says that does not begin with the number of a process.
 //!
 //! `:ok` is an answer, `:fail` says that it did not happen, `:info` that nobody knows, and so does a missing
 //! completion. A process that calls again although its last call is open is a mistake of the history; after
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::BufRead;
 
-use super::edn::{EdnError, Reader, Value};
+use super::edn::{Reader, Value};
 use super::{Action, HistoryError, Lines, NO_NODE, Operation, Outcome, Response, Versioned};
 
 /// What a history's operations speak of.
@@ -39,6 +40,9 @@ pub enum Model {
 
 /// The key of a history that names none.
 const ONE_REGISTER: &str = "the register";
+
+/// What a call may come to, and the call itself.
+const TYPES: [&str; 4] = ["invoke", "ok", "fail", "info"];
 
 /// Events without a time are so far apart.
 const APART_NS: u64 = 1_000_000_000;
@@ -88,21 +92,53 @@ fn impossible(line: usize, problem: impl Into<String>) -> HistoryError {
 }
 
 /// The event of a log line, if it is a line of `jepsen.util` that tells one.
+///
+/// Whatever else the logger has to say need not be EDN, so a line is taken for an event by its first word: the number of a
+/// process. From there on nothing is skipped, because a call or an answer that is left out makes another history of it, and
+/// perhaps one that is linearizable.
 fn log_event(line: usize, text: &str, limit: usize) -> Result<Option<Event>, HistoryError> {
     const LOGGER: &str = "jepsen.util";
     let Some(place) = text.find(LOGGER) else { return Ok(None) };
-    let after = place + LOGGER.len();
-    let rest = text[after..].trim_start_matches([' ', '\t', '-', ':']);
-    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1, limit);
-    let mut next = || -> Result<Option<Value>, EdnError> { reader.read() };
-    // Whatever else the logger has to say need not be EDN.
-    let (Ok(Some(Value::Number(process))), Ok(Some(Value::Keyword(kind)))) = (next(), next()) else {
+    let after = text[place + LOGGER.len()..].trim_start();
+    let rest = after.strip_prefix(['-', ':']).unwrap_or(after).trim_start();
+    let first = rest.split(|letter: char| letter.is_whitespace() || letter == ',').next().unwrap_or_default();
+    // What was glued to it is missing a space, and not another kind of line.
+    let (process, glued) = first.split_once(':').map_or((first, None), |(number, kind)| (number, Some(kind)));
+    let digits = process.strip_prefix(['-', '+']).unwrap_or(process);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
+    }
+    if glued.is_some_and(|kind| !TYPES.contains(&kind)) {
+        return Ok(None);
+    }
+    let process = process.to_owned();
+    let rest = &rest[process.len()..];
+    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1, limit);
+    let kind = match reader.read()? {
+        Some(Value::Keyword(kind)) => kind,
+        Some(other) => {
+            let what = brief(&other);
+            return Err(impossible(
+                line,
+                format!("{what} is no type of event, and process {process} is named"),
+            ));
+        }
+        None => {
+            let problem = format!("what happened is missing after the process {process}");
+            return Err(impossible(line, problem));
+        }
     };
-    let Some(Value::Keyword(function)) = next()? else {
+    let Some(Value::Keyword(function)) = reader.read()? else {
         return Err(impossible(line, "what the process does is missing after the type of event"));
     };
-    let value = next()?;
+    let value = reader.read()?;
+    // An error follows the value where something went wrong, in words that need not be EDN.
+    if ["invoke", "ok"].contains(&kind.as_str())
+        && let Some(more) = reader.read()?
+    {
+        let more = brief(&more);
+        return Err(impossible(line, format!("{more} follows the value of the event, which is one value")));
+    }
     Ok(Some(Event { process, kind, function, key: None, value, time: None }))
 }
 
@@ -240,7 +276,7 @@ impl Events {
             self.operations.push(operation);
             return Ok(());
         }
-        if !["ok", "fail", "info"].contains(&event.kind.as_str()) {
+        if !TYPES.contains(&event.kind.as_str()) {
             return Err(wrong(format!(":{} is no type of event", event.kind)));
         }
         let Some((place, called, since)) = self.open.remove(&process) else {
@@ -540,6 +576,38 @@ mod tests {
             log("x\nINFO  jepsen.util - 0 :invoke :write {:a}", Model::Register),
             Err("line 2, column 42: a map with a key that has no value".to_owned())
         );
+    }
+
+    #[test]
+    fn a_log_line_of_a_process_is_an_event_or_a_mistake() {
+        let call = "INFO  jepsen.util - 1 :invoke :read nil\n";
+        for (text, expected) in [
+            ("1 ok :read 7", "line 2: ok is no type of event, and process 1 is named"),
+            ("1", "line 2: what happened is missing after the process 1"),
+            ("1 :ok", "line 2: what the process does is missing after the type of event"),
+            ("1:ok :read", "line 2: an event :ok :read without a :value; what is not there is nil"),
+            ("0 :invoke :write 4 5 6", "line 2: 5 follows the value of the event, which is one value"),
+            ("1 :ok :read 4 5", "line 2: 5 follows the value of the event, which is one value"),
+            ("1 :OK :read 4", "line 2: :OK is no type of event"),
+            ("-1 :ok :read 4", "line 2: -1 is no number of a process"),
+        ] {
+            let text = format!("{call}INFO  jepsen.util - {text}");
+            assert_eq!(log(&text, Model::Register), Err(expected.to_owned()), "{text}");
+        }
+        // The message of an error is told after the value, and is nobody's EDN.
+        let failed = format!("{call}INFO  jepsen.util - 1 :fail :read nil java.net.Exception: [no {{route\n");
+        assert_eq!(log(&failed, Model::Register).map(|operations| operations.len()), Ok(1));
+        for text in [
+            "INFO  jepsen.util - :nemesis :info :start nil",
+            "INFO  jepsen.util - Waiting for 5 nodes",
+            "INFO  jepsen.util - 10:00:00 it begins",
+            "INFO  jepsen.util - 3rd try",
+            "INFO  jepsen.util - ",
+            "at jepsen.util$real_pmap.invoke(util.clj:51)",
+        ] {
+            let text = format!("{call}{text}\n");
+            assert_eq!(log(&text, Model::Register).map(|operations| operations.len()), Ok(1), "{text}");
+        }
     }
 
     #[test]
