@@ -162,6 +162,8 @@ struct Events {
     last_ns: Option<u64>,
     /// Whether the values are texts, and the line that showed it: 4 and "4" would look the same.
     texts: Option<(bool, usize)>,
+    /// The same of the keys.
+    text_keys: Option<(bool, usize)>,
     bytes: usize,
     limit: usize,
 }
@@ -202,6 +204,7 @@ impl Events {
             open: BTreeMap::new(),
             last_ns: None,
             texts: None,
+            text_keys: None,
             bytes: 0,
             limit,
         }
@@ -255,6 +258,12 @@ impl Events {
             )));
         }
         let (key, value) = self.key_and_value(line, event.key, event.value.unwrap_or(Value::Nil))?;
+        // What did not happen, or perhaps did not, may tell an error where the key would be.
+        let key = match key {
+            Some(key) if ["invoke", "ok"].contains(&event.kind.as_str()) => Some(self.key(line, key)?),
+            None if self.model == Model::Register => Some(ONE_REGISTER.to_owned()),
+            _ => None,
+        };
         if event.kind == "invoke" {
             let key = key.ok_or_else(|| {
                 wrong("under the model kv an event has a :key, or a value of the form [key value]".to_owned())
@@ -299,7 +308,7 @@ impl Events {
             _ => Outcome::Unknown("the history says that nobody knows".to_owned()),
         };
         let operation = &mut self.operations[place];
-        if key.is_some_and(|key| key != operation.key) && event.kind == "ok" {
+        if event.kind == "ok" && key.is_some_and(|key| key != operation.key) {
             return Err(wrong(format!(
                 "process {process} completes its call of line {since}, but under another key"
             )));
@@ -321,26 +330,43 @@ impl Events {
         at
     }
 
+    /// The key that an event names, if it names one, and what it says of it.
     fn key_and_value(
         &self,
         line: usize,
         key: Option<Value>,
         value: Value,
-    ) -> Result<(Option<String>, Value), HistoryError> {
+    ) -> Result<(Option<Value>, Value), HistoryError> {
         match (key, self.model, value) {
-            (Some(Value::Text(key)), _, value) => Ok((Some(key), value)),
-            (Some(key), _, value) => Ok((Some(key.to_string()), value)),
-            (None, Model::Register, value) => Ok((Some(ONE_REGISTER.to_owned()), value)),
+            (Some(key), _, value) => Ok((Some(key), value)),
             (None, Model::Kv, Value::List(pair)) => match <[Value; 2]>::try_from(pair) {
-                Ok([Value::Text(key), value]) => Ok((Some(key), value)),
-                Ok([key, value]) => Ok((Some(key.to_string()), value)),
+                Ok([key, value]) => Ok((Some(key), value)),
                 Err(other) => Err(impossible(
                     line,
                     format!("{} is no pair of key and value", brief(&Value::List(other))),
                 )),
             },
-            // A completion may leave them out, or hold an error instead.
-            (None, Model::Kv, value) => Ok((None, value)),
+            // There is but one register, or it is a completion, which may leave them out, or hold an error instead.
+            (None, _, value) => Ok((None, value)),
+        }
+    }
+
+    /// A key as text. Equal keys have one text, and as 1 and "1" would have it too, all are of one type.
+    fn key(&mut self, line: usize, key: Value) -> Result<String, HistoryError> {
+        let (is_text, text) = match key {
+            Value::Text(text) => (true, text),
+            other => (false, other.canonical().to_string()),
+        };
+        match self.text_keys {
+            Some((texts, since)) if texts != is_text => Err(impossible(
+                line,
+                format!("{text} and the key of line {since} are not of one type: text or something else"),
+            )),
+            Some(_) => Ok(text),
+            None => {
+                self.text_keys = Some((is_text, line));
+                Ok(text)
+            }
         }
     }
 
@@ -386,7 +412,7 @@ impl Events {
                 let hint = "a register holds one value; for pairs of key and value use --model kv";
                 return Err(impossible(line, format!("{what} is no value of a register: {hint}")));
             }
-            other => (false, other.to_string()),
+            other => (false, other.canonical().to_string()),
         };
         match self.texts {
             Some((texts, since)) if texts != is_text => Err(impossible(
@@ -608,6 +634,32 @@ mod tests {
             let text = format!("{call}{text}\n");
             assert_eq!(log(&text, Model::Register).map(|operations| operations.len()), Ok(1), "{text}");
         }
+    }
+
+    #[test]
+    fn values_and_keys_are_equal_whatever_their_spelling() {
+        let story = |wrote: &str, read: &str, keys: [&str; 2]| {
+            let [first, second] = keys;
+            let text = format!(
+                "{{:process 0, :type :invoke, :f :write, :key {first}, :value {wrote}}}
+                {{:process 0, :type :ok, :f :write, :key {second}, :value {wrote}}}
+                {{:process 0, :type :invoke, :f :read, :key {second}, :value nil}}
+                {{:process 0, :type :ok, :f :read, :key {first}, :value {read}}}"
+            );
+            edn(&text, Model::Kv).map(|operations| check(&operations))
+        };
+        for (wrote, read) in [("#{1 2}", "#{2 1}"), ("{:a 1, :b 2}", "{:b 2, :a 1N}"), ("1N", "1")] {
+            assert_eq!(story(wrote, read, ["1", "1N"]), Ok(Verdict::Linearizable), "{wrote} and {read}");
+        }
+        assert!(matches!(story("#{1 2}", "#{2 3}", ["1", "1"]), Ok(Verdict::Violation(_))));
+        assert_eq!(
+            story("1", "1", ["1", "\"1\""]),
+            Err("line 2: 1 and the key of line 1 are not of one type: text or something else".to_owned())
+        );
+        // An error in a key's place says nothing of keys.
+        let failed = "{:process 0, :type :invoke, :f :read, :value [\"k\" nil]}
+            {:process 0, :type :fail, :f :read, :value [:timeout 5]}";
+        assert_eq!(edn(failed, Model::Kv).map(|operations| operations.len()), Ok(1));
     }
 
     #[test]
