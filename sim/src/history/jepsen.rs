@@ -303,7 +303,10 @@ impl Events {
                 self.count(line, seen.as_ref().map_or(0, String::len))?;
                 Outcome::Ok(Response::Value(seen.map(|value| Versioned { value, modify_index: 0 })))
             }
-            "ok" => Outcome::Ok(Response::Done(true)),
+            "ok" => {
+                self.repeats(line, (place, since), function, value)?;
+                Outcome::Ok(Response::Done(true))
+            }
             "fail" => Outcome::Failed("the history says that it failed".to_owned()),
             _ => Outcome::Unknown("the history says that nobody knows".to_owned()),
         };
@@ -316,6 +319,38 @@ impl Events {
         operation.returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then_some(at_ns);
         operation.outcome = outcome;
         Ok(())
+    }
+
+    /// What changes something may say again what it wrote, and nothing else: whoever wrote down another value confused two
+    /// calls, and which of the values is there afterwards nobody knows.
+    fn repeats(
+        &mut self,
+        line: usize,
+        (place, since): (usize, usize),
+        function: Function,
+        value: Value,
+    ) -> Result<(), HistoryError> {
+        // Some clients tell of a compare-and-set that it held, and not what it was.
+        let is_left_out = match function {
+            Function::Write | Function::Append => value == Value::Nil,
+            Function::Cas => !matches!(value, Value::List(_)),
+            Function::Read | Function::Delete => true,
+        };
+        if is_left_out {
+            return Ok(());
+        }
+        let said = brief(&value);
+        let action = self.action(line, function, value)?;
+        match self.operations.get(place) {
+            Some(operation) if operation.action != action => {
+                let process = operation.client;
+                let problem = format!(
+                    "process {process} completes its call of line {since}, but with another value: {said}"
+                );
+                Err(impossible(line, problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// When an event happened: later than the one before, whatever its time says.
@@ -660,6 +695,28 @@ mod tests {
         let failed = "{:process 0, :type :invoke, :f :read, :value [\"k\" nil]}
             {:process 0, :type :fail, :f :read, :value [:timeout 5]}";
         assert_eq!(edn(failed, Model::Kv).map(|operations| operations.len()), Ok(1));
+    }
+
+    #[test]
+    fn an_answer_repeats_what_its_call_wrote() {
+        let story = |call: &str, answer: &str| {
+            let text = format!("{{:process 0, :type :invoke, {call}}}\n{{:process 0, :type :ok, {answer}}}");
+            edn(&text, Model::Register).map(|operations| operations.len())
+        };
+        let other = |value: &str| {
+            Err(format!("line 2: process 0 completes its call of line 1, but with another value: {value}"))
+        };
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value 4"), other("4"));
+        assert_eq!(story(":f :write, :value nil", ":f :write, :value 4"), other("4"));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value [1 3]"), other("[1 3]"));
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value 3N"), Ok(1));
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value nil"), Ok(1));
+        assert_eq!(story(":f :write, :value 3", ":f :write"), Ok(1));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value [1 2]"), Ok(1));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value true"), Ok(1));
+        let pair = "{:process 0, :type :invoke, :f :append, :value [:k 3]}
+            {:process 0, :type :ok, :f :append, :value [:k 4]}";
+        assert_eq!(edn(pair, Model::Kv).map(|operations| operations.len()), other("4"));
     }
 
     #[test]
