@@ -476,6 +476,11 @@ impl Events {
     }
 }
 
+/// What is wrong with an operation of this name, if the model does not know it.
+pub(super) fn off_model(name: &str, model: Model) -> Option<String> {
+    Function::of(name, model).err()
+}
+
 /// How many bytes an operation has beside itself.
 pub(super) fn written(operation: &Operation) -> usize {
     let action = match &operation.action {
