@@ -187,6 +187,8 @@ fn listed(faults: &BTreeMap<String, u64>) -> String {
 /// What came of many seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// How many seeds there were to be, if that is known.
+    due: Option<u64>,
     seeds: u64,
     failed: Vec<u64>,
     undecided: u64,
@@ -197,6 +199,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Of a run that is to have so many seeds. A shard of few seeds may have none.
+    pub fn of(due: usize) -> Summary {
+        Summary { due: Some(due as u64), ..Summary::default() }
+    }
+
     /// Counts a seed in.
     pub fn add(&mut self, report: &RunReport) {
         self.seeds += 1;
@@ -216,14 +223,15 @@ impl Summary {
         }
     }
 
-    /// Whether every seed was fine, and there was one.
+    /// Whether every seed was fine, and none is missing; if nobody said how many there were to be, there was one.
     pub fn is_ok(&self) -> bool {
-        self.failed.is_empty() && self.seeds > 0
+        self.failed.is_empty() && self.seeds >= self.due.unwrap_or(1)
     }
 
     /// The summary for a person; `wall_seconds` is how long it all took.
     pub fn text(&self, wall_seconds: f64) -> String {
         let verdict = match self.failed.len() {
+            0 if self.seeds == 0 => "nothing was run".to_owned(),
             0 => "all ok".to_owned(),
             failed => format!("{failed} FAILED"),
         };
@@ -314,6 +322,18 @@ mod tests {
         summary.add(&failing());
         assert!(!summary.is_ok());
         insta::assert_snapshot!(summary.text(2.0));
+    }
+
+    #[test]
+    fn a_share_of_no_seeds_is_fine_and_seeds_that_are_missing_are_not() {
+        assert!(Summary::of(0).is_ok());
+        assert!(Summary::of(0).text(1.0).starts_with("0 seeds: nothing was run;"));
+        let mut summary = Summary::of(2);
+        assert!(!summary.is_ok());
+        summary.add(&passing());
+        assert!(!summary.is_ok());
+        summary.add(&passing());
+        assert!(summary.is_ok());
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
-    let mut summary = Summary::default();
+    let mut summary = Summary::of(cases.len());
     let mut reached = Reached::default();
     let mut trouble: Result<(), Unusable> = Ok(());
     let progress = progress_bar(cases.len(), single);
@@ -298,5 +298,8 @@ mod tests {
             (taken("1/3"), taken("2/3"), taken("3/3")),
             (vec![10, 13, 16], vec![11, 14], vec![12, 15])
         );
+        // More shards than seeds: some have nothing to do, and did it.
+        let rest = taken("8/8");
+        assert!(rest.is_empty() && Summary::of(rest.len()).is_ok());
     }
 }
