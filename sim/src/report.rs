@@ -8,7 +8,7 @@ pub mod explain;
 pub mod page;
 pub mod story;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ use crate::coverage::Moment;
 pub struct RunReport {
     /// The seed.
     pub seed: u64,
+    /// What it is a run of, as far as a sweep says so; reports of older ones do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<Origin>,
     /// Whether nothing was violated.
     pub ok: bool,
     /// How many nodes there were.
@@ -68,6 +71,48 @@ pub struct RunReport {
     /// What of note happened when, if the states were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moments: Vec<Moment>,
+}
+
+/// What two runs have in common, beside the code, if they are runs of one experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The name of the program, which is an experiment's own, and its version.
+    pub program: String,
+    /// The bug that was put back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
+    /// How many nodes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// How long a storm was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<u64>,
+    /// Kinds of fault that were left out.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
+}
+
+impl Origin {
+    /// The first thing that is not as in another one, in words; nothing if they are one.
+    pub fn difference(&self, other: &Origin) -> Option<String> {
+        let parts = |origin: &Origin| {
+            let listed = origin.without.iter().cloned().collect::<Vec<_>>().join(", ");
+            [
+                ("program", Some(origin.program.clone())),
+                ("--mutant", origin.mutant.clone()),
+                ("--nodes", origin.nodes.map(|nodes| nodes.to_string())),
+                ("--duration", origin.duration_s.map(|seconds| seconds.to_string())),
+                ("--without", Some(listed).filter(|kinds| !kinds.is_empty())),
+            ]
+        };
+        let said = |part: Option<String>| part.unwrap_or_else(|| "none".to_owned());
+        parts(self)
+            .into_iter()
+            .zip(parts(other))
+            .find(|(ours, theirs)| ours != theirs)
+            .map(|((name, ours), (_, theirs))| format!("{name} {}, and there {}", said(ours), said(theirs)))
+    }
 }
 
 impl RunReport {
@@ -216,8 +261,7 @@ impl Summary {
             self.failed.push(report.seed);
         }
         self.undecided += u64::from(!report.undecided.is_empty());
-        let checks: std::collections::BTreeSet<&String> =
-            report.violations.iter().map(|violation| &violation.check).collect();
+        let checks: BTreeSet<&String> = report.violations.iter().map(|violation| &violation.check).collect();
         for check in checks {
             *self.by_check.entry(check.clone()).or_default() += 1;
         }
@@ -264,6 +308,7 @@ mod tests {
     fn passing() -> RunReport {
         RunReport {
             seed: 17,
+            of: None,
             ok: true,
             nodes: 5,
             trace_hash: "00c0ffee00c0ffee".into(),
