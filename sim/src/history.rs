@@ -104,7 +104,7 @@ pub fn read_any(
     limit: usize,
 ) -> Result<Vec<Operation>, HistoryError> {
     let operations = match format {
-        Format::JsonLines => read_within(input, limit)?,
+        Format::JsonLines => read_within(input, model, limit)?,
         Format::Edn => jepsen::read_edn(input, model, limit)?,
         Format::JepsenLog => jepsen::read_log(input, model, limit)?,
     };
@@ -147,10 +147,10 @@ impl<R: BufRead> Lines<R> {
 /// # Errors
 /// The first line that is not a possible operation, or repeats an id; a client that calls again before it was answered.
 pub fn read(input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
-    read_within(input, usize::MAX)
+    read_within(input, Model::Kv, usize::MAX)
 }
 
-fn read_within(input: impl BufRead, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+fn read_within(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
     let mut bytes = 0usize;
     let mut operations = Vec::new();
     let mut stands_at = Vec::new();
@@ -163,6 +163,16 @@ fn read_within(input: impl BufRead, limit: usize) -> Result<Vec<Operation>, Hist
         let operation: Operation =
             serde_json::from_str(&text).map_err(|source| HistoryError::Json { line, source })?;
         if let Some(problem) = operation.problem() {
+            return Err(HistoryError::Impossible { line, problem });
+        }
+        let name = match operation.action {
+            Action::Get => "get",
+            Action::Put { .. } => "put",
+            Action::Cas { .. } => "cas",
+            Action::Delete => "delete",
+            Action::Append { .. } => "append",
+        };
+        if let Some(problem) = jepsen::off_model(name, model) {
             return Err(HistoryError::Impossible { line, problem });
         }
         if !ids.insert(operation.id) {
@@ -277,6 +287,28 @@ mod tests {
     }
 
     #[test]
+    fn what_the_model_does_not_know_is_refused_in_every_format() {
+        let append = Action::Append { value: "b".into() };
+        let done = Outcome::Ok(Response::Done(true));
+        for (story, expected) in [
+            (Story::default().put((1, 2), "a").get((3, 4), Some(("a", 0))), None),
+            (Story::default().cas((1, 2), None, "a", true), None),
+            (Story::default().put((1, 2), "a").add((3, 4), append, done), Some(":append")),
+            (Story::default().put((1, 2), "a").delete((3, 4)), Some(":delete")),
+        ] {
+            let mut bytes = Vec::new();
+            write(&mut bytes, &story.0).unwrap();
+            let read = |model| read_any(&bytes[..], Format::JsonLines, model, usize::MAX);
+            assert_eq!(read(Model::Kv).unwrap(), story.0);
+            let refused = read(Model::Register).err().map(|error| error.to_string());
+            let expected = expected.map(|name| {
+                format!("line 2: {name} is nothing a register does: it knows :read, :write and :cas")
+            });
+            assert_eq!(refused, expected);
+        }
+    }
+
+    #[test]
     fn a_client_that_calls_before_it_was_answered_is_named_with_both_lines() {
         // One client makes all calls.
         let by_one = |story: Story| {
@@ -311,7 +343,7 @@ mod tests {
         // More than there is memory.
         for begins in ["", "{\"id\": \"", "# a comment "] {
             let endless = begins.as_bytes().chain(std::io::repeat(b'7'));
-            let error = read_within(std::io::BufReader::new(endless), 100_000).unwrap_err();
+            let error = read_within(std::io::BufReader::new(endless), Model::Kv, 100_000).unwrap_err();
             assert!(matches!(error, HistoryError::TooLarge { line: 1 }), "{error}");
         }
         for begins in ["[", "[[", "{:value \"", ":a", "x"] {

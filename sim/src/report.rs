@@ -8,7 +8,7 @@ pub mod explain;
 pub mod page;
 pub mod story;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ use crate::coverage::Moment;
 pub struct RunReport {
     /// The seed.
     pub seed: u64,
+    /// What it is a run of, as far as a sweep says so; reports of older ones do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<Origin>,
     /// Whether nothing was violated.
     pub ok: bool,
     /// How many nodes there were.
@@ -68,6 +71,48 @@ pub struct RunReport {
     /// What of note happened when, if the states were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moments: Vec<Moment>,
+}
+
+/// What two runs have in common, beside the code, if they are runs of one experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The name of the program, which is an experiment's own, and its version.
+    pub program: String,
+    /// The bug that was put back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
+    /// How many nodes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// How long a storm was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<u64>,
+    /// Kinds of fault that were left out.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
+}
+
+impl Origin {
+    /// The first thing that is not as in another one, in words; nothing if they are one.
+    pub fn difference(&self, other: &Origin) -> Option<String> {
+        let parts = |origin: &Origin| {
+            let listed = origin.without.iter().cloned().collect::<Vec<_>>().join(", ");
+            [
+                ("program", Some(origin.program.clone())),
+                ("--mutant", origin.mutant.clone()),
+                ("--nodes", origin.nodes.map(|nodes| nodes.to_string())),
+                ("--duration", origin.duration_s.map(|seconds| seconds.to_string())),
+                ("--without", Some(listed).filter(|kinds| !kinds.is_empty())),
+            ]
+        };
+        let said = |part: Option<String>| part.unwrap_or_else(|| "none".to_owned());
+        parts(self)
+            .into_iter()
+            .zip(parts(other))
+            .find(|(ours, theirs)| ours != theirs)
+            .map(|((name, ours), (_, theirs))| format!("{name} {}, and there {}", said(ours), said(theirs)))
+    }
 }
 
 impl RunReport {
@@ -187,6 +232,8 @@ fn listed(faults: &BTreeMap<String, u64>) -> String {
 /// What came of many seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// How many seeds there were to be, if that is known.
+    due: Option<u64>,
     seeds: u64,
     failed: Vec<u64>,
     undecided: u64,
@@ -197,6 +244,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Of a run that is to have so many seeds. A shard of few seeds may have none.
+    pub fn of(due: usize) -> Summary {
+        Summary { due: Some(due as u64), ..Summary::default() }
+    }
+
     /// Counts a seed in.
     pub fn add(&mut self, report: &RunReport) {
         self.seeds += 1;
@@ -209,21 +261,21 @@ impl Summary {
             self.failed.push(report.seed);
         }
         self.undecided += u64::from(!report.undecided.is_empty());
-        let checks: std::collections::BTreeSet<&String> =
-            report.violations.iter().map(|violation| &violation.check).collect();
+        let checks: BTreeSet<&String> = report.violations.iter().map(|violation| &violation.check).collect();
         for check in checks {
             *self.by_check.entry(check.clone()).or_default() += 1;
         }
     }
 
-    /// Whether every seed was fine, and there was one.
+    /// Whether every seed was fine, and none is missing; if nobody said how many there were to be, there was one.
     pub fn is_ok(&self) -> bool {
-        self.failed.is_empty() && self.seeds > 0
+        self.failed.is_empty() && self.seeds >= self.due.unwrap_or(1)
     }
 
     /// The summary for a person; `wall_seconds` is how long it all took.
     pub fn text(&self, wall_seconds: f64) -> String {
         let verdict = match self.failed.len() {
+            0 if self.seeds == 0 => "nothing was run".to_owned(),
             0 => "all ok".to_owned(),
             failed => format!("{failed} FAILED"),
         };
@@ -256,6 +308,7 @@ mod tests {
     fn passing() -> RunReport {
         RunReport {
             seed: 17,
+            of: None,
             ok: true,
             nodes: 5,
             trace_hash: "00c0ffee00c0ffee".into(),
@@ -314,6 +367,18 @@ mod tests {
         summary.add(&failing());
         assert!(!summary.is_ok());
         insta::assert_snapshot!(summary.text(2.0));
+    }
+
+    #[test]
+    fn a_share_of_no_seeds_is_fine_and_seeds_that_are_missing_are_not() {
+        assert!(Summary::of(0).is_ok());
+        assert!(Summary::of(0).text(1.0).starts_with("0 seeds: nothing was run;"));
+        let mut summary = Summary::of(2);
+        assert!(!summary.is_ok());
+        summary.add(&passing());
+        assert!(!summary.is_ok());
+        summary.add(&passing());
+        assert!(summary.is_ok());
     }
 
     #[test]

@@ -121,6 +121,12 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
     let watch = Stopwatch::start();
     let limit = usize::try_from(args.memory_limit << 20).unwrap_or(usize::MAX);
     if let Some(path) = &args.report {
+        if is_one_file(&args.history, path) {
+            return Err(format!(
+                "--report {} is the history itself, which it would overwrite",
+                path.display()
+            ));
+        }
         super::is_free(path, args.force).map_err(|problem| problem.to_string())?;
     }
     let mut input = open(&args.history).map_err(|error| format!("cannot be read: {error}"))?;
@@ -231,6 +237,24 @@ impl<R: BufRead, F: Fn() -> bool> BufRead for Patient<R, F> {
     }
 }
 
+/// Whether two names, of which the first may be standard input, lead to one plain file.
+fn is_one_file(input: &Path, output: &Path) -> bool {
+    let input = if input == Path::new("-") { Path::new("/dev/stdin") } else { input };
+    let (Ok(one), Ok(other)) = (input.metadata(), output.metadata()) else { return false };
+    if !one.is_file() || !other.is_file() {
+        return false;
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        matches!((input.canonicalize(), output.canonicalize()), (Ok(one), Ok(other)) if one == other)
+    }
+}
+
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     if path == Path::new("-") {
         return Ok(Box::new(BufReader::with_capacity(LOOK_AHEAD, io::stdin())));
@@ -287,5 +311,41 @@ fn judgement(verdict: Verdict, operations: &[Operation], watch: Stopwatch) -> Ju
             limit: Some(limit),
             ..base
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn given(arguments: &[&str]) -> CheckArgs {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: CheckArgs,
+        }
+        Alone::parse_from([&["check"], arguments].concat()).args
+    }
+
+    #[test]
+    fn a_history_is_not_overwritten_with_its_own_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = folder.path().join("history");
+        let text = "{:process 0, :type :invoke, :f :read, :key 1, :value nil}\n";
+        std::fs::write(&history, text).unwrap();
+        let other = folder.path().join("other");
+        std::fs::hard_link(&history, &other).unwrap();
+        let roundabout = folder.path().join(".").join("history");
+        for page in [&history, &roundabout, &other] {
+            let names = [&history, page].map(|path| path.to_str().unwrap());
+            let refused = judge(&given(&[names[0], "--report", names[1], "--force"])).unwrap_err();
+            assert!(refused.contains("is the history itself"), "{refused}");
+            assert_eq!(std::fs::read_to_string(&history).unwrap(), text);
+        }
+        let page = folder.path().join("page");
+        let names = [&history, &page].map(|path| path.to_str().unwrap());
+        assert_eq!(judge(&given(&[names[0], "--report", names[1]])).unwrap().code, 0);
+        assert!(page.exists());
     }
 }

@@ -13,10 +13,10 @@ use crate::hunt::folder::{self, FolderError};
 use crate::hunt::measure::{self, Trial, run_round};
 use crate::mutants;
 use crate::runner::{Case, Runner, Stopwatch};
-use crate::saved::SavedCase;
+use crate::saved::{Expects, SavedCase};
 use crate::scenario::Limits;
 use crate::shard::Shard;
-use crate::shrink::Signature;
+use crate::shrink::{Signature, tries};
 
 /// A hunt without `--for` and `--runs` takes so many seconds.
 const USUAL_SECONDS: u64 = 600;
@@ -189,18 +189,30 @@ fn keep(
         std::fs::create_dir_all(parent)
             .map_err(|error| Unusable(format!("cannot make {}: {error}", parent.display())))?;
     }
-    // As it is first: if shrinking is cut short, the failure is not lost.
-    let bare = path.with_extension("whole.json");
-    SavedCase::bare(failure.scenario.clone()).save(&bare, true)?;
+    // As it is first: if shrinking is cut short, the failure is not lost. It says what it shows and with which bug, because
+    // without that bug there is nothing to see.
+    let whole = folder::whole_file(folder, signature);
+    let expects = Expects {
+        mutant: case.mutant.clone(),
+        signature: signature.clone(),
+        within: tries(&failure.scenario),
+    };
+    let saved = SavedCase {
+        story: format!("Found by a hunt with seed {}, and not made small.", hunt.seed),
+        expects: Some(expects),
+        once: None,
+        scenario: failure.scenario.clone(),
+    };
+    saved.save(&whole, true)?;
     if args.no_shrink || signature.check == "DET" {
         return Ok(());
     }
-    let case = Case { seed: failure.scenario.seed, scenario: Some(bare), ..case.clone() };
+    let case = Case { seed: failure.scenario.seed, scenario: Some(whole.clone()), ..case.clone() };
     let report = runner.run(&case)?;
     if !signature.is_in(&report) {
         return print(&format!(
             "{signature}: does not happen again with the same plan; see {}\n",
-            path.display()
+            whole.display()
         ))
         .map(|_| ());
     }
@@ -208,10 +220,11 @@ fn keep(
     make_small(runner, &case, &failure.scenario, &report, budget, &path, true)
 }
 
+/// How things stand, and for each way to fail the file that it is in: of one that came from elsewhere there may be no case.
 fn summary(hunt: &Hunt, folder: &Path, seconds: f64) -> String {
     let mut text = format!("hunted {seconds:.0} s; {}; kept in {}\n", hunt.line(), folder.display());
     for (signature, failure) in &hunt.failures {
-        let path = folder::case_file(folder, signature);
+        let path = folder::kept_file(folder, signature).unwrap_or_else(|| folder::state_file(folder));
         text += &format!("  {} times {signature}\n      {}\n", failure.times, path.display());
     }
     text
@@ -269,6 +282,62 @@ fn write_trials(path: &Path, trials: &[Trial]) -> Result<(), Unusable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::RunReport;
+    use clap::Parser;
+
+    fn given(arguments: &[&str]) -> HuntArgs {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: HuntArgs,
+        }
+        Alone::parse_from([&["hunt"], arguments].concat()).args
+    }
+
+    /// A runner whose processes all answer this.
+    #[cfg(unix)]
+    fn answering(report: &RunReport) -> Runner {
+        Runner {
+            program: "/bin/sh".into(),
+            prefix: ["-c", &format!("echo '{}'", serde_json::to_string(report).unwrap()), "sh"]
+                .map(Into::into)
+                .into(),
+            jobs: 1,
+            time_limit: std::time::Duration::from_secs(20),
+            check_determinism: false,
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_failure_that_is_not_made_small_is_kept_with_its_bug_and_the_file_is_named() {
+        let fine = RunReport { ok: true, ..RunReport::default() };
+        for (flags, runner) in [
+            (&["--mutant", "R27", "--no-shrink"][..], answering(&fine)),
+            // It does not happen again.
+            (&["--mutant", "R27"][..], answering(&fine)),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            let mut hunt = Hunt::new(3, Some("R27".to_owned()));
+            let scenario = crate::scenario::Scenario::generate(5, &Limits::default());
+            let signature = Signature { check: "LIN".into(), says: "key _: # of #".into() };
+            hunt.failures
+                .insert(signature.clone(), crate::hunt::Failure { scenario: scenario.clone(), times: 2 });
+            let case = Case { mutant: hunt.mutant.clone(), ..Case::default() };
+            keep(&given(flags), folder, &runner, &case, &hunt, &signature).unwrap();
+            let told = summary(&hunt, folder, 1.0);
+            let path = Path::new(told.lines().last().unwrap().trim());
+            let saved = SavedCase::load(path).unwrap();
+            let expects = saved.expects.unwrap();
+            assert_eq!((expects.mutant.as_deref(), expects.signature), (Some("R27"), signature.clone()));
+            assert_eq!(saved.scenario, scenario);
+            // Once it is small, that is the case.
+            std::fs::write(folder::case_file(folder, &signature), "{}").unwrap();
+            let small = folder::case_file(folder, &signature).display().to_string();
+            assert!(summary(&hunt, folder, 1.0).contains(&small));
+        }
+    }
 
     #[test]
     fn times_are_written_as_people_write_them() {

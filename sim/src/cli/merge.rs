@@ -4,6 +4,9 @@
 //! (`run --coverage-report`), or folders of hunts. All must be of one kind, and none may be there twice, under whatever
 //! names: its runs would count twice. Reports of runs name their seeds; of the others only a copy that says the same, byte
 //! for byte, is known as one, so that an older copy of a hunt that went on is not.
+//!
+//! Reports of runs also say what they are of: the program, the bug that was put back, the shape that was asked for. All that
+//! say so must agree. Older ones do not say it, and are taken at their caller's word.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,7 +17,7 @@ use clap::Args;
 use super::{Unusable, json_line, print};
 use crate::hunt::folder;
 use crate::points::Reached;
-use crate::report::{RunReport, Summary};
+use crate::report::{Origin, RunReport, Summary};
 
 #[derive(Clone, Debug, Args)]
 pub struct MergeArgs {
@@ -64,6 +67,7 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     let mut places: BTreeMap<PathBuf, &Path> = BTreeMap::new();
     let mut contents: BTreeMap<(usize, u64), &Path> = BTreeMap::new();
     let mut seeds: BTreeMap<u64, &Path> = BTreeMap::new();
+    let mut origin: Option<(Origin, &Path)> = None;
     for path in &args.parts {
         let place = path.canonicalize().unwrap_or_else(|_| path.clone());
         if let Some(first) = places.insert(place, path) {
@@ -88,6 +92,18 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
                         return Err(Unusable(format!(
                             "{path}: seed {seed} is there, and in {first} before, so that its run would count twice"
                         )));
+                    }
+                    match (&report.of, &origin) {
+                        (Some(of), Some((known, first))) => {
+                            if let Some(difference) = of.difference(known) {
+                                let (path, first, seed) = (path.display(), first.display(), report.seed);
+                                return Err(Unusable(format!(
+                                    "{path}: seed {seed} is of another experiment than {first}: {difference}"
+                                )));
+                            }
+                        }
+                        (Some(of), None) => origin = Some((of.clone(), path)),
+                        (None, _) => {}
                     }
                     reports.insert(report.seed, report);
                 }
@@ -240,6 +256,36 @@ mod tests {
         let partial = MergeArgs { parts: vec![path("odd")], out: None, partial: true, force: false };
         assert!(merge(&partial).unwrap());
         assert!(merged(&[path("odd")], &path("out")).unwrap_err().to_string().contains("--force"));
+    }
+
+    #[test]
+    fn runs_of_different_experiments_are_not_one_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let plain = Origin { program: "sim 1".into(), ..Origin::default() };
+        let put = |name: &str, seed: u64, of: Option<Origin>| {
+            std::fs::write(path(name), json_line(&RunReport { of, ..report(seed) })).unwrap();
+        };
+        put("one", 1, Some(plain.clone()));
+        for (of, difference) in [
+            (Origin { mutant: Some("R27".into()), ..plain.clone() }, "--mutant R27, and there none"),
+            (Origin { nodes: Some(5), ..plain.clone() }, "--nodes 5, and there none"),
+            (Origin { duration_s: Some(5), ..plain.clone() }, "--duration 5, and there none"),
+            (
+                Origin { without: ["loss".to_owned()].into(), ..plain.clone() },
+                "--without loss, and there none",
+            ),
+            (Origin { program: "bank 1".into(), ..plain.clone() }, "program bank 1, and there sim 1"),
+        ] {
+            put("two", 2, Some(of));
+            let error = merged(&[path("one"), path("two")], &path("out")).unwrap_err().to_string();
+            assert!(error.contains("two: seed 2 is of another experiment than "), "{error}");
+            assert!(error.ends_with(&format!("one: {difference}")), "{error}");
+        }
+        assert!(!path("out").exists());
+        put("two", 2, Some(plain));
+        put("older", 3, None);
+        assert!(merged(&["older", "one", "two"].map(path), &path("out")).unwrap());
     }
 
     #[test]

@@ -221,7 +221,8 @@ fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
     if path.is_dir() {
         return Err(Unusable(format!("{} is a directory, want a file", path.display())));
     }
-    if path.exists() && !force {
+    // A link that leads nowhere is there, too, and somebody's.
+    if path.symlink_metadata().is_ok() && !force {
         return Err(Unusable(format!("{} exists; --force overwrites it", path.display())));
     }
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -231,8 +232,9 @@ fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
         _ => {
             let new = !path.exists();
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            // It was only tried. A file that was not there is not there again.
-            let tried = opened.and_then(|_| if new { std::fs::remove_file(path) } else { Ok(()) });
+            // It was only tried. A file that was not there is not there again; a link to it stays.
+            let tried = opened
+                .and_then(|_| if new { std::fs::remove_file(std::fs::canonicalize(path)?) } else { Ok(()) });
             tried.map_err(|error| unwritable(path, &error))
         }
     }
@@ -290,6 +292,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_that_leads_nowhere_stays_and_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let refused = is_free(&link, false).unwrap_err().to_string();
+        assert!(refused.contains("link exists; --force"), "{refused}");
+        is_free(&link, true).unwrap();
+        is_free(&file, false).unwrap();
+        assert_eq!(std::fs::read_link(&link).unwrap(), file);
+        assert!(!file.exists());
     }
 
     #[test]

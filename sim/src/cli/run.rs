@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::points::Reached;
-use crate::report::{RunReport, Summary};
+use crate::report::{Origin, RunReport, Summary};
 use crate::runner::{self, Case, Runner, Stopwatch};
 use crate::saved::SavedCase;
 use crate::scenario::Scenario;
@@ -131,7 +131,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
-    let mut summary = Summary::default();
+    let mut summary = Summary::of(cases.len());
     let mut reached = Reached::default();
     let mut trouble: Result<(), Unusable> = Ok(());
     let progress = progress_bar(cases.len(), single);
@@ -146,6 +146,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
             progress.inc(1);
         },
         &mut |case, report| {
+            let report = RunReport { of: Some(origin(&args.shape)), ..report };
             summary.add(&report);
             reached.add(&report);
             let as_generated = match &case.scenario {
@@ -242,6 +243,24 @@ fn warn(done: Result<(), Unusable>) {
     }
 }
 
+/// What the reports of a sweep say that they are of, so that nobody puts two experiments together.
+fn origin(shape: &Shape) -> Origin {
+    Origin {
+        program: program(),
+        mutant: shape.mutant.clone(),
+        nodes: shape.nodes,
+        duration_s: shape.duration,
+        without: shape.without.iter().cloned().collect(),
+    }
+}
+
+/// The name of this program, which is an experiment's own, and the version of the testbed.
+fn program() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned());
+    format!("{} {}", name.as_deref().unwrap_or("sim"), env!("CARGO_PKG_VERSION"))
+}
+
 fn generated(case: &Case, shape: &Shape) -> Scenario {
     experiment().scenario(case.seed, &limits(shape))
 }
@@ -288,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn a_report_says_what_it_is_of() {
+        let shape = Shape {
+            nodes: Some(5),
+            duration: Some(7),
+            without: vec!["loss".to_owned()],
+            mutant: Some("R27".to_owned()),
+        };
+        let report = RunReport { of: Some(origin(&shape)), ..RunReport::default() };
+        let line = json_line(&report);
+        assert!(line.contains(r#""mutant":"R27","nodes":5,"duration_s":7,"without":["loss"]"#), "{line}");
+        assert_eq!(serde_json::from_str::<RunReport>(&line).unwrap(), report);
+    }
+
+    #[test]
     fn shards_take_every_seed_once() {
         let taken = |shard: &str| {
             let shard = Some(shard.parse().unwrap());
@@ -298,5 +331,8 @@ mod tests {
             (taken("1/3"), taken("2/3"), taken("3/3")),
             (vec![10, 13, 16], vec![11, 14], vec![12, 15])
         );
+        // More shards than seeds: some have nothing to do, and did it.
+        let rest = taken("8/8");
+        assert!(rest.is_empty() && Summary::of(rest.len()).is_ok());
     }
 }

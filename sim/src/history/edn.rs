@@ -4,7 +4,8 @@
 //! of one operation. Every error names the line and column, both from 1. Depth and size of one value are
 //! bounded, so that no input exhausts the stack or the memory.
 //!
-//! Kept as they are written: numbers (their type is nobody's business here), symbols, characters, tags.
+//! Kept as they are written: numbers, symbols, characters, tags, the order of sets and maps. Which spellings are one value
+//! is known to [`Value::canonical`].
 //! Left out: namespaces' meaning, and everything that only code has.
 
 use std::fmt;
@@ -17,8 +18,8 @@ const MOST_LONG: usize = 64 << 20;
 /// What a value takes beside its text, with a share of the empty places of the vector that it is in.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
 
-/// One value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One value. Two are equal here if they are written alike; [`Value::canonical`] makes that of all that are equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
     /// `nil`
     Nil,
@@ -55,6 +56,105 @@ impl Value {
             Value::Tagged(_, value) => value.get(keyword),
             _ => None,
         }
+    }
+
+    /// The one spelling of all values that are equal in EDN: sets and maps have no order, `1N` is `1`, and `2.50` is `2.5`.
+    /// A whole number and a broken one are never equal.
+    #[must_use]
+    pub fn canonical(self) -> Value {
+        let all = |values: Vec<Value>| values.into_iter().map(Value::canonical);
+        match self {
+            Value::Number(text) => Value::Number(number(text)),
+            Value::Character(name) => Value::Character(character(name)),
+            Value::List(values) => Value::List(all(values).collect()),
+            Value::Set(values) => {
+                let mut values: Vec<Value> = all(values).collect();
+                values.sort();
+                values.dedup();
+                Value::Set(values)
+            }
+            Value::Map(pairs) => {
+                let mut pairs: Vec<(Value, Value)> =
+                    pairs.into_iter().map(|(key, value)| (key.canonical(), value.canonical())).collect();
+                pairs.sort();
+                Value::Map(pairs)
+            }
+            Value::Tagged(tag, value) => Value::Tagged(tag, Box::new(value.canonical())),
+            other @ (Value::Nil | Value::Bool(_) | Value::Text(_) | Value::Keyword(_) | Value::Symbol(_)) => {
+                other
+            }
+        }
+    }
+}
+
+/// The one spelling of a number, as far as it is one that is understood: `+1`, `1N` and `1` are `1`, `-0` is `0`; `1.50` and
+/// `15e-1` are `1.5`, and exact ones (`1.50M`) `1.5M`; `2/4` is `1/2`.
+fn number(text: String) -> String {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(&text)),
+    };
+    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let signed = |text: &str| format!("{}{text}", if negative && text != "0" { "-" } else { "" });
+    let whole = digits.strip_suffix('N').unwrap_or(digits);
+    if all_digits(whole) {
+        return signed(whole);
+    }
+    if let Some((above, below)) = whole.split_once('/')
+        && let (Ok(above), Ok(below)) = (above.parse::<u128>(), below.parse::<u128>())
+        && below > 0
+    {
+        let divisor = common(above, below);
+        let (above, below) = (above / divisor, below / divisor);
+        return signed(&if below == 1 { above.to_string() } else { format!("{above}/{below}") });
+    }
+    if let Some(exact) = digits.strip_suffix('M') {
+        return exactly(exact).map(|exact| signed(&exact) + "M").unwrap_or(text);
+    }
+    match digits.parse::<f64>() {
+        // Zero has one sign, as it is equal with both.
+        Ok(value) if value == 0.0 => "0.0".to_owned(),
+        Ok(value) if value.is_finite() => format!("{}{value:?}", if negative { "-" } else { "" }),
+        _ => text,
+    }
+}
+
+/// The greatest number that divides both.
+fn common(one: u128, other: u128) -> u128 {
+    if other == 0 { one.max(1) } else { common(other, one % other) }
+}
+
+/// The one spelling of an exact decimal number: its digits without zeros at either end, and the power of ten to take them by.
+fn exactly(text: &str) -> Option<String> {
+    let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (above, below) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if above.is_empty()
+        || ![above, below].into_iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        return None;
+    }
+    let power = power.parse::<i64>().ok()?.checked_sub(i64::try_from(below.len()).ok()?)?;
+    let digits = format!("{above}{below}");
+    let digits = digits.trim_start_matches('0');
+    let short = digits.trim_end_matches('0');
+    if short.is_empty() {
+        return Some("0".to_owned());
+    }
+    let power = power.checked_add(i64::try_from(digits.len() - short.len()).ok()?)?;
+    Some(if power == 0 { short.to_owned() } else { format!("{short}e{power}") })
+}
+
+/// The one spelling of a character: a name, if it has one, and itself otherwise; not its code.
+fn character(name: String) -> String {
+    let code = name.strip_prefix('u').filter(|code| code.len() == 4);
+    let letter = code.and_then(|code| u32::from_str_radix(code, 16).ok()).and_then(char::from_u32);
+    match letter {
+        Some('\n') => "newline".to_owned(),
+        Some('\r') => "return".to_owned(),
+        Some('\t') => "tab".to_owned(),
+        Some(' ') => "space".to_owned(),
+        Some(letter) => letter.to_string(),
+        None => name,
     }
 }
 
@@ -494,6 +594,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_equal_has_one_spelling() {
+        let canonical = |text: &str| one(text).unwrap().canonical().to_string();
+        for [left, right] in [
+            ["#{1 2}", "#{2 1}"],
+            ["#{#{:b :a} 2N}", "#{2 #{:a :b}}"],
+            ["{:a 1, :b #{2 1}}", "{:b #{1 2} :a 1}"],
+            ["#tag {:a 1, :b 2}", "#tag {:b 2, :a 1}"],
+            ["[1 2]", "(1 2)"],
+            ["1", "1N"],
+            ["1", "+1"],
+            ["0", "-0"],
+            ["-7N", "-7"],
+            ["1.50", "15e-1"],
+            ["0.0", "-0.0"],
+            ["1.50M", "1.5M"],
+            ["100M", "1e2M"],
+            ["2/4", "1/2"],
+            ["4/2", "2"],
+            ["\\u0041", "\\A"],
+            ["\\u000a", "\\newline"],
+        ] {
+            assert_eq!(canonical(left), canonical(right), "{left} and {right}");
+        }
+        for [left, right] in [
+            ["1", "1.0"],
+            ["1", "-1"],
+            ["1.5", "1.5M"],
+            ["1M", "10M"],
+            ["1", "\"1\""],
+            ["[1 2]", "[2 1]"],
+            ["#{1 2}", "[1 2]"],
+            ["{:a 1}", "{:a 2}"],
+            [":a", "a"],
+            ["9007199254740993", "9007199254740992"],
+            ["\\u", "\\A"],
+        ] {
+            assert_ne!(canonical(left), canonical(right), "{left} and {right}");
+        }
+    }
+
+    #[test]
     fn errors_name_line_and_column() {
         for (text, expected) in [
             ("{:a 1\n :b}", "line 2, column 5: a map with a key that has no value"),
@@ -566,6 +707,12 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(value in any_value()) {
             prop_assert_eq!(one(&value.to_string()), Ok(value));
+        }
+
+        #[test]
+        fn a_canonical_value_stays_as_it_is(value in any_value()) {
+            let canonical = value.canonical();
+            prop_assert_eq!(one(&canonical.to_string()).map(Value::canonical), Ok(canonical));
         }
 
         #[test]

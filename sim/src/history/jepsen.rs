@@ -6,7 +6,8 @@
 //!   `{:process 0, :type :invoke, :f :write, :value 4}`, with `:time` in nanoseconds if it is there;
 //! * the same with the key apart, as Porcupine's key-value data has it:
 //!   `{:process 0, :type :invoke, :f :append, :key "k", :value "v"}`;
-//! * log lines: `INFO  jepsen.util - 0 :invoke :write 4`. Lines of other loggers say nothing here.
+//! * log lines: `INFO  jepsen.util - 0 :invoke :write 4`. Lines of other loggers say nothing here, nor does what this one
+//!   says that does not begin with the number of a process.
 //!
 //! `:ok` is an answer, `:fail` says that it did not happen, `:info` that nobody knows, and so does a missing
 //! completion. A process that calls again although its last call is open is a mistake of the history; after
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::BufRead;
 
-use super::edn::{EdnError, Reader, Value};
+use super::edn::{Reader, Value};
 use super::{Action, HistoryError, Lines, NO_NODE, Operation, Outcome, Response, Versioned};
 
 /// What a history's operations speak of.
@@ -39,6 +40,9 @@ pub enum Model {
 
 /// The key of a history that names none.
 const ONE_REGISTER: &str = "the register";
+
+/// What a call may come to, and the call itself.
+const TYPES: [&str; 4] = ["invoke", "ok", "fail", "info"];
 
 /// Events without a time are so far apart.
 const APART_NS: u64 = 1_000_000_000;
@@ -88,21 +92,53 @@ fn impossible(line: usize, problem: impl Into<String>) -> HistoryError {
 }
 
 /// The event of a log line, if it is a line of `jepsen.util` that tells one.
+///
+/// Whatever else the logger has to say need not be EDN, so a line is taken for an event by its first word: the number of a
+/// process. From there on nothing is skipped, because a call or an answer that is left out makes another history of it, and
+/// perhaps one that is linearizable.
 fn log_event(line: usize, text: &str, limit: usize) -> Result<Option<Event>, HistoryError> {
     const LOGGER: &str = "jepsen.util";
     let Some(place) = text.find(LOGGER) else { return Ok(None) };
-    let after = place + LOGGER.len();
-    let rest = text[after..].trim_start_matches([' ', '\t', '-', ':']);
-    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1, limit);
-    let mut next = || -> Result<Option<Value>, EdnError> { reader.read() };
-    // Whatever else the logger has to say need not be EDN.
-    let (Ok(Some(Value::Number(process))), Ok(Some(Value::Keyword(kind)))) = (next(), next()) else {
+    let after = text[place + LOGGER.len()..].trim_start();
+    let rest = after.strip_prefix(['-', ':']).unwrap_or(after).trim_start();
+    let first = rest.split(|letter: char| letter.is_whitespace() || letter == ',').next().unwrap_or_default();
+    // What was glued to it is missing a space, and not another kind of line.
+    let (process, glued) = first.split_once(':').map_or((first, None), |(number, kind)| (number, Some(kind)));
+    let digits = process.strip_prefix(['-', '+']).unwrap_or(process);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
+    }
+    if glued.is_some_and(|kind| !TYPES.contains(&kind)) {
+        return Ok(None);
+    }
+    let process = process.to_owned();
+    let rest = &rest[process.len()..];
+    let mut reader = Reader::at(rest.as_bytes(), line, text.len() - rest.len() + 1, limit);
+    let kind = match reader.read()? {
+        Some(Value::Keyword(kind)) => kind,
+        Some(other) => {
+            let what = brief(&other);
+            return Err(impossible(
+                line,
+                format!("{what} is no type of event, and process {process} is named"),
+            ));
+        }
+        None => {
+            let problem = format!("what happened is missing after the process {process}");
+            return Err(impossible(line, problem));
+        }
     };
-    let Some(Value::Keyword(function)) = next()? else {
+    let Some(Value::Keyword(function)) = reader.read()? else {
         return Err(impossible(line, "what the process does is missing after the type of event"));
     };
-    let value = next()?;
+    let value = reader.read()?;
+    // An error follows the value where something went wrong, in words that need not be EDN.
+    if ["invoke", "ok"].contains(&kind.as_str())
+        && let Some(more) = reader.read()?
+    {
+        let more = brief(&more);
+        return Err(impossible(line, format!("{more} follows the value of the event, which is one value")));
+    }
     Ok(Some(Event { process, kind, function, key: None, value, time: None }))
 }
 
@@ -126,6 +162,8 @@ struct Events {
     last_ns: Option<u64>,
     /// Whether the values are texts, and the line that showed it: 4 and "4" would look the same.
     texts: Option<(bool, usize)>,
+    /// The same of the keys.
+    text_keys: Option<(bool, usize)>,
     bytes: usize,
     limit: usize,
 }
@@ -166,6 +204,7 @@ impl Events {
             open: BTreeMap::new(),
             last_ns: None,
             texts: None,
+            text_keys: None,
             bytes: 0,
             limit,
         }
@@ -219,6 +258,12 @@ impl Events {
             )));
         }
         let (key, value) = self.key_and_value(line, event.key, event.value.unwrap_or(Value::Nil))?;
+        // What did not happen, or perhaps did not, may tell an error where the key would be.
+        let key = match key {
+            Some(key) if ["invoke", "ok"].contains(&event.kind.as_str()) => Some(self.key(line, key)?),
+            None if self.model == Model::Register => Some(ONE_REGISTER.to_owned()),
+            _ => None,
+        };
         if event.kind == "invoke" {
             let key = key.ok_or_else(|| {
                 wrong("under the model kv an event has a :key, or a value of the form [key value]".to_owned())
@@ -240,7 +285,7 @@ impl Events {
             self.operations.push(operation);
             return Ok(());
         }
-        if !["ok", "fail", "info"].contains(&event.kind.as_str()) {
+        if !TYPES.contains(&event.kind.as_str()) {
             return Err(wrong(format!(":{} is no type of event", event.kind)));
         }
         let Some((place, called, since)) = self.open.remove(&process) else {
@@ -258,12 +303,15 @@ impl Events {
                 self.count(line, seen.as_ref().map_or(0, String::len))?;
                 Outcome::Ok(Response::Value(seen.map(|value| Versioned { value, modify_index: 0 })))
             }
-            "ok" => Outcome::Ok(Response::Done(true)),
+            "ok" => {
+                self.repeats(line, (place, since), function, value)?;
+                Outcome::Ok(Response::Done(true))
+            }
             "fail" => Outcome::Failed("the history says that it failed".to_owned()),
             _ => Outcome::Unknown("the history says that nobody knows".to_owned()),
         };
         let operation = &mut self.operations[place];
-        if key.is_some_and(|key| key != operation.key) && event.kind == "ok" {
+        if event.kind == "ok" && key.is_some_and(|key| key != operation.key) {
             return Err(wrong(format!(
                 "process {process} completes its call of line {since}, but under another key"
             )));
@@ -271,6 +319,38 @@ impl Events {
         operation.returned_ns = (!matches!(outcome, Outcome::Unknown(_))).then_some(at_ns);
         operation.outcome = outcome;
         Ok(())
+    }
+
+    /// What changes something may say again what it wrote, and nothing else: whoever wrote down another value confused two
+    /// calls, and which of the values is there afterwards nobody knows.
+    fn repeats(
+        &mut self,
+        line: usize,
+        (place, since): (usize, usize),
+        function: Function,
+        value: Value,
+    ) -> Result<(), HistoryError> {
+        // Some clients tell of a compare-and-set that it held, and not what it was.
+        let is_left_out = match function {
+            Function::Write | Function::Append => value == Value::Nil,
+            Function::Cas => !matches!(value, Value::List(_)),
+            Function::Read | Function::Delete => true,
+        };
+        if is_left_out {
+            return Ok(());
+        }
+        let said = brief(&value);
+        let action = self.action(line, function, value)?;
+        match self.operations.get(place) {
+            Some(operation) if operation.action != action => {
+                let process = operation.client;
+                let problem = format!(
+                    "process {process} completes its call of line {since}, but with another value: {said}"
+                );
+                Err(impossible(line, problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// When an event happened: later than the one before, whatever its time says.
@@ -285,26 +365,43 @@ impl Events {
         at
     }
 
+    /// The key that an event names, if it names one, and what it says of it.
     fn key_and_value(
         &self,
         line: usize,
         key: Option<Value>,
         value: Value,
-    ) -> Result<(Option<String>, Value), HistoryError> {
+    ) -> Result<(Option<Value>, Value), HistoryError> {
         match (key, self.model, value) {
-            (Some(Value::Text(key)), _, value) => Ok((Some(key), value)),
-            (Some(key), _, value) => Ok((Some(key.to_string()), value)),
-            (None, Model::Register, value) => Ok((Some(ONE_REGISTER.to_owned()), value)),
+            (Some(key), _, value) => Ok((Some(key), value)),
             (None, Model::Kv, Value::List(pair)) => match <[Value; 2]>::try_from(pair) {
-                Ok([Value::Text(key), value]) => Ok((Some(key), value)),
-                Ok([key, value]) => Ok((Some(key.to_string()), value)),
+                Ok([key, value]) => Ok((Some(key), value)),
                 Err(other) => Err(impossible(
                     line,
                     format!("{} is no pair of key and value", brief(&Value::List(other))),
                 )),
             },
-            // A completion may leave them out, or hold an error instead.
-            (None, Model::Kv, value) => Ok((None, value)),
+            // There is but one register, or it is a completion, which may leave them out, or hold an error instead.
+            (None, _, value) => Ok((None, value)),
+        }
+    }
+
+    /// A key as text. Equal keys have one text, and as 1 and "1" would have it too, all are of one type.
+    fn key(&mut self, line: usize, key: Value) -> Result<String, HistoryError> {
+        let (is_text, text) = match key {
+            Value::Text(text) => (true, text),
+            other => (false, other.canonical().to_string()),
+        };
+        match self.text_keys {
+            Some((texts, since)) if texts != is_text => Err(impossible(
+                line,
+                format!("{text} and the key of line {since} are not of one type: text or something else"),
+            )),
+            Some(_) => Ok(text),
+            None => {
+                self.text_keys = Some((is_text, line));
+                Ok(text)
+            }
         }
     }
 
@@ -350,7 +447,7 @@ impl Events {
                 let hint = "a register holds one value; for pairs of key and value use --model kv";
                 return Err(impossible(line, format!("{what} is no value of a register: {hint}")));
             }
-            other => (false, other.to_string()),
+            other => (false, other.canonical().to_string()),
         };
         match self.texts {
             Some((texts, since)) if texts != is_text => Err(impossible(
@@ -377,6 +474,11 @@ impl Events {
         }
         Ok(())
     }
+}
+
+/// What is wrong with an operation of this name, if the model does not know it.
+pub(super) fn off_model(name: &str, model: Model) -> Option<String> {
+    Function::of(name, model).err()
 }
 
 /// How many bytes an operation has beside itself.
@@ -540,6 +642,86 @@ mod tests {
             log("x\nINFO  jepsen.util - 0 :invoke :write {:a}", Model::Register),
             Err("line 2, column 42: a map with a key that has no value".to_owned())
         );
+    }
+
+    #[test]
+    fn a_log_line_of_a_process_is_an_event_or_a_mistake() {
+        let call = "INFO  jepsen.util - 1 :invoke :read nil\n";
+        for (text, expected) in [
+            ("1 ok :read 7", "line 2: ok is no type of event, and process 1 is named"),
+            ("1", "line 2: what happened is missing after the process 1"),
+            ("1 :ok", "line 2: what the process does is missing after the type of event"),
+            ("1:ok :read", "line 2: an event :ok :read without a :value; what is not there is nil"),
+            ("0 :invoke :write 4 5 6", "line 2: 5 follows the value of the event, which is one value"),
+            ("1 :ok :read 4 5", "line 2: 5 follows the value of the event, which is one value"),
+            ("1 :OK :read 4", "line 2: :OK is no type of event"),
+            ("-1 :ok :read 4", "line 2: -1 is no number of a process"),
+        ] {
+            let text = format!("{call}INFO  jepsen.util - {text}");
+            assert_eq!(log(&text, Model::Register), Err(expected.to_owned()), "{text}");
+        }
+        // The message of an error is told after the value, and is nobody's EDN.
+        let failed = format!("{call}INFO  jepsen.util - 1 :fail :read nil java.net.Exception: [no {{route\n");
+        assert_eq!(log(&failed, Model::Register).map(|operations| operations.len()), Ok(1));
+        for text in [
+            "INFO  jepsen.util - :nemesis :info :start nil",
+            "INFO  jepsen.util - Waiting for 5 nodes",
+            "INFO  jepsen.util - 10:00:00 it begins",
+            "INFO  jepsen.util - 3rd try",
+            "INFO  jepsen.util - ",
+            "at jepsen.util$real_pmap.invoke(util.clj:51)",
+        ] {
+            let text = format!("{call}{text}\n");
+            assert_eq!(log(&text, Model::Register).map(|operations| operations.len()), Ok(1), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_and_keys_are_equal_whatever_their_spelling() {
+        let story = |wrote: &str, read: &str, keys: [&str; 2]| {
+            let [first, second] = keys;
+            let text = format!(
+                "{{:process 0, :type :invoke, :f :write, :key {first}, :value {wrote}}}
+                {{:process 0, :type :ok, :f :write, :key {second}, :value {wrote}}}
+                {{:process 0, :type :invoke, :f :read, :key {second}, :value nil}}
+                {{:process 0, :type :ok, :f :read, :key {first}, :value {read}}}"
+            );
+            edn(&text, Model::Kv).map(|operations| check(&operations))
+        };
+        for (wrote, read) in [("#{1 2}", "#{2 1}"), ("{:a 1, :b 2}", "{:b 2, :a 1N}"), ("1N", "1")] {
+            assert_eq!(story(wrote, read, ["1", "1N"]), Ok(Verdict::Linearizable), "{wrote} and {read}");
+        }
+        assert!(matches!(story("#{1 2}", "#{2 3}", ["1", "1"]), Ok(Verdict::Violation(_))));
+        assert_eq!(
+            story("1", "1", ["1", "\"1\""]),
+            Err("line 2: 1 and the key of line 1 are not of one type: text or something else".to_owned())
+        );
+        // An error in a key's place says nothing of keys.
+        let failed = "{:process 0, :type :invoke, :f :read, :value [\"k\" nil]}
+            {:process 0, :type :fail, :f :read, :value [:timeout 5]}";
+        assert_eq!(edn(failed, Model::Kv).map(|operations| operations.len()), Ok(1));
+    }
+
+    #[test]
+    fn an_answer_repeats_what_its_call_wrote() {
+        let story = |call: &str, answer: &str| {
+            let text = format!("{{:process 0, :type :invoke, {call}}}\n{{:process 0, :type :ok, {answer}}}");
+            edn(&text, Model::Register).map(|operations| operations.len())
+        };
+        let other = |value: &str| {
+            Err(format!("line 2: process 0 completes its call of line 1, but with another value: {value}"))
+        };
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value 4"), other("4"));
+        assert_eq!(story(":f :write, :value nil", ":f :write, :value 4"), other("4"));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value [1 3]"), other("[1 3]"));
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value 3N"), Ok(1));
+        assert_eq!(story(":f :write, :value 3", ":f :write, :value nil"), Ok(1));
+        assert_eq!(story(":f :write, :value 3", ":f :write"), Ok(1));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value [1 2]"), Ok(1));
+        assert_eq!(story(":f :cas, :value [1 2]", ":f :cas, :value true"), Ok(1));
+        let pair = "{:process 0, :type :invoke, :f :append, :value [:k 3]}
+            {:process 0, :type :ok, :f :append, :value [:k 4]}";
+        assert_eq!(edn(pair, Model::Kv).map(|operations| operations.len()), other("4"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //!   FOLDER/hunt.json        seed, rounds, the corpus, the ways to fail
 //!   FOLDER/cases/NAME.json  one case for each way to fail, made small
+//!   FOLDER/cases/NAME.whole.json  the same as it was found, with the bug that was put back
 //! ```
 //!
 //! `hunt.json` is written anew after a round and put in place by a rename, so a hunt that is killed goes on from the last
@@ -77,6 +78,16 @@ pub fn case_file(folder: &Path, signature: &Signature) -> PathBuf {
     // Two ways to fail may begin with the same words.
     let digest = xxhash_rust::xxh3::xxh3_64(signature.to_string().as_bytes()) & 0xffff;
     folder.join("cases").join(format!("{name}-{digest:04x}.json"))
+}
+
+/// Where the same case goes as it was found, before it is made small.
+pub fn whole_file(folder: &Path, signature: &Signature) -> PathBuf {
+    case_file(folder, signature).with_extension("whole.json")
+}
+
+/// The case that there is for this way to fail: the small one, or the whole one if it could not be made small, or not yet.
+pub fn kept_file(folder: &Path, signature: &Signature) -> Option<PathBuf> {
+    [case_file(folder, signature), whole_file(folder, signature)].into_iter().find(|path| path.exists())
 }
 
 /// The hunt that is in a folder, if there is one.

@@ -51,6 +51,13 @@ const PIECES: u64 = 32;
 const MOST_ROT: u32 = 100_000;
 /// The longest latency, sync, step of a slow processor, and pause between two probes.
 const MOST_PAUSE_MS: u64 = 10_000;
+/// The messages that are sent one after the other before a node can answer a write: to open a connection to the leader, to ask
+/// there, and for the leader to ask a follower; each there and back.
+const HOPS_OF_A_NODE: u64 = 6;
+/// The same with those of the client, who opens a connection and asks a node.
+const HOPS_OF_A_CLIENT: u64 = HOPS_OF_A_NODE + 4;
+/// The syncs that a write waits for: the leader's and a follower's.
+const SYNCS: u64 = 2;
 /// The most planned requests.
 pub const MOST_OPERATIONS: usize = 1_000_000;
 /// Client numbers are below this: the world's own client has the number 999.
@@ -232,12 +239,34 @@ impl Scenario {
             return wrong(format!("settings.{field}"), format!("{value}, want at most {most}"));
         }
         walk("settings", &as_json(settings), LONGEST_MS)?;
+        self.validate_patience()?;
         // A node looks at its own settings as well, and stops if they are nonsense.
         let node = Config { raft: settings.raft(), limits: settings.limits(), ..Config::default() };
         node.check().map_err(|invalid| Invalid {
             place: "settings".to_owned(),
             problem: format!("no node starts with them: {invalid}"),
         })
+    }
+
+    /// Nobody waits for less than an answer takes where nothing is wrong: a plan in which every request is given up would be
+    /// blamed on the node.
+    fn validate_patience(&self) -> Result<(), Invalid> {
+        let settings = &self.settings;
+        let (latency_us, sync_us) = (settings.links.latency_max_us, settings.disks.sync_max_us);
+        for (field, given_ms, hops) in [
+            ("request_timeout_ms", settings.request_timeout_ms, HOPS_OF_A_NODE),
+            ("client_timeout_ms", settings.client_timeout_ms, HOPS_OF_A_CLIENT),
+        ] {
+            let least_ms = (hops * latency_us + SYNCS * sync_us).div_ceil(1_000).max(1);
+            if given_ms < least_ms {
+                let problem = format!(
+                    "{given_ms}, want at least {least_ms}: an answer may take {hops} latencies of {latency_us} us \
+                     (links.latency_max_us) and {SYNCS} syncs of {sync_us} us (disks.sync_max_us)"
+                );
+                return wrong(format!("settings.{field}"), problem);
+            }
+        }
+        Ok(())
     }
 
     fn validate_faults(&self) -> Result<(), Invalid> {
@@ -584,7 +613,7 @@ mod tests {
 
     #[test]
     fn what_seeds_generate_can_be_run() {
-        for seed in 0..300 {
+        for seed in 0..2_000 {
             assert_eq!(of(seed).validate(), Ok(()), "seed {seed}");
         }
     }
@@ -719,6 +748,31 @@ mod tests {
             s.operations[1].action = PlannedAction::Cas("x".into());
         };
         refused(twice, "operations[1].action", "written twice");
+    }
+
+    #[test]
+    fn a_plan_in_which_nobody_waits_for_an_answer_is_refused() {
+        let plain = |s: &mut Scenario| {
+            (s.settings.links.latency_min_us, s.settings.links.latency_max_us) = (200, 1_000);
+            (s.settings.disks.sync_min_us, s.settings.disks.sync_max_us) = (100, 800);
+        };
+        let waits = |client_ms: u64, request_ms: u64| {
+            move |s: &mut Scenario| {
+                plain(s);
+                (s.settings.client_timeout_ms, s.settings.request_timeout_ms) = (client_ms, request_ms);
+            }
+        };
+        refused(waits(1, 3_000), "settings.client_timeout_ms", "1, want at least 12: an answer may take 10");
+        refused(waits(11, 3_000), "settings.client_timeout_ms", "2 syncs of 800 us (disks.sync_max_us)");
+        refused(waits(4_000, 1), "settings.request_timeout_ms", "1, want at least 8: an answer may take 6");
+        let slow = |s: &mut Scenario| {
+            waits(4_000, 3_000)(s);
+            s.settings.links.latency_max_us = 10_000_000;
+        };
+        refused(slow, "settings.request_timeout_ms", "3000, want at least 60002");
+        let mut enough = of(3);
+        waits(12, 8)(&mut enough);
+        assert_eq!(enough.validate(), Ok(()));
     }
 
     #[test]
