@@ -4,11 +4,13 @@
 //! | module | what must follow | judged by |
 //! |---|---|---|
 //! | [`census`] | the catalog follows gossip | CAT |
+//! | [`locks`] | a lock that nobody holds on to can be had | LOCK |
 //! | [`services`] | the catalog follows the agents | AE |
 //! | [`news`] | an event comes to every node | NEWS |
 //! | [`waiters`] | a change of the catalog wakes whoever waits for it | BLOCK |
 
 pub mod census;
+pub mod locks;
 pub mod news;
 pub mod services;
 pub mod waiters;
@@ -21,7 +23,7 @@ use driftline::env::Env;
 use crate::check::End;
 use crate::check::looks::LookKind;
 use crate::history::{Action, Outcome, Response};
-use crate::scenario::{PairDeed, PlannedAction, Scenario};
+use crate::scenario::{PairDeed, PlannedAction, Scenario, ServiceDeed};
 use crate::workload::Clients;
 
 /// The number of the client that these questions are asked by, on a host that no fault is meant for.
@@ -103,15 +105,24 @@ impl Inquirer<'_> {
     }
 
     /// What in a cluster that works does not follow in time: the first that does not, by the check that says so.
-    pub async fn lags(&self, has_services: bool) -> Option<(&'static str, String)> {
+    pub async fn lags(&self, planned: &Planned) -> Option<(&'static str, String)> {
+        let began = self.clients.now();
+        if let Some(detail) = self.locks_lag(&planned.locks).await {
+            return Some(("LOCK", detail));
+        }
         if let Some(detail) = self.catalog_lags().await {
             return Some(("CAT", detail));
         }
-        if has_services && let Some(detail) = self.services_lag().await {
+        if !planned.services.is_empty()
+            && let Some(detail) = self.services_lag().await
+        {
             return Some(("AE", detail));
         }
         if let Some(detail) = self.news_lag().await {
             return Some(("NEWS", detail));
+        }
+        if let Some(detail) = self.outlived(&planned.services, began).await {
+            return Some(("AE", detail));
         }
         self.waiters_sleep().await.map(|detail| ("BLOCK", detail))
     }
@@ -172,18 +183,30 @@ pub struct Planned {
     pub pairs: BTreeSet<String>,
     /// Who has rights.
     pub users: BTreeSet<String>,
-    /// Whether a client registers services.
-    pub services: bool,
+    /// The services that clients register, each with the longest time to live that its check is given.
+    pub services: BTreeMap<String, u64>,
+    /// The locks, each with how long it may be until somebody else can have it.
+    pub locks: BTreeMap<String, u64>,
 }
 
 impl Planned {
     /// What is to be known of this plan.
     pub fn of(scenario: &Scenario) -> Planned {
+        let longest = |all: &mut BTreeMap<String, u64>, key: &str, ms: u64| {
+            let known = all.entry(key.to_owned()).or_default();
+            *known = ms.max(*known);
+        };
         let mut planned = Planned::default();
         for op in &scenario.operations {
             planned.keys.extend(op.single_key());
             match op.action {
-                PlannedAction::Service(_) => planned.services = true,
+                PlannedAction::Service(ServiceDeed::Register { ttl_ms, .. }) => {
+                    longest(&mut planned.services, &op.key, ttl_ms);
+                }
+                PlannedAction::Service(_) => longest(&mut planned.services, &op.key, 0),
+                PlannedAction::Lock(plan) => {
+                    longest(&mut planned.locks, &op.key, 2 * plan.ttl_ms + plan.delay_ms);
+                }
                 PlannedAction::Pair(_) => drop(planned.pairs.insert(op.key.clone())),
                 PlannedAction::Right(_) => drop(planned.users.insert(op.key.clone())),
                 _ => {}

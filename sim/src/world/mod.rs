@@ -245,9 +245,7 @@ async fn whole(
         world.account()
     } else {
         if stage.is_none() {
-            if let Some((check, detail)) =
-                world.inquirer(&main, HEALED_WITHIN).lags(world.planned.services).await
-            {
+            if let Some((check, detail)) = world.inquirer(&main, HEALED_WITHIN).lags(&world.planned).await {
                 report.violations.push(violation(check, detail, universe.pump.now()));
             }
             let caller = AsClient { clients: clients.clone(), env: main.clone(), client: inquiry::CLIENT };
