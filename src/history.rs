@@ -174,9 +174,16 @@ pub struct Entry {
     value: Option<String>,
     #[serde(rename = "ModifyIndex")]
     modify_index: u64,
+    #[serde(rename = "Flags")]
+    flags: u64,
 }
 
 impl Entry {
+    /// The number that was written with the value.
+    pub fn flags(&self) -> u64 {
+        self.flags
+    }
+
     /// Its key and value; `None` if the value is no text, which none of our clients writes.
     pub fn versioned(self) -> Option<(String, Versioned)> {
         let bytes = STANDARD.decode(self.value.unwrap_or_default()).ok()?;

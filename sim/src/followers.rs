@@ -28,14 +28,16 @@ impl Clients {
         path: &str,
         waited: Option<(u64, u64)>,
     ) -> Option<(u64, String)> {
+        let and = if path.contains('?') { '&' } else { '?' };
         let asked = match waited {
-            Some((index, wait_ms)) => format!("{path}?index={index}&wait={wait_ms}ms"),
+            Some((index, wait_ms)) => format!("{path}{and}index={index}&wait={wait_ms}ms"),
             None => path.to_owned(),
         };
         let within = waited.map(|(_, wait_ms)| Duration::from_millis(wait_ms) + GRACE);
         let invoked_ns = self.now();
         let answer = self.call_within(env, node, Method::GET, &asked, Bytes::new(), within).await.ok()?;
-        if answer.status != 200 {
+        // 404 says that there are no keys, and has an index too.
+        if ![200, 404].contains(&answer.status) {
             return None;
         }
         let index = answer.header("x-consul-index").and_then(|index| index.parse().ok()).unwrap_or(0);
@@ -61,8 +63,14 @@ impl Clients {
         }
     }
 
-    /// Fires an event at a node, and writes it down. Whether the node took it.
-    pub async fn fire(&self, env: &Env, (client, node): (u32, u32), name: &str, payload: String) -> bool {
+    /// Fires an event at a node, and writes it down. Its id, if the node took it.
+    pub async fn fire(
+        &self,
+        env: &Env,
+        (client, node): (u32, u32),
+        name: &str,
+        payload: String,
+    ) -> Option<String> {
         let path = format!("/v1/event/fire/{name}");
         self.note(client, "invoke", format!("at n{node}: PUT {path}, {} bytes", payload.len()));
         let answer = self.call(env, node, Method::PUT, &path, Bytes::from(payload.clone())).await;
@@ -70,8 +78,7 @@ impl Clients {
         let told: Option<Value> = answer.and_then(|answer| serde_json::from_slice(&answer.body).ok());
         let id = told.and_then(|told| told["ID"].as_str().map(str::to_owned));
         self.note(client, "return", format!("{name}: {id:?}"));
-        let taken = id.is_some();
-        self.note_fired(Fired { name: name.to_owned(), payload, id });
-        taken
+        self.note_fired(Fired { name: name.to_owned(), payload, id: id.clone() });
+        id
     }
 }

@@ -151,7 +151,9 @@ impl Clients {
                 Change::Unknown => Some(What::Granted(level, false)),
                 Change::Refused => None,
             },
-            RightDeed::Write | RightDeed::Read | RightDeed::List => self.try_it(env, node, user, deed).await,
+            RightDeed::Write | RightDeed::Read | RightDeed::List | RightDeed::Tree => {
+                self.try_it(env, node, user, deed).await
+            }
         };
         self.note(client, "return", format!("{user} {what:?}"));
         if let Some(what) = what {
@@ -165,6 +167,7 @@ impl Clients {
         let (method, path) = match deed {
             RightDeed::Write => (Method::PUT, format!("/v1/kv/{key}")),
             RightDeed::List => (Method::GET, format!("/v1/kv/{GUARDED}?keys")),
+            RightDeed::Tree => (Method::GET, format!("/v1/kv/{GUARDED}?recurse")),
             _ => (Method::GET, format!("/v1/kv/{key}")),
         };
         let write = deed == RightDeed::Write;
@@ -174,9 +177,13 @@ impl Clients {
         let let_through = match (deed, answer.status) {
             (_, 403) => false,
             // What may not be seen is left out of a list, and an empty list is none.
-            (RightDeed::List, 404) => false,
+            (RightDeed::List | RightDeed::Tree, 404) => false,
             (RightDeed::List, 200) => {
                 serde_json::from_slice::<Vec<String>>(&answer.body).ok()?.contains(&key)
+            }
+            (RightDeed::Tree, 200) => {
+                let entries: Vec<Value> = serde_json::from_slice(&answer.body).ok()?;
+                entries.iter().any(|entry| entry["Key"].as_str() == Some(&key))
             }
             (_, 200) => true,
             _ => return None,

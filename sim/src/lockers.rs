@@ -103,7 +103,7 @@ impl Locker<'_> {
     async fn hold(&mut self, session: &str, plan: &LockPlan) {
         let done = self.clients.now() + plan.hold_ms * 1_000_000;
         while self.clients.now() < done && !self.clients.stopped() {
-            self.look(session).await;
+            self.look(session, plan.delete).await;
             if !self.renew(session).await {
                 return;
             }
@@ -126,15 +126,22 @@ impl Locker<'_> {
         true
     }
 
-    /// Looks who holds the lock.
-    async fn look(&mut self, session: &str) {
+    /// Looks who holds the lock; whether the session `deletes` the key when it ends is told to the check.
+    async fn look(&mut self, session: &str, deletes: bool) {
         let (answer, times) = self.ask(Method::GET, &format!("/v1/kv/{}", self.key), "").await;
         let holder = match answer {
             Some(answer) if answer.status == 404 => None,
             Some(answer) if answer.status == 200 => {
                 let found: Option<Value> = serde_json::from_slice(&answer.body).ok();
                 let Some(found) = found else { return };
-                found[0]["Session"].as_str().map(str::to_owned)
+                let holder = found[0]["Session"].as_str().map(str::to_owned);
+                if let (Some(created), Some(taken)) =
+                    (found[0]["CreateIndex"].as_u64(), found[0]["LockIndex"].as_u64())
+                    && holder.as_deref() == Some(session)
+                {
+                    self.note(session, What::Fenced { created, taken, deletes }, times);
+                }
+                holder
             }
             _ => return self.next_node(),
         };

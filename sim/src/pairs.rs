@@ -27,6 +27,21 @@ fn on_key(verb: &str, key: &str, value: &str, index: u64) -> Value {
     json!({ "KV": { "Verb": verb, "Key": key, "Value": STANDARD.encode(value), "Index": index } })
 }
 
+/// An operation that fails behind those that set a pair to this value. Which one, the value tells; with some there is none.
+fn spoiler(pair: &str, value: &str) -> Option<Value> {
+    let first = &halves(pair)[0];
+    let on_first = |verb| on_key(verb, first, value, NEVER);
+    let spoilers = [
+        on_first("cas"),
+        on_first("delete-cas"),
+        on_first("check-index"),
+        on_first("check-not-exists"),
+        on_key("get", &format!("{pair}/c"), "", 0),
+    ];
+    let which = value.bytes().map(usize::from).sum::<usize>() % (spoilers.len() + 1);
+    spoilers.get(which).cloned()
+}
+
 fn sets(pair: &str, value: &str) -> Vec<Value> {
     halves(pair).iter().map(|key| on_key("set", key, value, 0)).collect()
 }
@@ -69,10 +84,17 @@ impl Clients {
                 self.transact(env, who, pair, ops, Action::Delete).await;
             }
             PairDeed::Spoil(value) => {
-                let mut ops = sets(pair, &value);
-                ops.push(on_key("cas", &halves(pair)[0], &value, NEVER));
-                // Whatever it answers, it is no write.
-                let _ = self.send_txn(env, who, ops).await;
+                // Whatever is answered, it is no write.
+                if let Some(spoiler) = spoiler(pair, &value) {
+                    let ops = sets(pair, &value).into_iter().chain([spoiler]).collect();
+                    let _ = self.send_txn(env, who, ops).await;
+                } else {
+                    // Alone a removal whose condition does not hold does as little.
+                    let path = format!("/v1/kv/{}?cas={NEVER}", halves(pair)[0]);
+                    self.note(who.0, "invoke", format!("at n{}: DELETE {path}", who.1));
+                    let answer = self.call(env, who.1, Method::DELETE, &path, Bytes::new()).await;
+                    self.note(who.0, "return", format!("{:?}", answer.map(|answer| answer.status)));
+                }
             }
             PairDeed::Swap(value) => {
                 let Some(seen) = self.read_pair(env, who, pair, true).await else { return };

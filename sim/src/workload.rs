@@ -26,6 +26,7 @@ use driftline::http::client::{self, CallError};
 use driftline::secret::Secret;
 use futures_util::future::BoxFuture;
 use hyper::Method;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::anti_entropy::Deed;
 use crate::check::catalog_watch::Seen;
@@ -48,6 +49,11 @@ pub const HTTP_PORT: u16 = 8500;
 
 /// What values are made longer with.
 const PADDING: char = '.';
+
+/// The number that clients keep beside a value.
+fn flags_of(value: &str) -> u64 {
+    xxh3_64(value.as_bytes())
+}
 
 /// Where a client's host is.
 pub fn client_ip(client: u32) -> IpAddr {
@@ -336,9 +342,17 @@ impl Clients {
     ) -> Outcome {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let host = FIRST_CLIENT + client;
-        let Some((method, path, mut body)) = request(key, &action, index) else {
+        let Some((method, mut path, mut body)) = request(key, &action, index) else {
             return Outcome::Failed("the API has no such request".to_owned());
         };
+        // Every other read says in so many words what all of them ask for.
+        if action == Action::Get && id.is_multiple_of(2) {
+            path.push_str("?consistent");
+        }
+        if let Some(value) = action.writes() {
+            let and = if path.contains('?') { '&' } else { '?' };
+            path.push_str(&format!("{and}flags={}", flags_of(value)));
+        }
         if body.len() < self.padding && action.writes().is_some() {
             let mut padded = body.to_vec();
             padded.resize(self.padding, PADDING as u8);
@@ -399,18 +413,28 @@ impl Clients {
         let mut listed: BTreeMap<String, Versioned> = match response.status {
             404 => BTreeMap::new(),
             200 => match serde_json::from_slice::<Vec<Entry>>(&response.body) {
-                Ok(entries) => entries.into_iter().filter_map(Entry::versioned).collect(),
+                Ok(entries) => entries.into_iter().filter_map(|entry| self.with_flags(entry)).collect(),
                 Err(_) => return,
             },
             _ => return,
         };
         for key in self.keys_under(prefix) {
-            let mut found = listed.remove(&key);
-            found.iter_mut().for_each(|found| self.unpad(&mut found.value));
+            let found = listed.remove(&key);
             let outcome = Outcome::Ok(Response::Value(found));
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             self.record(id, who, &key, Action::Get, invoked_ns, outcome);
         }
+    }
+
+    /// What an entry shows, with a value that nobody wrote if its flags are not those that the value was written with.
+    fn with_flags(&self, entry: Entry) -> Option<(String, Versioned)> {
+        let flags = entry.flags();
+        let (key, mut found) = entry.versioned()?;
+        self.unpad(&mut found.value);
+        if flags != flags_of(&found.value) {
+            found.value.push_str(" with the flags of another");
+        }
+        Some((key, found))
     }
 
     /// Removes all keys with a prefix.

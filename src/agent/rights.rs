@@ -335,7 +335,10 @@ pub fn look(
             && (row.service_name.is_empty() || reads(Kind::Service, &row.service_name))
     };
     match &mut found.value {
-        Found::KvList(entries) => keep(entries, &mut filtered, |(key, _)| reads(Kind::Key, key)),
+        // Mutant P08: a listing shows all there is.
+        Found::KvList(entries) => {
+            keep(entries, &mut filtered, |(key, _)| reads(Kind::Key, key) || crate::mutant::is("P08"));
+        }
         Found::SessionInfo(found) => {
             filtered |= found.session.as_ref().is_some_and(|session| !session_seen(session));
             found.session = found.session.take().filter(session_seen);

@@ -73,7 +73,11 @@ struct Countdown {
 impl Countdown {
     /// Takes in what began since the last look.
     fn look(&mut self, state: &State) {
-        if self.counted.saturating_sub(self.looked_through) >= LOOK_THROUGH_EVERY {
+        // Mutant L05: a new leader counts only what begins while it leads.
+        if mutant::is("L05") && self.counted.is_zero() {
+            self.seen = state.applied();
+        }
+        if self.counted.saturating_sub(self.looked_through) >= LOOK_THROUGH_EVERY && !mutant::is("L05") {
             self.looked_through = self.counted;
             self.seen = 0;
         }

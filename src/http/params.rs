@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::agent::{Consistency, QueryOptions};
+use crate::mutant;
 
 use crate::config::duration::parse_duration;
 
@@ -163,6 +164,8 @@ impl Params {
                 Err(Failure::bad_request("Cannot specify ?stale with ?consistent, conflicting semantics."))
             }
             (true, false) => Ok(Consistency::Stale),
+            // Mutant H21: the two modes are taken for one another.
+            (false, true) if mutant::is("H21") => Ok(Consistency::Stale),
             (false, true) => Ok(Consistency::Consistent),
             (false, false) => Ok(Consistency::Default),
         }

@@ -70,8 +70,13 @@ impl Client {
         Client {
             inner: Arc::new(Inner {
                 env: env.clone(),
+                // Mutant R54: a server's requests are numbered from the beginning again after a restart.
+                requests: if mutant::is("R54") {
+                    Requests::of(node.me().node_id)
+                } else {
+                    Requests::new(env)
+                },
                 node,
-                requests: Requests::new(env),
                 timeout,
                 readers,
                 _reading: reading,

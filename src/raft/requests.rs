@@ -34,6 +34,11 @@ impl Requests {
         Requests { origin, numbers: Arc::default() }
     }
 
+    /// Those of an origin of this number: mutant R54.
+    pub fn of(origin: u64) -> Requests {
+        Requests { origin, numbers: Arc::default() }
+    }
+
     /// The next request's turn.
     pub fn turn(&self) -> Turn {
         let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -238,7 +238,8 @@ impl KvStore {
             create_index: before.map_or(index, |entry| entry.create_index),
             modify_index: index,
             lock_index: before.map_or(0, |entry| entry.lock_index),
-            flags,
+            // Mutant H25: a key keeps the flags that it was made with.
+            flags: before.filter(|_| mutant::is("H25")).map_or(flags, |entry| entry.flags),
             session: before.and_then(|entry| entry.session.clone()),
             value: value.clone(),
         };
@@ -256,7 +257,8 @@ impl KvStore {
 
     /// Removes a key if its modify index is `cas`. One that is not there is removed already.
     pub(super) fn delete_if(&mut self, index: u64, key: &str, cas: u64) -> bool {
-        let holds = self.entries.get(key).is_none_or(|entry| entry.modify_index == cas);
+        // Mutant H22: the condition of a removal is not looked at.
+        let holds = self.entries.get(key).is_none_or(|entry| entry.modify_index == cas || mutant::is("H22"));
         if holds {
             self.delete(index, key);
         }
@@ -301,7 +303,11 @@ impl KvStore {
         let entry = Entry {
             create_index: before.map_or(index, |entry| entry.create_index),
             modify_index: index,
-            lock_index: before.map_or(0, |entry| entry.lock_index) + taken,
+            // Mutant L04: whoever takes a lock that was given back begins to count anew.
+            lock_index: before
+                .filter(|_| taken == 0 || !mutant::is("L04"))
+                .map_or(0, |entry| entry.lock_index)
+                + taken,
             flags,
             session: Some(session.to_owned()),
             value: value.clone(),
@@ -506,6 +512,10 @@ impl KvStore {
             return self.newest;
         }
         let live = under(&self.entries, prefix).map(|(_, entry)| entry.modify_index).max().unwrap_or(0);
+        // Mutant H20: what was deleted has not changed.
+        if mutant::is("H20") {
+            return live;
+        }
         let keys = (Bound::Included(prefix.to_owned()), after_prefix(prefix));
         live.max(self.tombstones.newest_in(keys))
     }

@@ -418,6 +418,8 @@ impl State {
         let keys: Vec<String> = self.kv.held_by(id).cloned().collect();
         for key in keys {
             match session.made.behavior {
+                // Mutant L06: what is to be deleted is released.
+                Behavior::Delete if crate::mutant::is("L06") => self.kv.unlock_as_it_is(index, &key),
                 Behavior::Release => self.kv.unlock_as_it_is(index, &key),
                 Behavior::Delete => self.kv.delete(index, &key),
             }

@@ -465,7 +465,10 @@ fn look(kv: &KvStore, op: &KvOp) -> Step {
             }
             Some(entry) => without_value(key, entry),
         },
-        KvVerb::CheckNotExists if entry.is_some() => return Err(format!("key {key:?} exists")),
+        // Mutant H24: that a key must not be there is not looked at.
+        KvVerb::CheckNotExists if entry.is_some() && !mutant::is("H24") => {
+            return Err(format!("key {key:?} exists"));
+        }
         KvVerb::CheckNotExists => return Ok(Vec::new()),
         KvVerb::Other(verb) => return Err(format!("unknown KV verb {verb:?}")),
         _ => return Err(format!("the operation on key {key:?} is no read")),

@@ -1,10 +1,13 @@
 //! AE: an agent is the truth about its own services and checks, and the catalog comes to say the same (Consul's
-//! anti-entropy). Two claims:
+//! anti-entropy). Two claims about both:
 //! * what an agent answered for stands, whatever crashed since: a service that it registered is there, at the port that
 //!   was named last, and one that it took out is not ([`check`]);
 //! * after the heal the catalog has of each live node the services that the node has, and their checks in the status that
 //!   the node gives them, and nothing else ([`differs`]; the world asks, and gives the agents the time that they take to
 //!   compare and to try again).
+//!
+//! A third claim is about the agent alone: after the heal a check that nobody tells anything is critical once its time to live
+//! is over (the world asks).
 //!
 //! A request is taken to have done what it asked for when it was answered with 200, and not to have begun when its node is
 //! told so by 404. What came of any other is open: it may have taken place, or may yet, until its node's process ends.

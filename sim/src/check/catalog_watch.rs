@@ -1,4 +1,4 @@
-//! BLOCK: whoever follows a part of the catalog by waiting (Consul's blocking queries) sees all that becomes of it. For
+//! BLOCK: whoever follows a part of the catalog, or the keys under a prefix, by waiting (Consul's blocking queries) sees all that becomes of it. For
 //! each query, whoever asked whichever node:
 //! * the index of an answer never goes back in real time, and is never 0, with which a waiter would wait for nothing;
 //! * two answers of one index say the same: a change that leaves the index as it was would wake nobody;

@@ -1,7 +1,7 @@
 //! NEWS: what a node lists of user events (Serf's): each is there once, with the id, name and content that it was fired
 //! with, in the order of their Lamport times; it is what gossip brought to the node in its present life, but for what
 //! newer events pushed out. And what is fired after the heal, once the nodes have had time to join and to exchange what they know, comes to every
-//! live node ([`not_listed`]; the world fires).
+//! live node ([`not_listed`]; the world fires), and wakes whoever waits for it there.
 //!
 //! Let pass: that an event of the storm does not arrive. A node that asks to join takes what was before for past, and one
 //! that fired an event may have died before it told anybody. For the same reason the first events after the storm may miss a
@@ -127,9 +127,9 @@ pub fn check(end: &End, brought: &Brought, findings: &mut Findings) {
     }
 }
 
-/// An event of these names that a node does not list.
-pub fn not_listed<'a>(names: &'a BTreeSet<String>, list: &[Listed]) -> Option<&'a str> {
-    names.iter().find(|name| !list.iter().any(|event| event.name == **name)).map(String::as_str)
+/// An event of these ids that a node does not list.
+pub fn not_listed<'a>(ids: &'a BTreeSet<String>, list: &[Listed]) -> Option<&'a str> {
+    ids.iter().find(|id| !list.iter().any(|event| event.id == **id)).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn what_has_not_come_is_named() {
-        let names = ["a", "b"].map(str::to_owned).into();
-        assert_eq!(not_listed(&names, &[listed("a", 1, "")]), Some("b"));
-        assert_eq!(not_listed(&names, &[listed("b", 1, ""), listed("a", 1, "")]), None);
+        let ids = ["id of a", "id of b"].map(str::to_owned).into();
+        assert_eq!(not_listed(&ids, &[listed("a", 1, "")]), Some("id of b"));
+        assert_eq!(not_listed(&ids, &[listed("b", 1, ""), listed("a", 1, "")]), None);
     }
 }

@@ -13,6 +13,13 @@
 //! the session and its lock-delay are over. The leader's clock measures both, so both may be shorter in true
 //! time by as much as the fastest clock of the run is fast; a session expires after twice its TTL.
 //!
+//! A holder is told apart from all before it by the key's create index and lock index (Burrows 2006, 2.4: sequencers): both
+//! together only grow, from each holder to the next. And if a session that deletes what it holds ended with the lock, whoever
+//! gets it next has made the key anew.
+//!
+//! After the heal nobody holds a lock for ever: once every session that could be there has had the time to expire, and the
+//! longest lock-delay is over, somebody else gets it (the world asks).
+//!
 //! Let pass: a session that lives too long (Consul promises no upper bound), and all that happens after a
 //! client's node was told to leave, because a session ends with its node. The leader may act on a departure late: a node
 //! that is back, and not heard of yet, can lose the sessions it made since, for as long as [`ACTED_ON_NS`].
@@ -61,6 +68,15 @@ pub enum What {
     Lost,
     /// A read showed this holder of the lock.
     Seen(Option<String>),
+    /// A read showed it as the holder, and this beside it.
+    Fenced {
+        /// The key's create index.
+        created: u64,
+        /// How often the key was locked since: its lock index.
+        taken: u64,
+        /// Whether the session, should it end while it holds the lock, takes the key with it.
+        deletes: bool,
+    },
     /// It asks to give the lock back, whatever comes of it.
     Releases,
     /// It asks to end the session, whatever comes of it.
@@ -163,6 +179,7 @@ pub fn check(steps: &[Step], circumstances: &Circumstances, findings: &mut Findi
         by_key.entry(key).or_default().extend(Known::new(id, steps, circumstances));
     }
     for (key, sessions) in &by_key {
+        fenced(key, sessions, findings);
         for session in sessions {
             lost_in_time(key, session, findings);
             let Some(since) = session.since else { continue };
@@ -222,6 +239,37 @@ fn both_hold(key: &str, session: &Known<'_>, other: &Known<'_>, findings: &mut F
         object(findings, step, format!("lock {key:?} has two holders: {both} from {from} to {until}"));
     }
     from < until
+}
+
+/// Whether each holder can be told apart from those before it.
+fn fenced(key: &str, sessions: &[Known<'_>], findings: &mut Findings) {
+    let shown = |session: &'_ Known<'_>, step: &Step| match step.what {
+        What::Fenced { created, taken, deletes } => {
+            Some(((created, taken), deletes && session.released.is_none()))
+        }
+        _ => None,
+    };
+    let mut looks: Vec<_> = sessions
+        .iter()
+        .flat_map(|session| session.steps.iter().map(move |step| (session.id, *step, shown(session, step))))
+        .filter_map(|(id, step, shown)| shown.map(|shown| (id, step, shown)))
+        .collect();
+    looks.sort_by_key(|(_, step, _)| step.invoked_ns);
+    for pair in looks.windows(2) {
+        let [(earlier, before, (old, deletes)), (later, step, (new, _))] = pair else { continue };
+        if earlier == later || before.returned_ns >= step.invoked_ns {
+            continue;
+        }
+        let kept = *deletes && new.0 <= old.0;
+        if new <= old || kept {
+            let why =
+                if kept { "which deletes it, and it was not made anew" } else { "and a fence must grow" };
+            let detail = format!(
+                "lock {key:?}: session {later} holds it as (created, taken) {new:?}, and {earlier} had it as {old:?}, {why}"
+            );
+            return object(findings, step, detail);
+        }
+    }
 }
 
 /// Whether another got the lock while this one held it, or before its delay was over.
@@ -332,6 +380,23 @@ mod tests {
         Story::default().holder("a", 0, 1).step("a", (5, 6), seen(Some("b"))).rejects("shows b");
         Story::default().holder("a", 0, 1).step("a", (5, 6), seen(None)).rejects("shows nobody");
         Story::default().holder("a", 0, 1).step("a", (5, 6), seen(Some("a"))).accepts();
+    }
+
+    #[test]
+    fn a_holder_that_cannot_be_told_apart_from_one_before_it_is_rejected() {
+        let fenced = |created, taken, deletes| What::Fenced { created, taken, deletes };
+        let story = |first: What, second: What| {
+            let first = Story::default().holder("a", 0, 1).step("a", (2, 3), first);
+            first.holder("b", 2, 35).step("b", (36, 37), second)
+        };
+        story(fenced(5, 1, false), fenced(5, 2, false)).accepts();
+        story(fenced(5, 1, true), fenced(9, 1, false)).accepts();
+        story(fenced(5, 1, true), fenced(9, 1, false)).step("a", (4, 4), What::Releases).accepts();
+        story(fenced(5, 1, false), fenced(5, 1, false)).rejects("a fence must grow");
+        story(fenced(5, 3, false), fenced(5, 2, false)).rejects("a fence must grow");
+        story(fenced(5, 1, true), fenced(5, 2, false)).rejects("not made anew");
+        let given_back = story(fenced(5, 1, true), fenced(5, 2, false));
+        given_back.step("a", (4, 4), What::Releases).accepts();
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! pass for that reason. Each has a sequence in its tests that it must accept and one it must reject.
 //!
 //! A check id is a promise to whoever reads a report; [`TABLE`] lists them all. `LIVE`, `CAT`, `DET` and
-//! `CRASH`, and parts of `AE`, `NEWS` and `BLOCK`, are judged outside this module, by the simulated world and by the runner.
+//! `CRASH`, and parts of `AE`, `NEWS`, `BLOCK` and `LOCK`, are judged outside this module, by the simulated world and by the runner.
 
 pub mod accuracy;
 pub mod anti_entropy;

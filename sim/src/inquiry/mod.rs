@@ -4,11 +4,13 @@
 //! | module | what must follow | judged by |
 //! |---|---|---|
 //! | [`census`] | the catalog follows gossip | CAT |
+//! | [`locks`] | a lock that nobody holds on to can be had | LOCK |
 //! | [`services`] | the catalog follows the agents | AE |
 //! | [`news`] | an event comes to every node | NEWS |
 //! | [`waiters`] | a change of the catalog wakes whoever waits for it | BLOCK |
 
 pub mod census;
+pub mod locks;
 pub mod news;
 pub mod services;
 pub mod waiters;
@@ -22,7 +24,7 @@ use futures_util::future::BoxFuture;
 use crate::check::End;
 use crate::check::looks::LookKind;
 use crate::history::{Action, Outcome, Response};
-use crate::scenario::{PairDeed, PlannedAction, Scenario};
+use crate::scenario::{PairDeed, PlannedAction, Scenario, ServiceDeed};
 use crate::workload::Clients;
 
 /// Makes the host of a node vanish without a goodbye, and completes when it is back.
@@ -110,17 +112,26 @@ impl Inquirer<'_> {
     /// `vanish` makes a host vanish and come back, where that can be done.
     pub async fn lags(
         &self,
-        has_services: bool,
+        planned: &Planned,
         vanish: Option<&Vanish<'_>>,
     ) -> Option<(&'static str, String)> {
+        let began = self.clients.now();
+        if let Some(detail) = self.locks_lag(&planned.locks).await {
+            return Some(("LOCK", detail));
+        }
         if let Some(detail) = self.catalog_lags().await {
             return Some(("CAT", detail));
         }
-        if has_services && let Some(detail) = self.services_lag().await {
+        if !planned.services.is_empty()
+            && let Some(detail) = self.services_lag().await
+        {
             return Some(("AE", detail));
         }
         if let Some(detail) = self.news_lag().await {
             return Some(("NEWS", detail));
+        }
+        if let Some(detail) = self.outlived(&planned.services, began).await {
+            return Some(("AE", detail));
         }
         if let Some(detail) = self.waiters_sleep().await {
             return Some(("BLOCK", detail));
@@ -199,18 +210,30 @@ pub struct Planned {
     pub pairs: BTreeSet<String>,
     /// Who has rights.
     pub users: BTreeSet<String>,
-    /// Whether a client registers services.
-    pub services: bool,
+    /// The services that clients register, each with the longest time to live that its check is given.
+    pub services: BTreeMap<String, u64>,
+    /// The locks, each with how long it may be until somebody else can have it.
+    pub locks: BTreeMap<String, u64>,
 }
 
 impl Planned {
     /// What is to be known of this plan.
     pub fn of(scenario: &Scenario) -> Planned {
+        let longest = |all: &mut BTreeMap<String, u64>, key: &str, ms: u64| {
+            let known = all.entry(key.to_owned()).or_default();
+            *known = ms.max(*known);
+        };
         let mut planned = Planned::default();
         for op in &scenario.operations {
             planned.keys.extend(op.single_key());
             match op.action {
-                PlannedAction::Service(_) => planned.services = true,
+                PlannedAction::Service(ServiceDeed::Register { ttl_ms, .. }) => {
+                    longest(&mut planned.services, &op.key, ttl_ms);
+                }
+                PlannedAction::Service(_) => longest(&mut planned.services, &op.key, 0),
+                PlannedAction::Lock(plan) => {
+                    longest(&mut planned.locks, &op.key, 2 * plan.ttl_ms + plan.delay_ms);
+                }
                 PlannedAction::Pair(_) => drop(planned.pairs.insert(op.key.clone())),
                 PlannedAction::Right(_) => drop(planned.users.insert(op.key.clone())),
                 _ => {}

@@ -19,6 +19,9 @@ const COMPARES_EVERY: Duration = Duration::from_secs(64);
 /// And tries again after so long, if that failed.
 const AGAIN_WITHIN: Duration = Duration::from_secs(30);
 
+/// How much later than a check's time to live is over its agent may notice.
+const EXPIRES_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often the world looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -62,6 +65,30 @@ impl Inquirer<'_> {
         let checks = self.told(node, &format!("/v1/health/node/{name}")).await?;
         let catalog = Account { services: whole.map(|whole| whole.services).unwrap_or_default(), checks };
         differs(&agent, &catalog).map_or(Ok(()), |wrong| Err(format!("on {name}, {wrong}")))
+    }
+
+    /// Which check still does well although nobody has told it so since `began_ns`, and its time to live is over. `services`
+    /// are those that were registered, with the longest that their checks have.
+    pub async fn outlived(&self, services: &BTreeMap<String, u64>, began_ns: u64) -> Option<String> {
+        if services.is_empty() {
+            return None;
+        }
+        for node in self.nodes.iter().copied() {
+            let quiet = Duration::from_nanos(self.clients.now().saturating_sub(began_ns));
+            // Who does not answer is not asked for this.
+            let Ok(own) = self.own_account(node).await else { continue };
+            let outlived = own.checks.into_iter().find(|check| {
+                let ttl = services.get(&check.service_id).map(|ttl_ms| Duration::from_millis(*ttl_ms));
+                check.status != "critical" && ttl.is_some_and(|ttl| ttl + EXPIRES_WITHIN < quiet)
+            });
+            if let Some(Stands { check_id, status, .. }) = outlived {
+                let quiet = quiet.as_secs();
+                return Some(format!(
+                    "n{node} says that check {check_id:?} is {status}, and was told nothing for {quiet} s"
+                ));
+            }
+        }
+        None
     }
 
     async fn own_account(&self, node: u32) -> Result<Account, String> {

@@ -96,4 +96,11 @@ pub const TABLE: &[Mutant] = &[
         needs: RESTARTS,
         checks: &["LOAD"],
     },
+    Mutant {
+        id: "C14",
+        what: "the time to live of a check begins when it is first told something",
+        origin: "design; Consul's TTL checks",
+        needs: &[],
+        checks: &["AE"],
+    },
 ];

@@ -125,6 +125,27 @@ pub const TABLE: &[Mutant] = &[
         checks: &["NEWS"],
     },
     Mutant {
+        id: "G27",
+        what: "two events of one name and time are taken for one",
+        origin: "design; Serf user events",
+        needs: &[],
+        checks: &["NEWS"],
+    },
+    Mutant {
+        id: "G28",
+        what: "who waits for events is not woken",
+        origin: "design; Consul's event list",
+        needs: &[],
+        checks: &["NEWS"],
+    },
+    Mutant {
+        id: "G29",
+        what: "who failed is never asked again",
+        origin: "design; Serf's reconnects",
+        needs: SILENCE,
+        checks: &["GC", "LIVE"],
+    },
+    Mutant {
         id: "K01",
         what: "only the key that a node encrypts with is tried on what it receives",
         origin: "design; Serf's keyring",

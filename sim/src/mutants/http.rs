@@ -1,6 +1,6 @@
 //! Bugs of the HTTP API: what a client is told.
 
-use super::{LOST_REPLIES, Mutant};
+use super::{LOST_REPLIES, Mutant, RESTARTS};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -138,5 +138,47 @@ pub const TABLE: &[Mutant] = &[
         origin: "design",
         needs: &[],
         checks: &["TXN"],
+    },
+    Mutant {
+        id: "H20",
+        what: "the index of a listing does not count what was deleted",
+        origin: "design; Consul's tombstones",
+        needs: &[],
+        checks: &["BLOCK"],
+    },
+    Mutant {
+        id: "H21",
+        what: "a read that says that it must be consistent is answered like a stale one",
+        origin: "design",
+        needs: &[],
+        checks: &["LIN"],
+    },
+    Mutant {
+        id: "H22",
+        what: "the condition of a removal is not looked at",
+        origin: "design",
+        needs: &[],
+        checks: &["TXN"],
+    },
+    Mutant {
+        id: "H23",
+        what: "where a node is, is no change of its services",
+        origin: "design; Consul's blocking queries",
+        needs: RESTARTS,
+        checks: &["BLOCK"],
+    },
+    Mutant {
+        id: "H24",
+        what: "a transaction does not look whether a key is there that must not be",
+        origin: "design; Consul's transactions",
+        needs: &[],
+        checks: &["TXN"],
+    },
+    Mutant {
+        id: "H25",
+        what: "a key keeps the flags that it was made with",
+        origin: "design",
+        needs: &[],
+        checks: &["VAL", "LIN"],
     },
 ];

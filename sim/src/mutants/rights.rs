@@ -53,4 +53,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["LOAD"],
     },
+    Mutant {
+        id: "P08",
+        what: "a listing shows the keys that may not be seen",
+        origin: "design; Consul's ACLs",
+        needs: &[],
+        checks: &["ACL"],
+    },
 ];

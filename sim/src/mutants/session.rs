@@ -27,4 +27,33 @@ pub const TABLE: &[Mutant] = &[
         needs: LOST_REPLIES,
         checks: &["LOCK"],
     },
+    Mutant {
+        id: "L04",
+        what: "whoever takes a lock that was given back begins to count anew",
+        origin: "design; Burrows 2006, 2.4: sequencers",
+        needs: &[],
+        checks: &["LOCK"],
+    },
+    Mutant {
+        id: "L05",
+        what: "a new leader counts only the times that begin while it leads",
+        origin: "design; the class of hashicorp/consul#1172",
+        // Whatever makes another server lead.
+        needs: LOST_REPLIES,
+        checks: &["LOCK"],
+    },
+    Mutant {
+        id: "L06",
+        what: "what a session is to delete at its end is released",
+        origin: "design; Consul's sessions",
+        needs: &[],
+        checks: &["LOCK"],
+    },
+    Mutant {
+        id: "L07",
+        what: "whichever lock-delay is in force ends, and not the one that is over",
+        origin: "design; the class of L02",
+        needs: &[],
+        checks: &["LOCK"],
+    },
 ];

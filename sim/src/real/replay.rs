@@ -118,8 +118,7 @@ impl Replay {
             let detail = format!("the cluster does not {stage}: {}", cluster.describe());
             report.violations.push(violation("LIVE", detail, &cluster));
         } else if self.follows
-            && let Some((check, detail)) =
-                cluster.inquirer(HEALED_WITHIN).lags(cluster.planned.services, None).await
+            && let Some((check, detail)) = cluster.inquirer(HEALED_WITHIN).lags(&cluster.planned, None).await
         {
             report.violations.push(violation(check, detail, &cluster));
         }

@@ -1,4 +1,4 @@
-//! Clients that follow a part of the catalog: each asks one node for one query, and then again and again for what is newer
+//! Clients that follow a part of the catalog, or the keys under a prefix: each asks one node for one query, and then again and again for what is newer
 //! than what it was told (Consul's blocking queries). Drawn from a stream of its own, after everything else.
 
 use rand::RngExt;
@@ -33,6 +33,9 @@ pub(super) fn add(scenario: &mut Scenario) {
         "/v1/health/state/critical".to_owned(),
         format!("/v1/catalog/node/{}", node_name(one)),
         format!("/v1/health/node/{}", node_name(one)),
+        // What all keys of the clients begin with, and few things else are removed as often.
+        "/v1/kv/k?keys".to_owned(),
+        "/v1/kv/k?keys".to_owned(),
     ];
     while queries.len() > 3 {
         queries.swap_remove(rng.random_range(0..queries.len()));
@@ -69,6 +72,6 @@ mod tests {
             followed.extend(paths);
         }
         assert!((20..40).contains(&with), "{with} of 60");
-        assert_eq!(followed.len(), 7, "{followed:?}");
+        assert_eq!(followed.len(), 8, "{followed:?}");
     }
 }

@@ -23,7 +23,8 @@ pub enum PairDeed {
     Set(String),
     /// Both get this value, if the first is as it was just read.
     Swap(String),
-    /// Both get this value, and a third operation of the transaction fails: nothing must come of it.
+    /// Both get this value, and a third operation of the transaction fails, or one is removed on a condition that does not hold:
+    /// nothing must come of it.
     Spoil(String),
     /// Both go.
     Remove,

@@ -35,6 +35,8 @@ pub enum RightDeed {
     Read,
     /// The user lists the keys of all.
     List,
+    /// The user reads the keys of all, with their values.
+    Tree,
 }
 
 /// How much a user may.
@@ -74,7 +76,8 @@ pub(super) fn add(scenario: &mut Scenario) {
                 } else {
                     match rng.random_range(0..10) {
                         0..5 => RightDeed::Write,
-                        5..9 => RightDeed::Read,
+                        5..8 => RightDeed::Read,
+                        8 => RightDeed::Tree,
                         _ => RightDeed::List,
                     }
                 };
@@ -112,6 +115,6 @@ mod tests {
             }
         }
         assert!((10..32).contains(&with), "{with} of 80");
-        assert_eq!((granted.len(), done.len()), (7, 3), "{granted:?} {done:?}");
+        assert_eq!((granted.len(), done.len()), (7, 4), "{granted:?} {done:?}");
     }
 }

@@ -248,7 +248,7 @@ async fn whole(
         if stage.is_none() {
             let vanish = |node| -> BoxFuture<'_, ()> { Box::pin(world.clone().vanish(node)) };
             let inquirer = world.inquirer(&main, HEALED_WITHIN);
-            if let Some((check, detail)) = inquirer.lags(world.planned.services, Some(&vanish)).await {
+            if let Some((check, detail)) = inquirer.lags(&world.planned, Some(&vanish)).await {
                 report.violations.push(violation(check, detail, universe.pump.now()));
             }
             let caller = AsClient { clients: clients.clone(), env: main.clone(), client: inquiry::CLIENT };

@@ -346,6 +346,8 @@ impl Local {
         self.stop_looking(&id);
         let task = match definition.probe.clone() {
             None => None,
+            // Mutant C14: the time to live of a check begins when it is first told something.
+            Some(Probe::Ttl(_)) if mutant::is("C14") => None,
             Some(Probe::Ttl(ttl)) => Some(env.spawn(self.clone().expire(id.clone(), ttl))),
             Some(Probe::Alias { node, service }) => {
                 Some(env.spawn(self.clone().follow(agent.clone(), id.clone(), node, service)))
