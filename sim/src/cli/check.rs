@@ -4,11 +4,17 @@
 //! Exit codes: 0 linearizable, 1 not, 2 cannot read the history (or the command line), 3 unknown: a limit was
 //! met before the search came to an end.
 
+// This is outside the simulation: threads are allowed here.
+#![allow(clippy::disallowed_methods)]
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use crate::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
 use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
@@ -19,6 +25,8 @@ use crate::runner::{Stopwatch, quoted};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+/// A search that knows that its time is over has so long to say how far it got.
+const GRACE: Duration = Duration::from_millis(500);
 /// As much of the beginning as it takes to tell the format.
 const LOOK_AHEAD: usize = 1 << 16;
 
@@ -166,8 +174,21 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         Err(error) => return Err(error.to_string()),
     };
     let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
-    let verdict = linearizable::check_while(&operations, bounds, &mut || !time_is_over());
-    let judgement = judgement(verdict, &operations, watch);
+    let operations = Arc::new(operations);
+    let (history, time_limit) = (Arc::clone(&operations), args.time_limit as f64);
+    let search = move || linearizable::check_while(&history, bounds, &mut || watch.seconds() < time_limit);
+    let left = (time_limit - watch.seconds()).max(0.0);
+    let judgement = match within(Duration::from_secs_f64(left) + GRACE, search) {
+        Some(verdict) => judgement(verdict, &operations, watch),
+        None => {
+            let base = undecided(&operations, Limit::Time, watch);
+            let words = format!(
+                "unknown: the time limit was met before the search of {} operations could begin",
+                base.operations
+            );
+            Judgement { words, ..base }
+        }
+    };
     if let Some(path) = &args.report {
         // The verdict is not lost with its picture.
         if let Err(error) = draw(&judgement, &operations, args).save(path, args.force) {
@@ -175,6 +196,28 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         }
     }
     Ok(judgement)
+}
+
+/// What a search finds in so much time; nothing if it takes longer.
+///
+/// A search asks now and then whether it may go on, and says how far it got. While it puts events in order it does not
+/// ask, and for a large history that alone may take longer than there is. So it runs beside whoever waits for it, and is left
+/// to itself when the time is over; the program ends soon after.
+fn within<T: Send + 'static>(time: Duration, search: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    let worker = thread::spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(search());
+    });
+    match told.recv_timeout(time) {
+        Ok(found) => Some(found),
+        Err(mpsc::RecvTimeoutError::Timeout) => None,
+        // It panicked, and so does whoever waits for it.
+        Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => None,
+        },
+    }
 }
 
 /// The history as a page.
@@ -326,6 +369,19 @@ mod tests {
             args: CheckArgs,
         }
         Alone::parse_from([&["check"], arguments].concat()).args
+    }
+
+    #[test]
+    fn a_search_that_does_not_ask_for_the_time_is_left_to_itself() {
+        let (go_on, wait) = mpsc::channel::<()>();
+        // It ends when this test does.
+        let deaf = move || wait.recv().is_err();
+        assert_eq!(within(Duration::from_millis(20), deaf), None);
+        drop(go_on);
+        assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
+        let panic =
+            std::panic::catch_unwind(|| within(Duration::from_secs(60), || -> u8 { panic!("a bug") }));
+        assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"a bug"));
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub struct HuntArgs {
     /// How long: 90s, 10m, 8h [default: 10m]. The round under way is finished, and what it found made small.
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     time: Option<u64>,
-    /// How many runs, rounded up to whole rounds of 8; with these the result depends on the corpus and the seed only.
+    /// How many runs, rounded up to whole rounds of 8; with these the result depends on the corpus and the seed only. With
+    /// --versus-blind, how many either may take [default: 400].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     runs: Option<u64>,
     /// What a new hunt draws from [default: 1]. One that goes on has its own.
@@ -52,7 +53,7 @@ pub struct HuntArgs {
     /// From how many starts each is measured.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "versus_blind", value_parser = clap::value_parser!(u64).range(1..=1_000))]
     starts: u64,
-    /// Add what is measured to FILE; starts that are there are not measured again.
+    /// Add what is measured to FILE; starts that are there with the same --runs are not measured again.
     #[arg(long, value_name = "FILE", requires = "versus_blind")]
     measured: Option<PathBuf>,
     #[command(flatten)]
@@ -231,7 +232,7 @@ fn summary(hunt: &Hunt, folder: &Path, seconds: f64) -> String {
 }
 
 fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
-    let limit = args.runs.unwrap_or(400);
+    let limit = args.runs.unwrap_or(measure::USUAL_LIMIT);
     let mut trials: Vec<Trial> = match &args.measured {
         Some(path) if path.exists() => {
             let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
@@ -240,8 +241,12 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
         }
         _ => Vec::new(),
     };
-    let done: BTreeSet<(String, u64)> =
-        trials.iter().map(|trial| (trial.mutant.clone(), trial.start)).collect();
+    // Within this limit: what was measured within another one is another measurement.
+    let done: BTreeSet<(String, u64)> = trials
+        .iter()
+        .filter(|trial| trial.limit == limit)
+        .map(|trial| (trial.mutant.clone(), trial.start))
+        .collect();
     let fresh = |seed| experiment().scenario(seed, &Limits::default());
     if let Some(path) = &args.measured {
         // Before hours of work, and not after them.
@@ -258,14 +263,15 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
                 let guided = measure::guided(runner, mutant, start, limit, &fresh)
                     .map_err(|error| Unusable(format!("a round cannot be run: {error}")))?;
                 trials.push(Trial { mutant: id.clone(), start, limit, blind, guided });
-                trials.sort_by(|a, b| (&a.mutant, a.start).cmp(&(&b.mutant, b.start)));
+                trials.sort_by(|a, b| (&a.mutant, a.limit, a.start).cmp(&(&b.mutant, b.limit, b.start)));
                 if let Some(path) = &args.measured {
                     write_trials(path, &trials)?;
                 }
             }
             progress.inc(1);
         }
-        sound &= trials.iter().any(|trial| trial.mutant == *id && trial.guided.is_some());
+        let caught = |trial: &Trial| trial.mutant == *id && trial.limit == limit && trial.guided.is_some();
+        sound &= trials.iter().any(caught);
     }
     progress.finish_and_clear();
     print(&measure::table(&trials))?;
@@ -294,14 +300,20 @@ mod tests {
         Alone::parse_from([&["hunt"], arguments].concat()).args
     }
 
-    /// A runner whose processes all answer this.
+    /// A runner whose processes all answer this, of whatever seed they are asked for.
     #[cfg(unix)]
     fn answering(report: &RunReport) -> Runner {
+        let script = format!(
+            r#"case $1 in
+            --seed) seed=$2;;
+            --scenario) seed=$(grep -o '"seed": *[0-9]*' "$2" | head -n 1 | tr -dc 0-9);;
+            esac
+            echo '{}' | sed "s/\"seed\":0/\"seed\":$seed/""#,
+            serde_json::to_string(report).unwrap()
+        );
         Runner {
             program: "/bin/sh".into(),
-            prefix: ["-c", &format!("echo '{}'", serde_json::to_string(report).unwrap()), "sh"]
-                .map(Into::into)
-                .into(),
+            prefix: ["-c", &script, "sh"].map(Into::into).into(),
             jobs: 1,
             time_limit: std::time::Duration::from_secs(20),
             check_determinism: false,
@@ -337,6 +349,31 @@ mod tests {
             let small = folder::case_file(folder, &signature).display().to_string();
             assert!(summary(&hunt, folder, 1.0).contains(&small));
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_was_measured_within_another_limit_is_measured_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("measured.json");
+        let older = Trial { mutant: "R27".into(), start: 1, limit: 8, blind: None, guided: None };
+        write_trials(&path, std::slice::from_ref(&older)).unwrap();
+        let mut caught = RunReport { ok: true, ..RunReport::default() };
+        for check in mutants::find("R27").unwrap().checks {
+            caught.violate(check, "an end".into());
+        }
+        let name = path.to_str().unwrap();
+        let measured = |runs: &str| {
+            let flags = ["--versus-blind", "R27", "--starts", "1", "--runs", runs, "--measured", name];
+            let sound = versus_blind(&given(&flags), &answering(&caught)).unwrap();
+            let trials: Vec<Trial> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            (sound, trials)
+        };
+        // Within the same limit nothing is run, and nothing was caught.
+        assert_eq!(measured("8"), (false, vec![older.clone()]));
+        let higher = Trial { limit: 16, blind: Some(1), guided: Some(1), ..older.clone() };
+        assert_eq!(measured("16"), (true, vec![older.clone(), higher.clone()]));
+        assert_eq!(measured("16"), (true, vec![older, higher]));
     }
 
     #[test]

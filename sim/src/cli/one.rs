@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use crate::report::RunReport;
-use crate::saved::SavedCase;
 use crate::scenario::Scenario;
 use clap::Args;
 
-use super::{Shape, Unusable, experiment, json_line, limits, print};
+use super::{Shape, Unusable, experiment, json_line, limits, load_case, print};
 #[cfg(madsim)]
 use crate::runner::Stopwatch;
 
@@ -43,7 +42,7 @@ pub struct OneArgs {
 
 pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
     let scenario = match (&args.scenario, args.seed) {
-        (Some(path), _) => SavedCase::load(path)?.scenario,
+        (Some(path), _) => load_case(path)?.scenario,
         (None, Some(seed)) => experiment().scenario(seed, &limits(&args.shape)),
         (None, None) => return Err(Unusable("one wants --seed or --scenario".to_owned())),
     };

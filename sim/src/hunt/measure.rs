@@ -4,6 +4,7 @@
 //! Each is done from several starts that have nothing in common, and compared by the median. What was measured is kept
 //! as data (`fixtures/hunting.json`), and `docs/hunting.md` shows it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 
@@ -18,7 +19,14 @@ use crate::shard::Shard;
 /// The blind seeds of different starts are this far apart.
 const APART: u64 = 1_000_000;
 
-/// One start.
+/// Runs that either may take, if nobody says how many.
+pub const USUAL_LIMIT: u64 = 400;
+
+fn usual_limit() -> u64 {
+    USUAL_LIMIT
+}
+
+/// One start, within one limit: what was not caught within a low one says nothing of a higher one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
@@ -26,7 +34,8 @@ pub struct Trial {
     pub mutant: String,
     /// The number of the start.
     pub start: u64,
-    /// Runs that either may take.
+    /// Runs that either may take; a row that does not say so is of [`USUAL_LIMIT`].
+    #[serde(default = "usual_limit")]
     pub limit: u64,
     /// Runs until blind seeds caught it; none: not within the limit.
     pub blind: Option<u64>,
@@ -108,22 +117,23 @@ fn median(runs: &[Option<u64>]) -> Option<u64> {
     runs.get(runs.len().saturating_sub(1) / 2).copied().filter(|runs| *runs != u64::MAX)
 }
 
-/// The trials as a Markdown table, by mutant.
+/// The trials as a Markdown table, by mutant and limit. The limit is named where a mutant was measured within several.
 pub fn table(trials: &[Trial]) -> String {
     let mut text = String::from(
         "| mutant | bug | caught by | starts | blind: median runs (all) | guided: median runs (all) | blind / guided |\n\
          |---|---|---|---|---|---|---|\n",
     );
-    let mut ids: Vec<&str> = trials.iter().map(|trial| trial.mutant.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    for id in ids {
+    let rows: BTreeSet<(&str, u64)> =
+        trials.iter().map(|trial| (trial.mutant.as_str(), trial.limit)).collect();
+    for (id, limit) in &rows {
+        let (id, limit) = (*id, *limit);
         let Some(mutant) = mutants::find(id) else { continue };
         let of = |runs: fn(&Trial) -> Option<u64>| -> Vec<Option<u64>> {
-            trials.iter().filter(|trial| trial.mutant == id).map(runs).collect()
+            let in_row = |trial: &&Trial| trial.mutant == id && trial.limit == limit;
+            trials.iter().filter(in_row).map(runs).collect()
         };
-        let limit = trials.iter().filter(|trial| trial.mutant == id).map(|trial| trial.limit).min();
-        let limit = limit.unwrap_or_default();
+        let alone = rows.iter().filter(|(other, _)| *other == id).count() == 1;
+        let name = if alone { id.to_owned() } else { format!("{id}, of {limit}") };
         let (blind, guided) = (of(|trial| trial.blind), of(|trial| trial.guided));
         let ratio = match (median(&blind), median(&guided)) {
             (Some(blind), Some(guided)) => format!("{:.1}", blind as f64 / guided as f64),
@@ -134,7 +144,7 @@ pub fn table(trials: &[Trial]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "| {id} | {} | {} | {} | {} | {} | {ratio} |",
+            "| {name} | {} | {} | {} | {} | {} | {ratio} |",
             mutant.what,
             mutant.checks.join(", "),
             blind.len(),
@@ -176,6 +186,19 @@ mod tests {
             table(&[trial(1, Some(150), Some(30)), trial(2, None, Some(10)), trial(3, Some(90), None)]);
         assert!(table.contains("**150** (90, 150, > 200)"), "{table}");
         assert!(table.contains("**30** (10, 30, > 200) | 5.0 |"), "{table}");
+    }
+
+    #[test]
+    fn trials_within_different_limits_are_not_one_measurement() {
+        let within = |limit: u64, guided| Trial { limit, ..trial(1, None, guided) };
+        let table = table(&[within(8, None), within(400, Some(70))]);
+        assert!(
+            table.contains("| S04, of 8 |") && table.contains("**> 8** (> 8) | **> 8** (> 8)"),
+            "{table}"
+        );
+        assert!(table.contains("| S04, of 400 |") && table.contains("**70** (70)"), "{table}");
+        let older = r#"{"mutant":"S04","start":1,"blind":null,"guided":70}"#;
+        assert_eq!(serde_json::from_str::<Trial>(older).unwrap(), within(USUAL_LIMIT, Some(70)));
     }
 
     #[test]

@@ -613,7 +613,7 @@ mod tests {
 
     #[test]
     fn what_seeds_generate_can_be_run() {
-        for seed in 0..2_000 {
+        for seed in 0..300 {
             assert_eq!(of(seed).validate(), Ok(()), "seed {seed}");
         }
     }
