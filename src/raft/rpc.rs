@@ -392,9 +392,6 @@ impl Pool {
     /// A request for a connection, and its number there.
     fn frame(&self, connection: &Connection, to: Option<u64>, ask: &Ask) -> io::Result<(u64, Bytes)> {
         let number = connection.next.fetch_add(1, Ordering::Relaxed);
-        // Mutant R55: the number of a request that was given up is used again.
-        let last = || locked(&connection.pending).waiting.keys().max().copied().unwrap_or(0);
-        let number = if mutant::is("R55") { last() + 1 } else { number };
         let (from, cluster) = (self.inner.caller.node_id(), self.inner.caller.cluster());
         let envelope = Envelope { number, from, to, cluster, body: ask };
         Ok((number, encode(connection.version.load(Ordering::Relaxed), &envelope, None)?))

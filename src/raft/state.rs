@@ -205,10 +205,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             state: restored.state.digest(),
         });
         self.shared.change(|applied| *applied = restored);
-        // Mutant R56: that a snapshot was installed wakes nobody.
-        if !mutant::is("R56") {
-            self.shared.applied.send_replace(index);
-        }
+        self.shared.applied.send_replace(index);
         self.installed = true;
         Ok(())
     }

@@ -389,8 +389,7 @@ impl Catalog {
         let row = Row { info: node.clone(), create_index, modify_index: index };
         self.nodes.set(index, node.name.clone(), row);
         self.nodes_changed.touch(index, &node.name, true);
-        // Mutant H23: where a node is, is no change of its services.
-        for name in self.services_of(&node.name).into_iter().filter(|_| !mutant::is("H23")) {
+        for name in self.services_of(&node.name) {
             self.services_changed.touch(index, &name, true);
             self.health_changed.touch(index, &name, true);
         }

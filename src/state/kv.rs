@@ -238,8 +238,8 @@ impl KvStore {
             create_index: before.map_or(index, |entry| entry.create_index),
             modify_index: index,
             lock_index: before.map_or(0, |entry| entry.lock_index),
-            // Mutant H25: a key keeps the flags that it was made with.
-            flags: before.filter(|_| mutant::is("H25")).map_or(flags, |entry| entry.flags),
+            // Mutant H24: a key keeps the flags that it was made with.
+            flags: before.filter(|_| mutant::is("H24")).map_or(flags, |entry| entry.flags),
             session: before.and_then(|entry| entry.session.clone()),
             value: value.clone(),
         };

@@ -198,8 +198,7 @@ impl Sessions {
     /// From now on the key can be locked, unless another delay began since.
     pub(super) fn lift(&mut self, key: &str, since: u64) {
         let key = key.to_owned();
-        // Mutant L07: whichever delay is in force ends, and not the one that is over.
-        if self.delays.get(&key).is_some_and(|delay| delay.since == since || crate::mutant::is("L07")) {
+        if self.delays.get(&key).is_some_and(|delay| delay.since == since) {
             self.by_since.remove(&(since, key.clone()));
             // Nobody blocks on delays: no tombstone is wanted.
             self.delays.forget(&key);

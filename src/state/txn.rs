@@ -465,8 +465,8 @@ fn look(kv: &KvStore, op: &KvOp) -> Step {
             }
             Some(entry) => without_value(key, entry),
         },
-        // Mutant H24: that a key must not be there is not looked at.
-        KvVerb::CheckNotExists if entry.is_some() && !mutant::is("H24") => {
+        // Mutant H23: that a key must not be there is not looked at.
+        KvVerb::CheckNotExists if entry.is_some() && !mutant::is("H23") => {
             return Err(format!("key {key:?} exists"));
         }
         KvVerb::CheckNotExists => return Ok(Vec::new()),

@@ -139,13 +139,6 @@ pub const TABLE: &[Mutant] = &[
         checks: &["NEWS"],
     },
     Mutant {
-        id: "G29",
-        what: "who failed is never asked again",
-        origin: "design; Serf's reconnects",
-        needs: SILENCE,
-        checks: &["GC", "LIVE"],
-    },
-    Mutant {
         id: "K01",
         what: "only the key that a node encrypts with is tried on what it receives",
         origin: "design; Serf's keyring",

@@ -1,6 +1,6 @@
 //! Bugs of the HTTP API: what a client is told.
 
-use super::{LOST_REPLIES, Mutant, RESTARTS};
+use super::{LOST_REPLIES, Mutant};
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -162,20 +162,13 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "H23",
-        what: "where a node is, is no change of its services",
-        origin: "design; Consul's blocking queries",
-        needs: RESTARTS,
-        checks: &["BLOCK"],
-    },
-    Mutant {
-        id: "H24",
         what: "a transaction does not look whether a key is there that must not be",
         origin: "design; Consul's transactions",
         needs: &[],
         checks: &["TXN"],
     },
     Mutant {
-        id: "H25",
+        id: "H24",
         what: "a key keeps the flags that it was made with",
         origin: "design",
         needs: &[],

@@ -246,20 +246,6 @@ pub const TABLE: &[Mutant] = &[
         what: "a server's requests are numbered from the beginning again after a restart",
         origin: "design; Raft thesis 6.3",
         needs: RESTARTS,
-        checks: &["LIN", "LIVE", "SESS"],
-    },
-    Mutant {
-        id: "R55",
-        what: "the number of a request that was given up is used again, and a late answer is taken for that to another",
-        origin: "design",
-        needs: LOST_REPLIES,
         checks: &["LIN"],
-    },
-    Mutant {
-        id: "R56",
-        what: "that a snapshot was installed wakes no reader",
-        origin: "design; the class of R35",
-        needs: LAG,
-        checks: &["WATCH", "BLOCK", "LIVE"],
     },
 ];

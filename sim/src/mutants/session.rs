@@ -49,11 +49,4 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["LOCK"],
     },
-    Mutant {
-        id: "L07",
-        what: "whichever lock-delay is in force ends, and not the one that is over",
-        origin: "design; the class of L02",
-        needs: &[],
-        checks: &["LOCK"],
-    },
 ];

@@ -680,10 +680,7 @@ impl Driver {
             }
             Alarm::Reconnect => {
                 self.alarms.set(now + millis(self.timing.reconnect_interval_ms), Alarm::Reconnect);
-                // Mutant G29: who failed is never asked again.
-                if !mutant::is("G29") {
-                    self.knock();
-                }
+                self.knock();
                 if self.allegiance.follows() && !self.table.iter().any(|entry| entry.live && entry.sure) {
                     self.allegiance.forget();
                 }
