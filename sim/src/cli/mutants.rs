@@ -68,6 +68,9 @@ pub struct MutantArgs {
     /// those. Run it in the folder of the workspace.
     #[arg(long)]
     write_docs: bool,
+    /// With --write-docs: what this code was not hunted for is told of that one, and marked.
+    #[arg(long, value_name = "NAME", requires = "write_docs")]
+    earlier: Option<String>,
     /// How many nodes; the seed decides if absent.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
     nodes: Option<u32>,
@@ -114,8 +117,9 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
     let scores: Vec<Score> = chosen.iter().map(|mutant| results.score(mutant)).collect();
     print(&table::table(&scores))?;
     if args.write_docs {
-        let all: Vec<Score> = mutants::all().map(|mutant| results.score(mutant)).collect();
-        write_docs(&table::document(&all, &code), results.lines())?;
+        let earlier = args.earlier.as_deref();
+        let (document, lines) = documented(&args.results, &code, earlier)?;
+        write_docs(&document, lines)?;
     }
     Ok(scores.iter().all(Score::is_good))
 }
@@ -154,6 +158,23 @@ fn hunt(
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// The document, and the results that it is made of: those of this code, then those of an earlier one where there are none.
+fn documented(results: &Path, code: &str, earlier: Option<&str>) -> Result<(String, String), ResultsError> {
+    let own = Results::open(results, code)?;
+    let old = earlier.map(|earlier| Results::open(results, earlier)).transpose()?;
+    let is_new = |mutant: &Mutant| {
+        old.is_none() || mutants::find(mutant.id).is_some_and(|m| !own.score(m).hunts.is_empty())
+    };
+    let score = |mutant: &'static Mutant| match &old {
+        Some(old) if !is_new(mutant) => Score { is_earlier: true, ..old.score(mutant) },
+        _ => own.score(mutant),
+    };
+    let all: Vec<Score> = mutants::all().map(score).collect();
+    let lines = own.lines(|_| true)
+        + &old.as_ref().map_or_else(String::new, |old| old.lines(|mutant| !is_new(mutant)));
+    Ok((table::document(&all, code, earlier), lines))
 }
 
 /// Where the small case of a bug is.
@@ -202,16 +223,21 @@ mod tests {
     fn the_document_shows_the_results_that_are_kept() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let text = std::fs::read_to_string(root.join(KEPT)).unwrap();
-        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        let code = first["code"].as_str().unwrap();
+        let mut codes = Vec::new();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let code = line["code"].as_str().unwrap().to_owned();
+            if !codes.contains(&code) {
+                codes.push(code);
+            }
+        }
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("results.jsonl");
         std::fs::write(&copy, &text).unwrap();
-        let results = Results::open(&copy, code).unwrap();
-        assert_eq!(results.lines(), text);
-        let all: Vec<Score> = mutants::all().map(|mutant| results.score(mutant)).collect();
-        let document = std::fs::read_to_string(root.join(DOCUMENT)).unwrap();
-        assert!(table::document(&all, code) == document, "run `cargo sim mutants --write-docs`");
+        let (document, lines) = documented(&copy, &codes[0], codes.get(1).map(String::as_str)).unwrap();
+        assert_eq!(lines, text);
+        let kept = std::fs::read_to_string(root.join(DOCUMENT)).unwrap();
+        assert!(document == kept, "run `cargo sim mutants --write-docs`");
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn number(text: String) -> String {
     }
     match digits.parse::<f64>() {
         // Zero has one sign, as it is equal with both.
-        Ok(value) if value == 0.0 => "0.0".to_owned(),
+        Ok(0.0) => "0.0".to_owned(),
         Ok(value) if value.is_finite() => format!("{}{value:?}", if negative { "-" } else { "" }),
         _ => text,
     }

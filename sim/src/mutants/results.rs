@@ -154,9 +154,9 @@ impl Results {
         written.map_err(|source| ResultsError::Io { path: self.path.clone(), source })
     }
 
-    /// The lines of this code, in the order of the mutants.
-    pub fn lines(&self) -> String {
-        let found = super::all().flat_map(|mutant| {
+    /// The lines of this code, in the order of the mutants; of those that are `wanted`.
+    pub fn lines(&self, wanted: impl Fn(&Mutant) -> bool) -> String {
+        let found = super::all().filter(|mutant| wanted(mutant)).flat_map(|mutant| {
             let hunts = self.hunts.values().filter(|hunt| hunt.mutant == mutant.id);
             hunts.cloned().map(Found::Hunt).chain(self.small(mutant.id).cloned().map(Found::Small))
         });
@@ -168,7 +168,7 @@ impl Results {
     /// All that is known of a mutant.
     pub fn score(&self, mutant: &'static Mutant) -> Score {
         let hunts = self.hunts.values().filter(|hunt| hunt.mutant == mutant.id).cloned().collect();
-        Score { mutant, hunts, small: self.small(mutant.id).cloned() }
+        Score { mutant, hunts, small: self.small(mutant.id).cloned(), is_earlier: false }
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
         let again = Results::open(&path, "one").unwrap();
         assert_eq!(again.hunt("R14", 10_001), Some(&hunt(10_001)));
         assert_eq!(again.score(find("R14").unwrap()).hunts.len(), 2);
-        assert_eq!(again.lines(), std::fs::read_to_string(&path).unwrap());
+        assert_eq!(again.lines(|_| true), std::fs::read_to_string(&path).unwrap());
         assert_eq!(Results::open(&path, "two").unwrap().hunt("R14", 1), None);
     }
 

@@ -214,6 +214,8 @@ pub struct Score {
     pub hunts: Vec<Hunt>,
     /// The smallest plan.
     pub small: Option<Small>,
+    /// Whether an earlier version of the code was hunted, and this one not yet.
+    pub is_earlier: bool,
 }
 
 impl Score {
@@ -290,7 +292,7 @@ mod tests {
             hunt(mutant, &runner, &Case::default(), Hunt::new(mutant, 10), Effort { limit: 2, failures })
                 .unwrap();
         let hunt = hunt(mutant, &runner, &Case::default(), begun, Effort { limit: 6, failures }).unwrap();
-        Score { mutant, hunts: vec![hunt], small: None }
+        Score { mutant, hunts: vec![hunt], small: None, is_earlier: false }
     }
 
     #[test]
@@ -331,7 +333,12 @@ mod tests {
             failed: seeds.map(|seeds| (start + seeds - 1, vec!["DUR".to_owned()])).into_iter().collect(),
             ablated: None,
         };
-        let mut score = Score { mutant, hunts: vec![hunt(1, Some(9)), hunt(10_001, Some(3))], small: None };
+        let mut score = Score {
+            mutant,
+            hunts: vec![hunt(1, Some(9)), hunt(10_001, Some(3))],
+            small: None,
+            is_earlier: false,
+        };
         assert_eq!((score.percentile(50), score.percentile(95), score.is_good()), (Some(3), Some(9), true));
         score.hunts.push(hunt(20_001, None));
         assert_eq!((score.percentile(50), score.percentile(95), score.is_good()), (Some(9), None, false));

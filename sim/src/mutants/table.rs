@@ -10,6 +10,9 @@ use crate::shrink::MOST_SEEDS;
 const HEAD: &str = "| mutant | bug | must be caught by | failed by | named, of all that failed | seeds to kill: median, p95 | \
                     without its faults | smallest case |\n|---|---|---|---|---|---|---|---|\n";
 
+/// What marks a row of an earlier version.
+const EARLIER: &str = " †";
+
 /// The cells that do not depend on any run.
 fn fixed(mutant: &Mutant) -> String {
     format!("| {} | {} ({}) | {} |", mutant.id, mutant.what, mutant.origin, mutant.checks.join(", "))
@@ -20,6 +23,7 @@ fn row(score: &Score) -> String {
     if score.hunts.is_empty() {
         return format!("{} not hunted yet | | | | |\n", fixed(mutant));
     }
+    let mark = if score.is_earlier { EARLIER } else { "" };
     let by_check: Vec<String> =
         score.by_check().into_iter().map(|(check, times)| format!("{check} {times}")).collect();
     let by_check = if by_check.is_empty() { "**nothing**".to_owned() } else { by_check.join(", ") };
@@ -38,7 +42,7 @@ fn row(score: &Score) -> String {
         )
     });
     format!(
-        "{} {by_check} | {named} of {all} | {}, {} of {} | {ablated} | {small} |\n",
+        "{} {by_check}{mark} | {named} of {all} | {}, {} of {} | {ablated} | {small} |\n",
         fixed(mutant),
         seeds(50),
         seeds(95),
@@ -81,11 +85,14 @@ fn bars(scores: &[Score]) -> String {
 }
 
 /// `docs/mutants.md`.
-pub fn document(scores: &[Score], code: &str) -> String {
+///
+/// With the rows of an earlier version, where there are none of this one.
+pub fn document(scores: &[Score], code: &str, earlier: Option<&str>) -> String {
     let starts = scores.iter().map(|score| score.hunts.len()).max().unwrap_or(0);
+    let earlier = earlier.map_or_else(String::new, |code| format!(", rows with{EARLIER} of code `{code}`"));
     let mut text = format!(
         "# The mutants\n\n\
-         Written by `cargo sim mutants --write-docs`, never by hand; of code `{code}`.\n\n\
+         Written by `cargo sim mutants --write-docs`, never by hand; of code `{code}`{earlier}.\n\n\
          There are {} bugs, each put back on purpose. A hunt begins at a seed and runs until a check that is named for \
          the bug objects; there were up to {starts} hunts of each, from seeds far apart. \"Failed by\" counts the seeds on which each \
          check objected, named for the bug or not. Then the same seeds run without the faults that the bug needs, where it \
@@ -137,7 +144,12 @@ mod tests {
             seconds: 31.4,
             after_edits: 3,
         };
-        let score = |id: &str, hunts: Vec<Hunt>, small| Score { mutant: find(id).unwrap(), hunts, small };
+        let score = |id: &str, hunts: Vec<Hunt>, small| Score {
+            mutant: find(id).unwrap(),
+            hunts,
+            small,
+            is_earlier: false,
+        };
         let none = Hunt { ablated: None, ..hunt("T02", &[], None) };
         let scores = [
             score("R02", vec![hunt("R02", &[(3, &["LIVE"]), (7, &["MV", "LIVE"])], None)], Some(small)),

@@ -409,7 +409,7 @@ mod tests {
             failed: vec![(3, vec!["LIVE".to_owned()]), (5, vec!["LIVE".to_owned(), "LIN".to_owned()])],
             ..Hunt::new(find("R27").unwrap(), 1)
         };
-        let score = Score { mutant: find("R27").unwrap(), hunts: vec![hunt], small: None };
+        let score = Score { mutant: find("R27").unwrap(), hunts: vec![hunt], small: None, is_earlier: false };
         let storms = Storm::of_hunts(&score);
         assert_eq!(simulated(&storms), "seed 5: LIN LIVE");
         assert_eq!(storms[0].scenario, Scenario::generate(5, &Limits::default()));
