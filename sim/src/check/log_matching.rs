@@ -85,8 +85,10 @@ impl Check for LogMatching {
         match event {
             Event::Observed(Observed::Appended { index, term, digest }) => {
                 let node = view.node(at.node);
-                if *index > node.next() {
-                    let detail = format!("entry {index} is appended, and the log goes on at {}", node.next());
+                // A log begins with the entry that founds the cluster, at 0 as in openraft, or at 1 as in the paper.
+                let next = node.next().max(1);
+                if *index > next {
+                    let detail = format!("entry {index} is appended, and the log goes on at {next}");
                     findings.add("LM", at, detail);
                 }
                 let before = index.checked_sub(1).and_then(|before| node.log.get(before));

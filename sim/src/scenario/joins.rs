@@ -8,7 +8,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::generate::log_uniform;
-use super::{Fault, FaultKind, Limits, Scenario, Target, stream};
+use super::{DISK_KINDS, Fault, FaultKind, Limits, Scenario, Target, stream};
 
 /// The share of seeds in which all name node 0, if nothing speaks against it.
 const SHARE: f64 = 0.2;
@@ -31,15 +31,19 @@ impl Joins {
     }
 }
 
-/// Gives a seed a cluster in which all name node 0, and has that node move.
-pub(super) fn add(scenario: &mut Scenario, limits: &Limits) {
+/// Gives a seed a cluster in which all name node 0, and has that node move. Which faults it has is asked of the seed, and not of
+/// the plan: to leave a kind out changes nothing else.
+pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str) -> bool) {
     let rng = &mut stream(scenario.seed, "joins");
-    let is_wanted = rng.random_bool(SHARE) && !limits.without.contains("move") && scenario.nodes > 1;
-    if !is_wanted || scenario.faults.iter().any(|fault| forgets(&fault.kind)) {
+    let fits = !DISK_KINDS.iter().chain(&["fsync-fail", "lose-disk", "membership"]).any(|kind| is_on(kind));
+    if !rng.random_bool(SHARE) || !fits || scenario.nodes < 2 {
         return;
     }
     scenario.settings.joins = Joins::First;
     scenario.faults.retain(|fault| !matches!(fault.kind, FaultKind::Move { .. }));
+    if limits.without.contains("move") {
+        return;
+    }
     let at_ms = rng.random_range(0..scenario.duration_ms);
     let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
     scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::Move { target: Target::Node(0) } });

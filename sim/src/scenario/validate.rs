@@ -503,8 +503,9 @@ impl Scenario {
                     return wrong(place("action.right.grant"), format!("gone, which only {LINKED}… may be"));
                 }
             }
-            let of_the_api =
-                |path: &str| path.starts_with("/v1/") && path.chars().all(plain) && path.len() <= 512;
+            let of_the_api = |path: &str| {
+                path.starts_with("/v1/") && path.chars().all(|c| plain(c) || c == '?') && path.len() <= 512
+            };
             if let PlannedAction::Follow { path, wait_ms } = &op.action
                 && !(of_the_api(path) && (1..=LONGEST_MS).contains(wait_ms))
             {

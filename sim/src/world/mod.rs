@@ -250,6 +250,10 @@ async fn whole(
             let inquirer = world.inquirer(&main, HEALED_WITHIN);
             if let Some((check, detail)) = inquirer.lags(&world.planned, Some(&vanish)).await {
                 report.violations.push(violation(check, detail, universe.pump.now()));
+            } else if !world.agrees().await {
+                // What was asked may have cost a host its power.
+                let detail = format!("the nodes do not agree after they were asked: {}", world.describe());
+                report.violations.push(violation("LIVE", detail, universe.pump.now()));
             }
             let caller = AsClient { clients: clients.clone(), env: main.clone(), client: inquiry::CLIENT };
             report.violations.extend(experiment.verdict(&caller).await);
