@@ -132,13 +132,13 @@ impl Scenario {
             faults,
             operations,
         };
-        agents::add(&mut scenario, limits, &is_on);
+        agents::add(&mut scenario, limits, is_on);
         services::add(&mut scenario);
         news::add(&mut scenario);
         followers::add(&mut scenario);
         rights::add(&mut scenario);
         pairs::add(&mut scenario);
-        joins::add(&mut scenario, limits, &is_on);
+        joins::add(&mut scenario, limits, is_on);
         scenario
     }
 }
