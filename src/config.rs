@@ -32,9 +32,6 @@ pub struct Config {
     pub node_name: String,
     /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
     pub server: bool,
-    /// Whether this is an agent for trying things out (`agent --dev`): what it answers is for people to read.
-    #[serde(skip)]
-    pub development: bool,
     /// Name of the datacenter; only a label here.
     pub datacenter: String,
     /// Where the HTTP API listens.
@@ -325,7 +322,6 @@ impl Default for Config {
         Config {
             node_name: "node".to_owned(),
             server: false,
-            development: false,
             datacenter: "dc1".to_owned(),
             http_addr: any(8500),
             https_addr: None,

@@ -434,7 +434,6 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
     config.retry_max = args.retry_max.unwrap_or(config.retry_max);
     config.rejoin_after_leave |= args.rejoin;
     config.server |= args.server || args.dev;
-    config.development = args.dev;
     if !config.server && (args.bootstrap || args.bootstrap_expect.is_some()) {
         return Err(Problem::usage("only a server can found a cluster: add --server"));
     }

@@ -679,9 +679,6 @@ fn admit(api: &Api, methods: &[&str], request: Request) -> Result<(Secret, Call)
         return Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, text) });
     }
     let mut params = Params::parse(head.uri.query())?;
-    if api.agent.config().development {
-        params.for_people();
-    }
     let token = token(&head, &mut params);
     let elsewhere = |dc: &str| dc != api.agent.config().datacenter;
     if ["datacenter", "dc"].iter().any(|name| params.text(name).is_some_and(elsewhere)) {

@@ -20,7 +20,6 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params {
     said: Vec<(String, String)>,
-    always_pretty: bool,
 }
 
 impl Params {
@@ -42,7 +41,7 @@ impl Params {
             };
             params.push((text(name)?, text(value)?));
         }
-        Ok(Params { said: params, always_pretty: false })
+        Ok(Params { said: params })
     }
 
     /// Whether the parameter is there, with or without a value.
@@ -94,12 +93,7 @@ impl Params {
 
     /// Whether the answer is for people to read.
     pub fn pretty(&self) -> bool {
-        self.always_pretty || self.has("pretty")
-    }
-
-    /// Every answer is for people to read, whether or not the request says so.
-    pub fn for_people(&mut self) {
-        self.always_pretty = true;
+        self.has("pretty")
     }
 
     /// How old an answer may be that no leader vouches for, if the request says so in a form that is understood.
@@ -317,7 +311,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_parses_to_the_same(pairs in prop::collection::vec((".*", ".*"), 0..5)) {
-            let params = Params { said: pairs, always_pretty: false };
+            let params = Params { said: pairs };
             let mut sorted = params.said.clone();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
             let parsed = Params::parse(Some(&params.encode())).unwrap();

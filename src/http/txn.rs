@@ -178,9 +178,6 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
 /// Why an operation cannot be, whatever there is: what the calls for one thing alone refuse as well.
 fn impossible(op: &TxnOp) -> Option<String> {
     let why = match op {
-        TxnOp::Kv(KvOp { verb: KvVerb::Lock | KvVerb::Unlock, session, .. }) if session.is_empty() => {
-            "missing session"
-        }
         _ if !op.writes() => return None,
         TxnOp::Catalog(op) => match &op.row {
             CatalogRow::Node(node) if !node.id.is_empty() && !uuid::is_uuid(&node.id) => {
