@@ -68,7 +68,14 @@ pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
         let node = started.map_err(|error| Problem::failed(error.to_string()))?;
         // Not before the directory and the ports are ours: the file may be that of the agent which has them.
         let pid_file = around.plan().pid_file.clone();
-        let _pid_file = pid_file.map(PidFile::write).transpose()?;
+        let _pid_file = match pid_file.map(PidFile::write).transpose() {
+            Ok(file) => file,
+            Err(problem) => {
+                // It runs already, and is not torn down in the middle of what it does. How it ends is not what went wrong.
+                let _ = node.run(std::future::ready(Ending::Stop)).await;
+                return Err(problem);
+            }
+        };
         announce(&around.plan(), &node.listening());
         let _reloading = env.spawn(reload_at(hangup, node.agent().clone())).abort_on_drop();
         let _readiness = env.spawn(tell_when_ready(node.agent().clone())).abort_on_drop();
