@@ -437,6 +437,9 @@ impl Config {
                 "must be a domain of up to 128 bytes, such as \"consul\"".to_owned(),
             );
         }
+        if self.dns.domain.trim_matches('.').contains("..") {
+            return invalid("dns.domain", format!("{:?} has a label with nothing in it", self.dns.domain));
+        }
         if raft.heartbeat_ms == 0 || raft.heartbeat_ms > 60_000 {
             return invalid("raft.heartbeat_ms", format!("{} is not within 1..=60000", raft.heartbeat_ms));
         }
@@ -487,6 +490,9 @@ impl Config {
         }
         if self.bootstrap == Bootstrap::Expect(0) {
             return invalid("bootstrap", "expect needs a number of servers of at least 1".to_owned());
+        }
+        if self.limits.key_bytes == 0 {
+            return invalid("limits.key_bytes", "must be at least 1: no key could be written".to_owned());
         }
         if self.limits.value_bytes > 8 << 20 {
             return invalid("limits.value_bytes", "must be at most 8388608".to_owned());

@@ -96,6 +96,12 @@ pub enum FileError {
         /// As the file calls it.
         name: String,
     },
+    /// It would be shown by no run at all, so whoever waits for it waits for nothing.
+    #[error("{path}: expects.within: 0, want at least 1 seed")]
+    NoSeed {
+        /// The file.
+        path: String,
+    },
     /// There is no scenario in it.
     #[error("{path} is not a scenario: {error}")]
     Malformed {
@@ -179,6 +185,9 @@ impl SavedCase {
                 return Err(unknown("check", &signature.check));
             }
         }
+        if case.expects.as_ref().is_some_and(|expects| expects.within == 0) {
+            return Err(FileError::NoSeed { path: name });
+        }
         case.scenario.validate().map_err(|problem| FileError::Impossible { path: name, problem })?;
         // What an older version could say means the same in this one.
         case.scenario.version = VERSION;
@@ -248,6 +257,22 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
         case().save(&path, true).unwrap();
         assert_eq!(SavedCase::load(&path).unwrap(), case());
+    }
+
+    #[test]
+    fn a_case_that_may_take_no_seed_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.json");
+        let saved = |within: u64| {
+            let signature = Signature { check: "LIN".into(), says: "key _".into() };
+            let expects = Some(Expects { mutant: None, signature, within });
+            let scenario = Scenario::generate(4, &Limits::default());
+            SavedCase { expects, ..SavedCase::bare(scenario) }.save(&path, true).unwrap();
+            SavedCase::load(&path).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(saved(1), Ok(()));
+        let refused = saved(0).unwrap_err();
+        assert!(refused.ends_with("case.json: expects.within: 0, want at least 1 seed"), "{refused}");
     }
 
     #[test]

@@ -413,13 +413,16 @@ impl Agent {
         duties.push(env.spawn(local.clone().keep_true(self.clone())).abort_on_drop());
         duties.push(env.spawn(local.reap()).abort_on_drop());
         duties.push(env.spawn(coordinates::tell(self.clone())).abort_on_drop());
-        let kept = || self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept() = duties;
+        *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner) = duties;
         // Who stops the node at once, while the duties begin, finds none to end.
         if self.inner.outcome.get().is_some() {
-            let late = std::mem::take(&mut *kept());
-            drop(late);
+            drop(self.take_duties());
         }
+    }
+
+    /// Its duties, which end when these are dropped.
+    fn take_duties(&self) -> Vec<AbortOnDrop> {
+        std::mem::take(&mut *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until the node has left or can no longer run.
@@ -446,7 +449,7 @@ impl Agent {
     async fn stop(&self, outcome: Result<(), String>) {
         // Whoever stops the node first says why: what stops because of that is no failure.
         let outcome = self.inner.outcome.get_or_init(|| outcome).clone();
-        let duties = std::mem::take(&mut *self.inner.duties.lock().unwrap_or_else(PoisonError::into_inner));
+        let duties = self.take_duties();
         self.inner.delegate.shutdown().await;
         self.inner.stopping.send_if_modified(|stopping| {
             let first = stopping.is_none();

@@ -314,8 +314,7 @@ impl Server {
         let Call::Write(Command::Acl(AclCommand::Bootstrap { token, .. })) = call else { return call };
         let disk = self.inner.env.disk();
         let read = self.inner.env.blocking(move || read_reset(&*disk)).await;
-        let reset = read.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
-        let reset = reset.unwrap_or_else(|error| {
+        let reset = read.map_err(std::io::Error::other).flatten().unwrap_or_else(|error| {
             tracing::warn!(%error, "{RESET_FILE} cannot be read");
             None
         });
@@ -328,8 +327,7 @@ impl Server {
             disk.remove(RESET_FILE)?;
             disk.sync_dir()
         });
-        let removed = removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
-        if let Err(error) = removed {
+        if let Err(error) = removed.await.map_err(std::io::Error::other).flatten() {
             tracing::warn!(%error, "{RESET_FILE} has served and cannot be removed: remove it");
         }
     }

@@ -123,11 +123,12 @@ impl Tokens {
         let kept = self.env.spawn(async move {
             let _turn = writing.lock().await;
             let (disk, all) = (env.disk(), locked(&set).clone());
-            env.blocking(move || write(&*disk, &all)).await
+            env.blocking(move || write(&*disk, &all)).await.map_err(io::Error::other).flatten()
         });
-        let kept = kept.await.and_then(|kept| kept).map_err(|error| error.to_string());
-        let kept = kept.and_then(|kept| kept.map_err(|error| error.to_string()));
-        kept.map_err(|error| format!("the token is in force but could not be kept: {error}"))
+        kept.await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|error| format!("the token is in force but could not be kept: {error}"))
     }
 
     fn rights(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], (Instant, Option<Holder>)>> {

@@ -251,16 +251,7 @@ fn check(config: &Config) -> Result<(), Invalid> {
         _ => Role::Server { rpc_addr: config.rpc_addr, expect: 0 },
     };
     let checked = config.check().and_then(|()| define::configured(config).map(drop));
-    checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check())?;
-    let invalid = |key, reason: String| Err(Invalid { key, reason });
-    if config.limits.key_bytes == 0 {
-        return invalid("limits.key_bytes", "must be at least 1: no key could be written".to_owned());
-    }
-    let domain = &config.dns.domain;
-    if domain.trim_matches('.').contains("..") {
-        return invalid("dns.domain", format!("{domain:?} has a label with nothing in it"));
-    }
-    Ok(())
+    checked.and_then(|()| Meta::of(config, role, config.http_addr.port()).check())
 }
 
 /// Checks where the process is to keep its files. The directory is made at the start, that of the file with its id is not.

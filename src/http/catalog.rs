@@ -106,6 +106,11 @@ pub async fn change(api: &Api, command: CatalogCommand) -> Result<(), Failure> {
     }
 }
 
+/// What is wrong with the id that a node is to have, if something is.
+pub fn bad_node_id(id: &str) -> Option<&'static str> {
+    (!id.is_empty() && !uuid::is_uuid(id)).then_some("Bad node ID: want a UUID")
+}
+
 /// Registers a node, a service, checks.
 pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     let pretty = call.params.pretty();
@@ -116,8 +121,8 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if body.node.is_empty() || body.address.is_empty() && !body.skipnodeupdate {
         return Err(Failure::bad_request("Must provide node and address"));
     }
-    if !body.id.is_empty() && !uuid::is_uuid(&body.id) {
-        return Err(Failure::bad_request("Bad node ID: want a UUID"));
+    if let Some(why) = bad_node_id(&body.id) {
+        return Err(Failure::bad_request(why));
     }
     if !body.peername.is_empty() {
         return Err(Failure::bad_request("cannot register requests with PeerName in them"));
@@ -126,8 +131,8 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }
-    if service.as_ref().is_some_and(|service| define::is_nowhere(&service.address)) {
-        return Err(Failure::bad_request("Invalid service address"));
+    if let Some(why) = service.as_ref().and_then(|service| define::bad_address(&service.address)) {
+        return Err(Failure::bad_request(why));
     }
     let checks: Vec<CheckBody> = body.check.into_iter().chain(body.checks).collect();
     if let Some(check) = checks.iter().find(|check| !check.node.is_empty() && check.node != body.node) {

@@ -465,7 +465,7 @@ impl Parser {
             let not = self.word("not");
             if self.word("in") {
                 let path = self.selector()?;
-                return Ok(test(path, Test::Contains(value), not));
+                return Ok(Node::Test { path, test: Test::Contains(value), not });
             }
         }
         self.at = start;
@@ -473,26 +473,26 @@ impl Parser {
         if self.word("is") {
             let not = self.word("not");
             return if self.word("empty") {
-                Ok(test(path, Test::IsEmpty, not))
+                Ok(Node::Test { path, test: Test::IsEmpty, not })
             } else {
                 Err(bad("after \"is\" comes \"empty\" or \"not empty\""))
             };
         }
         if self.sign("==") {
-            return Ok(test(path, Test::Equals(self.wanted()?), false));
+            return Ok(Node::Test { path, test: Test::Equals(self.wanted()?), not: false });
         }
         if self.sign("!=") {
-            return Ok(test(path, Test::Equals(self.wanted()?), true));
+            return Ok(Node::Test { path, test: Test::Equals(self.wanted()?), not: true });
         }
         let not = self.word("not");
         if self.word("contains") {
-            return Ok(test(path, Test::Contains(self.wanted()?), not));
+            return Ok(Node::Test { path, test: Test::Contains(self.wanted()?), not });
         }
         if self.word("matches") {
             let pattern = self.wanted()?;
             let built = RegexBuilder::new(&pattern).size_limit(MAX_REGEX_BYTES).build();
             let regex = built.map_err(|error| bad(format!("bad regular expression {pattern:?}: {error}")))?;
-            return Ok(test(path, Test::Matches(regex), not));
+            return Ok(Node::Test { path, test: Test::Matches(regex), not });
         }
         match self.next() {
             Some(token) => Err(bad(format!("{} is no operator", shown(&token)))),
@@ -534,10 +534,6 @@ impl Parser {
             }
         }
     }
-}
-
-fn test(path: Vec<String>, test: Test, not: bool) -> Node {
-    Node::Test { path, test, not }
 }
 
 #[cfg(test)]

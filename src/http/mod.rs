@@ -270,7 +270,8 @@ impl Api {
     ) -> Result<Answer<Q::Found>, ReadError> {
         let answer = self.agent.query(options, question).await?;
         let stale = options.consistency == Consistency::Stale;
-        match params.max_stale() {
+        // One that is no duration was refused with the options, or stands beside `?stale` and says nothing.
+        match params.max_stale().ok().flatten() {
             Some(oldest) if stale && answer.last_contact > oldest => {
                 let options = QueryOptions { consistency: Consistency::Default, ..options };
                 self.agent.query(options, question).await

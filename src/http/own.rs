@@ -80,12 +80,12 @@ pub async fn register_service(api: Arc<Api>, call: Call) -> Reply {
     let who = api.who().await?;
     who.require(Kind::Service, &service.name, Access::Write)?;
     // Its place may be another service's.
-    if let Some(known) = api.agent.local().book().services().get(&service.id) {
+    let book = api.agent.local().book();
+    if let Some(known) = book.services().get(&service.id) {
         who.require(Kind::Service, &known.name, Access::Write)?;
     }
     // And so may a check's be another check's.
     for check in &checks {
-        let book = api.agent.local().book();
         let known = book.checks().get(&check.id).map(|known| &known.definition.service_id);
         if let Some(theirs) = known.filter(|theirs| **theirs != service.id) {
             may(&who, &subject(&api, &book, theirs), Access::Write)?;

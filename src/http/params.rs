@@ -18,9 +18,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// The parameters of a request's query string, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Params {
-    said: Vec<(String, String)>,
-}
+pub struct Params(Vec<(String, String)>);
 
 impl Params {
     /// Parses a query string; `None` has no parameters.
@@ -41,7 +39,7 @@ impl Params {
             };
             params.push((text(name)?, text(value)?));
         }
-        Ok(Params { said: params })
+        Ok(Params(params))
     }
 
     /// Whether the parameter is there, with or without a value.
@@ -51,25 +49,25 @@ impl Params {
 
     /// The first value of the parameter; empty when it stands without one.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.said.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Every value of the parameter, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.said.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Takes a parameter out, and gives its first value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let value = self.get(name).map(str::to_owned);
-        self.said.retain(|(found, _)| found != name);
+        self.0.retain(|(found, _)| found != name);
         value
     }
 
     /// Gives the parameter another value.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.said.retain(|(found, _)| found != name);
-        self.said.push((name.to_owned(), value.to_owned()));
+        self.0.retain(|(found, _)| found != name);
+        self.0.push((name.to_owned(), value.to_owned()));
     }
 
     /// The parameter's value unless it is absent or empty.
@@ -96,10 +94,15 @@ impl Params {
         self.has("pretty")
     }
 
-    /// How old an answer may be that no leader vouches for, if the request says so in a form that is understood.
-    pub fn max_stale(&self) -> Option<Duration> {
-        let nanos = parse_duration(self.text("max_stale")?)?;
-        u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
+    /// How old an answer may be that no leader vouches for, if the request says so.
+    ///
+    /// # Errors
+    /// A 400 for what is no duration.
+    pub fn max_stale(&self) -> Result<Option<Duration>, Failure> {
+        let Some(text) = self.text("max_stale") else { return Ok(None) };
+        let nanos = parse_duration(text)
+            .ok_or_else(|| Failure::bad_request(format!("Invalid max_stale value {text:?}")))?;
+        Ok(u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos))
     }
 
     /// The parameter as a number, if it is there.
@@ -115,7 +118,7 @@ impl Params {
 
     /// All parameters as a query string in the order of their names, as Go encodes them.
     pub fn encode(&self) -> String {
-        let mut sorted: Vec<&(String, String)> = self.said.iter().collect();
+        let mut sorted: Vec<&(String, String)> = self.0.iter().collect();
         // Stable, so values of one name keep their order.
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let pairs: Vec<String> =
@@ -147,12 +150,8 @@ impl Params {
     }
 
     fn consistency(&self) -> Result<Consistency, Failure> {
-        let max_stale = self.text("max_stale").map(|text| {
-            parse_duration(text)
-                .ok_or_else(|| Failure::bad_request(format!("Invalid max_stale value {text:?}")))
-        });
         // Whoever says how old an answer may be takes an old one.
-        let stale = self.has("stale") || max_stale.transpose()?.is_some_and(|nanos| nanos > 0);
+        let stale = self.has("stale") || self.max_stale()?.is_some();
         match (stale, self.has("consistent")) {
             (true, true) => {
                 Err(Failure::bad_request("Cannot specify ?stale with ?consistent, conflicting semantics."))
@@ -311,11 +310,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_parses_to_the_same(pairs in prop::collection::vec((".*", ".*"), 0..5)) {
-            let params = Params { said: pairs };
-            let mut sorted = params.said.clone();
+            let params = Params(pairs);
+            let mut sorted = params.0.clone();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
             let parsed = Params::parse(Some(&params.encode())).unwrap();
-            prop_assert_eq!(parsed.said, sorted);
+            prop_assert_eq!(parsed.0, sorted);
         }
     }
 }

@@ -13,14 +13,13 @@ use serde_json::Value;
 
 use crate::agent::Consistency;
 use crate::agent::local::define;
-use crate::agent::uuid;
 use crate::mutant;
 use crate::state::catalog::NodeInfo;
 use crate::state::query::Txn;
 use crate::state::txn::{CatalogOp, CatalogRow, Done, KvOp, KvVerb, OpError, RowVerb};
 use crate::state::{Command, Outcome, Refusal, Returned, TxnOp, TxnResult};
 
-use super::catalog::CheckBody;
+use super::catalog::{CheckBody, bad_node_id};
 use super::decode::{self, Labels, Told};
 use super::kv::KvPair;
 use super::reply::{self, Failure, Reply};
@@ -176,21 +175,14 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
 }
 
 /// Why an operation cannot be, whatever there is: what the calls for one thing alone refuse as well.
-fn impossible(op: &TxnOp) -> Option<String> {
-    let why = match op {
-        _ if !op.writes() => return None,
-        TxnOp::Catalog(op) => match &op.row {
-            CatalogRow::Node(node) if !node.id.is_empty() && !uuid::is_uuid(&node.id) => {
-                "Bad node ID: want a UUID"
-            }
-            CatalogRow::Service { service, .. } if define::is_nowhere(&service.address) => {
-                "Invalid service address"
-            }
-            _ => return None,
-        },
-        TxnOp::Kv(_) => return None,
-    };
-    Some(why.to_owned())
+fn impossible(op: &TxnOp) -> Option<&'static str> {
+    let TxnOp::Catalog(written) = op else { return None };
+    match &written.row {
+        _ if !op.writes() => None,
+        CatalogRow::Node(node) => bad_node_id(&node.id),
+        CatalogRow::Service { service, .. } => define::bad_address(&service.address),
+        CatalogRow::Check { .. } => None,
+    }
 }
 
 fn on_key(api: &Api, wanted: WantedKv) -> Result<TxnOp, Failure> {
@@ -219,7 +211,7 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     let pretty = call.params.pretty();
     let errors: Vec<OpError> = (0..)
         .zip(&ops)
-        .filter_map(|(op_index, op)| Some(OpError { op_index, what: impossible(op)? }))
+        .filter_map(|(op_index, op)| Some(OpError { op_index, what: impossible(op)?.to_owned() }))
         .collect();
     if !errors.is_empty() {
         return show(&api, &Err(errors), pretty);

@@ -30,11 +30,10 @@ impl Requests {
     pub fn new(env: &Env) -> Requests {
         // Mutant T03: an id depends on what other runs of the program there were.
         let other_runs = if mutant::is("T03") { mutant::process_number() } else { 0 };
-        let origin = env.rng("request origin").random::<u64>() ^ other_runs;
-        Requests { origin, numbers: Arc::default() }
+        Requests::of(env.rng("request origin").random::<u64>() ^ other_runs)
     }
 
-    /// Those of an origin of this number: mutant R54.
+    /// Those of an origin of this number, of which there must not have been any before.
     pub fn of(origin: u64) -> Requests {
         Requests { origin, numbers: Arc::default() }
     }

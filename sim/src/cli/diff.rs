@@ -11,7 +11,7 @@ use crate::scenario::validate::as_json;
 use crate::scenario::{FaultKind, Scenario};
 use clap::Args;
 
-use super::{Processes, Shape, Unusable, experiment, limits, load_case, print, unwritable};
+use super::{Processes, Shape, Unusable, experiment, limits, print, unwritable};
 
 /// The flags of `sim diff`.
 #[derive(Clone, Debug, Args)]
@@ -131,7 +131,7 @@ fn given(text: &str, shape: &Shape) -> Result<Given, Unusable> {
     if !beginning.trim_ascii_start().starts_with(b"{") {
         return Ok(Given::Trace(path.to_owned()));
     }
-    let case = load_case(path)?;
+    let case = SavedCase::load(path)?;
     let own = case.expects.and_then(|expects| expects.mutant);
     Ok(Given::Plan(Box::new(case.scenario), shape.mutant.clone().or(own)))
 }

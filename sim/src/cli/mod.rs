@@ -28,7 +28,7 @@ use std::time::Duration;
 use crate::experiment::{Experiment, Plain};
 use crate::report::RunReport;
 use crate::runner::{self, Refused, Runner};
-use crate::saved::{FileError, SavedCase};
+use crate::saved::FileError;
 use crate::scenario::{KINDS, Limits};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -141,16 +141,6 @@ impl From<Refused> for Unusable {
     fn from(refused: Refused) -> Unusable {
         Unusable(refused.to_string())
     }
-}
-
-/// The case, or bare scenario, in a file that somebody named.
-fn load_case(path: &Path) -> Result<SavedCase, Unusable> {
-    let case = SavedCase::load(path)?;
-    // It would be shown by no run at all, so whoever waits for it waits for nothing.
-    if case.expects.as_ref().is_some_and(|expects| expects.within == 0) {
-        return Err(Unusable(format!("{}: expects.within: 0, want at least 1 seed", path.display())));
-    }
-    Ok(case)
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Unusable {
@@ -316,22 +306,6 @@ mod tests {
         is_free(&file, false).unwrap();
         assert_eq!(std::fs::read_link(&link).unwrap(), file);
         assert!(!file.exists());
-    }
-
-    #[test]
-    fn a_case_that_may_take_no_seed_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("case.json");
-        let saved = |within: u64| {
-            let signature = crate::shrink::Signature { check: "LIN".into(), says: "key _".into() };
-            let expects = Some(crate::saved::Expects { mutant: None, signature, within });
-            let scenario = crate::scenario::Scenario::generate(4, &Limits::default());
-            SavedCase { expects, ..SavedCase::bare(scenario) }.save(&path, true).unwrap();
-            load_case(&path).map(|_| ()).map_err(|unusable| unusable.to_string())
-        };
-        assert_eq!(saved(1), Ok(()));
-        let refused = saved(0).unwrap_err();
-        assert!(refused.ends_with("case.json: expects.within: 0, want at least 1 seed"), "{refused}");
     }
 
     #[test]

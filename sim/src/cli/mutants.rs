@@ -117,8 +117,8 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
     let scores: Vec<Score> = chosen.iter().map(|mutant| results.score(mutant)).collect();
     print(&table::table(&scores))?;
     if args.write_docs {
-        let earlier = args.earlier.as_deref();
-        let (document, lines) = documented(&args.results, &code, earlier)?;
+        let earlier = args.earlier.as_ref().map(|code| Results::open(&args.results, code)).transpose()?;
+        let (document, lines) = documented(&results, earlier.as_ref());
         write_docs(&document, lines)?;
     }
     Ok(scores.iter().all(Score::is_good))
@@ -161,20 +161,17 @@ fn hunt(
 }
 
 /// The document, and the results that it is made of: those of this code, then those of an earlier one where there are none.
-fn documented(results: &Path, code: &str, earlier: Option<&str>) -> Result<(String, String), ResultsError> {
-    let own = Results::open(results, code)?;
-    let old = earlier.map(|earlier| Results::open(results, earlier)).transpose()?;
-    let is_new = |mutant: &Mutant| {
-        old.is_none() || mutants::find(mutant.id).is_some_and(|m| !own.score(m).hunts.is_empty())
-    };
-    let score = |mutant: &'static Mutant| match &old {
-        Some(old) if !is_new(mutant) => Score { is_earlier: true, ..old.score(mutant) },
-        _ => own.score(mutant),
+fn documented(own: &Results, earlier: Option<&Results>) -> (String, String) {
+    // Of which bugs this code says nothing, and an earlier one may.
+    let older = |mutant: &'static Mutant| earlier.filter(|_| own.score(mutant).hunts.is_empty());
+    let score = |mutant| match older(mutant) {
+        Some(earlier) => Score { is_earlier: true, ..earlier.score(mutant) },
+        None => own.score(mutant),
     };
     let all: Vec<Score> = mutants::all().map(score).collect();
-    let lines = own.lines(|_| true)
-        + &old.as_ref().map_or_else(String::new, |old| old.lines(|mutant| !is_new(mutant)));
-    Ok((table::document(&all, code, earlier), lines))
+    let lines = earlier.map(|earlier| earlier.lines(|mutant| older(mutant).is_some()));
+    let lines = own.lines(|_| true) + &lines.unwrap_or_default();
+    (table::document(&all, own.code(), earlier.map(Results::code)), lines)
 }
 
 /// Where the small case of a bug is.
@@ -234,7 +231,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("results.jsonl");
         std::fs::write(&copy, &text).unwrap();
-        let (document, lines) = documented(&copy, &codes[0], codes.get(1).map(String::as_str)).unwrap();
+        let opened = |code: &String| Results::open(&copy, code).unwrap();
+        let (document, lines) = documented(&opened(&codes[0]), codes.get(1).map(opened).as_ref());
         assert_eq!(lines, text);
         let kept = std::fs::read_to_string(root.join(DOCUMENT)).unwrap();
         assert!(document == kept, "run `cargo sim mutants --write-docs`");

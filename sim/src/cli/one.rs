@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use crate::report::RunReport;
+use crate::saved::SavedCase;
 use crate::scenario::Scenario;
 use clap::Args;
 
-use super::{Shape, Unusable, experiment, json_line, limits, load_case, print};
+use super::{Shape, Unusable, experiment, json_line, limits, print};
 #[cfg(madsim)]
 use crate::runner::Stopwatch;
 
@@ -42,7 +43,7 @@ pub struct OneArgs {
 
 pub fn one(args: &OneArgs) -> Result<bool, Unusable> {
     let scenario = match (&args.scenario, args.seed) {
-        (Some(path), _) => load_case(path)?.scenario,
+        (Some(path), _) => SavedCase::load(path)?.scenario,
         (None, Some(seed)) => experiment().scenario(seed, &limits(&args.shape)),
         (None, None) => return Err(Unusable("one wants --seed or --scenario".to_owned())),
     };

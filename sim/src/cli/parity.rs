@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use crate::mutants::results::Results;
 use crate::mutants::{self, Mutant};
 use crate::real::parity::{self, Controls, ParityError, Row, Storm};
+use crate::saved::SavedCase;
 use clap::Args;
 
 use super::mutants::{KEPT, case_of};
 use super::replay::Built;
-use super::{Processes, Unusable, is_free, load_case, mutant_id, print};
+use super::{Processes, Unusable, is_free, mutant_id, print};
 
 #[derive(Clone, Debug, Args)]
 pub struct ParityArgs {
@@ -87,7 +88,7 @@ fn of_case(folder: &Path, mutant: &Mutant) -> Result<Vec<Storm>, Unusable> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let storm = Storm::of_case(&path, load_case(&path)?);
+    let storm = Storm::of_case(&path, SavedCase::load(&path)?);
     let storm = storm.filter(|storm| storm.mutant.id == mutant.id);
     storm.map(|storm| vec![storm]).ok_or_else(|| {
         Unusable(format!("{}: the case does not say that it shows {}", path.display(), mutant.id))

@@ -10,7 +10,7 @@ use crate::runner::{Case, quoted};
 use crate::saved::SavedCase;
 use clap::Args;
 
-use super::{Processes, Unusable, json_line, load_case, mutant_id, print};
+use super::{Processes, Unusable, json_line, mutant_id, print};
 
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
@@ -81,7 +81,7 @@ impl Built {
 
 /// Replays a case. Whether nothing was violated.
 pub fn replay(args: &ReplayArgs) -> Result<bool, Unusable> {
-    let case = load_case(&args.case)?;
+    let case = SavedCase::load(&args.case)?;
     let named = case.expects.as_ref().and_then(|expects| expects.mutant.clone());
     let mutant = if args.no_mutant { None } else { args.mutant.clone().or(named) };
     if !args.real {

@@ -17,7 +17,7 @@ use clap::Args;
 use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{
-    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, load_case, pages, print,
+    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, pages, print,
     progress_bar, seed_range, unwritable,
 };
 
@@ -88,7 +88,7 @@ pub struct RunArgs {
 
 pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let runner = Runner { check_determinism: args.check_determinism, ..args.processes.runner()? };
-    let scenario = args.scenario.as_deref().map(load_case).transpose()?.map(|case| case.scenario);
+    let scenario = args.scenario.as_deref().map(SavedCase::load).transpose()?.map(|case| case.scenario);
     let cases = cases(args, scenario.as_ref())?;
     let single = cases.len() == 1 && args.seeds.is_none();
     let of_one = [&args.trace, &args.save_scenario, &args.report, &args.shrinking.shrunk];

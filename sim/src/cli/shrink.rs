@@ -11,7 +11,7 @@ use crate::shrink::processes::{self, Budget};
 use crate::shrink::{Signature, Size, tries};
 use clap::Args;
 
-use super::{Processes, Shape, Unusable, experiment, is_free, limits, load_case, pages, print, progress_bar};
+use super::{Processes, Shape, Unusable, experiment, is_free, limits, pages, print, progress_bar};
 
 /// Where shrinking goes, and how far it may go.
 #[derive(Clone, Debug, Default, Args)]
@@ -70,7 +70,7 @@ pub struct ShrinkArgs {
 /// Makes a failing scenario small. Whether it failed at all.
 pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
     let runner = args.processes.runner()?;
-    let saved = args.case.as_deref().map(load_case).transpose()?;
+    let saved = args.case.as_deref().map(SavedCase::load).transpose()?;
     let expected = saved.as_ref().and_then(|saved| saved.expects.clone());
     let scenario = match saved {
         Some(saved) => saved.scenario,

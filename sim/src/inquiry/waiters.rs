@@ -27,11 +27,8 @@ impl Inquirer<'_> {
     /// Enters a service in the catalog and takes it out again, and each time sees that it wakes a reader at every node;
     /// says what went wrong.
     pub async fn waiters_sleep(&self) -> Option<String> {
-        let service =
-            json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
-        let node = json!({ "Node": "elsewhere" });
-        for (what, body, is_there) in [("register", service, true), ("deregister", node, false)] {
-            let woken = self.all_are_woken(&self.nodes, async {}, what, body.to_string(), is_there).await;
+        for (what, is_there) in [("register", true), ("deregister", false)] {
+            let woken = self.all_are_woken(&self.nodes, async {}, what, is_there).await;
             if let Some(problem) = woken {
                 return Some(format!("{PATH}, {what}: {problem}"));
             }
@@ -47,9 +44,7 @@ impl Inquirer<'_> {
         vanishes: impl Future<Output = ()>,
     ) -> Option<String> {
         let others = self.nodes.iter().copied().filter(|node| *node != vanishing).collect();
-        let body =
-            json!({ "Node": "elsewhere", "Address": "192.0.2.1", "Service": { "Service": "outside" } });
-        let woken = self.all_are_woken(&others, vanishes, "register", body.to_string(), true).await;
+        let woken = self.all_are_woken(&others, vanishes, "register", true).await;
         if let Some(problem) = woken {
             return Some(format!("{PATH}, register, while n{vanishing} vanished: {problem}"));
         }
@@ -63,9 +58,13 @@ impl Inquirer<'_> {
         nodes: &BTreeSet<u32>,
         meanwhile: impl Future<Output = ()>,
         what: &str,
-        body: String,
         is_there: bool,
     ) -> Option<String> {
+        let mut body = json!({ "Node": "elsewhere" });
+        if is_there {
+            body["Address"] = json!("192.0.2.1");
+            body["Service"] = json!({ "Service": "outside" });
+        }
         let first = nodes.first().copied()?;
         // All know what was before the change: who asks over a connection that died in the storm waits for the answer.
         let mut waiters = Vec::new();
@@ -81,7 +80,7 @@ impl Inquirer<'_> {
             let path = format!("/v1/catalog/{what}");
             let deadline = self.clients.now() + self.within.as_nanos() as u64;
             loop {
-                let body = Bytes::from(body.clone());
+                let body = Bytes::from(body.to_string());
                 let answer = self.clients.call(self.env, first, Method::PUT, &path, body).await;
                 let done = answer.is_ok_and(|answer| answer.status == 200);
                 if done || self.clients.now() > deadline {

@@ -118,6 +118,11 @@ impl Results {
         Ok(Some(parsed.code))
     }
 
+    /// The version of the code.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// The hunt of a mutant from a seed, if it was done.
     pub fn hunt(&self, mutant: &str, start: u64) -> Option<&Hunt> {
         self.hunts.get(&(mutant.to_owned(), start))
@@ -155,7 +160,7 @@ impl Results {
     }
 
     /// The lines of this code, in the order of the mutants; of those that are `wanted`.
-    pub fn lines(&self, wanted: impl Fn(&Mutant) -> bool) -> String {
+    pub fn lines(&self, wanted: impl Fn(&'static Mutant) -> bool) -> String {
         let found = super::all().filter(|mutant| wanted(mutant)).flat_map(|mutant| {
             let hunts = self.hunts.values().filter(|hunt| hunt.mutant == mutant.id);
             hunts.cloned().map(Found::Hunt).chain(self.small(mutant.id).cloned().map(Found::Small))

@@ -8,7 +8,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::generate::log_uniform;
-use super::{DISK_KINDS, Fault, FaultKind, Limits, Scenario, Target, stream};
+use super::{DISK_KINDS, Fault, FaultKind, KINDS, Limits, Scenario, Target, stream};
 
 /// The share of seeds in which all name node 0, if nothing speaks against it.
 const SHARE: f64 = 0.2;
@@ -35,7 +35,7 @@ impl Joins {
 /// the plan: to leave a kind out changes nothing else.
 pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str) -> bool) {
     let rng = &mut stream(scenario.seed, "joins");
-    let fits = !DISK_KINDS.iter().chain(&["fsync-fail", "lose-disk", "membership"]).any(|kind| is_on(kind));
+    let fits = !KINDS.iter().any(|kind| forgets(kind) && is_on(kind));
     if !rng.random_bool(SHARE) || !fits || scenario.nodes < 2 {
         return;
     }
@@ -56,18 +56,12 @@ pub(super) fn unfit(scenario: &Scenario) -> Option<&'static str> {
     if moves > 1 {
         return Some("move");
     }
-    scenario.faults.iter().map(|fault| &fault.kind).find(|kind| forgets(kind)).map(FaultKind::name)
+    scenario.faults.iter().map(|fault| fault.kind.name()).find(|kind| forgets(kind))
 }
 
-/// Whether a node may forget the others by it, or comes when they have moved.
-fn forgets(kind: &FaultKind) -> bool {
-    matches!(
-        kind,
-        FaultKind::Disk { .. }
-            | FaultKind::FsyncFail { .. }
-            | FaultKind::LoseDisk { .. }
-            | FaultKind::Membership { .. }
-    )
+/// Whether a node may forget the others by faults of this kind, or comes when they have moved.
+fn forgets(kind: &str) -> bool {
+    DISK_KINDS.contains(&kind) || ["fsync-fail", "lose-disk", "membership"].contains(&kind)
 }
 
 #[cfg(test)]

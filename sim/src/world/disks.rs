@@ -81,9 +81,7 @@ impl World {
                     self.universe.sleep(Duration::from_millis(1)).await;
                 }
                 let stop = if power_loss { Stop::PowerLoss } else { Stop::Kill };
-                self.take_down(node, stop);
-                self.universe.sleep(RESTART_AFTER).await;
-                self.boot_if_due(node);
+                self.restart(node, stop).await;
             }
             DiskFault::BitRot { sectors } => {
                 self.power_loss_until(node, until, || machine.disk.rot(sectors, self.scenario.beyond)).await;

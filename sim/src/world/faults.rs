@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 
-use super::{LEAVES_WITHIN, LOOK_EVERY, RESTART_AFTER, World};
+use super::{LEAVES_WITHIN, LOOK_EVERY, World};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
 use crate::fault::scene::{MILD_LOSS_PERCENT, Scene};
@@ -243,9 +243,7 @@ impl World {
             self.universe.sleep(Duration::from_millis(1)).await;
         }
         self.universe.sleep(Duration::from_millis(crash_after_ms)).await;
-        self.take_down(node, Stop::Kill);
-        self.universe.sleep(RESTART_AFTER).await;
-        self.boot_if_due(node);
+        self.restart(node, Stop::Kill).await;
     }
 
     async fn change_members(self: &Arc<World>, fault: &Fault, change: MembershipChange, duration: Duration) {

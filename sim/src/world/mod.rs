@@ -246,7 +246,7 @@ async fn whole(
         world.account()
     } else {
         if stage.is_none() {
-            let vanish = |node| -> BoxFuture<'_, ()> { Box::pin(world.clone().vanish(node)) };
+            let vanish = |node| -> BoxFuture<'_, ()> { Box::pin(world.restart(node, Stop::Vanish)) };
             let inquirer = world.inquirer(&main, HEALED_WITHIN);
             if let Some((check, detail)) = inquirer.lags(&world.planned, Some(&vanish)).await {
                 report.violations.push(violation(check, detail, universe.pump.now()));
@@ -669,9 +669,9 @@ impl World {
         true
     }
 
-    /// A host loses power for a moment, and nobody hears that its streams are gone.
-    async fn vanish(self: Arc<World>, node: u32) {
-        self.take_down(node, Stop::Vanish);
+    /// Takes a node down for a moment.
+    async fn restart(self: &Arc<World>, node: u32, stop: Stop) {
+        self.take_down(node, stop);
         self.universe.sleep(RESTART_AFTER).await;
         self.boot_if_due(node);
     }

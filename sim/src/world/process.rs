@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{RESTART_AFTER, World};
+use super::World;
 use crate::check::{self, Stop};
 use crate::hazard::Effect;
 use crate::scenario::nodes::node_name;
@@ -78,9 +78,7 @@ impl World {
         let until = self.now().saturating_add(duration.as_nanos() as u64);
         while self.now() < until {
             self.universe.sleep(up).await;
-            self.take_down(node, Stop::Kill);
-            self.universe.sleep(RESTART_AFTER).await;
-            self.boot_if_due(node);
+            self.restart(node, Stop::Kill).await;
         }
     }
 
@@ -96,9 +94,7 @@ impl World {
         self.universe.hazards().remove(number);
         let Some(node) = struck else { return };
         self.begins(fault, &format!("{} at {point:?}", node_name(node)));
-        self.take_down(node, stop);
-        self.universe.sleep(RESTART_AFTER).await;
-        self.boot_if_due(node);
+        self.restart(node, stop).await;
     }
 
     async fn lose_disk(self: &Arc<World>, fault: &Fault, node: u32, duration: Duration) {

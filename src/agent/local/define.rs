@@ -117,9 +117,10 @@ fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
     Ok(())
 }
 
-/// Whether nobody can reach anything there: it is where a server listens that listens everywhere.
-pub fn is_nowhere(address: &str) -> bool {
-    matches!(address, "0.0.0.0" | "::" | "[::]")
+/// What is wrong with the address that a service is to have, if something is: nobody can reach anything where a server listens
+/// that listens everywhere.
+pub fn bad_address(address: &str) -> Option<&'static str> {
+    matches!(address, "0.0.0.0" | "::" | "[::]").then_some("Invalid service address")
 }
 
 /// A service with its checks. `scripts`: whether checks may run programs.
@@ -133,8 +134,8 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if service.name.is_empty() {
         return Err(bad("Missing service name"));
     }
-    if is_nowhere(&service.address) {
-        return Err(bad("Invalid service address"));
+    if let Some(why) = bad_address(&service.address) {
+        return Err(bad(why));
     }
     sensible(&service)?;
     for (name, (address, _)) in &service.tagged_addresses {

@@ -621,6 +621,7 @@ impl Store {
 
     pub(super) async fn truncate_after(&self, last_kept: Option<LogId>) -> io::Result<()> {
         let first_removed = last_kept.map_or(0, |log_id| log_id.index() + 1);
+        let kept = first_removed.saturating_sub(1);
         {
             let mut memory = self.memory();
             let removed = memory.recent.split_off(&first_removed);
@@ -628,11 +629,10 @@ impl Store {
             if memory.last.map(|last| last.index()) > last_kept.map(|kept| kept.index()) {
                 memory.last = last_kept;
             }
-            let kept = first_removed.saturating_sub(1);
             memory.durable = memory.durable.min(kept);
             memory.cuts.push_back(kept);
         }
-        self.shared.env.observe(Observed::Truncated { index: first_removed.saturating_sub(1) });
+        self.shared.env.observe(Observed::Truncated { index: kept });
         self.shared.env.linger(hazard::BEFORE_TRUNCATE).await;
         self.ask(|done| Op::Cut { kept: last_kept, done }).await
     }
