@@ -11,7 +11,7 @@ use std::time::Duration;
 use driftline::agent::local::book::{MAX_OUTPUT, captured};
 use driftline::agent::process::Given;
 use driftline::env::Env;
-use rustix::process::{Pid, Signal, getpid, getppid, getsid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -150,11 +150,19 @@ impl Drop for Group {
 /// Stops this process as the terminal asks, unless nobody is there who would have it go on: as a shell is for what it has
 /// started, in the same session. In a container that holds nothing but us we would stop for ever; the kernel stops nobody there either.
 fn pause(first: impl FnOnce()) {
-    if getsid(None).is_ok_and(|ours| getppid().is_some_and(|parent| getsid(Some(parent)) == Ok(ours))) {
+    let ours = session(getpid());
+    if ours.is_some() && getppid().is_some_and(|parent| session(parent) == ours) {
         first();
         // All threads stand still from here to the CONT.
         let _ = kill_process(getpid(), Signal::STOP);
     }
+}
+
+/// The session of a process, 0 for one that was begun outside of our namespace of processes, which is none that `getsid` can give.
+fn session(process: Pid) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // After its name, which may hold anything: its state, its parent, its group, its session.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// The signals that ask a command to end or to pause. A program in a group of its own hears nothing of what a terminal sends.
