@@ -479,7 +479,11 @@ impl Clients {
             self.record(id, (client, node), key, Action::Get, invoked_ns, outcome.clone());
         }
         let (key, returned_ns) = (key.to_owned(), self.time.now());
-        let look = Look { client, node, key, kind, invoked_ns, returned_ns, index };
+        let changed = match &outcome {
+            Outcome::Ok(Response::Value(seen)) => seen.as_ref().map(|seen| seen.modify_index),
+            _ => None,
+        };
+        let look = Look { client, node, key, kind, invoked_ns, returned_ns, index, changed };
         self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
         Some((outcome, index))
     }

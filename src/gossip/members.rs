@@ -212,6 +212,11 @@ impl Table {
 
     /// Foca says that this life is over.
     pub fn down(&mut self, id: Identity, now: Instant) {
+        // Mutant G29: where somebody else lives now, whoever lived there before is never taken for dead.
+        let elses = |entry: &Entry| entry.live && entry.id.addr == id.addr && entry.id.node_id != id.node_id;
+        if mutant::is("G29") && self.entries.values().any(elses) {
+            return;
+        }
         if let Some(entry) = self.entries.get_mut(&id.node_id)
             && entry.id == id
             && entry.live

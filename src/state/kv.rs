@@ -502,13 +502,16 @@ impl KvStore {
     pub fn key_index(&self, key: &str) -> u64 {
         match self.entries.get(key) {
             Some(entry) => entry.modify_index,
+            // Mutant H25: what is not there changes with everything else.
+            None if mutant::is("H25") => self.newest,
             None => self.tombstones.index_of(&key.to_owned()),
         }
     }
 
     /// The index at which anything under this prefix last changed, deletions included; 0 if never.
     pub fn prefix_index(&self, prefix: &str) -> u64 {
-        if prefix.is_empty() {
+        // Mutant H26: what stands beside it counts too.
+        if prefix.is_empty() || mutant::is("H26") {
             return self.newest;
         }
         let live = under(&self.entries, prefix).map(|(_, entry)| entry.modify_index).max().unwrap_or(0);

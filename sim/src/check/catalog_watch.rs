@@ -4,6 +4,7 @@
 //! * two answers of one index say the same: a change that leaves the index as it was would wake nobody;
 //! * who waited until the time was over had nothing to hear of, and who came back early with the index that was known had
 //!   no reason to;
+//! * where keys are listed, an index grows only if somebody may have changed a key of the list;
 //! * after the heal a change wakes everybody who waits, with the change (the world makes one, see [`unlike`]).
 //!
 //! It holds because an index is the log index of the newest change to what is asked for, and the reads are linearizable.
@@ -14,6 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::looks::Lives;
+use super::touched::Touched;
 use super::{At, Findings};
 
 /// An answer to somebody who follows a query.
@@ -36,7 +38,7 @@ pub struct Seen {
 }
 
 /// Judges what was seen.
-pub fn check(seen: &[Seen], lives: &Lives, findings: &mut Findings) {
+pub fn check(seen: &[Seen], lives: &Lives, touched: &Touched<'_>, findings: &mut Findings) {
     let mut by_path: BTreeMap<&str, Vec<&Seen>> = BTreeMap::new();
     for one in seen {
         by_path.entry(&one.path).or_default().push(one);
@@ -58,6 +60,8 @@ pub fn check(seen: &[Seen], lives: &Lives, findings: &mut Findings) {
             }
         }
         seen.sort_by_key(|one| one.invoked_ns);
+        // When each index was asked for, last.
+        let mut asked: BTreeMap<u64, u64> = BTreeMap::new();
         for (one, newest) in seen.iter().zip(newest_before(&seen)) {
             if one.index < newest {
                 object(one, format!("index {} after {newest} had been told", one.index));
@@ -65,8 +69,26 @@ pub fn check(seen: &[Seen], lives: &Lives, findings: &mut Findings) {
             if let Some(problem) = waited(one, lives, &contents) {
                 object(one, problem);
             }
+            if let Some((since, _)) = one.waited
+                && let Some(asked_ns) = asked.get(&since)
+                && let Some(prefix) = listed(path)
+                && one.index > since
+                && !touched.under(prefix, *asked_ns, one.returned_ns)
+            {
+                let index = one.index;
+                object(
+                    one,
+                    format!("woken at index {index} (from {since}), though nobody had changed a key"),
+                );
+            }
+            asked.insert(one.index, one.invoked_ns);
         }
     }
+}
+
+/// The prefix whose keys a query lists, if it does.
+fn listed(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/kv/")?.strip_suffix("?keys")
 }
 
 /// For each answer, in order of asking, the newest index that had been told before it was asked for.
@@ -119,6 +141,8 @@ mod tests {
     use super::super::looks::test::{MS, lives};
     use super::super::{Event, Stop};
     use super::*;
+    use crate::history::Operation;
+    use crate::history::test::Story;
 
     fn seen(from_ms: u64, to_ms: u64, index: u64, said: &str) -> Seen {
         Seen {
@@ -138,11 +162,15 @@ mod tests {
 
     /// What is said of these, with node 0 a server to which these things happened besides.
     fn found(seen: &[Seen], happened: &[(u64, Event<'_>)]) -> Vec<String> {
+        found_with(seen, happened, &[])
+    }
+
+    fn found_with(seen: &[Seen], happened: &[(u64, Event<'_>)], history: &[Operation]) -> Vec<String> {
         let begun = Observed::Recovered { raft_id: 1, term: 1, last_index: 0, applied: 0, log: vec![] };
         let mut all = vec![(0, Event::Observed(&begun))];
         all.extend_from_slice(happened);
         let mut findings = Findings::default();
-        check(seen, &lives(&all), &mut findings);
+        check(seen, &lives(&all), &Touched::of(history), &mut findings);
         findings.violations.into_iter().map(|violation| violation.detail).collect()
     }
 
@@ -190,5 +218,20 @@ mod tests {
         assert!(unlike(5, 5, "[]", "Port", true).unwrap().contains("nobody was woken"));
         assert!(unlike(5, 6, "[]", "Port", true).unwrap().contains("without the change"));
         assert!(unlike(5, 6, "Port", "Port", false).unwrap().contains("without the change"));
+    }
+
+    #[test]
+    fn a_list_of_keys_that_nobody_changed_wakes_nobody() {
+        let keys = |seen: Seen| Seen { path: "/v1/kv/k?keys".to_owned(), ..seen };
+        let story = [keys(seen(1, 2, 5, "a")), keys(waiting(5, 3, 400, 7, "a"))];
+        let history = |key: &str| {
+            let mut story = Story::default().put((2 * MS, 100 * MS), "v").0;
+            story[0].key = key.to_owned();
+            story
+        };
+        assert!(found(&story, &[])[0].contains("nobody had changed a key"));
+        assert_eq!(found_with(&story, &[], &history("k1")), Vec::<String>::new());
+        assert_eq!(found_with(&story, &[], &history("lock")).len(), 1);
+        assert_eq!(found(&[seen(1, 2, 5, "a"), waiting(5, 3, 400, 7, "b")], &[]), Vec::<String>::new());
     }
 }

@@ -49,9 +49,19 @@ impl Completeness {
                 let dead =
                     |change: &MemberChange| matches!(change, MemberChange::Failed | MemberChange::Left);
                 let ids = known.get(name);
-                let last =
-                    ids.and_then(|ids| ids.values().find(|change| !dead(change)).or(ids.values().last()));
+                // A server is known by its id; an agent that is none draws one at every start.
+                let of_id = |id: &u64| named.raft_id.is_none_or(|raft_id| raft_id == *id);
+                let mut others = ids.into_iter().flatten().filter(|(id, _)| !of_id(id));
+                let stray = others.find(|(_, change)| !dead(change));
+                let mut own = ids.into_iter().flatten().filter(|(id, _)| of_id(id)).map(|(_, change)| change);
+                let last = own.clone().find(|change| !dead(change)).or(own.next_back());
                 let alive = last.is_some_and(|change| !dead(change));
+                if let (true, Some((id, _))) = (end.live.contains(&other), stray) {
+                    let detail = format!(
+                        "at the end node {observer} takes for alive who {name:?} was before it lost its disk ({id:x})"
+                    );
+                    findings.add("GC", at, detail);
+                }
                 if end.live.contains(&other) && !alive {
                     let instead =
                         last.map_or("never heard of it".to_owned(), |last| format!("last: {last:?}"));

@@ -27,6 +27,8 @@ pub struct Look {
     pub returned_ns: u64,
     /// The index that came with the answer.
     pub index: u64,
+    /// The index of the last change of the key, as the answer itself tells it; none: the key was not there.
+    pub changed: Option<u64>,
 }
 
 /// How a client looked.
@@ -161,7 +163,8 @@ pub(crate) mod test {
 
     pub(crate) fn look(kind: LookKind, from_ms: u64, to_ms: u64, index: u64) -> Look {
         let (invoked_ns, returned_ns) = (from_ms * MS, to_ms * MS);
-        Look { client: 0, node: 0, key: "k".to_owned(), kind, invoked_ns, returned_ns, index }
+        let key = "k".to_owned();
+        Look { client: 0, node: 0, key, kind, invoked_ns, returned_ns, index, changed: Some(index) }
     }
 
     /// Node 0, to which these things happened.

@@ -42,6 +42,7 @@ pub mod sessions;
 pub mod stale_reads;
 pub mod state_machine_safety;
 pub mod teeth;
+pub mod touched;
 pub mod transactions;
 pub mod view;
 pub mod waiting_reads;
@@ -560,14 +561,15 @@ impl Checks {
         locks::check(&end.locks, &end.circumstances, findings);
         anti_entropy::check(end, &self.lives, findings);
         event_list::check(end, &self.brought, findings);
-        catalog_watch::check(&end.seen, &self.lives, findings);
+        let touched = touched::Touched::of(&end.history);
+        catalog_watch::check(&end.seen, &self.lives, &touched, findings);
         undecided.extend(rights::check(&end.attempts, findings).err());
         undecided.extend(transactions::check(&end.pairs, findings).err());
         durability::check(end, &self.view, findings);
         written::check(end, findings);
         self.completeness.check(end, &self.view, findings);
         stale_reads::check(&end.looks, &self.lives, &end.history, findings);
-        waiting_reads::check(&end.looks, &self.lives, &end.history, findings);
+        waiting_reads::check(&end.looks, &self.lives, &end.history, &touched, findings);
         self.sightings.finish(&end.history, findings);
         for (check, times) in std::mem::take(&mut findings.repeated) {
             if let Some(last) = findings.violations.iter_mut().rev().find(|one| one.check == check) {

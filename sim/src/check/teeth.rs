@@ -108,6 +108,7 @@ fn verdict() -> BTreeSet<String> {
         invoked_ns: at,
         returned_ns: at + 1,
         index,
+        changed: Some(index),
     };
     // AE: a service is forgotten.
     let what = ServiceDeed::Register { port: 1, ttl_ms: 1 };

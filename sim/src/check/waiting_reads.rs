@@ -1,19 +1,27 @@
 //! WATCH: a read that waits for something newer than index N comes back early only when there is something newer, comes
-//! back when there is, and never with an index below N (Consul's blocking queries).
+//! back when there is, and never with an index below N (Consul's blocking queries). What is newer is a change of this key: an answer's index is that
+//! of the last change of the key that it shows, and where it shows none, somebody may have changed the key.
 //!
-//! Let pass, but for an index that goes back: whatever happens while a fault that is felt in gossip lasts anywhere,
-//! because the node's clock may jump. And half of the wait only is taken for granted, because clocks run at
+//! Let pass, but for an index that goes back or grows without a cause: whatever happens while a fault that is felt in gossip
+//! lasts anywhere, because the node's clock may jump. And half of the wait only is taken for granted, because clocks run at
 //! different rates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::looks::{Life, Lives, Look, LookKind};
+use super::touched::Touched;
 use super::{At, Findings};
 use crate::history::{Operation, Outcome, Response};
 
 /// Judges what was seen.
-pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mut Findings) {
+pub fn check(
+    looks: &[Look],
+    lives: &Lives,
+    history: &[Operation],
+    touched: &Touched<'_>,
+    findings: &mut Findings,
+) {
     let mut versions: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for operation in history {
         if let Outcome::Ok(Response::Value(Some(seen))) = &operation.outcome {
@@ -21,12 +29,37 @@ pub fn check(looks: &[Look], lives: &Lives, history: &[Operation], findings: &mu
         }
     }
     let none = BTreeSet::new();
-    for look in looks {
+    // When each index of a key was asked for, last.
+    let mut told: BTreeMap<(&str, u64), u64> = BTreeMap::new();
+    let mut in_order: Vec<&Look> = looks.iter().collect();
+    in_order.sort_by_key(|look| look.invoked_ns);
+    for look in in_order {
         let versions = versions.get(look.key.as_str()).unwrap_or(&none);
-        if let Some(problem) = watched(look, lives.of(look.node), versions) {
+        let problem = watched(look, lives.of(look.node), versions);
+        if let Some(problem) = problem.or_else(|| without_a_cause(look, &told, touched)) {
             findings.add("WATCH", At { ns: look.returned_ns, node: look.node }, problem);
         }
+        told.insert((&look.key, look.index), look.invoked_ns);
     }
+}
+
+/// What is wrong with the index that woke a reader. `told` is when each index had been asked for.
+fn without_a_cause(look: &Look, told: &BTreeMap<(&str, u64), u64>, touched: &Touched<'_>) -> Option<String> {
+    let LookKind::Watch { since, .. } = look.kind else { return None };
+    let Look { key, index, changed, returned_ns, .. } = look;
+    if let Some(changed) = changed.filter(|changed| changed != index) {
+        return Some(format!(
+            "a read of key {key:?} that waited came back with index {index}, and the key changed at {changed}"
+        ));
+    }
+    let asked_ns = *told.get(&(key.as_str(), since))?;
+    let woken = *index > since && changed.is_none();
+    (woken && !touched.key(key, asked_ns, *returned_ns)).then(|| {
+        format!(
+            "a read of key {key:?} that waited for more than index {since} came back with index {index}, though nobody \
+             had changed the key, which is not there"
+        )
+    })
 }
 
 /// What is wrong with the answer to a read that waited. `versions` are the indexes at which its key was read.
@@ -91,8 +124,12 @@ mod tests {
     }
 
     fn objects(happened: &[(u64, Event<'_>)], look: Look, history: &[Operation]) -> bool {
+        all_object(happened, &[look], history)
+    }
+
+    fn all_object(happened: &[(u64, Event<'_>)], looks: &[Look], history: &[Operation]) -> bool {
         let mut findings = Findings::default();
-        check(&[look], &lives(happened), history, &mut findings);
+        check(looks, &lives(happened), history, &Touched::of(history), &mut findings);
         findings.violations.iter().any(|violation| violation.check == "WATCH")
     }
 
@@ -116,5 +153,25 @@ mod tests {
         assert!(!objects(&storm, watch(5, 0, 10, 5), &[]), "its clock may have jumped");
         let restart = [(5, Event::Stopped(Stop::Kill))];
         assert!(!objects(&restart, watch(5, 0, 10, 5), &[]));
+    }
+
+    #[test]
+    fn an_index_that_grows_without_a_change_of_the_key_is_noticed() {
+        let other = Look { changed: Some(5), ..watch(5, 0, 10, 7) };
+        assert!(objects(&[], other, &[seen(5)]), "the index of some other change");
+        let first = Look { changed: None, ..look(LookKind::Plain, 0, 1, 5) };
+        let woken = Look { changed: None, ..watch(5, 1, 10, 7) };
+        let written = |until_ms: u64| Operation {
+            action: Action::Put { value: "v".into() },
+            outcome: Outcome::Ok(Response::Done(true)),
+            invoked_ns: 0,
+            returned_ns: Some(until_ms * 1_000_000),
+            ..seen(7)
+        };
+        let story = [first, woken];
+        assert!(all_object(&[], &story, &[]));
+        assert!(!all_object(&[], &story, &[written(9)]), "written and deleted");
+        let elsewhere = Operation { key: "other".into(), ..written(9) };
+        assert!(all_object(&[], &story, &[elsewhere]));
     }
 }

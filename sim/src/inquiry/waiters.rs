@@ -20,6 +20,10 @@ const SHOWN: &str = "\"elsewhere\"";
 /// How long it is waited for: longer than it may take.
 const WAIT: Duration = Duration::from_secs(120);
 
+/// How long after the change everybody knows of it: a connection that has died without a word counts as dead after two times
+/// ten seconds of silence (`driftline::raft::rpc`), and then another server is asked.
+const WOKEN_WITHIN: Duration = Duration::from_secs(26);
+
 /// How long everybody has to begin to wait.
 const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -82,17 +86,28 @@ impl Inquirer<'_> {
             loop {
                 let body = Bytes::from(body.to_string());
                 let answer = self.clients.call(self.env, first, Method::PUT, &path, body).await;
-                let done = answer.is_ok_and(|answer| answer.status == 200);
-                if done || self.clients.now() > deadline {
-                    return done;
+                let now = self.clients.now();
+                if answer.is_ok_and(|answer| answer.status == 200) {
+                    return Some(now);
+                }
+                if now > deadline {
+                    return None;
                 }
             }
         })
         .await;
-        if !changed {
+        let Some(changed_ns) = changed else {
             return Some(format!("n{first} does not do it"));
-        }
-        asked.into_iter().flatten().next()
+        };
+        asked.into_iter().find_map(|waited| match waited {
+            Err(problem) => Some(problem),
+            Ok((node, woken_ns)) => {
+                let took = Duration::from_nanos(woken_ns.saturating_sub(changed_ns));
+                (took > WOKEN_WITHIN).then(|| {
+                    format!("n{node} answered {:.1} s after the change was done", took.as_secs_f64())
+                })
+            }
+        })
     }
 
     /// Asks a node until it answers, or its time is over.
@@ -107,17 +122,18 @@ impl Inquirer<'_> {
         }
     }
 
-    /// Waits at a node for the change after this index; says what was wrong with the answer.
-    async fn wait_at(&self, node: u32, since: u64, is_there: bool) -> Option<String> {
-        let began = self.clients.now();
+    /// Waits at a node for the change after this index: which one it was, and when it answered.
+    ///
+    /// # Errors
+    /// What was wrong with the answer.
+    async fn wait_at(&self, node: u32, since: u64, is_there: bool) -> Result<(u32, u64), String> {
         let wait_ms = WAIT.as_millis() as u64;
         let Some((index, said)) = self.asked(node, Some((since, wait_ms))).await else {
-            return Some(format!("n{node} does not answer who waits"));
+            return Err(format!("n{node} does not answer who waits"));
         };
-        let took = Duration::from_nanos(self.clients.now() - began);
-        if took > self.within + BEGINS_WITHIN {
-            return Some(format!("n{node} answered after {} s", took.as_secs()));
+        match unlike(since, index, &said, SHOWN, is_there) {
+            Some(problem) => Err(format!("n{node}: {problem}")),
+            None => Ok((node, self.clients.now())),
         }
-        unlike(since, index, &said, SHOWN, is_there).map(|problem| format!("n{node}: {problem}"))
     }
 }

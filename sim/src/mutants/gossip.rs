@@ -139,6 +139,13 @@ pub const TABLE: &[Mutant] = &[
         checks: &["NEWS"],
     },
     Mutant {
+        id: "G29",
+        what: "where somebody else lives now, whoever lived there before is never taken for dead",
+        origin: "design; a host whose disk was replaced",
+        needs: RESTARTS,
+        checks: &["GC"],
+    },
+    Mutant {
         id: "K01",
         what: "only the key that a node encrypts with is tried on what it receives",
         origin: "design; Serf's keyring",

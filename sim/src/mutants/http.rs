@@ -174,4 +174,18 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["VAL", "LIN"],
     },
+    Mutant {
+        id: "H25",
+        what: "an absent key changes with every other",
+        origin: "design; Consul's blocking queries woke so",
+        needs: &[],
+        checks: &["WATCH"],
+    },
+    Mutant {
+        id: "H26",
+        what: "the index of a listing counts what stands beside it",
+        origin: "design",
+        needs: &[],
+        checks: &["BLOCK"],
+    },
 ];

@@ -2,7 +2,8 @@
 //! that one, and it names nobody.
 //!
 //! Once that node has moved, such a configuration leads nowhere, and what the nodes remember of each other must do. So that
-//! it can, in these clusters one node moves, once; no disk loses what is remembered; and nobody comes late.
+//! it can, in these clusters one node moves, once; no disk loses what is remembered; and nobody comes late. In some, power
+//! fails everywhere while it does: nobody's memory but the disks' is left.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,13 @@ pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str)
     let at_ms = rng.random_range(0..scenario.duration_ms);
     let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
     scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::Move { target: Target::Node(0) } });
+    let all_fail = rng.random_bool(0.5) && is_on("power-loss") && !limits.without.contains("power-loss");
+    if all_fail {
+        let at_ms = at_ms + rng.random_range(0..=for_ms);
+        let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
+        let nodes = (1..scenario.nodes).chain(scenario.agents()).collect();
+        scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::PowerLoss { nodes } });
+    }
     scenario.faults.sort_by_key(|fault| fault.at_ms);
 }
 
