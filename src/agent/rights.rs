@@ -136,7 +136,7 @@ fn permit_registration(who: &Authorizer, new: &Registration, catalog: &Catalog) 
         who.require(Kind::Node, &node.name, Access::Write)?;
     }
     // An id means one node: under another name, that one is taken out.
-    if let Some(former) = catalog.node(&node.id).filter(|former| former.info.name != node.name) {
+    if let Some(former) = catalog.node_by_id(&node.id).filter(|former| former.info.name != node.name) {
         who.require(Kind::Node, &former.info.name, Access::Write)?;
     }
     if let Some(service) = service {
@@ -183,14 +183,14 @@ fn permit_row(who: &Authorizer, op: &CatalogOp, state: &State) -> Result<(), Den
     let access = if reads { Access::Read } else { Access::Write };
     match &op.row {
         // Whichever node has the id is meant; that none has it is told to whoever knows the id.
-        CatalogRow::Node(node) if op.verb == RowVerb::GetById => match catalog.row_of_node_id(&node.id) {
+        CatalogRow::Node(node) if op.verb == RowVerb::GetById => match catalog.node_by_id(&node.id) {
             Some(row) => who.require(Kind::Node, &row.info.name, access),
             None => Ok(()),
         },
         CatalogRow::Node(node) => {
             who.require(Kind::Node, &node.name, access)?;
             // An id means one node: under another name, that one is meant, or taken out.
-            match catalog.node(&node.id).filter(|former| former.info.name != node.name) {
+            match catalog.node_by_id(&node.id).filter(|former| former.info.name != node.name) {
                 Some(former) => who.require(Kind::Node, &former.info.name, access),
                 None => Ok(()),
             }
@@ -555,6 +555,29 @@ mod tests {
         };
         taken.service.as_mut().unwrap().id = "db".into();
         assert!(!may(web, Command::Catalog(CatalogCommand::Register(taken))));
+        // A node's id is no name of it: under it, a service's right makes no node, and takes no other's place.
+        let (id, mut state) = ("77777777-2222-3333-4444-555555555555", full());
+        let named = |name: &str, id: &str, skip_node_update, service: Option<&str>| {
+            let Command::Catalog(CatalogCommand::Register(mut new)) = register(name, service) else {
+                panic!()
+            };
+            (new.node.id, new.skip_node_update) = (id.into(), skip_node_update);
+            Command::Catalog(CatalogCommand::Register(new))
+        };
+        apply(&mut state, named("n4", id, false, None));
+        let may_there =
+            |policy: &str, command: Command| permit(&who(policy), &Call::Write(command), &state).is_ok();
+        assert!(may_there(web, named("n4", "", true, Some("web"))));
+        assert!(!may_there(web, named(id, "", true, Some("web"))));
+        let sevens = "node_prefix \"7\" { policy = \"write\" }";
+        assert!(may_there(sevens, named("7evil", "", false, None)));
+        assert!(!may_there(sevens, named("7evil", id, false, None)));
+        // Nor where somebody else was called by it before.
+        let mut decoyed = full();
+        apply(&mut decoyed, named(id, "", false, None));
+        apply(&mut decoyed, named("n4", id, false, None));
+        let evil = Call::Write(named("7evil", id, false, None));
+        assert!(permit(&who(sevens), &evil, &decoyed).is_err(), "the node with that id is taken out");
         let out = |id: &str| {
             Command::Catalog(CatalogCommand::DeregisterService { node: "n1".into(), id: id.into() })
         };

@@ -588,28 +588,26 @@ impl Server {
         self.current(options.consistency, hold).await?;
         let deadline = self.inner.env.now() + options.wait;
         let mut applied = self.inner.node.state().applied();
+        let mut judged_at = None;
         loop {
             applied.mark_unchanged();
-            let (looked, newest) =
-                self.inner.node.state().read(|state| (self.look(token, query, state), state.applied()));
-            let (found, filtered) = looked?;
-            let newer = options.min_index == 0
-                || found.index > options.min_index
-                // The client knows more than we do: it saw another history, so it must start over.
-                || options.min_index > newest;
             let left = deadline.since(self.inner.env.now());
-            // Mutant H09: any change wakes every reader.
-            let newer = newer || (mutant::is("H09") && options.min_index < newest);
-            // Mutant R35: a reader that waits is not woken.
-            let asleep = mutant::is("R35") && !newer;
-            if asleep {
-                self.inner.env.sleep(left).await;
-            }
-            if asleep
-                || newer
-                || left.is_zero()
-                || self.inner.env.timeout(left, applied.changed()).await.is_err()
-            {
+            let (newer, looked) = self.inner.node.state().read(|state| {
+                let (newest, rights) = (state.applied(), state.acl().newest());
+                let newer = options.min_index == 0
+                    || state.index_of(query) > options.min_index
+                    // The client knows more than we do: it saw another history, so it must start over.
+                    || options.min_index > newest
+                    // Mutant H09: any change wakes every reader.
+                    || (mutant::is("H09") && options.min_index < newest);
+                // Who waits is woken by whatever is applied, and most of that changes neither what was asked for nor who may
+                // see it. To find that out must cost little: there may be thousands who wait.
+                let judged = judged_at.replace(rights) == Some(rights);
+                let look = newer || left.is_zero() || !judged;
+                (newer, look.then(|| self.look(token, query, state)))
+            });
+            // What is not given away is not kept through the wait either.
+            if let Some((found, filtered)) = looked.transpose()?.filter(|_| newer || left.is_zero()) {
                 return Ok(Answer {
                     index: found.index,
                     value: found.value,
@@ -622,6 +620,11 @@ impl Server {
                     filtered,
                 });
             }
+            // Mutant R35: a reader that waits is not woken.
+            if mutant::is("R35") {
+                self.inner.env.sleep(left).await;
+            }
+            let _ = self.inner.env.timeout(left, applied.changed()).await;
         }
     }
 

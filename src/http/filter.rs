@@ -9,7 +9,8 @@
 //! its zero value, as in the Go structs that Consul judges (`Kind == ""` is true of an ordinary service); a label that
 //! is missing is empty and equals nothing. Through a list of other entries, as `Checks.Status`, any of them may match.
 //!
-//! Deliberately bounded: the expression's length, its depth, and the size of its regular expressions.
+//! Deliberately bounded: the expression's length, its depth, and how many regular expressions it has, each of which size. Anybody
+//! may ask with one, and to build one that is large takes long.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use super::wire::{CatalogService, Check, CheckedService, GatewayService, Node as
 const MAX_BYTES: usize = 8 * 1024;
 const MAX_DEPTH: usize = 64;
 const MAX_REGEX_BYTES: usize = 256 * 1024;
+const MAX_REGEXES: usize = 8;
 
 /// Under these, names are the user's, and one that is missing is no mistake.
 /// A member's tags are such; a service's are a list, through which nothing is selected.
@@ -118,7 +120,7 @@ impl Filter {
         if text.len() > MAX_BYTES {
             return Err(bad(format!("it is longer than {MAX_BYTES} bytes")));
         }
-        let mut parser = Parser { tokens: tokens(text)?, at: 0 };
+        let mut parser = Parser { tokens: tokens(text)?, at: 0, regexes: BTreeMap::new() };
         let node = parser.any(0)?;
         match parser.next() {
             None => Ok(Filter(node)),
@@ -400,6 +402,8 @@ fn shown(token: &Token) -> String {
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
+    /// Those built so far, by what they were built from.
+    regexes: BTreeMap<String, Regex>,
 }
 
 impl Parser {
@@ -490,14 +494,26 @@ impl Parser {
         }
         if self.word("matches") {
             let pattern = self.wanted()?;
-            let built = RegexBuilder::new(&pattern).size_limit(MAX_REGEX_BYTES).build();
-            let regex = built.map_err(|error| bad(format!("bad regular expression {pattern:?}: {error}")))?;
-            return Ok(Node::Test { path, test: Test::Matches(regex), not });
+            return Ok(Node::Test { path, test: Test::Matches(self.regex(pattern)?), not });
         }
         match self.next() {
             Some(token) => Err(bad(format!("{} is no operator", shown(&token)))),
             None => Err(bad(format!("after {:?} there is no operator", path.join(".")))),
         }
+    }
+
+    fn regex(&mut self, pattern: String) -> Result<Regex, Failure> {
+        if let Some(built) = self.regexes.get(&pattern) {
+            return Ok(built.clone());
+        }
+        if self.regexes.len() == MAX_REGEXES {
+            return Err(bad(format!("it has more than {MAX_REGEXES} regular expressions")));
+        }
+        let built =
+            RegexBuilder::new(&pattern).size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES).build();
+        let regex = built.map_err(|error| bad(format!("bad regular expression {pattern:?}: {error}")))?;
+        self.regexes.insert(pattern, regex.clone());
+        Ok(regex)
     }
 
     fn value(&mut self) -> Option<String> {
@@ -655,6 +671,14 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
         assert!(judged(&"not ".repeat(100)).unwrap_err().contains("nested deeper"));
+        let any_of = |patterns: &[String]| {
+            let tests: Vec<String> = patterns.iter().map(|one| format!("Node matches `{one}`")).collect();
+            judged(&tests.join(" or "))
+        };
+        let distinct: Vec<String> = (0..=MAX_REGEXES).map(|number| format!("^x{number}")).collect();
+        assert!(any_of(&distinct).unwrap_err().contains("more than 8 regular expressions"));
+        assert_eq!(any_of(&distinct[1..]), Ok(false));
+        assert_eq!(any_of(&vec!["^x".to_owned(); 50]), Ok(false));
     }
 
     #[test]

@@ -354,6 +354,14 @@ impl Catalog {
                 node.id
             )));
         }
+        // Whoever looks a node up may say its name or its id.
+        if !by_leader
+            && self.nodes.get(&node.name).is_none()
+            && let Some(other) = self.node_by_id(&node.name)
+        {
+            let text = format!("Node name {:?} is the ID of node {:?}", node.name, other.info.name);
+            return Err(Refusal::Invalid(text));
+        }
         if service.is_some_and(|service| service.id.is_empty() || service.name.is_empty()) {
             return Err(Refusal::Invalid("Must provide service name with ID".to_owned()));
         }
@@ -380,10 +388,8 @@ impl Catalog {
         }
         let create_index = known.map_or(index, |known| known.create_index);
         // An id means one node: under a new name, it is the old one no more.
-        let former = self.nodes.iter().find(|(name, row)| {
-            !node.id.is_empty() && row.info.id.eq_ignore_ascii_case(&node.id) && **name != node.name
-        });
-        if let Some(former) = former.map(|(name, _)| name.clone()) {
+        let former = self.node_by_id(&node.id).map(|row| row.info.name.clone());
+        if let Some(former) = former.filter(|former| *former != node.name) {
             self.remove_node(index, &former, losses);
         }
         let row = Row { info: node.clone(), create_index, modify_index: index };
@@ -525,13 +531,13 @@ impl Catalog {
         self.services.get(&(node.to_owned(), id.to_owned())).map(|row| row.info.name.clone())
     }
 
-    /// A node by its name, or by its id.
-    pub fn node(&self, name_or_id: &str) -> Option<&Row<NodeInfo>> {
-        self.nodes.get(&name_or_id.to_owned()).or_else(|| self.row_of_node_id(name_or_id))
+    /// A node by its name.
+    pub fn node(&self, name: &str) -> Option<&Row<NodeInfo>> {
+        self.nodes.get(&name.to_owned())
     }
 
-    /// A node by its id alone.
-    pub fn row_of_node_id(&self, id: &str) -> Option<&Row<NodeInfo>> {
+    /// A node by its id.
+    pub fn node_by_id(&self, id: &str) -> Option<&Row<NodeInfo>> {
         let named = |row: &&Row<NodeInfo>| !row.info.id.is_empty() && row.info.id.eq_ignore_ascii_case(id);
         self.nodes.iter().map(|(_, row)| row).find(named)
     }
@@ -544,11 +550,6 @@ impl Catalog {
     /// A check of a node.
     pub fn check(&self, node: &str, id: &str) -> Option<&CheckInfo> {
         self.checks.get(&(node.to_owned(), id.to_owned())).map(|row| &row.info)
-    }
-
-    /// A node by its name alone.
-    pub(super) fn row_of_node(&self, name: &str) -> Option<&Row<NodeInfo>> {
-        self.nodes.get(&name.to_owned())
     }
 
     /// A service by its node and its id.
@@ -642,8 +643,12 @@ impl Asked for CatalogNodes {
     type Found = Vec<Row<NodeInfo>>;
 
     fn ask(&self, state: &State) -> Indexed<Self::Found> {
-        let nodes = &state.catalog().nodes;
-        Indexed { index: nodes.newest(), value: nodes.iter().map(|(_, row)| row.clone()).collect() }
+        let nodes = state.catalog().nodes.iter();
+        Indexed { index: self.index(state), value: nodes.map(|(_, row)| row.clone()).collect() }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.catalog().nodes.newest()
     }
 }
 
@@ -669,8 +674,13 @@ impl Asked for CatalogServices {
                 found.entry(row.info.name.clone()).or_default().extend(row.info.tags.iter().cloned());
             }
         }
+        Indexed { index: self.index(state), value: found }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        let catalog = state.catalog();
         let nodes = if self.node_meta.is_empty() { 0 } else { catalog.nodes.newest() };
-        Indexed { index: catalog.services.newest().max(nodes), value: found }
+        catalog.services.newest().max(nodes)
     }
 }
 
@@ -687,8 +697,11 @@ impl Asked for AllInstances {
             let node = catalog.nodes.get(node)?.clone();
             Some(Instance { node, service: service.clone(), checks: Vec::new() })
         });
-        let index = catalog.services.newest().max(catalog.nodes.newest());
-        Indexed { index, value: instances.collect() }
+        Indexed { index: self.index(state), value: instances.collect() }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.catalog().services.newest().max(state.catalog().nodes.newest())
     }
 }
 
@@ -725,13 +738,19 @@ impl Asked for ServiceInstances {
             }
             found.push(Instance { node: node.clone(), service: service.clone(), checks });
         }
+        Indexed { index: self.index(state), value: found }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        let catalog = state.catalog();
         let marks = if self.health { &catalog.health_changed } else { &catalog.services_changed };
-        let mut index = marks.index_of(&self.service);
+        let index = marks.index_of(&self.service);
         // Mutant H16: what is gone has no index.
         if mutant::is("H16") {
-            index = found.iter().map(|instance| instance.service.modify_index).max().unwrap_or(index);
+            let own = catalog.services.iter().filter(|(_, service)| service.info.name == self.service);
+            return own.map(|(_, service)| service.modify_index).max().unwrap_or(index);
         }
-        Indexed { index, value: found }
+        index
     }
 }
 
@@ -749,12 +768,8 @@ impl Asked for OneNode {
 
     fn ask(&self, state: &State) -> Indexed<Option<WholeNode>> {
         let catalog = state.catalog();
-        let node = catalog.node(&self.node).cloned();
+        let node = self.row(catalog).cloned();
         let name = node.as_ref().map_or(&self.node, |node| &node.info.name).clone();
-        let mut index = catalog.nodes_changed.index_of(&name);
-        if self.checks {
-            index = index.max(catalog.node_checks_changed.index_of(&name));
-        }
         let value = node.map(|node| WholeNode {
             services: catalog.services.range(on_node(&name)).map(|(_, row)| row.clone()).collect(),
             checks: catalog
@@ -764,7 +779,20 @@ impl Asked for OneNode {
                 .collect(),
             node,
         });
-        Indexed { index, value }
+        Indexed { index: self.index(state), value }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        let catalog = state.catalog();
+        let name = self.row(catalog).map_or(&self.node, |node| &node.info.name);
+        let checks = if self.checks { catalog.node_checks_changed.index_of(name) } else { 0 };
+        catalog.nodes_changed.index_of(name).max(checks)
+    }
+}
+
+impl OneNode {
+    fn row<'a>(&self, catalog: &'a Catalog) -> Option<&'a Row<NodeInfo>> {
+        catalog.node(&self.node).or_else(|| catalog.node_by_id(&self.node))
     }
 }
 
@@ -795,26 +823,35 @@ impl Asked for Checks {
 
     fn ask(&self, state: &State) -> Indexed<Vec<CheckRow>> {
         let catalog = state.catalog();
-        let wanted = |row: &CheckRow| match &self.of {
-            ChecksOf::Node(node) => row.node == *node,
-            ChecksOf::Service(name) => row.service_name == *name && !row.check.info.service_id.is_empty(),
-            ChecksOf::Status(status) => row.check.info.status == *status,
+        let of_service = |node: &String, check: &CheckInfo, name: &str| {
+            let service = catalog.services.get(&(node.clone(), check.service_id.clone()));
+            !check.service_id.is_empty() && service.is_some_and(|service| service.info.name == name)
+        };
+        let wanted = |node: &String, check: &CheckInfo| match &self.of {
+            ChecksOf::Node(wanted) => node == wanted,
+            ChecksOf::Service(name) => of_service(node, check, name),
+            ChecksOf::Status(status) => check.status == *status,
             ChecksOf::Any => true,
         };
-        let labelled = |row: &CheckRow| {
-            let node = catalog.nodes.get(&row.node);
+        let labelled = |node: &String| {
+            let node = catalog.nodes.get(node);
             self.node_meta.is_empty() || node.is_some_and(|node| has_meta(&node.info.meta, &self.node_meta))
         };
-        let rows = catalog.checks.iter().map(|((node, _), check)| catalog.check_row(node, check));
-        let value = rows.filter(|row| wanted(row) && labelled(row)).collect();
-        let index = match &self.of {
+        let rows = catalog.checks.iter().map(|((node, _), check)| (node, check));
+        let chosen = rows.filter(|(node, check)| wanted(node, &check.info) && labelled(node));
+        let value = chosen.map(|(node, check)| catalog.check_row(node, check)).collect();
+        Indexed { index: self.index(state), value }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        let catalog = state.catalog();
+        match &self.of {
             ChecksOf::Node(node) => catalog.node_checks_changed.index_of(node),
             ChecksOf::Service(name) => catalog.service_checks_changed.index_of(name),
             ChecksOf::Status(status) => catalog.states_changed.index_of(status),
             // A service that changes its name changes how its checks look.
             ChecksOf::Any => catalog.checks.newest().max(catalog.states_changed.newest()),
-        };
-        Indexed { index, value }
+        }
     }
 }
 
@@ -934,7 +971,11 @@ pub(super) mod tests {
         catalog.apply(1, &named("old"));
         let (_, losses) = catalog.apply(2, &named("new"));
         assert_eq!(losses, [Loss::Node("old".into())]);
-        assert_eq!(catalog.node("id-1").unwrap().info.name, "new");
+        assert_eq!(catalog.node_by_id("id-1").unwrap().info.name, "new");
+        let refused = catalog.apply(3, &named("id-1")).0;
+        let Outcome::Refused { refusal, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!(refusal.to_string(), "Node name \"id-1\" is the ID of node \"new\"");
+        assert!(catalog.node("id-1").is_none(), "a name is no id");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl State {
     /// Takes in what nodes say of themselves.
     pub(super) fn apply_places(&mut self, index: u64, updates: &[NodePlace]) {
         for update in updates {
-            if self.catalog.node(&update.node).is_some_and(|row| row.info.name == update.node) {
+            if self.catalog.node(&update.node).is_some() {
                 self.places.set(index, update);
             }
         }
@@ -126,8 +126,11 @@ impl Asked for CoordinatesOfAll {
     type Found = Vec<NodePlace>;
 
     fn ask(&self, state: &State) -> Indexed<Vec<NodePlace>> {
-        let places = state.places();
-        Indexed { index: places.table.newest(), value: places.iter().collect() }
+        Indexed { index: self.index(state), value: state.places().iter().collect() }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.places().table.newest()
     }
 }
 

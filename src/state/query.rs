@@ -47,6 +47,12 @@ pub trait Asked {
 
     /// Looks at the state. Pure, and short: it runs under the state's lock, and may run several times.
     fn ask(&self, state: &State) -> Indexed<Self::Found>;
+
+    /// The index of what it finds. Whoever waits for a newer one asks this at each change of the state, so kinds that are
+    /// waited for tell it without finding anything.
+    fn index(&self, state: &State) -> u64 {
+        self.ask(state).index
+    }
 }
 
 /// A read that can also be sent: see the [module](self). Implemented for every type in the list below.
@@ -74,6 +80,13 @@ macro_rules! questions {
             pub fn answer(&self, query: &Query) -> Indexed<Found> {
                 match query {
                     $(Query::$name(question) => question.ask(self).map(Found::$name),)*
+                }
+            }
+
+            /// The index of that answer.
+            pub fn index_of(&self, query: &Query) -> u64 {
+                match query {
+                    $(Query::$name(question) => question.index(self),)*
                 }
             }
         }
@@ -182,7 +195,11 @@ impl Asked for KvGet {
     fn ask(&self, state: &State) -> Indexed<KvFound> {
         let kv = state.kv();
         let found = KvFound { entry: kv.get(&self.key).cloned(), table_index: kv.table_index() };
-        Indexed { index: kv.key_index(&self.key), value: found }
+        Indexed { index: self.index(state), value: found }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.kv().key_index(&self.key)
     }
 }
 
@@ -199,7 +216,11 @@ impl Asked for KvList {
     fn ask(&self, state: &State) -> Indexed<Self::Found> {
         let kv = state.kv();
         let entries = kv.list(&self.prefix).map(|(key, entry)| (key.clone(), entry.clone())).collect();
-        Indexed { index: kv.prefix_index(&self.prefix), value: entries }
+        Indexed { index: self.index(state), value: entries }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.kv().prefix_index(&self.prefix)
     }
 }
 
@@ -216,8 +237,11 @@ impl Asked for KvKeys {
     type Found = Vec<String>;
 
     fn ask(&self, state: &State) -> Indexed<Vec<String>> {
-        let kv = state.kv();
-        Indexed { index: kv.prefix_index(&self.prefix), value: kv.keys(&self.prefix, &self.separator) }
+        Indexed { index: self.index(state), value: state.kv().keys(&self.prefix, &self.separator) }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.kv().prefix_index(&self.prefix)
     }
 }
 
@@ -301,7 +325,11 @@ impl Asked for SessionInfo {
     fn ask(&self, state: &State) -> Indexed<SessionFound> {
         let sessions = state.sessions();
         let (session, table_index) = (sessions.get(&self.id).cloned(), sessions.table_index());
-        Indexed { index: sessions.index_of(&self.id), value: SessionFound { session, table_index } }
+        Indexed { index: self.index(state), value: SessionFound { session, table_index } }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.sessions().index_of(&self.id)
     }
 }
 
@@ -313,8 +341,11 @@ impl Asked for SessionList {
     type Found = Vec<Session>;
 
     fn ask(&self, state: &State) -> Indexed<Vec<Session>> {
-        let sessions = state.sessions();
-        Indexed { index: sessions.table_index(), value: sessions.iter().cloned().collect() }
+        Indexed { index: self.index(state), value: state.sessions().iter().cloned().collect() }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.sessions().table_index()
     }
 }
 
@@ -329,9 +360,12 @@ impl Asked for SessionsOfNode {
     type Found = Vec<Session>;
 
     fn ask(&self, state: &State) -> Indexed<Vec<Session>> {
-        let sessions = state.sessions();
-        let found = sessions.on_node(&self.node).cloned().collect();
-        Indexed { index: sessions.node_index(&self.node), value: found }
+        let found = state.sessions().on_node(&self.node).cloned().collect();
+        Indexed { index: self.index(state), value: found }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.sessions().node_index(&self.node)
     }
 }
 

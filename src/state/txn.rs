@@ -113,7 +113,7 @@ impl CatalogRow {
     fn found(&self, catalog: &Catalog) -> Option<(u64, TxnResult)> {
         match self {
             CatalogRow::Node(node) => {
-                let row = catalog.row_of_node(&node.name)?;
+                let row = catalog.node(&node.name)?;
                 Some((row.modify_index, TxnResult::Node(row.clone())))
             }
             CatalogRow::Service { node, service } => {
@@ -138,7 +138,7 @@ impl CatalogRow {
             CatalogRow::Service { node, service } => (node, Some(service.clone()), Vec::new()),
             CatalogRow::Check { node, check } => (node, None, vec![check.clone()]),
         };
-        let node = catalog.row_of_node(name).ok_or_else(|| format!("node {name:?} doesn't exist"))?;
+        let node = catalog.node(name).ok_or_else(|| format!("node {name:?} doesn't exist"))?;
         Ok(Registration { node: node.info.clone(), skip_node_update: true, service, checks }.into())
     }
 
@@ -416,7 +416,7 @@ fn without_value(key: &str, entry: &Entry) -> TxnResult {
 fn look_into(catalog: &Catalog, op: &CatalogOp) -> Step {
     let row = &op.row;
     if let (RowVerb::GetById, CatalogRow::Node(node)) = (&op.verb, row) {
-        let found = catalog.row_of_node_id(&node.id).map(|row| vec![TxnResult::Node(row.clone())]);
+        let found = catalog.node_by_id(&node.id).map(|row| vec![TxnResult::Node(row.clone())]);
         return found.ok_or_else(|| format!("node with ID {:?} doesn't exist", node.id));
     }
     match (&op.verb, row.found(catalog)) {

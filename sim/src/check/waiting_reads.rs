@@ -1,8 +1,9 @@
 //! WATCH: a read that waits for something newer than index N comes back early only when there is something newer, comes
 //! back when there is, and never with an index below N (Consul's blocking queries). What is newer is a change of this key: an answer's index is that
-//! of the last change of the key that it shows, and where it shows none, somebody may have changed the key.
+//! of the last change of the key that it shows; and who comes back early without one has a reason to if somebody may have
+//! changed the key.
 //!
-//! Let pass, but for an index that goes back or grows without a cause: whatever happens while a fault that is felt in gossip
+//! Let pass, but for an index that goes back or is not the key's: whatever happens while a fault that is felt in gossip
 //! lasts anywhere, because the node's clock may jump. And half of the wait only is taken for granted, because clocks run at
 //! different rates.
 
@@ -36,7 +37,8 @@ pub fn check(
     for look in in_order {
         let versions = versions.get(look.key.as_str()).unwrap_or(&none);
         let problem = watched(look, lives.of(look.node), versions);
-        if let Some(problem) = problem.or_else(|| without_a_cause(look, &told, touched)) {
+        if let Some(problem) = problem.or_else(|| without_a_cause(look, lives.of(look.node), &told, touched))
+        {
             findings.add("WATCH", At { ns: look.returned_ns, node: look.node }, problem);
         }
         told.insert((&look.key, look.index), look.invoked_ns);
@@ -44,17 +46,24 @@ pub fn check(
 }
 
 /// What is wrong with the index that woke a reader. `told` is when each index had been asked for.
-fn without_a_cause(look: &Look, told: &BTreeMap<(&str, u64), u64>, touched: &Touched<'_>) -> Option<String> {
-    let LookKind::Watch { since, .. } = look.kind else { return None };
-    let Look { key, index, changed, returned_ns, .. } = look;
+fn without_a_cause(
+    look: &Look,
+    life: &Life,
+    told: &BTreeMap<(&str, u64), u64>,
+    touched: &Touched<'_>,
+) -> Option<String> {
+    let LookKind::Watch { since, wait_ms } = look.kind else { return None };
+    let Look { key, index, changed, invoked_ns, returned_ns, .. } = look;
     if let Some(changed) = changed.filter(|changed| changed != index) {
         return Some(format!(
             "a read of key {key:?} that waited came back with index {index}, and the key changed at {changed}"
         ));
     }
     let asked_ns = *told.get(&(key.as_str(), since))?;
+    // The index of what is not there is the store's.
+    let early = returned_ns - invoked_ns < wait_ms * 500_000 && life.is_calm(*invoked_ns, *returned_ns);
     let woken = *index > since && changed.is_none();
-    (woken && !touched.key(key, asked_ns, *returned_ns)).then(|| {
+    (woken && early && !touched.key(key, asked_ns, *returned_ns)).then(|| {
         format!(
             "a read of key {key:?} that waited for more than index {since} came back with index {index}, though nobody \
              had changed the key, which is not there"
@@ -173,5 +182,7 @@ mod tests {
         assert!(!all_object(&[], &story, &[written(9)]), "written and deleted");
         let elsewhere = Operation { key: "other".into(), ..written(9) };
         assert!(all_object(&[], &story, &[elsewhere]));
+        let late = Look { changed: None, ..watch(5, 1, 1_001, 7) };
+        assert!(!all_object(&[], &[story[0].clone(), late], &[]), "its time was over");
     }
 }

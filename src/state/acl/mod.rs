@@ -651,6 +651,11 @@ impl Acl {
         self.tokens.get(accessor)
     }
 
+    /// The newest change of anybody's rights, in so far as they are in the state.
+    pub fn newest(&self) -> u64 {
+        self.tokens.newest().max(self.policies.newest()).max(self.roles.newest())
+    }
+
     /// Who shows this secret in this datacenter; `None` if there is no such token.
     pub fn holder(&self, secret: &Secret, datacenter: &str) -> Option<Holder> {
         let Some(token) = self.token_of(secret) else {
@@ -900,8 +905,11 @@ impl Asked for AclHolder {
 
     fn ask(&self, state: &State) -> Indexed<Option<Holder>> {
         let acl = state.acl();
-        let index = acl.tokens.newest().max(acl.policies.newest()).max(acl.roles.newest());
-        Indexed { index, value: acl.holder(&self.secret, &self.datacenter) }
+        Indexed { index: self.index(state), value: acl.holder(&self.secret, &self.datacenter) }
+    }
+
+    fn index(&self, state: &State) -> u64 {
+        state.acl().newest()
     }
 }
 
