@@ -17,12 +17,16 @@ struct Life {
     applied: Option<(u64, u64)>,
     /// By name and id: one that lost its disk comes back as somebody else of the same name.
     members: BTreeMap<String, BTreeMap<u64, MemberChange>>,
+    /// The voters of the configuration that it follows: one set, or two while that is joint.
+    voters: Vec<Vec<u64>>,
 }
 
 /// What each node that runs has said.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     lives: BTreeMap<u32, Life>,
+    /// The voters of all configurations that anybody has followed since the storm began.
+    configurations: BTreeSet<Vec<Vec<u64>>>,
 }
 
 impl Standing {
@@ -49,8 +53,25 @@ impl Standing {
             Observed::Member { node_id, name, change, .. } => {
                 life.members.entry(name.clone()).or_default().insert(*node_id, *change);
             }
+            Observed::Membership { voters, .. } => {
+                life.voters.clone_from(voters);
+                self.configurations.insert(voters.clone());
+            }
             _ => {}
         }
+    }
+
+    /// The storm begins.
+    pub fn stormy(&mut self) {
+        self.configurations = self.lives.values().map(|life| life.voters.clone()).collect();
+        // Agents follow none.
+        self.configurations.remove(&Vec::new());
+    }
+
+    /// Whether all through the storm the voters were the same, so many.
+    pub fn voters_stayed(&self, count: usize) -> bool {
+        let one = self.configurations.first().filter(|_| self.configurations.len() == 1);
+        one.is_some_and(|voters| voters.len() == 1 && voters[0].len() == count)
     }
 
     /// Who leads the newest term, of those that are up.

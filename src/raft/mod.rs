@@ -669,7 +669,31 @@ impl RaftNode {
         let (sender, receiver) = oneshot::channel();
         let stopped = || LeaderError::Refused("this server is stopping".to_owned());
         self.inner.proposals.send((request, sender)).await.map_err(|_| stopped())?;
-        receiver.await.unwrap_or_else(|_| Err(LeaderError::Unknown("this server is stopping".to_owned())))
+        let answer = receiver
+            .await
+            .unwrap_or_else(|_| Err(LeaderError::Unknown("this server is stopping".to_owned())))?;
+        // Mutant R56: what is committed is not acknowledged until all voters answer.
+        if mutant::is("R56") {
+            self.all_voters_answer().await?;
+        }
+        Ok(answer)
+    }
+
+    /// Part of the mutants R55 and R56.
+    async fn all_voters_answer(&self) -> Result<(), LeaderError> {
+        for Member { server, voter } in self.members() {
+            if voter && server.node_id != self.inner.me.node_id {
+                let asked = self.pool().call(
+                    server.addr,
+                    None,
+                    Lane::Client,
+                    &Ask::Status,
+                    self.inner.request_timeout,
+                );
+                asked.await.map_err(|error| LeaderError::Unknown(error.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The log index that a read must wait for so that it sees every write finished before now.
@@ -692,6 +716,10 @@ impl RaftNode {
             // Mutant R28: a leader reads before it has committed an entry of its own term.
             Ok(_) if mutant::is("R28") => Ok(self.inner.state.read(|state| state.applied())),
             Ok(linearizer) => {
+                // Mutant R55: a read asks all voters, and not a majority.
+                if mutant::is("R55") {
+                    self.all_voters_answer().await?;
+                }
                 let index = linearizer.read_log_id().index();
                 self.inner
                     .env

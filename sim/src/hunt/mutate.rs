@@ -148,6 +148,7 @@ fn fit_nodes(plan: &mut Scenario) {
         !joining || joins <= 4
     });
     plan.fit_damages();
+    plan.fit_missing();
 }
 
 fn pick<'a, T>(items: &'a [T], rng: &mut StdRng) -> Option<&'a T> {

@@ -94,6 +94,24 @@ impl Inquirer<'_> {
         }
     }
 
+    /// Reads through every node what was written through it. Whether each served one in time.
+    pub async fn reads_everywhere(&self) -> bool {
+        let deadline = self.clients.now() + self.within.as_nanos() as u64;
+        for node in &self.nodes {
+            let key = format!("world-{node}");
+            while !matches!(
+                self.clients.ask(self.env, CLIENT, *node, &key, Action::Get, 0).await,
+                Outcome::Ok(Response::Value(Some(_)))
+            ) {
+                if self.clients.now() > deadline {
+                    return false;
+                }
+                self.clients.sleep(LOOK_EVERY).await;
+            }
+        }
+        true
+    }
+
     /// Makes the users who have rights, before anything breaks. Whether all were made in time.
     pub async fn users_are_known(&self, users: &BTreeSet<String>) -> bool {
         let deadline = self.clients.now() + self.within.as_nanos() as u64;

@@ -86,7 +86,8 @@ pub const TABLE: &[Mutant] = &[
         id: "C12",
         what: "who waits long for an answer never asks whether there is still somebody who could give it",
         origin: "seen here, as BLOCK at a client agent whose server vanished and came back",
-        needs: LOST_REPLIES,
+        // The host vanishes when the storm is over.
+        needs: &[],
         checks: &["BLOCK"],
     },
     Mutant {

@@ -140,7 +140,7 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "G29",
-        what: "where somebody else lives now, whoever lived there before is never taken for dead",
+        what: "that somebody is gone is not told where another of the same name is there",
         origin: "design; a host whose disk was replaced",
         needs: RESTARTS,
         checks: &["GC"],

@@ -86,6 +86,9 @@ pub const LOST_REPLIES: &[&str] = &[
     "write-error",
 ];
 
+/// What keeps a minority away after the storm.
+pub const AWAY: &[&str] = &["kill", "partition", "stall"];
+
 /// Everything that starts a process anew.
 pub const RESTARTS: &[&str] = &[
     "bit-rot",

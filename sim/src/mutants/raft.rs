@@ -1,6 +1,6 @@
 //! Bugs of Raft and the clients of it: consensus, snapshots, membership, reads and sessions.
 
-use super::{LAG, LOST_REPLIES, Mutant, RESTARTS};
+use super::{AWAY, LAG, LOST_REPLIES, Mutant, RESTARTS};
 
 /// Everything that makes a server begin anew: one joins, loses its disk, or finds its data damaged.
 const NEW_SERVERS: &[&str] =
@@ -247,5 +247,19 @@ pub const TABLE: &[Mutant] = &[
         origin: "design; Raft thesis 6.3",
         needs: RESTARTS,
         checks: &["LIN"],
+    },
+    Mutant {
+        id: "R55",
+        what: "a read asks all voters, and not a majority",
+        origin: "design; Raft 5.1: a minority may be away",
+        needs: AWAY,
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "R56",
+        what: "a committed write is not acknowledged until all voters answer",
+        origin: "design; Raft 5.1: a minority may be away",
+        needs: AWAY,
+        checks: &["LIVE"],
     },
 ];

@@ -139,6 +139,7 @@ impl Scenario {
         rights::add(&mut scenario);
         pairs::add(&mut scenario);
         joins::add(&mut scenario, limits, is_on);
+        missing::add(&mut scenario, limits, is_on);
         scenario
     }
 }
@@ -177,6 +178,7 @@ fn settings(rng: &mut StdRng) -> Settings {
         gossip_keys: GossipKeys::default(),
         knobs: Knobs::default(),
         acl: false,
+        missing: None,
     }
 }
 

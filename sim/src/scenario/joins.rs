@@ -12,7 +12,7 @@ use super::generate::log_uniform;
 use super::{DISK_KINDS, Fault, FaultKind, KINDS, Limits, Scenario, Target, stream};
 
 /// The share of seeds in which all name node 0, if nothing speaks against it.
-const SHARE: f64 = 0.2;
+const SHARE: f64 = 0.4;
 
 /// Whom the nodes' configurations name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +48,7 @@ pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str)
     let at_ms = rng.random_range(0..scenario.duration_ms);
     let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
     scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::Move { target: Target::Node(0) } });
-    let all_fail = rng.random_bool(0.5) && is_on("power-loss") && !limits.without.contains("power-loss");
-    if all_fail {
+    if rng.random_bool(0.5) && !limits.without.contains("power-loss") {
         let at_ms = at_ms + rng.random_range(0..=for_ms);
         let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
         let nodes = (1..scenario.nodes).chain(scenario.agents()).collect();

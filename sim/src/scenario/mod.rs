@@ -20,6 +20,7 @@ pub mod generate;
 pub mod joins;
 pub mod keys;
 pub mod links;
+pub mod missing;
 mod named;
 pub mod news;
 pub mod nodes;
@@ -42,6 +43,7 @@ pub use keys::GossipKeys;
 pub use disk::{DISK_KINDS, DiskFault, FileKind};
 pub use joins::Joins;
 pub use links::{Links, Spread, Traffic};
+pub use missing::{Away, Missing};
 pub use pairs::PairDeed;
 pub use rights::RightDeed;
 pub use services::ServiceDeed;
@@ -172,6 +174,9 @@ pub struct Settings {
     /// Whether the nodes look at rights; what shows no token may do everything all the same.
     #[serde(default)]
     pub acl: bool,
+    /// Which servers stay away for a while after the storm.
+    #[serde(default)]
+    pub missing: Option<Missing>,
 }
 
 fn newest() -> u8 {
@@ -739,6 +744,7 @@ impl Default for Settings {
             gossip_keys: GossipKeys::default(),
             knobs: Knobs::default(),
             acl: false,
+            missing: None,
         }
     }
 }

@@ -27,7 +27,7 @@ use super::{
     ClockChange, DiskFault, Fault, FaultKind, Joins, MembershipChange, OLDEST, PairDeed, PlannedAction,
     Scenario, ServiceDeed, VERSION,
 };
-use super::{agents, joins};
+use super::{agents, joins, missing};
 
 /// More nodes than anything is known of.
 pub const MOST_NODES: u32 = 64;
@@ -185,6 +185,11 @@ impl Scenario {
         {
             let problem = format!("with {kind} in the plan nodes that name node 0 only may find nobody");
             return wrong("settings.joins", problem);
+        }
+        if let Some(missing) = &settings.missing
+            && let Some(problem) = missing::wrong(self, missing)
+        {
+            return wrong("settings.missing", problem);
         }
         if settings.padding_bytes > 65_536 {
             return wrong("settings.padding_bytes", "want at most 65536");

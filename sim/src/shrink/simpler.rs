@@ -105,6 +105,7 @@ pub fn with_nodes(plan: &Scenario, nodes: u32) -> Scenario {
     less.operations.iter_mut().for_each(|op| op.node = moved(op.node));
     // Of fewer nodes fewer disks may be damaged.
     less.fit_damages();
+    less.fit_missing();
     less
 }
 

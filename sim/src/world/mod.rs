@@ -2,7 +2,8 @@
 //!
 //! 1. **Boot.** The nodes start and form a cluster.
 //! 2. **Storm.** The scenario's faults happen while the clients work.
-//! 3. **Heal.** All links pass, all clocks are right, every node runs.
+//! 3. **Heal.** All links pass, all clocks are right, every node runs. In some plans a minority stays away for longer: the
+//!    rest must then serve without it, within [`HEALED_WITHIN`].
 //! 4. **Verdict.** From here on nothing is an excuse: within [`HEALED_WITHIN`] a write must succeed through
 //!    every node, all must have applied the same to the same effect, and all must see each other alive. The leader
 //!    then has its time to make the catalog follow, and the agents theirs to tell it of their services.
@@ -61,7 +62,9 @@ use crate::roster::Roster;
 use crate::runner::Stopwatch;
 use crate::scenario::keys::Step;
 use crate::scenario::nodes::node_name;
-use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario, Target, stream};
+use crate::scenario::{
+    Away, ClockSetting, DiskSettings, FaultKind, Missing, PlannedOp, Scenario, Target, stream,
+};
 use crate::standing::Standing;
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
@@ -234,7 +237,10 @@ async fn whole(
         world.storm(options.storm_only.as_deref()).await;
         if options.storm_only.is_none() {
             world.heal().await;
-            stage = world.does_not(&main).await;
+            stage = match world.does_not_without_the_missing(&main).await {
+                None => world.does_not(&main).await,
+                stage => stage,
+            };
         }
     }
     if let Some(stage) = stage {
@@ -438,6 +444,8 @@ struct State {
     left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
+    /// Who stays away after the storm, and the rules that keep away who runs.
+    away: (BTreeSet<u32>, Vec<u64>),
     /// How many faults of each kind took place.
     happened: BTreeMap<String, u64>,
     /// How many faults are under way, by when they were to begin and their kind.
@@ -694,7 +702,7 @@ impl World {
             let state = self.state();
             state.healed || state.down_until.get(&node).is_none_or(|until| *until <= now)
         };
-        if due && self.machine(node).is_some_and(|machine| !machine.is_running()) {
+        if due && !self.may_not_run(node) && self.machine(node).is_some_and(|machine| !machine.is_running()) {
             self.boot(node);
         }
     }
@@ -740,6 +748,7 @@ impl World {
         let storm_ns = self.now();
         self.universe.pump.note(WORLD, "storm", "begins");
         self.universe.pump.tell(WORLD, Happening::Storm);
+        self.watch.standing().stormy();
         let plans = std::mem::take(&mut *self.plans.lock().unwrap_or_else(PoisonError::into_inner));
         self.clients.know(self.planned.keys.clone());
         for (client, plan) in plans {
@@ -804,13 +813,18 @@ impl World {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.heal();
             machine.processor.set_cost(0);
-            machine.resume();
-            self.boot_if_due(node);
         }
         // The faults that the storm's end cut short.
         let cut_short = self.state().harsh;
         for _ in 0..cut_short {
             self.disturb(true, false);
+        }
+        self.take_away();
+        for (node, machine) in self.machines() {
+            if !self.may_not_run(node) {
+                machine.resume();
+                self.boot_if_due(node);
+            }
         }
         // Whoever was asked to leave does so first, and is started again; the request may have been lost.
         let until = self.now() + LEFT_WITHIN.as_nanos() as u64;
@@ -818,6 +832,71 @@ impl World {
             self.universe.sleep(LOOK_EVERY).await;
         }
         self.answered().await;
+    }
+
+    /// The minority that stays away goes. Nothing of that is demanded of servers that have changed.
+    fn take_away(&self) {
+        let Some(missing) = &self.scenario.settings.missing else { return };
+        if !self.watch.standing().voters_stayed(self.scenario.nodes as usize) {
+            return;
+        }
+        let (nodes, kind) = (BTreeSet::from_iter(missing.nodes.iter().copied()), missing.how.kind());
+        self.universe.pump.note(WORLD, "missing", format!("{kind}: {nodes:?}"));
+        *self.state().happened.entry(kind.to_owned()).or_default() += 1;
+        self.state().away.0.clone_from(&nodes);
+        self.disturb(true, true);
+        let machines = self.machines().into_iter().filter(|(node, _)| nodes.contains(node));
+        match missing.how {
+            Away::Down => {
+                for (node, _) in machines {
+                    self.take_down(node, Stop::Kill);
+                }
+            }
+            Away::Frozen => machines.for_each(|(_, machine)| machine.stall()),
+            Away::Cut => {
+                for (from, to) in [(Hosts::only(nodes.clone()), Hosts::All), (Hosts::All, Hosts::only(nodes))]
+                {
+                    let number = self.universe.net.add_rule(Rule { from, to, effect: Effect::Block });
+                    self.state().away.1.push(number);
+                }
+            }
+        }
+    }
+
+    /// Whether it is away in a way in which it does not run.
+    fn may_not_run(&self, node: u32) -> bool {
+        let cut = |missing: &Missing| missing.how == Away::Cut;
+        self.state().away.0.contains(&node) && !self.scenario.settings.missing.as_ref().is_some_and(cut)
+    }
+
+    /// The missing come back.
+    fn bring_back(self: &Arc<World>) {
+        self.universe.pump.note(WORLD, "missing", "come back");
+        let (nodes, rules) = std::mem::take(&mut self.state().away);
+        rules.into_iter().for_each(|number| self.universe.net.remove_rule(number));
+        for node in nodes {
+            if let Some(machine) = self.machine(node) {
+                machine.resume();
+            }
+            self.boot_if_due(node);
+        }
+        self.disturb(true, false);
+    }
+
+    /// What those that are left do not do in time while a minority is away.
+    async fn does_not_without_the_missing(self: &Arc<World>, env: &Env) -> Option<&'static str> {
+        let away = self.state().away.0.clone();
+        let mut inquirer = self.inquirer(env, HEALED_WITHIN);
+        inquirer.nodes.retain(|node| !away.contains(node));
+        if away.is_empty() {
+            return None;
+        }
+        let served = inquirer.writes_everywhere("core").await && inquirer.reads_everywhere().await;
+        if !served {
+            return Some("serve writes and reads while a minority is away");
+        }
+        self.bring_back();
+        None
     }
 
     /// Whoever still waits for an answer gets it, or has waited long enough.
