@@ -173,6 +173,19 @@ fn what_exists_is_not_overwritten() {
 
 #[test]
 #[cfg(madsim)]
+fn what_does_not_fail_is_not_shrunk_and_whoever_asked_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small.json");
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json");
+    is_refused(
+        &["shrink", case.to_str().unwrap(), "--shrunk", small.to_str().unwrap()],
+        "it does not fail, so there is nothing to shrink",
+    );
+    assert!(!small.exists());
+}
+
+#[test]
+#[cfg(madsim)]
 fn a_hunt_goes_on_where_it_was_and_refuses_what_is_no_hunt() {
     let folder = tempfile::tempdir().unwrap();
     let hunt = |name: &str, runs: &str| {
