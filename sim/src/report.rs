@@ -79,6 +79,9 @@ pub struct RunReport {
 pub struct Origin {
     /// The name of the program, which is an experiment's own, and its version.
     pub program: String,
+    /// The code that it was built of: a hash of the program, or what whoever ran it calls it. Older reports do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// The bug that was put back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
@@ -94,12 +97,15 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The first thing that is not as in another one, in words; nothing if they are one.
+    /// The first thing that is not as in another one, in words; nothing if they are one. Code that one of them does not name
+    /// is not held against them.
     pub fn difference(&self, other: &Origin) -> Option<String> {
+        let both_name_code = self.code.is_some() && other.code.is_some();
         let parts = |origin: &Origin| {
             let listed = origin.without.iter().cloned().collect::<Vec<_>>().join(", ");
             [
                 ("program", Some(origin.program.clone())),
+                ("built of code", origin.code.clone().filter(|_| both_name_code)),
                 ("--mutant", origin.mutant.clone()),
                 ("--nodes", origin.nodes.map(|nodes| nodes.to_string())),
                 ("--duration", origin.duration_s.map(|seconds| seconds.to_string())),

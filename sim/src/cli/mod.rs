@@ -216,6 +216,17 @@ fn experiment() -> Arc<dyn Experiment> {
     EXPERIMENT.get().cloned().unwrap_or_else(|| Arc::new(Plain))
 }
 
+/// What the code that runs is called: as the caller says, or else by what is in this program. That is read whole, and it is
+/// large: ask once, and not for every run.
+fn code(name: Option<&String>) -> Result<String, Unusable> {
+    match name {
+        Some(name) => Ok(name.clone()),
+        None => std::env::current_exe()
+            .and_then(|program| crate::mutants::code_version(&program))
+            .map_err(|error| Unusable(format!("cannot read this program: {error}"))),
+    }
+}
+
 /// Makes sure, before anything is run for it, that a file can be written there and that none is lost by it.
 fn is_free(path: &Path, force: bool) -> Result<(), Unusable> {
     if path.is_dir() {
