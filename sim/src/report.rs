@@ -388,6 +388,19 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_names_all_that_two_runs_of_a_seed_may_differ_in() {
+        let fields = |report: RunReport| serde_json::to_value(report).unwrap().as_object().unwrap().clone();
+        let (whole, without) = (fields(passing()), fields(passing().without_machine()));
+        let differ: Vec<&String> = whole.keys().filter(|name| whole[*name] != without[*name]).collect();
+        assert_eq!(differ.len(), 3);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fleet.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        for name in differ {
+            assert!(manual.contains(&format!("`{name}`")), "docs/fleet.md does not name {name}");
+        }
+    }
+
+    #[test]
     fn reports_survive_a_pipe_and_unknown_fields() {
         let json = serde_json::to_string(&failing()).unwrap();
         assert!(!json.contains('\n'));
