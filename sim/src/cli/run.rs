@@ -196,7 +196,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if !single && !args.json {
         print(&summary.text(watch.seconds()))?;
-        print(&reached.text())?;
+        print(&points(args, &reached))?;
     }
     if let Some(path) = &args.coverage_report {
         write_reached(path, &reached)?;
@@ -243,6 +243,12 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         warn(make_small(&runner, case, &scenario, report, budget, &path, args.force));
     }
     Ok(summary.is_ok() && missing.is_empty())
+}
+
+/// Where a sweep has been. What it never came to is listed where that says something: where it was asked for, and from as many
+/// seeds on as a sweep has.
+fn points(args: &RunArgs, reached: &Reached) -> String {
+    if args.require_core || reached.runs >= SWEEP { reached.text() } else { reached.line() }
 }
 
 /// What was found is told by now, and by the exit code: that it could not be drawn or made small does not take it back.
@@ -333,6 +339,18 @@ mod tests {
         // Without a name it is that of the program's content, which is the same however often it is asked for.
         let hash = of(None).code.unwrap();
         assert!(hash.len() == 16 && of(None).code == Some(hash));
+    }
+
+    #[test]
+    fn a_sweep_lists_what_it_never_reached_if_it_is_long_or_was_asked() {
+        let of = |runs: u64, require_core: bool| {
+            let mut reached = Reached::default();
+            (0..runs).for_each(|_| reached.add(&RunReport::default()));
+            points(&RunArgs { require_core, ..RunArgs::default() }, &reached)
+        };
+        assert_eq!(of(SWEEP - 1, false).lines().count(), 1);
+        assert!(of(SWEEP - 1, false).contains("points not reached; --coverage-report FILE lists them"));
+        assert!(of(SWEEP, false).lines().count() > 9 && of(2, true).lines().count() > 9);
     }
 
     #[test]
