@@ -148,7 +148,12 @@ impl RunReport {
     /// The report for a person. `scenario` says where the smallest known scenario is, `again` is the
     /// command that shows the same run again.
     pub fn text(&self, scenario: &str, again: &str) -> String {
-        let mut text = self.verdict(&format!("seed {}", self.seed));
+        self.text_of(&format!("seed {}", self.seed), scenario, again)
+    }
+
+    /// The same under a name that is not the plan's seed: a plan that was made small may have got another one.
+    pub fn text_of(&self, what: &str, scenario: &str, again: &str) -> String {
+        let mut text = self.verdict(what);
         let _ = writeln!(
             text,
             "  {} nodes, {:.1} simulated s, {} events, trace {}",
@@ -362,6 +367,14 @@ mod tests {
     fn a_failing_seed_says_what_broke_and_how_to_see_it_again() {
         let scenario = "shrunk.json (3 faults, 8 operations)";
         insta::assert_snapshot!(failing().text(scenario, "cargo sim run --scenario shrunk.json"));
+    }
+
+    #[test]
+    fn a_small_plan_is_told_under_the_name_it_is_given() {
+        let text =
+            failing().text_of("seed 8, made small (a.json)", "a.json", "cargo sim run --scenario a.json");
+        assert!(text.starts_with("seed 8, made small (a.json): ES violated: at most one leader"), "{text}");
+        assert!(!text.contains("seed 17"), "{text}");
     }
 
     #[test]

@@ -133,6 +133,7 @@ pub fn make_small(
         mutant: case.mutant.clone(),
         ..Case::default()
     };
+    let name = format!("seed {}, made small ({})", report.seed, path.display());
     let page = free_name(path);
     let again = Case { report: Some(page.clone()), ..again };
     let report = runner.run(&again)?;
@@ -145,6 +146,6 @@ pub fn make_small(
         Size::of(&saved.scenario),
         small.runs,
     );
-    print(&report.text(&told, &again.again()))?;
+    print(&report.text_of(&name, &told, &again.again()))?;
     Ok(())
 }
