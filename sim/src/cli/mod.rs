@@ -62,7 +62,8 @@ enum Verb {
     Replay(replay::ReplayArgs),
     /// See which bugs that simulation catches fail on real processes too.
     Parity(parity::ParityArgs),
-    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found.
+    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found; with --mutant and
+    /// --versus-blind, when the bug was not.
     Hunt(hunt::HuntArgs),
     /// Put the results of several machines together.
     Merge(merge::MergeArgs),
