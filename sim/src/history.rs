@@ -93,7 +93,31 @@ impl Format {
     }
 }
 
-/// Reads a history of any format, as far as its operations take no more than about `limit` bytes.
+/// How a history speaks of times and keys, so that nobody is told of some that its writer did not write down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wording {
+    /// No event has a time: those of the operations are the places of the events, [`jepsen::APART_NS`] apart.
+    pub by_place: bool,
+    /// No event has a key: there is one register.
+    pub one_register: bool,
+}
+
+impl Wording {
+    /// A time of an operation.
+    pub fn time(self, ns: u64) -> String {
+        if self.by_place {
+            return format!("event {}", ns / jepsen::APART_NS);
+        }
+        format!("{}.{:09}s", ns / 1_000_000_000, ns % 1_000_000_000)
+    }
+
+    /// What holds the value.
+    pub fn holder(self) -> &'static str {
+        if self.one_register { "the register" } else { "the key" }
+    }
+}
+
+/// Reads a history of any format, as far as its operations take no more than about `limit` bytes, and how it is worded.
 ///
 /// # Errors
 /// See [`HistoryError`].
@@ -102,13 +126,13 @@ pub fn read_any(
     format: Format,
     model: Model,
     limit: usize,
-) -> Result<Vec<Operation>, HistoryError> {
-    let operations = match format {
-        Format::JsonLines => read_within(input, model, limit)?,
+) -> Result<(Vec<Operation>, Wording), HistoryError> {
+    let (operations, wording) = match format {
+        Format::JsonLines => (read_within(input, model, limit)?, Wording::default()),
         Format::Edn => jepsen::read_edn(input, model, limit)?,
         Format::JepsenLog => jepsen::read_log(input, model, limit)?,
     };
-    if operations.is_empty() { Err(HistoryError::Empty) } else { Ok(operations) }
+    if operations.is_empty() { Err(HistoryError::Empty) } else { Ok((operations, wording)) }
 }
 
 /// Lines of text that are read one at a time.
@@ -299,7 +323,7 @@ mod tests {
             let mut bytes = Vec::new();
             write(&mut bytes, &story.0).unwrap();
             let read = |model| read_any(&bytes[..], Format::JsonLines, model, usize::MAX);
-            assert_eq!(read(Model::Kv).unwrap(), story.0);
+            assert_eq!(read(Model::Kv).unwrap(), (story.0.clone(), Wording::default()));
             let refused = read(Model::Register).err().map(|error| error.to_string());
             let expected = expected.map(|name| {
                 format!("line 2: {name} is nothing a register does: it knows :read, :write and :cas")

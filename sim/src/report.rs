@@ -79,6 +79,9 @@ pub struct RunReport {
 pub struct Origin {
     /// The name of the program, which is an experiment's own, and its version.
     pub program: String,
+    /// The code that it was built of: a hash of the program, or what whoever ran it calls it. Older reports do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// The bug that was put back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
@@ -94,12 +97,15 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The first thing that is not as in another one, in words; nothing if they are one.
+    /// The first thing that is not as in another one, in words; nothing if they are one. Code that one of them does not name
+    /// is not held against them.
     pub fn difference(&self, other: &Origin) -> Option<String> {
+        let both_name_code = self.code.is_some() && other.code.is_some();
         let parts = |origin: &Origin| {
             let listed = origin.without.iter().cloned().collect::<Vec<_>>().join(", ");
             [
                 ("program", Some(origin.program.clone())),
+                ("built of code", origin.code.clone().filter(|_| both_name_code)),
                 ("--mutant", origin.mutant.clone()),
                 ("--nodes", origin.nodes.map(|nodes| nodes.to_string())),
                 ("--duration", origin.duration_s.map(|seconds| seconds.to_string())),
@@ -142,7 +148,12 @@ impl RunReport {
     /// The report for a person. `scenario` says where the smallest known scenario is, `again` is the
     /// command that shows the same run again.
     pub fn text(&self, scenario: &str, again: &str) -> String {
-        let mut text = self.verdict(&format!("seed {}", self.seed));
+        self.text_of(&format!("seed {}", self.seed), scenario, again)
+    }
+
+    /// The same under a name that is not the plan's seed: a plan that was made small may have got another one.
+    pub fn text_of(&self, what: &str, scenario: &str, again: &str) -> String {
+        let mut text = self.verdict(what);
         let _ = writeln!(
             text,
             "  {} nodes, {:.1} simulated s, {} events, trace {}",
@@ -359,6 +370,14 @@ mod tests {
     }
 
     #[test]
+    fn a_small_plan_is_told_under_the_name_it_is_given() {
+        let text =
+            failing().text_of("seed 8, made small (a.json)", "a.json", "cargo sim run --scenario a.json");
+        assert!(text.starts_with("seed 8, made small (a.json): ES violated: at most one leader"), "{text}");
+        assert!(!text.contains("seed 17"), "{text}");
+    }
+
+    #[test]
     fn a_sweep_is_summed_up() {
         let mut summary = Summary::default();
         assert!(!summary.is_ok(), "no seed at all proves nothing");
@@ -379,6 +398,19 @@ mod tests {
         assert!(!summary.is_ok());
         summary.add(&passing());
         assert!(summary.is_ok());
+    }
+
+    #[test]
+    fn the_manual_names_all_that_two_runs_of_a_seed_may_differ_in() {
+        let fields = |report: RunReport| serde_json::to_value(report).unwrap().as_object().unwrap().clone();
+        let (whole, without) = (fields(passing()), fields(passing().without_machine()));
+        let differ: Vec<&String> = whole.keys().filter(|name| whole[*name] != without[*name]).collect();
+        assert_eq!(differ.len(), 3);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fleet.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        for name in differ {
+            assert!(manual.contains(&format!("`{name}`")), "docs/fleet.md does not name {name}");
+        }
     }
 
     #[test]

@@ -168,7 +168,24 @@ fn what_exists_is_not_overwritten() {
         is_refused(&["run", "--seed", "1", option, name], "mine exists; --force overwrites it");
     }
     is_refused(&["shrink", "--seed", "1", "--shrunk", name], "mine exists; --force overwrites it");
+    is_refused(
+        &["run", "--seed", "1", "--code", "v7"],
+        "--code is told in reports: it wants --out or --json",
+    );
     assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
+}
+
+#[test]
+#[cfg(madsim)]
+fn what_does_not_fail_is_not_shrunk_and_whoever_asked_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small.json");
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/leader-cut-off.json");
+    is_refused(
+        &["shrink", case.to_str().unwrap(), "--shrunk", small.to_str().unwrap()],
+        "it does not fail, so there is nothing to shrink",
+    );
+    assert!(!small.exists());
 }
 
 #[test]

@@ -97,11 +97,11 @@ fn reports(path: &Path) -> Vec<sim::report::RunReport> {
 }
 
 #[cfg(not(madsim))]
-fn same_as_one_run(_: &Path, _: &str, _: &[PathBuf], _: &[PathBuf]) {}
+fn same_as_one_run(_: &Path, _: [&str; 2], _: &[PathBuf], _: &[PathBuf]) {}
 
-/// Merges parts and compares them with one run of all seeds.
+/// Merges parts and compares them with one run of all seeds, whose code is called by that name; by none if it is empty.
 #[cfg(madsim)]
-fn same_as_one_run(folder: &Path, seeds: &str, parts: &[PathBuf], coverage: &[PathBuf]) {
+fn same_as_one_run(folder: &Path, [seeds, code]: [&str; 2], parts: &[PathBuf], coverage: &[PathBuf]) {
     let merged = |parts: &[PathBuf], out: &Path| {
         let mut merge = Command::new(env!("CARGO_BIN_EXE_sim"));
         assert!(merge.arg("merge").args(parts).arg("--out").arg(out).output().unwrap().status.success());
@@ -111,6 +111,9 @@ fn same_as_one_run(folder: &Path, seeds: &str, parts: &[PathBuf], coverage: &[Pa
     merged(coverage, &path("whole.coverage"));
     let mut one = Command::new(env!("CARGO_BIN_EXE_sim"));
     one.args(["run", "--seeds", seeds, "--out"]).arg(path("one"));
+    if !code.is_empty() {
+        one.args(["--code", code]);
+    }
     let output = one.arg("--coverage-report").arg(path("one.coverage")).output().unwrap();
     assert!(output.status.success());
     assert_eq!(reports(&path("whole")), reports(&path("one")));
@@ -137,7 +140,7 @@ fn the_pods_of_the_job_are_together_one_run() {
     }
     same_as_one_run(
         folder.path(),
-        "1..=3",
+        ["1..=3", ""],
         &[of("000.jsonl"), of("001.jsonl")],
         &[of("000.coverage.json"), of("001.coverage.json")],
     );
@@ -149,7 +152,8 @@ fn the_jobs_of_the_matrix_are_together_one_run() {
     let folder = tempfile::tempdir().unwrap();
     let parts = folder.path().join("parts");
     std::fs::create_dir(&parts).unwrap();
-    let env = BTreeMap::from([("SEEDS".to_owned(), "4..=6".to_owned())]);
+    let env = [("SEEDS", "4..=6"), ("GITHUB_SHA", "c0ffee")];
+    let env = BTreeMap::from(env.map(|(name, value)| (name.to_owned(), value.to_owned())));
     for shard in ["1", "2"] {
         let script = command(&workflow, "sweep", "sweep")
             .replace("${{ matrix.shard }}", shard)
@@ -160,7 +164,7 @@ fn the_jobs_of_the_matrix_are_together_one_run() {
     let of = |name: &str| parts.join(name);
     same_as_one_run(
         folder.path(),
-        "4..=6",
+        ["4..=6", "c0ffee"],
         &[of("part-1.jsonl"), of("part-2.jsonl")],
         &[of("coverage-1.json"), of("coverage-2.json")],
     );

@@ -71,6 +71,18 @@ fn a_failure_gets_a_page_that_names_what_broke_and_how_to_see_it_again() {
 }
 
 #[test]
+fn what_was_made_small_is_told_under_the_seed_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    // Few tries: what comes of them is told in any case.
+    let arguments = ["shrink", &case("stale-read.json"), "--shrunk", "small.json", "--shrink-runs", "1"];
+    let shrunk = sim(folder.path(), &arguments);
+    assert_eq!(shrunk.status.code(), Some(0), "{}", said(&shrunk));
+    let told = String::from_utf8_lossy(&shrunk.stdout);
+    assert!(told.starts_with("seed 37, made small (small.json): "), "{told}");
+    assert!(told.lines().next().unwrap_or_default().contains(" violated: "), "{told}");
+}
+
+#[test]
 fn a_case_parts_from_itself_without_its_fault_and_not_from_itself() {
     let folder = tempfile::tempdir().unwrap();
     let stale = case("stale-read.json");

@@ -26,7 +26,7 @@ mod values;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-use crate::history::{Action, NO_NODE, Operation, Outcome, Response};
+use crate::history::{Action, NO_NODE, Operation, Outcome, Response, Wording};
 use serde::Serialize;
 use values::{ABSENT, State, Values};
 
@@ -82,6 +82,9 @@ pub struct Broken {
     pub node: u32,
     /// All of this in words.
     pub words: String,
+    /// How they speak of times and keys.
+    #[serde(skip)]
+    pub wording: Wording,
 }
 
 /// An operation in an order, and what it leaves behind.
@@ -133,11 +136,16 @@ pub fn check(history: &[Operation]) -> Verdict {
 /// Checks a history key by key; the first key that is found to be broken decides, then the first (in order
 /// of name) that met the bound. Keys that show what nobody wrote are found first, and whatever the bounds are.
 pub fn check_within(history: &[Operation], bounds: Bounds) -> Verdict {
-    check_while(history, bounds, &mut || true)
+    check_while(history, Wording::default(), bounds, &mut || true)
 }
 
 /// As [`check_within`], for as long as `patience`, which is asked now and then, says so.
-pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnMut() -> bool) -> Verdict {
+pub fn check_while(
+    history: &[Operation],
+    wording: Wording,
+    bounds: Bounds,
+    patience: &mut dyn FnMut() -> bool,
+) -> Verdict {
     let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
     for operation in history {
         keys.entry(&operation.key).or_default().push(operation);
@@ -148,15 +156,17 @@ pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnM
     for (key, operations) in &keys {
         if let Some(operation) = unwritten::find(operations) {
             // The search says more about it, if it comes to an end.
-            return match Search::new(key, operations, little).run(patience) {
+            return match Search::new(key, operations, wording, little).run(patience) {
                 broken @ Verdict::Violation(_) => broken,
-                Verdict::Linearizable | Verdict::Unknown { .. } => invented(key, operations, operation),
+                Verdict::Linearizable | Verdict::Unknown { .. } => {
+                    invented(key, operations, operation, wording)
+                }
             };
         }
     }
     let mut hard = Vec::new();
     for (key, operations) in &keys {
-        match Search::new(key, operations, little).run(patience) {
+        match Search::new(key, operations, wording, little).run(patience) {
             Verdict::Linearizable => {}
             Verdict::Unknown { .. } => hard.push((key, operations)),
             broken => return broken,
@@ -164,7 +174,7 @@ pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnM
     }
     let mut unknown = None;
     for (key, operations) in hard {
-        match Search::new(key, operations, bounds).run(patience) {
+        match Search::new(key, operations, wording, bounds).run(patience) {
             Verdict::Linearizable => {}
             undecided @ Verdict::Unknown { .. } => {
                 unknown.get_or_insert(undecided);
@@ -176,11 +186,12 @@ pub fn check_while(history: &[Operation], bounds: Bounds, patience: &mut dyn FnM
 }
 
 /// The verdict on a key under which an operation found what nobody can have put there.
-fn invented(key: &str, operations: &[&Operation], operation: &Operation) -> Verdict {
+fn invented(key: &str, operations: &[&Operation], operation: &Operation, wording: Wording) -> Verdict {
     let has_to_be = |operation: &&&Operation| matches!(operation.outcome, Outcome::Ok(_));
     let words = format!(
-        "key {key:?}: no operation that may have happened by then can have made what this one found:\n    {}",
-        describe(operation)
+        "{}no operation that may have happened by then can have made what this one found:\n    {}",
+        prefix(key, wording),
+        describe_as(operation, wording)
     );
     Verdict::Violation(Box::new(Broken {
         key: key.to_owned(),
@@ -193,6 +204,7 @@ fn invented(key: &str, operations: &[&Operation], operation: &Operation) -> Verd
         at_ns: operation.returned_ns.unwrap_or(0),
         node: operation.node,
         words,
+        wording,
     }))
 }
 
@@ -321,6 +333,7 @@ impl Configuration {
 
 struct Search<'a> {
     key: &'a str,
+    wording: Wording,
     bounds: Bounds,
     by_id: BTreeMap<u64, &'a Operation>,
     values: Values<'a>,
@@ -344,9 +357,10 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(key: &'a str, operations: &[&'a Operation], bounds: Bounds) -> Search<'a> {
+    fn new(key: &'a str, operations: &[&'a Operation], wording: Wording, bounds: Bounds) -> Search<'a> {
         let mut search = Search {
             key,
+            wording,
             bounds,
             by_id: operations.iter().map(|operation| (operation.id, *operation)).collect(),
             values: Values::new(),
@@ -795,8 +809,9 @@ impl<'a> Search<'a> {
         let tail = &order[order.len().saturating_sub(TAIL)..];
         let total = self.definite.len();
         let mut words = format!(
-            "key {:?}: {explained} of {total} operations can be put in order, after which the key holds {}",
-            self.key,
+            "{}{explained} of {total} operations can be put in order, after which {} holds {}",
+            prefix(self.key, self.wording),
+            self.wording.holder(),
             self.name(state),
         );
         if !tail.is_empty() {
@@ -846,6 +861,7 @@ impl<'a> Search<'a> {
             at_ns: culprit.and_then(|operation| operation.returned_ns).unwrap_or(0),
             node: culprit.map_or(NO_NODE, |operation| operation.node),
             words,
+            wording: self.wording,
         }))
     }
 
@@ -860,12 +876,22 @@ impl<'a> Search<'a> {
     }
 
     fn describe(&self, id: u64) -> String {
-        self.by_id.get(&id).map_or_else(|| format!("operation {id}"), |operation| describe(operation))
+        let known = self.by_id.get(&id);
+        known.map_or_else(|| format!("operation {id}"), |operation| describe_as(operation, self.wording))
     }
+}
+
+/// Which key words are about, where there may be several.
+fn prefix(key: &str, wording: Wording) -> String {
+    if wording.one_register { String::new() } else { format!("key {key:?}: ") }
 }
 
 /// An operation in words.
 pub fn describe(operation: &Operation) -> String {
+    describe_as(operation, Wording::default())
+}
+
+fn describe_as(operation: &Operation, wording: Wording) -> String {
     let did = match (&operation.action, &operation.outcome) {
         (Action::Get, Outcome::Ok(Response::Value(None))) => "read nothing".to_owned(),
         (Action::Get, Outcome::Ok(Response::Value(Some(seen)))) => match seen.modify_index {
@@ -875,19 +901,22 @@ pub fn describe(operation: &Operation) -> String {
         },
         (Action::Get, _) => "read".to_owned(),
         (Action::Put { value }, _) => format!("wrote {value:?}"),
+        // A register is written with nil.
+        (Action::Delete, _) if wording.one_register => "wrote nothing".to_owned(),
         (Action::Delete, _) => "deleted the key".to_owned(),
         (Action::Append { value }, _) => format!("appended {value:?}"),
         (Action::Cas { expected, value }, outcome) => {
             let expected = expected.as_ref().map_or("nothing".to_owned(), |expected| format!("{expected:?}"));
             match outcome {
                 Outcome::Ok(Response::Done(false)) => {
-                    format!("was told the key does not hold {expected} (so {value:?} was not written)")
+                    let holder = wording.holder();
+                    format!("was told {holder} does not hold {expected} (so {value:?} was not written)")
                 }
                 _ => format!("changed {expected} to {value:?}"),
             }
         }
     };
-    let end = operation.returned_ns.map_or("open".to_owned(), |returned| seconds(returned).to_string());
+    let end = operation.returned_ns.map_or("open".to_owned(), |returned| wording.time(returned));
     let tail = match &operation.outcome {
         Outcome::Ok(Response::Done(false)) if !matches!(operation.action, Action::Cas { .. }) => {
             " and was told false"
@@ -902,14 +931,10 @@ pub fn describe(operation: &Operation) -> String {
     };
     format!(
         "[{} .. {end}] op {}: client {} {did}{through}{tail}",
-        seconds(operation.invoked_ns),
+        wording.time(operation.invoked_ns),
         operation.id,
         operation.client,
     )
-}
-
-fn seconds(ns: u64) -> String {
-    format!("{}.{:09}s", ns / 1_000_000_000, ns % 1_000_000_000)
 }
 
 fn bit(words: &[u64], at: usize) -> bool {

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::check::linearizable::{self, Bounds, Broken, Limit, Verdict};
-use crate::history::{self, Format, HistoryError, Model, Operation, Outcome};
+use crate::history::{self, Format, HistoryError, Model, Operation, Outcome, Wording};
 use crate::report::RunReport;
 use crate::report::page::{Material, Page};
 use crate::report::story::Story;
@@ -158,8 +158,8 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
     };
     let time_is_over = || watch.seconds() >= args.time_limit as f64;
     let patient = Patient { input, calls: 0, time_is_over };
-    let operations = match history::read_any(patient, format, model, limit) {
-        Ok(operations) => operations,
+    let (operations, wording) = match history::read_any(patient, format, model, limit) {
+        Ok(read) => read,
         Err(_) if time_is_over() => {
             let words = "unknown: the time limit was met before the history was read to its end".to_owned();
             return Ok(Judgement { words, ..undecided(&[], Limit::Time, watch) });
@@ -176,10 +176,11 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
     let bounds = Bounds { steps: u64::MAX, configurations: usize::MAX, bytes: limit };
     let operations = Arc::new(operations);
     let (history, time_limit) = (Arc::clone(&operations), args.time_limit as f64);
-    let search = move || linearizable::check_while(&history, bounds, &mut || watch.seconds() < time_limit);
+    let search =
+        move || linearizable::check_while(&history, wording, bounds, &mut || watch.seconds() < time_limit);
     let left = (time_limit - watch.seconds()).max(0.0);
     let judgement = match within(Duration::from_secs_f64(left) + GRACE, search) {
-        Some(verdict) => judgement(verdict, &operations, watch),
+        Some(verdict) => judgement(verdict, &operations, wording, watch),
         None => {
             let base = undecided(&operations, Limit::Time, watch);
             let words = format!(
@@ -191,7 +192,7 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
     };
     if let Some(path) = &args.report {
         // The verdict is not lost with its picture.
-        if let Err(error) = draw(&judgement, &operations, args).save(path, args.force) {
+        if let Err(error) = draw(&judgement, &operations, wording, args).save(path, args.force) {
             eprintln!("warning: cannot write {}: {error}", path.display());
         }
     }
@@ -221,7 +222,7 @@ fn within<T: Send + 'static>(time: Duration, search: impl FnOnce() -> T + Send +
 }
 
 /// The history as a page.
-fn draw(judgement: &Judgement, history: &[Operation], args: &CheckArgs) -> Page {
+fn draw(judgement: &Judgement, history: &[Operation], wording: Wording, args: &CheckArgs) -> Page {
     let mut report = RunReport { ok: true, ..RunReport::default() };
     if let Some(broken) = &judgement.broken {
         report.violate("LIN", broken.words.clone());
@@ -249,7 +250,7 @@ fn draw(judgement: &Judgement, history: &[Operation], args: &CheckArgs) -> Page 
         again: Some(&again),
         own_client: None,
     };
-    Page::of(Story::default(), material)
+    Page::of(Story::default(), material).worded(wording)
 }
 
 /// An input that fails once the time is over: a pipe may bring more for ever, and a reader that keeps none of it would read on.
@@ -321,11 +322,12 @@ fn undecided(operations: &[Operation], limit: Limit, watch: Stopwatch) -> Judgem
     }
 }
 
-fn judgement(verdict: Verdict, operations: &[Operation], watch: Stopwatch) -> Judgement {
+fn judgement(verdict: Verdict, operations: &[Operation], wording: Wording, watch: Stopwatch) -> Judgement {
     let base = undecided(operations, Limit::Time, watch);
+    let keys = if wording.one_register { "one register".to_owned() } else { format!("{} keys", base.keys) };
     let size = format!(
-        "{} operations ({} of unknown outcome) on {} keys, judged in {:.2} s",
-        base.operations, base.unknown_outcomes, base.keys, base.seconds
+        "{} operations ({} of unknown outcome) on {keys}, judged in {:.2} s",
+        base.operations, base.unknown_outcomes, base.seconds
     );
     match verdict {
         Verdict::Linearizable => Judgement {
@@ -345,11 +347,12 @@ fn judgement(verdict: Verdict, operations: &[Operation], watch: Stopwatch) -> Ju
         },
         Verdict::Unknown { key, steps, limit } => Judgement {
             words: format!(
-                "unknown: the {} limit was met after {steps} steps on key {key:?}; {size}",
+                "unknown: the {} limit was met after {steps} steps{}; {size}",
                 match limit {
                     Limit::Time => "time",
                     Limit::Memory => "memory",
-                }
+                },
+                if wording.one_register { String::new() } else { format!(" on key {key:?}") }
             ),
             limit: Some(limit),
             ..base
@@ -382,6 +385,54 @@ mod tests {
         let panic =
             std::panic::catch_unwind(|| within(Duration::from_secs(60), || -> u8 { panic!("a bug") }));
         assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"a bug"));
+    }
+
+    /// What is said of a stale read, each event of which has these fields too, and the page of it.
+    fn stale_read(more: &dyn Fn(usize) -> String) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let (history, page) = (folder.path().join("history"), folder.path().join("page"));
+        let events = [
+            "0, :type :invoke, :f :write, :value 1",
+            "0, :type :ok, :f :write, :value 1",
+            "0, :type :invoke, :f :write, :value 2",
+            "0, :type :ok, :f :write, :value 2",
+            "1, :type :invoke, :f :read, :value nil",
+            "1, :type :ok, :f :read, :value 1",
+        ];
+        let maps = events.iter().enumerate().map(|(at, event)| format!("{{:process {event}{}}}\n", more(at)));
+        std::fs::write(&history, maps.collect::<String>()).unwrap();
+        let [history, page] = [&history, &page].map(|path| path.to_str().unwrap());
+        let judgement = judge(&given(&[history, "--model", "register", "--report", page])).unwrap();
+        (judgement.words, std::fs::read_to_string(page).unwrap())
+    }
+
+    #[test]
+    fn no_times_and_keys_are_told_that_nobody_wrote() {
+        let (words, page) = stale_read(&|_| String::new());
+        let (size, found) = words.split_once('\n').unwrap();
+        assert!(size.contains("3 operations (0 of unknown outcome) on one register, judged in"), "{size}");
+        let expected = [
+            r#"1 of 3 operations can be put in order, after which the register holds "1"; the last of them:"#,
+            r#"    [event 0 .. event 1] op 0: client 0 wrote "1""#,
+            r"  one of these had to be next, and none can be:",
+            r#"    [event 2 .. event 3] op 1: client 0 wrote "2""#,
+            r#"  because "1" would be gone, and it is still seen later:"#,
+            r#"    [event 4 .. event 5] op 2: client 1 read "1""#,
+        ];
+        assert_eq!(found, expected.join("\n"));
+        assert!(page.contains("<title>Stale read of the register: op 2 (client 1) read "));
+        assert!(page.contains(", one event after client 0 had been told that it wrote "));
+        assert!(page.contains(r#""event_ns":1000000000,"#));
+
+        let (words, page) = stale_read(&|at| format!(", :key 7, :time {at}000000"));
+        let found = words.split_once('\n').unwrap().1;
+        assert!(words.contains(" on 1 keys, "), "{words}");
+        assert!(
+            found.starts_with(r#"key "7": 1 of 3 operations can be put in order, after which the key holds"#)
+        );
+        assert!(found.contains(r#"[0.002000000s .. 0.003000000s] op 1: client 0 wrote "2""#), "{found}");
+        assert!(page.contains("<title>Stale read of key ") && page.contains(", 1.000 ms after client 0 had"));
+        assert!(!page.contains(r#""event_ns""#));
     }
 
     #[test]

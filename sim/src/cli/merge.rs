@@ -5,8 +5,8 @@
 //! names: its runs would count twice. Reports of runs name their seeds; of the others only a copy that says the same, byte
 //! for byte, is known as one, so that an older copy of a hunt that went on is not.
 //!
-//! Reports of runs also say what they are of: the program, the bug that was put back, the shape that was asked for. All that
-//! say so must agree. Older ones do not say it, and are taken at their caller's word.
+//! Reports of runs also say what they are of: the program and its code, the bug that was put back, the shape that was asked for.
+//! All that say so must agree. Older ones do not say it, or not of which code, and are taken at their caller's word.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -100,6 +100,10 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
                                 return Err(Unusable(format!(
                                     "{path}: seed {seed} is of another experiment than {first}: {difference}"
                                 )));
+                            }
+                            // Between two that do not name their code others may do, and must agree with one another.
+                            if known.code.is_none() && of.code.is_some() {
+                                origin = Some((of.clone(), path));
                             }
                         }
                         (Some(of), None) => origin = Some((of.clone(), path)),
@@ -262,7 +266,9 @@ mod tests {
     fn runs_of_different_experiments_are_not_one_run() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let plain = Origin { program: "sim 1".into(), ..Origin::default() };
+        let built =
+            |code: &str| Origin { program: "sim 1".into(), code: Some(code.to_owned()), ..Origin::default() };
+        let plain = built("aa");
         let put = |name: &str, seed: u64, of: Option<Origin>| {
             std::fs::write(path(name), json_line(&RunReport { of, ..report(seed) })).unwrap();
         };
@@ -276,6 +282,7 @@ mod tests {
                 "--without loss, and there none",
             ),
             (Origin { program: "bank 1".into(), ..plain.clone() }, "program bank 1, and there sim 1"),
+            (built("bb"), "built of code bb, and there aa"),
         ] {
             put("two", 2, Some(of));
             let error = merged(&[path("one"), path("two")], &path("out")).unwrap_err().to_string();
@@ -286,6 +293,14 @@ mod tests {
         put("two", 2, Some(plain));
         put("older", 3, None);
         assert!(merged(&["older", "one", "two"].map(path), &path("out")).unwrap());
+        // One that does not say of which code it is makes no bridge between two that do.
+        put("older", 3, Some(Origin { code: None, ..built("") }));
+        assert!(merged(&["older", "one", "two"].map(path), &path("out2")).unwrap());
+        put("two", 2, Some(built("bb")));
+        for parts in [["older", "one", "two"], ["one", "older", "two"], ["one", "two", "older"]] {
+            let error = merged(&parts.map(path), &path("out3")).unwrap_err().to_string();
+            assert!(error.ends_with("one: built of code bb, and there aa"), "{error}");
+        }
     }
 
     #[test]

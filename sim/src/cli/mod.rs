@@ -62,7 +62,8 @@ enum Verb {
     Replay(replay::ReplayArgs),
     /// See which bugs that simulation catches fail on real processes too.
     Parity(parity::ParityArgs),
-    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found.
+    /// Search for failures, guided by what the runs reach. Exit code 1 when something was found; with --mutant and
+    /// --versus-blind, when the bug was not.
     Hunt(hunt::HuntArgs),
     /// Put the results of several machines together.
     Merge(merge::MergeArgs),
@@ -214,6 +215,17 @@ pub fn main_with(experiment: Arc<dyn Experiment>) -> ExitCode {
 /// What this program runs: the testbed as it is, if nobody said otherwise.
 fn experiment() -> Arc<dyn Experiment> {
     EXPERIMENT.get().cloned().unwrap_or_else(|| Arc::new(Plain))
+}
+
+/// What the code that runs is called: as the caller says, or else by what is in this program. That is read whole, and it is
+/// large: ask once, and not for every run.
+fn code(name: Option<&String>) -> Result<String, Unusable> {
+    match name {
+        Some(name) => Ok(name.clone()),
+        None => std::env::current_exe()
+            .and_then(|program| crate::mutants::code_version(&program))
+            .map_err(|error| Unusable(format!("cannot read this program: {error}"))),
+    }
 }
 
 /// Makes sure, before anything is run for it, that a file can be written there and that none is lost by it.

@@ -11,7 +11,7 @@ use crate::saved::SavedCase;
 use crate::shard::Shard;
 use clap::Args;
 
-use super::{Processes, Unusable, mutant_id, print, progress_bar};
+use super::{Processes, Unusable, code, mutant_id, print, progress_bar};
 
 /// The table for people, and the results that it is made of.
 const DOCUMENT: &str = "docs/mutants.md";
@@ -100,12 +100,7 @@ pub fn mutants(args: &MutantArgs) -> Result<bool, Unusable> {
         .enumerate()
         .filter_map(|(at, mutant)| shard.takes(at).then_some(mutant))
         .collect();
-    let mut code = match &args.code {
-        Some(code) => code.clone(),
-        None => std::env::current_exe()
-            .and_then(|program| mutants::code_version(&program))
-            .map_err(|error| Unusable(format!("cannot read this program: {error}")))?,
-    };
+    let mut code = code(args.code.as_ref())?;
     // Hunts of another shape are others.
     if args.nodes.is_some() || args.duration.is_some() {
         code += &format!(", nodes {:?}, duration {:?}", args.nodes, args.duration);

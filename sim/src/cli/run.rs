@@ -17,7 +17,7 @@ use clap::Args;
 use super::merge::write_reached;
 use super::shrink::{Shrinking, make_small};
 use super::{
-    MOST_SEEDS, Processes, Shape, Unusable, experiment, is_free, json_line, limits, pages, print,
+    MOST_SEEDS, Processes, Shape, Unusable, code, experiment, is_free, json_line, limits, pages, print,
     progress_bar, seed_range, unwritable,
 };
 
@@ -64,6 +64,9 @@ pub struct RunArgs {
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// What the reports call the code that ran; a hash of this program if absent. For machines that each build it for themselves.
+    #[arg(long, value_name = "NAME")]
+    code: Option<String>,
     /// Write to FILE where the runs have been: every point by how often it was reached. `merge` adds such files up.
     #[arg(long, value_name = "FILE")]
     coverage_report: Option<PathBuf>,
@@ -95,6 +98,10 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     if !single && of_one.into_iter().any(Option::is_some) {
         let names = "--trace, --report, --save-scenario and --shrunk";
         return Err(Unusable(format!("{names} want one --seed or --scenario")));
+    }
+    let reports = args.json || args.out.is_some();
+    if args.code.is_some() && !reports {
+        return Err(Unusable("--code is told in reports: it wants --out or --json".to_owned()));
     }
     let written = [
         &args.trace,
@@ -129,6 +136,8 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     if args.seed.is_none() && args.seeds.is_none() && scenario.is_none() {
         eprintln!("{} fresh seeds from {}", cases.len(), cases.first().map_or(0, |case| case.seed));
     }
+    // Once for all of them.
+    let origin = reports.then(|| origin(&args.shape, args.code.as_ref())).transpose()?;
     let shrinks = !args.no_shrink && !args.json && args.trace.is_none();
     let watch = Stopwatch::start();
     let mut summary = Summary::of(cases.len());
@@ -146,7 +155,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
             progress.inc(1);
         },
         &mut |case, report| {
-            let report = RunReport { of: Some(origin(&args.shape)), ..report };
+            let report = RunReport { of: origin.clone(), ..report };
             summary.add(&report);
             reached.add(&report);
             let as_generated = match &case.scenario {
@@ -187,7 +196,7 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     }
     if !single && !args.json {
         print(&summary.text(watch.seconds()))?;
-        print(&reached.text())?;
+        print(&points(args, &reached))?;
     }
     if let Some(path) = &args.coverage_report {
         write_reached(path, &reached)?;
@@ -236,6 +245,12 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     Ok(summary.is_ok() && missing.is_empty())
 }
 
+/// Where a sweep has been. What it never came to is listed where that says something: where it was asked for, and from as many
+/// seeds on as a sweep has.
+fn points(args: &RunArgs, reached: &Reached) -> String {
+    if args.require_core || reached.runs >= SWEEP { reached.text() } else { reached.line() }
+}
+
 /// What was found is told by now, and by the exit code: that it could not be drawn or made small does not take it back.
 fn warn(done: Result<(), Unusable>) {
     if let Err(unusable) = done {
@@ -244,14 +259,15 @@ fn warn(done: Result<(), Unusable>) {
 }
 
 /// What the reports of a sweep say that they are of, so that nobody puts two experiments together.
-fn origin(shape: &Shape) -> Origin {
-    Origin {
+fn origin(shape: &Shape, name: Option<&String>) -> Result<Origin, Unusable> {
+    Ok(Origin {
         program: program(),
+        code: Some(code(name)?),
         mutant: shape.mutant.clone(),
         nodes: shape.nodes,
         duration_s: shape.duration,
         without: shape.without.iter().cloned().collect(),
-    }
+    })
 }
 
 /// The name of this program, which is an experiment's own, and the version of the testbed.
@@ -314,10 +330,27 @@ mod tests {
             without: vec!["loss".to_owned()],
             mutant: Some("R27".to_owned()),
         };
-        let report = RunReport { of: Some(origin(&shape)), ..RunReport::default() };
+        let of = |name: Option<&str>| origin(&shape, name.map(str::to_owned).as_ref()).unwrap();
+        let report = RunReport { of: Some(of(Some("v7"))), ..RunReport::default() };
         let line = json_line(&report);
+        assert!(line.contains(r#""code":"v7","mutant":"R27""#), "{line}");
         assert!(line.contains(r#""mutant":"R27","nodes":5,"duration_s":7,"without":["loss"]"#), "{line}");
         assert_eq!(serde_json::from_str::<RunReport>(&line).unwrap(), report);
+        // Without a name it is that of the program's content, which is the same however often it is asked for.
+        let hash = of(None).code.unwrap();
+        assert!(hash.len() == 16 && of(None).code == Some(hash));
+    }
+
+    #[test]
+    fn a_sweep_lists_what_it_never_reached_if_it_is_long_or_was_asked() {
+        let of = |runs: u64, require_core: bool| {
+            let mut reached = Reached::default();
+            (0..runs).for_each(|_| reached.add(&RunReport::default()));
+            points(&RunArgs { require_core, ..RunArgs::default() }, &reached)
+        };
+        assert_eq!(of(SWEEP - 1, false).lines().count(), 1);
+        assert!(of(SWEEP - 1, false).contains("points not reached; --coverage-report FILE lists them"));
+        assert!(of(SWEEP, false).lines().count() > 9 && of(2, true).lines().count() > 9);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct ShrinkArgs {
     force: bool,
 }
 
-/// Makes a failing scenario small. Whether it failed at all.
+/// Makes a failing scenario small. One that does not fail is refused, as a file is that holds none.
 pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
     let runner = args.processes.runner()?;
     let saved = args.case.as_deref().map(SavedCase::load).transpose()?;
@@ -93,8 +93,7 @@ pub fn shrink(args: &ShrinkArgs) -> Result<bool, Unusable> {
     };
     let report = runner.run(&case)?;
     if report.ok {
-        print(&report.text("it does not fail, so there is nothing to shrink", &case.again()))?;
-        return Ok(false);
+        return Err(Unusable(format!("{}: it does not fail, so there is nothing to shrink", case.again())));
     }
     let budget = args.shrinking.effort.budget((Budget::default().runs, Budget::default().seconds as u64));
     make_small(&runner, &case, &scenario, &report, budget, &path, args.force)?;
@@ -134,6 +133,7 @@ pub fn make_small(
         mutant: case.mutant.clone(),
         ..Case::default()
     };
+    let name = format!("seed {}, made small ({})", report.seed, path.display());
     let page = free_name(path);
     let again = Case { report: Some(page.clone()), ..again };
     let report = runner.run(&again)?;
@@ -146,6 +146,6 @@ pub fn make_small(
         Size::of(&saved.scenario),
         small.runs,
     );
-    print(&report.text(&told, &again.again()))?;
+    print(&report.text_of(&name, &told, &again.again()))?;
     Ok(())
 }

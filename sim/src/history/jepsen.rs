@@ -18,7 +18,8 @@
 //! An empty text and an absent value are one, as in Porcupine's model.
 //!
 //! An operation's id is the place of its call among the calls, from 0; its time is `:time`, moved up where
-//! that would not be later than the event before, or, without `:time`, the event's place in seconds.
+//! that would not be later than the event before, or, without `:time`, the event's place in seconds. If no event has one, that
+//! is no time to tell anybody, and [`Wording`] says so.
 //!
 //! Left out: transactions, lists, sets and queues.
 
@@ -27,7 +28,7 @@ use std::fmt::{self, Write as _};
 use std::io::BufRead;
 
 use super::edn::{Reader, Value};
-use super::{Action, HistoryError, Lines, NO_NODE, Operation, Outcome, Response, Versioned};
+use super::{Action, HistoryError, Lines, NO_NODE, Operation, Outcome, Response, Versioned, Wording};
 
 /// What a history's operations speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +46,17 @@ const ONE_REGISTER: &str = "the register";
 const TYPES: [&str; 4] = ["invoke", "ok", "fail", "info"];
 
 /// Events without a time are so far apart.
-const APART_NS: u64 = 1_000_000_000;
+pub const APART_NS: u64 = 1_000_000_000;
 
 /// Reads EDN: one vector (or list) of maps, or maps one after the other.
 ///
 /// # Errors
 /// The first thing that is no EDN, no event, or an event that cannot be; or [`HistoryError::TooLarge`].
-pub fn read_edn(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+pub fn read_edn(
+    input: impl BufRead,
+    model: Model,
+    limit: usize,
+) -> Result<(Vec<Operation>, Wording), HistoryError> {
     let mut reader = Reader::new(input, limit);
     let mut events = Events::new(model, limit);
     let inside = reader.enter()?;
@@ -69,14 +74,18 @@ pub fn read_edn(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<O
     if inside.is_some() && reader.read()?.is_some() {
         return Err(impossible(reader.line(), "something follows the vector of events"));
     }
-    Ok(events.operations)
+    Ok(events.told())
 }
 
 /// Reads log lines.
 ///
 /// # Errors
 /// As [`read_edn`].
-pub fn read_log(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Operation>, HistoryError> {
+pub fn read_log(
+    input: impl BufRead,
+    model: Model,
+    limit: usize,
+) -> Result<(Vec<Operation>, Wording), HistoryError> {
     let mut events = Events::new(model, limit);
     let mut lines = Lines::new(input);
     while let Some((line, text)) = lines.next(events.left())? {
@@ -84,7 +93,7 @@ pub fn read_log(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<O
             events.add(line, event)?;
         }
     }
-    Ok(events.operations)
+    Ok(events.told())
 }
 
 fn impossible(line: usize, problem: impl Into<String>) -> HistoryError {
@@ -160,6 +169,8 @@ struct Events {
     /// Where the open operation of a process is, what it does, and the line of its call.
     open: BTreeMap<u32, (usize, Function, usize)>,
     last_ns: Option<u64>,
+    /// Whether an event had a time.
+    timed: bool,
     /// Whether the values are texts, and the line that showed it: 4 and "4" would look the same.
     texts: Option<(bool, usize)>,
     /// The same of the keys.
@@ -203,11 +214,18 @@ impl Events {
             operations: Vec::new(),
             open: BTreeMap::new(),
             last_ns: None,
+            timed: false,
             texts: None,
             text_keys: None,
             bytes: 0,
             limit,
         }
+    }
+
+    /// What they became.
+    fn told(self) -> (Vec<Operation>, Wording) {
+        let one_register = self.model == Model::Register && self.text_keys.is_none();
+        (self.operations, Wording { by_place: !self.timed, one_register })
     }
 
     fn add_map(&mut self, line: usize, map: &Value) -> Result<(), HistoryError> {
@@ -355,6 +373,7 @@ impl Events {
 
     /// When an event happened: later than the one before, whatever its time says.
     fn place(&mut self, time: Option<u64>) -> u64 {
+        self.timed |= time.is_some();
         let at = match (time, self.last_ns) {
             (Some(time), None) => time,
             (Some(time), Some(last)) => time.max(last.saturating_add(1)),
@@ -526,11 +545,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn edn(text: &str, model: Model) -> Result<Vec<Operation>, String> {
-        read_edn(text.as_bytes(), model, usize::MAX).map_err(|error| error.to_string())
+        let read = read_edn(text.as_bytes(), model, usize::MAX);
+        read.map(|(operations, _)| operations).map_err(|error| error.to_string())
     }
 
     fn log(text: &str, model: Model) -> Result<Vec<Operation>, String> {
-        read_log(text.as_bytes(), model, usize::MAX).map_err(|error| error.to_string())
+        let read = read_log(text.as_bytes(), model, usize::MAX);
+        read.map(|(operations, _)| operations).map_err(|error| error.to_string())
     }
 
     const REGISTER: &str = "[{:process 0, :type :invoke, :f :write, :value 1, :time 5}\n \
@@ -591,6 +612,23 @@ mod tests {
         assert_eq!(edn(pair, Model::Kv).unwrap(), operations);
         assert_eq!(operations[0].action, Action::Append { value: "v".into() });
         assert_eq!(check(&operations), Verdict::Linearizable);
+    }
+
+    #[test]
+    fn times_and_keys_that_nobody_wrote_are_known_as_such() {
+        let worded = |fields: &str, model| {
+            let text = format!("{{:process 0, :type :invoke, :f :read, :value nil}}
+                {{:process 0, :type :info, :f :read}} {{:process 1, :type :invoke, :f :read, :value nil{fields}}}");
+            read_edn(text.as_bytes(), model, usize::MAX).unwrap().1
+        };
+        let (neither, both) = (Wording::default(), Wording { by_place: true, one_register: true });
+        assert_eq!(worded("", Model::Register), both);
+        assert_eq!(worded(", :time 5", Model::Register), Wording { one_register: true, ..neither });
+        assert_eq!(worded(", :key 7", Model::Register), Wording { by_place: true, ..neither });
+        assert_eq!(worded(", :time 5, :key 7", Model::Register), neither);
+        let log = "INFO  jepsen.util - 0 :invoke :read [7 nil]\n";
+        let told = read_log(log.as_bytes(), Model::Kv, usize::MAX).unwrap().1;
+        assert_eq!(told, Wording { by_place: true, ..neither });
     }
 
     #[test]

@@ -208,6 +208,12 @@ mod tests {
         let trials: Vec<Trial> = serde_json::from_str(&data).unwrap();
         let document = std::fs::read_to_string(root.join("docs/hunting.md")).unwrap();
         assert!(document.contains(&table(&trials)), "docs/hunting.md wants:\n{}", table(&trials));
+        // It knows nothing yet, so what it caught speaks for no guidance, and the document has to say so.
+        let of_first_round = |trial: &&Trial| trial.guided.is_some_and(|runs| runs <= ROUND as u64);
+        assert_eq!(
+            trials.iter().filter(of_first_round).count(),
+            document.matches("in its first round").count()
+        );
     }
 
     /// Processes that answer by a shell script: caught at every plan of an even seed.

@@ -152,9 +152,20 @@ impl Reached {
         CORE.iter().copied().filter(|claim| !self.points.contains_key(*claim)).collect()
     }
 
+    /// How many points were not reached, in one line: for few runs, which come to few of them, so that a list would say nothing
+    /// and stand in the way of the rest.
+    pub fn line(&self) -> String {
+        match self.missing().count() {
+            0 => self.text(),
+            missing => {
+                format!("{missing} of {} points not reached; --coverage-report FILE lists them\n", goals())
+            }
+        }
+    }
+
     /// One line, and what was never reached, by area.
     pub fn text(&self) -> String {
-        let goals = TABLE.iter().filter(|point| point.is_goal()).count();
+        let goals = goals();
         let missing: Vec<&str> = self.missing().collect();
         let mut text = format!("points: {} of {goals} reached", goals - missing.len());
         text += if missing.is_empty() { "\n" } else { "; never:\n" };
@@ -181,6 +192,11 @@ impl Reached {
         }
         text
     }
+}
+
+/// How many points there are to reach.
+fn goals() -> usize {
+    TABLE.iter().filter(|point| point.is_goal()).count()
 }
 
 #[cfg(test)]
@@ -244,6 +260,14 @@ mod tests {
         assert!(!reached.text().contains("a vote is granted\n"));
         assert!(reached.text().contains("snapshot   a snapshot is sent in pieces\n"));
         assert!(reached.never.contains("a snapshot is sent in pieces"));
+        let (missing, goals) = (goals() - 1, goals());
+        assert_eq!(
+            reached.line(),
+            format!("{missing} of {goals} points not reached; --coverage-report FILE lists them\n")
+        );
+        let all: Vec<(&str, u64)> = TABLE.iter().map(|point| (point.claim, 1)).collect();
+        reached.add(&report(&all));
+        assert_eq!(reached.line(), format!("points: {goals} of {goals} reached\n"));
         assert_eq!(reached.missing_core().len() + 1, CORE.len());
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::story::Story;
 use crate::check::Violation;
 use crate::check::linearizable::Broken;
-use crate::history::{Action, Operation, Outcome, Response};
+use crate::history::{Action, Operation, Outcome, Response, Wording, jepsen};
 
 /// So many events of one violation are pointed at; more would point at nothing.
 const MOST_EVENTS: usize = 48;
@@ -34,16 +34,19 @@ pub fn explain(broken: &Broken, history: &[Operation]) -> Explained {
         history.iter().map(|operation| (operation.id, operation)).collect();
     let state = broken.order.last().and_then(|placed| placed.after.clone());
     let holds = value(state.as_deref());
+    let holder = broken.wording.holder();
+    let subject =
+        if broken.wording.one_register { holder.to_owned() } else { format!("key {:?}", broken.key) };
     let mut sentences = vec![format!(
-        "Of the {} answers about key {:?}, {} fit one order of events, in which each operation takes effect at one instant between its \
-         call and its answer. After that order the key holds {holds}.",
-        broken.total, broken.key, broken.explained
+        "Of the {} answers about {subject}, {} fit one order of events, in which each operation takes effect at one instant between its \
+         call and its answer. After that order {holder} holds {holds}.",
+        broken.total, broken.explained
     )];
     let reader = broken.reader.and_then(|id| by_id.get(&id).copied());
     let stuck: Vec<&Operation> = broken.stuck.iter().filter_map(|id| by_id.get(id).copied()).collect();
     let mut headline = None;
     for operation in stuck.iter().take(MOST_TOLD) {
-        let what = did(operation);
+        let what = did(operation, broken.wording);
         let sentence = match (needs(operation), reader) {
             (Some(seen), _) if seen != state => {
                 let never = !history
@@ -53,20 +56,17 @@ pub fn explain(broken: &Broken, history: &[Operation]) -> Explained {
                     (Some(_), true) => ", which nobody wrote",
                     _ => "",
                 };
-                let line = format!("{} {what}{source}, but the key holds {holds}", name(operation));
-                headline.get_or_insert_with(|| {
-                    format!("Impossible answer about key {:?}: {line} by then", broken.key)
-                });
+                let line = format!("{} {what}{source}, but {holder} holds {holds}", name(operation));
+                headline.get_or_insert_with(|| format!("Impossible answer about {subject}: {line} by then"));
                 format!("{line}.")
             }
-            (_, Some(reader)) if operation.id != reader.id => match gap(operation, reader) {
+            (_, Some(reader)) if operation.id != reader.id => match gap(operation, reader, broken.wording) {
                 Some(gap) => {
                     headline.get_or_insert_with(|| {
                         format!(
-                            "Stale read of key {:?}: {} {}, {gap} after {} had been told that it {what}",
-                            broken.key,
+                            "Stale read of {subject}: {} {}, {gap} after {} had been told that it {what}",
                             name(reader),
-                            did(reader),
+                            did(reader, broken.wording),
                             who(operation),
                         )
                     });
@@ -93,8 +93,8 @@ pub fn explain(broken: &Broken, history: &[Operation]) -> Explained {
     }
     let headline = headline.unwrap_or_else(|| {
         format!(
-            "No order explains the answers about key {:?}: {} of {} fit, and nothing can follow",
-            broken.key, broken.explained, broken.total
+            "No order explains the answers about {subject}: {} of {} fit, and nothing can follow",
+            broken.explained, broken.total
         )
     });
     Explained { headline, sentences }
@@ -123,9 +123,13 @@ fn needs(operation: &Operation) -> Option<Option<String>> {
     }
 }
 
-fn gap(first: &Operation, second: &Operation) -> Option<String> {
+fn gap(first: &Operation, second: &Operation, wording: Wording) -> Option<String> {
     let ns = second.invoked_ns.checked_sub(first.returned_ns?)?;
     Some(match ns {
+        _ if wording.by_place => match ns / jepsen::APART_NS {
+            1 => "one event".to_owned(),
+            events => format!("{events} events"),
+        },
         0..10_000_000 => format!("{:.3} ms", ns as f64 / 1e6),
         10_000_000..10_000_000_000 => format!("{:.0} ms", ns as f64 / 1e6),
         _ => format!("{:.1} s", ns as f64 / 1e9),
@@ -145,18 +149,20 @@ fn name(operation: &Operation) -> String {
 }
 
 /// An operation in a few words.
-fn did(operation: &Operation) -> String {
+fn did(operation: &Operation, wording: Wording) -> String {
     match (&operation.action, &operation.outcome) {
         (Action::Get, Outcome::Ok(Response::Value(seen))) => {
             format!("read {}", value(seen.as_ref().map(|seen| seen.value.as_str())))
         }
         (Action::Get, _) => "read".to_owned(),
         (Action::Put { value }, _) => format!("wrote {value:?}"),
+        (Action::Delete, _) if wording.one_register => "wrote nothing".to_owned(),
         (Action::Delete, _) => "deleted the key".to_owned(),
         (Action::Append { value }, _) => format!("appended {value:?}"),
         (Action::Cas { expected, value: new }, Outcome::Ok(Response::Done(false))) => {
             format!(
-                "was told that the key does not hold {}, so {new:?} was not written",
+                "was told that {} does not hold {}, so {new:?} was not written",
+                wording.holder(),
                 value(expected.as_deref())
             )
         }

@@ -178,8 +178,10 @@ const GRAVE = ['fatal', 'truncated', 'snapshot-installed', 'disk', 'membership']
 
 // --- Times and words.
 
-const seconds = (ns) => (ns / 1e9).toFixed(9).replace(/0{1,6}$/, '') + ' s';
-const span = (ns) => ns < 1e3 ? ns.toFixed(0) + ' ns' : ns < 1e6 ? (ns / 1e3).toFixed(1) + ' µs' : ns < 1e9 ? (ns / 1e6).toFixed(ns < 1e7 ? 3 : 1) + ' ms' : (ns / 1e9).toFixed(2) + ' s';
+// Where nobody wrote times down there are places of events.
+const eventNs = page.event_ns;
+const seconds = (ns) => eventNs ? 'event ' + Math.round(ns / eventNs) : (ns / 1e9).toFixed(9).replace(/0{1,6}$/, '') + ' s';
+const span = (ns) => eventNs ? (Math.round(ns / eventNs) === 1 ? '1 event' : Math.round(ns / eventNs) + ' events') : ns < 1e3 ? ns.toFixed(0) + ' ns' : ns < 1e6 ? (ns / 1e3).toFixed(1) + ' µs' : ns < 1e9 ? (ns / 1e6).toFixed(ns < 1e7 ? 3 : 1) + ' ms' : (ns / 1e9).toFixed(2) + ' s';
 const hostName = (host) => host >= firstClient ? clientName(host - firstClient) : 'n' + host;
 const cut = (text, most) => text.length > most ? text.slice(0, most - 1) + '…' : text;
 
@@ -438,9 +440,9 @@ function axis(top) {
   const { out, digits } = steps();
   for (const at of out) {
     const x = xOf(at);
-    if (x >= GUTTER - 1 && x < width - 20) write((at / 1e9).toFixed(digits) + ' s', x + 3, top + AXIS / 2, 110, colour.dim, SMALL);
+    if (x >= GUTTER - 1 && x < width - 20) write(eventNs ? (at / eventNs).toFixed(digits) : (at / 1e9).toFixed(digits) + ' s', x + 3, top + AXIS / 2, 110, colour.dim, SMALL);
   }
-  write('true time', 10, top + AXIS / 2, GUTTER - 20, colour.dim, SMALL);
+  write(eventNs ? 'event' : 'true time', 10, top + AXIS / 2, GUTTER - 20, colour.dim, SMALL);
   for (const [at, name] of [[page.storm_ns, '▸ storm begins'], [page.heal_ns, '▸ everything healed']]) {
     if (at !== null && at >= view.from && at <= view.to) write(name, xOf(at) + 3, top + AXIS + 9, 140, colour.dim, SMALL);
   }

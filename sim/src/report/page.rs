@@ -27,7 +27,7 @@ use super::story::{
 use super::{RunReport, claim};
 use crate::check::linearizable::Broken;
 use crate::check::{self, Violation};
-use crate::history::{Action, NO_NODE, Operation, Outcome, Response};
+use crate::history::{Action, NO_NODE, Operation, Outcome, Response, Wording, jepsen};
 use crate::scenario::validate::as_json;
 use crate::scenario::{PlannedAction, RightDeed, Scenario};
 
@@ -69,6 +69,9 @@ pub struct Page {
     scenario: Option<String>,
     /// Times that the page begins with.
     focus_ns: Option<(u64, u64)>,
+    /// Times are places of events, so far apart; nothing if they are times.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_ns: Option<u64>,
     end_ns: u64,
     storm_ns: Option<u64>,
     heal_ns: Option<u64>,
@@ -271,6 +274,7 @@ impl Page {
             plan: scenario.map(plan).unwrap_or_default(),
             scenario: scenario.map(|scenario| serde_json::to_string_pretty(scenario).unwrap_or_default()),
             focus_ns,
+            event_ns: None,
             end_ns,
             storm_ns: story.storm_ns,
             heal_ns: story.heal_ns,
@@ -288,6 +292,11 @@ impl Page {
             undecided: report.undecided.clone(),
             marks: MARKS.into(),
         }
+    }
+
+    /// The same, of a history that speaks so of times.
+    pub fn worded(self, wording: Wording) -> Page {
+        Page { event_ns: wording.by_place.then_some(jepsen::APART_NS), ..self }
     }
 
     /// The whole file.
