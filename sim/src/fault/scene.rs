@@ -7,7 +7,7 @@ use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::{FaultKind, Links, Shape, Target, Traffic};
 
 /// So much loss and no more a node's gossip must get over without a false verdict.
-pub const MILD_LOSS_PERCENT: u32 = 10;
+const MILD_LOSS_PERCENT: u32 = 10;
 
 /// What a fault finds when it begins.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,10 @@ impl Scene {
     /// What a fault of some links does, on which, and whether gossip may err meanwhile. `None` for other faults.
     pub fn trouble(&self, kind: &FaultKind) -> Option<(Effect, Links, Vec<Rule>, bool)> {
         let (links, effect, harsh) = match kind {
+            FaultKind::Loss { links, percent } => {
+                let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
+                (links, effect, *percent > MILD_LOSS_PERCENT)
+            }
             FaultKind::Lag { links, spread } => (links, Effect::Lag(*spread), self.is_slow(spread.most_ms())),
             FaultKind::Bandwidth { links, bytes_per_s } => (links, Effect::Bandwidth(*bytes_per_s), true),
             FaultKind::Clog { links, clogged_ms, free_ms } => {

@@ -14,7 +14,6 @@ use hyper::Method;
 
 use super::cluster::{Cluster, RESTART_AFTER, What};
 use crate::check::Stop;
-use crate::fault::scene::MILD_LOSS_PERCENT;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::scenario::{
     ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Target,
@@ -94,10 +93,6 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
             let between_nodes = !matches!(shape, Shape::Clients(_));
             links(&cluster, kind, scene.partition(shape), between_nodes, duration).await;
         }
-        FaultKind::Loss { percent: lost } => {
-            let harsh = *lost > MILD_LOSS_PERCENT;
-            links(&cluster, kind, everywhere(Effect::Lose(percent(*lost))), harsh, duration).await;
-        }
         FaultKind::Delay { min_ms, max_ms } => {
             let effect = Effect::Delay { min_ns: ns(*min_ms), max_ns: ns(*max_ms) };
             links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
@@ -121,7 +116,8 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
             cluster.stall(node, false);
             cluster.disturb(harsh, false);
         }
-        FaultKind::Lag { .. }
+        FaultKind::Loss { .. }
+        | FaultKind::Lag { .. }
         | FaultKind::Bandwidth { .. }
         | FaultKind::Clog { .. }
         | FaultKind::BlackHole { .. }

@@ -834,7 +834,11 @@ mod tests {
     #[test]
     fn what_never_ended_ends_with_the_story_and_a_fault_with_the_heal() {
         let mut scribe = small();
-        let fault = Fault { at_ms: 1, for_ms: 9, kind: crate::scenario::FaultKind::Loss { percent: 3 } };
+        let fault = Fault {
+            at_ms: 1,
+            for_ms: 9,
+            kind: crate::scenario::FaultKind::Loss { percent: 3, links: crate::scenario::Links::All },
+        };
         scribe.on(70 * MS, 1, Happening::FaultBegan { fault: &fault, what: "3 %" });
         scribe.on(71 * MS, 1, Happening::Stopped { power_loss: false });
         scribe.on(80 * MS, 0, Happening::Heal);

@@ -304,9 +304,18 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
         }
         // Gossip must get over the half of it that is mild without an error; for that it may last.
         "loss" if rng.random_bool(0.5) => {
-            (log_uniform(rng, 1_000, 40_000), FaultKind::Loss { percent: rng.random_range(1..=10) })
+            let percent = rng.random_range(1..=10);
+            (log_uniform(rng, 1_000, 40_000), FaultKind::Loss { percent, links: Links::All })
         }
-        "loss" => (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent: rng.random_range(10..=30) }),
+        // One bad cable loses more than a whole network does.
+        "loss" if rng.random_bool(0.5) => {
+            let (percent, links) = (rng.random_range(20..=90), links::some_links(rng, nodes));
+            (log_uniform(rng, 1_000, 20_000), FaultKind::Loss { percent, links })
+        }
+        "loss" => {
+            let percent = rng.random_range(10..=30);
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Loss { percent, links: Links::All })
+        }
         "delay" => {
             let max_ms = log_uniform(rng, 1, 2 * election);
             let min_ms = rng.random_range(0..=max_ms);

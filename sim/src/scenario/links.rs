@@ -14,10 +14,11 @@ use super::generate::{log_uniform, target};
 use super::{FaultKind, Settings, Target};
 
 /// Which links, and which way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Links {
     /// All, the clients' too.
+    #[default]
     All,
     /// All of one node, both ways.
     Of(Target),
@@ -86,7 +87,7 @@ pub enum Traffic {
     Datagrams,
 }
 
-fn some_links(rng: &mut StdRng, nodes: u32) -> Links {
+pub(super) fn some_links(rng: &mut StdRng, nodes: u32) -> Links {
     match rng.random_range(0..10) {
         0..2 => Links::All,
         2..5 => Links::Of(target(rng, nodes)),

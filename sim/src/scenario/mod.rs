@@ -298,10 +298,13 @@ pub enum FaultKind {
         /// Which.
         shape: Shape,
     },
-    /// Every link loses messages.
+    /// Links lose messages.
     Loss {
         /// How many of a hundred.
         percent: u32,
+        /// Which links.
+        #[serde(default)]
+        links: Links,
     },
     /// Every link is slower.
     Delay {

@@ -33,6 +33,7 @@ impl FaultKind {
             | FaultKind::CrashLoop { target, .. }
             | FaultKind::FsyncFail { target, .. } => target.named().into_iter().collect(),
             FaultKind::Lag { links, .. }
+            | FaultKind::Loss { links, .. }
             | FaultKind::Bandwidth { links, .. }
             | FaultKind::Clog { links, .. }
             | FaultKind::BlackHole { links, .. }
@@ -42,7 +43,6 @@ impl FaultKind {
             FaultKind::LoseDisk { node } | FaultKind::Upgrade { node, .. } => vec![node],
             FaultKind::Membership { change: MembershipChange::Leave(node) } => vec![node],
             FaultKind::Membership { change: MembershipChange::Add }
-            | FaultKind::Loss { .. }
             | FaultKind::Delay { .. }
             | FaultKind::Reorder { .. }
             | FaultKind::Duplicate { .. }

@@ -711,7 +711,11 @@ mod tests {
         let mut scenario = of(3);
         scenario.nodes = 3;
         scenario.clocks.clear();
-        scenario.faults = vec![Fault { at_ms: 5, for_ms: 5, kind: FaultKind::Loss { percent: 5 } }];
+        scenario.faults = vec![Fault {
+            at_ms: 5,
+            for_ms: 5,
+            kind: FaultKind::Loss { percent: 5, links: crate::scenario::Links::All },
+        }];
         scenario.operations.iter_mut().for_each(|op| op.node %= 3);
         assert_eq!(scenario.validate(), Ok(()));
         change(&mut scenario);
@@ -784,7 +788,11 @@ mod tests {
     #[test]
     fn impossible_faults_are_refused_by_place() {
         let kind = |kind: FaultKind| move |s: &mut Scenario| s.faults[0].kind = kind;
-        refused(kind(FaultKind::Loss { percent: 101 }), "faults[0].kind.loss.percent", "100");
+        refused(
+            kind(FaultKind::Loss { percent: 101, links: crate::scenario::Links::All }),
+            "faults[0].kind.loss.percent",
+            "100",
+        );
         refused(
             kind(FaultKind::Delay { min_ms: 9, max_ms: 8 }),
             "faults[0].kind.delay.min_ms",

@@ -299,7 +299,11 @@ mod tests {
     fn moments_of_a_storm_can_be_run() {
         let mut plan = of(2);
         plan.faults.truncate(1);
-        plan.faults[0] = Fault { at_ms: 4_000, for_ms: 6_000, kind: FaultKind::Loss { percent: 5 } };
+        plan.faults[0] = Fault {
+            at_ms: 4_000,
+            for_ms: 6_000,
+            kind: FaultKind::Loss { percent: 5, links: crate::scenario::Links::All },
+        };
         plan.operations.retain(|op| op.at_ms >= 5_000);
         plan.operations.truncate(1);
         plan.operations[0].at_ms = 5_500;
@@ -349,7 +353,7 @@ mod tests {
         plan.duration_ms = 30_000;
         plan.operations.truncate(1);
         plan.operations[0].at_ms = 5_000;
-        let kind = FaultKind::Loss { percent: 5 };
+        let kind = FaultKind::Loss { percent: 5, links: crate::scenario::Links::All };
         plan.faults = vec![Fault { at_ms: 4_000, for_ms: 6_000, kind }];
         let found = gaps(&plan, 200);
         assert_eq!(found, [200..4_000, 4_200..5_000, 5_200..10_000, 10_200..30_000]);

@@ -10,7 +10,7 @@ use hyper::Method;
 use super::{LEAVES_WITHIN, LOOK_EVERY, World};
 use crate::check::{self, Stop};
 use crate::experiment::Hands;
-use crate::fault::scene::{MILD_LOSS_PERCENT, Scene};
+use crate::fault::scene::Scene;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::record::Happening;
 use crate::scenario::nodes::node_name;
@@ -73,11 +73,6 @@ impl World {
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
             }
-            FaultKind::Loss { percent } => {
-                self.begins(fault, &format!("{percent} %"));
-                let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], *percent > MILD_LOSS_PERCENT, duration).await;
-            }
             FaultKind::Delay { min_ms, max_ms } => {
                 self.begins(fault, &format!("{min_ms} to {max_ms} ms"));
                 let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
@@ -112,7 +107,8 @@ impl World {
                     self.crash(fault, &[node], Stop::Kill, duration).await;
                 }
             }
-            FaultKind::Lag { .. }
+            FaultKind::Loss { .. }
+            | FaultKind::Lag { .. }
             | FaultKind::Bandwidth { .. }
             | FaultKind::Clog { .. }
             | FaultKind::BlackHole { .. }
