@@ -340,7 +340,8 @@ impl Book {
         Ok(own)
     }
 
-    /// Adds a check, or replaces it: one that is defined as it was goes on as it stands.
+    /// Adds a check, or replaces it: whatever it is from now on, it stands as the one did that had its id. A definition
+    /// that changes is no news of what it is about, and sessions may rest on that.
     ///
     /// # Errors
     /// When its service is not there.
@@ -351,39 +352,36 @@ impl Book {
         }
         let id = definition.id.clone();
         self.configured.remove(&Item::Check(id.clone()));
-        let same = self.checks.get(&id).is_some_and(|known| known.definition == definition);
-        if !same {
-            let status = definition.initial;
-            let critical_since = (status == Status::Critical).then_some(now);
-            let output = String::new();
-            let check = OwnCheck {
+        let ttl = match definition.probe {
+            Some(Probe::Ttl(ttl)) => Some(ttl),
+            _ => None,
+        };
+        let over_at = ttl.map(|ttl| now + ttl);
+        let check = match self.checks.remove(&id) {
+            Some(known) if known.definition == definition => OwnCheck { over_at, ..known },
+            // What its thresholds are was counted for may be another thing now.
+            Some(known) => OwnCheck {
                 definition,
-                status,
-                output,
                 successes: 0,
                 failures: 0,
-                critical_since,
-                over_at: None,
+                over_at,
+                told_until: known.told_until.filter(|_| ttl.is_some()),
+                ..known
+            },
+            None => OwnCheck {
+                status: definition.initial,
+                critical_since: (definition.initial == Status::Critical).then_some(now),
+                definition,
+                output: String::new(),
+                successes: 0,
+                failures: 0,
+                over_at,
                 told_until: None,
-            };
-            self.checks.insert(id.clone(), check);
-        }
-        if let Some(check) = self.checks.get_mut(&id)
-            && let Some(Probe::Ttl(ttl)) = check.definition.probe
-        {
-            check.over_at = Some(now + ttl);
-        }
+            },
+        };
+        self.checks.insert(id.clone(), check);
         self.dirty.insert(Item::Check(id));
         Ok(())
-    }
-
-    /// A check that was defined anew stands as the one did that it takes the place of.
-    pub fn stands_as(&mut self, id: &str, before: &OwnCheck) {
-        if let Some(check) = self.checks.get_mut(id) {
-            check.status = before.status;
-            check.output.clone_from(&before.output);
-            check.critical_since = before.critical_since;
-        }
     }
 
     /// What a check was told counts until then, by the wall clock; nothing: it does not count any more.
@@ -753,6 +751,38 @@ pub(super) mod tests {
         book.tell("c", Status::Critical, "bad".into(), at(70)).unwrap();
         assert!(book.overdue(at(130)).is_empty());
         assert_eq!(book.overdue(at(131)), BTreeSet::from(["web".to_owned()]));
+    }
+
+    #[test]
+    fn a_check_that_is_defined_anew_stands_as_it_stood() {
+        let mut book = Book::default();
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        book.set_service(service("web", "a"));
+        book.set_check(definition("c", "web"), at(0)).unwrap();
+        book.tell("c", Status::Passing, "fine".into(), at(1)).unwrap();
+        let anew = Definition { notes: "other".into(), initial: Status::Warning, ..definition("c", "web") };
+        book.set_check(anew.clone(), at(2)).unwrap();
+        let stands = |book: &Book| {
+            let check = &book.checks()["c"];
+            (check.definition.notes.clone(), check.status, check.output.clone())
+        };
+        assert_eq!(stands(&book), ("other".into(), Status::Passing, "fine".into()));
+        // It has the whole of its time from then on.
+        book.expire("c", at(2));
+        assert_eq!(stands(&book).1, Status::Passing);
+        book.expire("c", at(3));
+        assert_eq!(stands(&book).1, Status::Critical);
+        // Nor is it critical for a shorter time because it finds out in another way.
+        let looks = Definition { probe: looking("c").probe, ..anew };
+        book.set_check(looks, at(60)).unwrap();
+        assert_eq!(book.overdue(at(63)), BTreeSet::new());
+        assert_eq!(book.overdue(at(64)), BTreeSet::from(["web".to_owned()]));
+        book.expire("c", at(100));
+        assert!(stands(&book).2.starts_with("TTL expired (last output"), "it was told nothing by a timer");
+        // One that had gone begins anew.
+        book.remove_check("c").unwrap();
+        book.set_check(Definition { initial: Status::Warning, ..definition("c", "web") }, at(70)).unwrap();
+        assert_eq!(stands(&book), (String::new(), Status::Warning, String::new()));
     }
 
     #[test]
