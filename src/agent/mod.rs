@@ -368,8 +368,11 @@ impl Agent {
         if config.join.is_empty() {
             return Ok(());
         }
-        match self.join(&config.join).await {
-            Ok(_) => Ok(()),
+        match self.inner.lan.join(&config.join).await {
+            Ok(_) => {
+                self.inner.joined.send_replace(true);
+                Ok(())
+            }
             Err(reason) => {
                 self.shutdown().await;
                 Err(Error::Join(reason))
@@ -965,14 +968,16 @@ impl Agent {
 
     // ---- membership ----
 
-    /// Joins gossip through any of these members. Returns how many answered.
+    /// Joins gossip through any of these members. Returns how many others answered.
     ///
     /// # Errors
-    /// Why each failed, when all did.
+    /// Why each failed, when all did, and this node was not among them.
     pub async fn join(&self, addrs: &[SocketAddr]) -> Result<usize, String> {
-        let joined = self.inner.delegate.join_lan(addrs).await?;
-        self.inner.joined.send_replace(true);
-        Ok(joined)
+        let others = self.inner.delegate.join_lan(addrs).await?;
+        if others > 0 {
+            self.inner.joined.send_replace(true);
+        }
+        Ok(others)
     }
 
     /// Becomes true once others were found, and stays so.
