@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Bootstrap, Config};
+use crate::config::{Bootstrap, Config, duration::show_duration};
 use crate::raft::{RaftNode, log_index, log_term};
 
 use super::call::Cluster;
@@ -24,7 +24,7 @@ fn ago(contact: Option<Duration>) -> String {
     match contact {
         None => "never".to_owned(),
         Some(Duration::ZERO) => "0".to_owned(),
-        Some(since) => format!("{since:?}"),
+        Some(since) => show_duration(since),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::duration::show_duration;
 use crate::env::Instant;
 use crate::mutant;
 use crate::state::CatalogCommand;
@@ -151,6 +152,9 @@ pub struct Definition {
     /// What it says at most, in bytes.
     #[serde(default = "max_output")]
     pub max_output: usize,
+    /// Whether it was written down by itself, and not in the list of a service.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 fn max_output() -> usize {
@@ -185,7 +189,12 @@ impl OwnCheck {
     pub fn info(&self) -> CheckInfo {
         let definition = &self.definition;
         let timed = definition.probe.as_ref().is_some_and(Probe::looks);
-        let shown = |duration: Duration| if timed { format!("{duration:?}") } else { String::new() };
+        let shown = |duration: Duration| match (timed, definition.alone) {
+            (true, _) => show_duration(duration),
+            // Of what there is none of, Consul says so of the one kind of check, and nothing of the other.
+            (false, true) => show_duration(Duration::ZERO),
+            (false, false) => String::new(),
+        };
         CheckInfo {
             id: definition.id.clone(),
             name: definition.name.clone(),
@@ -662,6 +671,7 @@ pub(super) mod tests {
             failures_before_warning: 0,
             failures_before_critical: 0,
             max_output: MAX_OUTPUT,
+            alone: false,
         }
     }
 
@@ -751,6 +761,21 @@ pub(super) mod tests {
         book.tell("c", Status::Critical, "bad".into(), at(70)).unwrap();
         assert!(book.overdue(at(130)).is_empty());
         assert_eq!(book.overdue(at(131)), BTreeSet::from(["web".to_owned()]));
+    }
+
+    #[test]
+    fn times_are_shown_as_in_go() {
+        let mut book = Book::default();
+        let mut shown = |of: Definition| {
+            book.set_check(of, Instant(0)).unwrap();
+            let info = book.checks()["c"].info();
+            (info.interval, info.timeout)
+        };
+        let (interval, timeout) = (Duration::from_secs(90), Duration::from_millis(2_500));
+        let both = |interval: &str, timeout: &str| (interval.to_owned(), timeout.to_owned());
+        assert_eq!(shown(Definition { interval, timeout, ..looking("c") }), both("1m30s", "2.5s"));
+        assert_eq!(shown(Definition { interval, ..definition("c", "") }), both("", ""));
+        assert_eq!(shown(Definition { interval, alone: true, ..definition("c", "") }), both("0s", "0s"));
     }
 
     #[test]
