@@ -10,6 +10,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{ANY_PORTS, Home, Node, driftline, eventually, run, shown, text_of};
 use hyper::Method;
@@ -267,7 +268,13 @@ fn an_agent_knows_its_machine_and_its_version() {
     let host = node.http().json("/v1/agent/host").unwrap();
     assert!(host["Memory"]["total"].as_u64().unwrap() > 1 << 20, "{host}");
     assert!(!host["CPU"].as_array().unwrap().is_empty() && host["Host"]["hostname"].is_string(), "{host}");
-    assert!(host["CollectionTime"].is_u64() && host["Errors"].as_array().unwrap().is_empty(), "{host}");
+    assert!(
+        host["Disk"]["total"].as_u64() > Some(0) && host["Errors"].as_array().unwrap().is_empty(),
+        "{host}"
+    );
+    let day = Duration::from_secs(86_400).as_nanos();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    assert!(u128::from(host["CollectionTime"].as_u64().unwrap()).abs_diff(now) < day, "{host}");
     let version = node.http().json("/v1/agent/version").unwrap();
     let this = node.http().json("/v1/agent/self").unwrap();
     assert_eq!(version["HumanVersion"], this["Config"]["Version"]);

@@ -624,6 +624,10 @@ impl Agent {
     pub fn on_behalf_of(&self, token: Secret) -> Agent {
         Agent { inner: self.inner.clone(), bearer: Bearer::Token(token) }
     }
+        let resident = self.inner.process.as_ref().and_then(|process| process.resident_bytes());
+        if let (Some(bytes), Some(runtime)) = (resident, all.get_mut("runtime")) {
+            runtime.insert("alloc_bytes".to_owned(), bytes.to_string());
+        }
 
     /// The same node, asked by itself: for what it must know to answer someone else. What that is, they do not hear.
     pub fn itself(&self) -> Agent {

@@ -215,10 +215,9 @@ pub async fn reload(api: Arc<Api>, call: Call) -> Reply {
 
 /// What machine this agent runs on.
 pub async fn host(api: Arc<Api>, call: Call) -> Reply {
-    let begun = api.agent.env().now();
+    let now = api.agent.env().wall();
     let mut host = api.agent.describe_host().await.map_err(Failure::internal)?;
-    let took = api.agent.env().now().since(begun);
-    host["CollectionTime"] = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).into();
+    host["CollectionTime"] = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).into();
     reply::json(&host, call.params.pretty())
 }
 
