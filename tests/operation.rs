@@ -225,6 +225,27 @@ fn metrics_show_in_both_forms() {
         sample.metric == "consul_rpc_call_count" && sample.labels.get("kind") == Some("write")
     });
     assert!(written.is_some(), "{}", answer.text());
+    let value = |name: &str| {
+        let found = scrape.samples.iter().find(|sample| sample.metric == name);
+        match found.unwrap_or_else(|| panic!("no {name}: {}", answer.text())).value {
+            Value::Gauge(value) | Value::Counter(value) | Value::Untyped(value) => value,
+            _ => panic!("{name} is of another kind"),
+        }
+    };
+    use prometheus_parse::Value;
+    for (name, least) in [
+        ("consul_autopilot_failure_tolerance", 0.0),
+        ("consul_autopilot_healthy", 0.0),
+        ("consul_kvs_apply_count", 1.0),
+        ("consul_raft_apply", 1.0),
+        ("consul_raft_commitTime_count", 1.0),
+        ("consul_raft_state_candidate", 1.0),
+        ("consul_raft_state_leader", 1.0),
+        ("consul_runtime_alloc_bytes", 65_536.0),
+        ("consul_server_isLeader", 1.0),
+    ] {
+        assert!(value(name) >= least, "{name}: {}", value(name));
+    }
     assert_eq!(node.http().get("/v1/agent/metrics?format=x").status, 400);
 }
 
