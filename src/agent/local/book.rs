@@ -461,6 +461,8 @@ impl Book {
         check.told_until = None;
         let output = match check.output.as_str() {
             "" => "TTL expired".to_owned(),
+            // It was registered again since, and told nothing.
+            last if last.starts_with("TTL expired") => last.to_owned(),
             last => format!("TTL expired (last output before timeout follows): {last}"),
         };
         self.found(id, Status::Critical, output, now);
@@ -797,13 +799,16 @@ pub(super) mod tests {
         assert_eq!(stands(&book).1, Status::Passing);
         book.expire("c", at(3));
         assert_eq!(stands(&book).1, Status::Critical);
+        // Whoever registers it again and again tells it nothing.
+        let expired = stands(&book).2;
+        book.set_check(Definition { notes: "third".into(), ..anew.clone() }, at(4)).unwrap();
+        book.expire("c", at(5));
+        assert_eq!(stands(&book), ("third".into(), Status::Critical, expired));
         // Nor is it critical for a shorter time because it finds out in another way.
         let looks = Definition { probe: looking("c").probe, ..anew };
         book.set_check(looks, at(60)).unwrap();
         assert_eq!(book.overdue(at(63)), BTreeSet::new());
         assert_eq!(book.overdue(at(64)), BTreeSet::from(["web".to_owned()]));
-        book.expire("c", at(100));
-        assert!(stands(&book).2.starts_with("TTL expired (last output"), "it was told nothing by a timer");
         // One that had gone begins anew.
         book.remove_check("c").unwrap();
         book.set_check(Definition { initial: Status::Warning, ..definition("c", "web") }, at(70)).unwrap();
