@@ -249,7 +249,8 @@ pub struct AclConfig {
     pub enable_key_list_policy: bool,
     /// Whether tokens that are set by the API are kept on disk and are there again after a restart.
     pub enable_token_persistence: bool,
-    /// How long a client agent remembers which rights a token has, in milliseconds.
+    /// How long a client agent remembers which rights a token has, in milliseconds; and how long whoever watches a log is
+    /// believed to have the right to.
     pub token_ttl_ms: u64,
     /// The tokens that the agent itself uses.
     pub tokens: AclTokens,

@@ -48,8 +48,8 @@ pub enum WatchError {
 
 struct Watchers {
     list: Arc<Mutex<Vec<Arc<Watcher>>>>,
-    text: reload::Handle<LevelFilter, Registry>,
-    json: reload::Handle<LevelFilter, Registry>,
+    text: reload::Handle<EnvFilter, Registry>,
+    json: reload::Handle<EnvFilter, Registry>,
 }
 
 struct Watcher {
@@ -74,8 +74,8 @@ pub struct Lines {
 /// When `wanted` makes no sense; the text names it.
 pub fn start(wanted: &str, json: bool) -> Result<Logs, String> {
     let (stderr_filter, stderr) = reload::Layer::new(filter(wanted)?);
-    let (text_filter, text) = reload::Layer::new(LevelFilter::OFF);
-    let (json_filter, json_handle) = reload::Layer::new(LevelFilter::OFF);
+    let (text_filter, text) = reload::Layer::new(silence());
+    let (json_filter, json_handle) = reload::Layer::new(silence());
     let list: Arc<Mutex<Vec<Arc<Watcher>>>> = Arc::default();
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = lines.with_ansi(io::stderr().is_terminal());
@@ -100,6 +100,11 @@ pub fn start(wanted: &str, json: bool) -> Result<Logs, String> {
     let started = tracing_subscriber::registry().with(layers).try_init();
     started.map_err(|error| format!("cannot start logging: {error}"))?;
     Ok(Logs { stderr, watchers: Arc::new(Watchers { list, text, json: json_handle }) })
+}
+
+/// What lets nothing through, not even errors of the Raft library.
+fn silence() -> EnvFilter {
+    EnvFilter::new("off")
 }
 
 /// What a level or a list of directives lets through.
@@ -152,10 +157,10 @@ impl Watchers {
             let wanted = {
                 let list = locked(&self.list);
                 let levels = list.iter().filter(|watcher| watcher.json == json).map(|watcher| watcher.level);
-                levels.max().unwrap_or(LevelFilter::OFF)
+                levels.max()
             };
             // It fails only when logging has ended.
-            let _ = handle.reload(wanted);
+            let _ = handle.reload(wanted.map_or_else(silence, |level| EnvFilter::new(alone(level))));
         }
     }
 }
@@ -249,7 +254,13 @@ fn level_of(name: &str) -> Option<LevelFilter> {
 }
 
 /// A level alone is for this program. openraft warns of an absent peer at every heartbeat, twenty times
-/// a second; what an operator needs to know of that, the node says itself.
+/// a second, and at `debug` says thousands of lines a second of nothing at all; what an operator needs to know of that,
+/// the node says itself.
+fn alone(level: LevelFilter) -> String {
+    format!("{level},openraft=error")
+}
+
+/// What lets through what is wanted, as `tracing` has it.
 ///
 /// `None` for a word that is no level: `tracing` would take it for a target, and "infoo" would let nothing through but
 /// what a program part of that name says.
@@ -258,7 +269,7 @@ fn directives(wanted: &str) -> Option<String> {
         return Some(wanted.to_owned());
     }
     let off = wanted.eq_ignore_ascii_case("off").then_some(LevelFilter::OFF);
-    off.or_else(|| level_of(wanted)).map(|level| format!("{level},openraft=error"))
+    off.or_else(|| level_of(wanted)).map(alone)
 }
 
 #[cfg(test)]
@@ -315,6 +326,14 @@ mod tests {
         assert!(silent.next().await.unwrap().contains("\"an error\""));
         drop(lines);
         drop(silent);
+        // The most talkative watcher hears of the Raft library no more than standard error does.
+        let mut all = logs.watch("trace", false).unwrap();
+        tracing::warn!(target: "openraft::core", "a peer is silent");
+        tracing::error!(target: "openraft::core", "the disk is gone");
+        tracing::trace!(target: "telemetry_test", "a detail");
+        assert!(all.next().await.unwrap().ends_with("the disk is gone\n"));
+        assert!(all.next().await.unwrap().ends_with("a detail\n"));
+        drop(all);
         // Nobody watches: only standard error wants something, of the Raft library.
         assert_eq!(LevelFilter::current(), LevelFilter::ERROR);
         let all: Vec<Lines> = (0..MAX_WATCHERS).map(|_| logs.watch("warn", false).unwrap()).collect();

@@ -5,6 +5,8 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use common::{Home, Http, Node, QUICK, driftline, eventually, run, shown, text_of};
 use driftline::http::client::Response;
@@ -634,6 +636,27 @@ fn what_is_given_and_taken_away_counts_everywhere_at_once() {
         }
     }
     assert_eq!(used_by.showing(ROOT).value("k").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_log_is_shown_for_no_longer_than_its_token_counts() {
+    let pair = Pair::server("default_policy = 'deny'\ntoken_ttl_ms = 0");
+    let (accessor, secret) = pair.token("log", "agent \"a\" { policy = \"read\" }");
+    let mut stream = TcpStream::connect(pair.server.at.http).unwrap();
+    stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    write!(stream, "GET /v1/agent/monitor HTTP/1.1\r\nHost: a\r\nX-Consul-Token: {secret}\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let gone = pair.root().call(Method::DELETE, &format!("/v1/acl/token/{accessor}"), "");
+    assert_eq!(gone.unwrap().text(), "true");
+    // The end of an answer in chunks; whatever is logged meanwhile comes before it.
+    let (mut rest, mut chunk) = (Vec::new(), [0; 4096]);
+    while !rest.ends_with(b"\r\n0\r\n\r\n") {
+        let len = stream.read(&mut chunk).expect("an end within the patience");
+        assert!(len > 0, "broken off: {}", String::from_utf8_lossy(&rest));
+        rest.extend_from_slice(&chunk[..len]);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{ANY_PORTS, Home, Node, driftline, eventually, run, shown, text_of};
 use hyper::Method;
@@ -224,6 +225,27 @@ fn metrics_show_in_both_forms() {
         sample.metric == "consul_rpc_call_count" && sample.labels.get("kind") == Some("write")
     });
     assert!(written.is_some(), "{}", answer.text());
+    let value = |name: &str| {
+        let found = scrape.samples.iter().find(|sample| sample.metric == name);
+        match found.unwrap_or_else(|| panic!("no {name}: {}", answer.text())).value {
+            Value::Gauge(value) | Value::Counter(value) | Value::Untyped(value) => value,
+            _ => panic!("{name} is of another kind"),
+        }
+    };
+    use prometheus_parse::Value;
+    for (name, least) in [
+        ("consul_autopilot_failure_tolerance", 0.0),
+        ("consul_autopilot_healthy", 0.0),
+        ("consul_kvs_apply_count", 1.0),
+        ("consul_raft_apply", 1.0),
+        ("consul_raft_commitTime_count", 1.0),
+        ("consul_raft_state_candidate", 1.0),
+        ("consul_raft_state_leader", 1.0),
+        ("consul_runtime_alloc_bytes", 65_536.0),
+        ("consul_server_isLeader", 1.0),
+    ] {
+        assert!(value(name) >= least, "{name}: {}", value(name));
+    }
     assert_eq!(node.http().get("/v1/agent/metrics?format=x").status, 400);
 }
 
@@ -267,7 +289,13 @@ fn an_agent_knows_its_machine_and_its_version() {
     let host = node.http().json("/v1/agent/host").unwrap();
     assert!(host["Memory"]["total"].as_u64().unwrap() > 1 << 20, "{host}");
     assert!(!host["CPU"].as_array().unwrap().is_empty() && host["Host"]["hostname"].is_string(), "{host}");
-    assert!(host["CollectionTime"].is_u64() && host["Errors"].as_array().unwrap().is_empty(), "{host}");
+    assert!(
+        host["Disk"]["total"].as_u64() > Some(0) && host["Errors"].as_array().unwrap().is_empty(),
+        "{host}"
+    );
+    let day = Duration::from_secs(86_400).as_nanos();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    assert!(u128::from(host["CollectionTime"].as_u64().unwrap()).abs_diff(now) < day, "{host}");
     let version = node.http().json("/v1/agent/version").unwrap();
     let this = node.http().json("/v1/agent/self").unwrap();
     assert_eq!(version["HumanVersion"], this["Config"]["Version"]);

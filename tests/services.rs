@@ -307,6 +307,11 @@ fn what_is_registered_again_stands_as_it_stood_and_the_catalog_is_put_right_at_o
     assert_eq!(http.put("/v1/agent/check/register", body).status, 200);
     assert_eq!(http.put("/v1/agent/check/fail/told", "").status, 200);
     assert_eq!(check(http, "told").0, "critical");
+    // One that is defined anew stands as it stood, whatever it is to begin with.
+    assert_eq!(http.put("/v1/agent/check/pass/told?note=up", "").status, 200);
+    let body = r#"{"Name":"told","Notes":"other","TTL":"20m","Status":"critical"}"#;
+    assert_eq!(http.put("/v1/agent/check/register", body).status, 200);
+    assert_eq!(check(http, "told"), ("passing".into(), "up".into()));
 
     let in_catalog = |name: &str| {
         let found = http.json(&format!("/v1/health/service/{name}"))?;

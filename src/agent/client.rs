@@ -134,7 +134,7 @@ impl Delegate for Client {
     }
 
     fn join_lan<'a>(&'a self, addrs: &'a [SocketAddr]) -> BoxFuture<'a, Result<usize, String>> {
-        Box::pin(self.inner.lan.join(addrs))
+        Box::pin(self.inner.lan.join_by_hand(addrs))
     }
 
     fn remove_failed_node<'a>(&'a self, name: &'a str, prune: bool) -> BoxFuture<'a, Result<(), String>> {

@@ -62,10 +62,10 @@ pub trait Delegate: Send + Sync {
     /// This node as a member.
     fn local_member(&self) -> Member;
 
-    /// Joins gossip through these members. Returns how many answered.
+    /// Joins gossip through these members, as somebody wants it by hand. Returns how many others answered.
     ///
     /// # Errors
-    /// Why each failed, when all did.
+    /// Why each failed, when all did, and this node was not among them.
     fn join_lan<'a>(&'a self, addrs: &'a [SocketAddr]) -> BoxFuture<'a, Result<usize, String>>;
 
     /// Makes a failed member one that left; with `prune` it is also forgotten. A member that is alive is shown

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::env::Env;
 use crate::gossip::keys::{self, Order};
-use crate::gossip::{self, Coordinate, EventDelegate, Gossip, Member, UserEvents};
+use crate::gossip::{self, Coordinate, EventDelegate, Gossip, Member, NotJoined, UserEvents};
 use crate::mutant;
 use crate::raft::{AddressBook, ServerInfo};
 
@@ -173,6 +173,19 @@ impl Lan {
     /// Why each failed, when all did.
     pub async fn join(&self, addrs: &[SocketAddr]) -> Result<usize, String> {
         self.gossip.join(addrs).await.map_err(|error| error.to_string())
+    }
+
+    /// The same for whoever joins by hand: this node itself among the addresses is no failure, as little as it is in Consul,
+    /// whose scripts give all nodes one list. Returns how many others answered.
+    ///
+    /// # Errors
+    /// Why each failed, when all did.
+    pub async fn join_by_hand(&self, addrs: &[SocketAddr]) -> Result<usize, String> {
+        match self.gossip.join(addrs).await {
+            Ok(joined) => Ok(joined),
+            Err(gossip::Error::Join(why)) if why.iter().any(|(_, why)| *why == NotJoined::Itself) => Ok(0),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Makes a failed member one that left.

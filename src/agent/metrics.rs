@@ -22,7 +22,7 @@ use super::Stats;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What every name begins with; Consul's, so that its dashboards find what they look for.
-const PREFIX: &str = "consul";
+pub const PREFIX: &str = "consul";
 
 /// Which of the things that are counted or timed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

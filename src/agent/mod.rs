@@ -131,6 +131,14 @@ pub enum Error {
     Stopped(String),
 }
 
+/// What an agent has by itself, of whichever mode it is.
+struct Own {
+    process: Option<Arc<dyn Process>>,
+    lan: Lan,
+    local: Local,
+    metrics: Metrics,
+}
+
 /// How current a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Consistency {
@@ -302,13 +310,14 @@ impl Agent {
         }
         let configured = define::configured(&config)?;
         let process = program.process.clone();
-        let local = Local::new(&env);
+        let (local, metrics) = (Local::new(&env), Metrics::new(&env));
         if config.server {
-            let server = Server::start(&env, &config, program, http_port, &local).await?;
+            let server = Server::start(&env, &config, program, http_port, &local, &metrics).await?;
             let delegate = Arc::new(server.clone());
             let rpc_addr = Some(server.raft().me().addr);
             let lan = server.lan().clone();
-            let agent = Agent::new(env, config, process, lan, local, delegate, rpc_addr).await;
+            let own = Own { process, lan, local, metrics };
+            let agent = Agent::new(env, config, own, delegate, rpc_addr).await;
             agent.local().load(&agent, configured).await;
             agent.join_at_start().await?;
             let failed = server.raft().clone();
@@ -319,7 +328,8 @@ impl Agent {
         } else {
             let client = Client::start(&env, &config, program, http_port, &local).await?;
             let delegate = Arc::new(client.clone());
-            let agent = Agent::new(env, config, process, client.lan().clone(), local, delegate, None).await;
+            let own = Own { process, lan: client.lan().clone(), local, metrics };
+            let agent = Agent::new(env, config, own, delegate, None).await;
             agent.local().load(&agent, configured).await;
             agent.join_at_start().await?;
             // What it has lost, gossip remembers, or nobody does.
@@ -331,16 +341,15 @@ impl Agent {
     async fn new(
         env: Env,
         config: Config,
-        process: Option<Arc<dyn Process>>,
-        lan: Lan,
-        local: Local,
+        own: Own,
         delegate: Arc<dyn Delegate>,
         rpc_addr: Option<SocketAddr>,
     ) -> Agent {
+        let Own { process, lan, local, metrics } = own;
         let known = acquaintances::recall(&env).await;
         Agent {
             inner: Arc::new(Inner {
-                metrics: Metrics::new(&env),
+                metrics,
                 tokens: Tokens::open(&env, config.acl.enable_token_persistence).await,
                 session_ids: Mutex::new(env.rng("session ids")),
                 acl_ids: Mutex::new(env.rng("acl ids")),
@@ -368,8 +377,11 @@ impl Agent {
         if config.join.is_empty() {
             return Ok(());
         }
-        match self.join(&config.join).await {
-            Ok(_) => Ok(()),
+        match self.inner.lan.join(&config.join).await {
+            Ok(_) => {
+                self.inner.joined.send_replace(true);
+                Ok(())
+            }
             Err(reason) => {
                 self.shutdown().await;
                 Err(Error::Join(reason))
@@ -612,6 +624,10 @@ impl Agent {
     pub fn stats(&self) -> Stats {
         let mut all = self.inner.delegate.stats();
         all.insert("agent".to_owned(), stats::of_book(&self.inner.local.book()));
+        let resident = self.inner.process.as_ref().and_then(|process| process.resident_bytes());
+        if let (Some(bytes), Some(runtime)) = (resident, all.get_mut("runtime")) {
+            runtime.insert("alloc_bytes".to_owned(), bytes.to_string());
+        }
         all
     }
 
@@ -965,14 +981,16 @@ impl Agent {
 
     // ---- membership ----
 
-    /// Joins gossip through any of these members. Returns how many answered.
+    /// Joins gossip through any of these members. Returns how many others answered.
     ///
     /// # Errors
-    /// Why each failed, when all did.
+    /// Why each failed, when all did, and this node was not among them.
     pub async fn join(&self, addrs: &[SocketAddr]) -> Result<usize, String> {
-        let joined = self.inner.delegate.join_lan(addrs).await?;
-        self.inner.joined.send_replace(true);
-        Ok(joined)
+        let others = self.inner.delegate.join_lan(addrs).await?;
+        if others > 0 {
+            self.inner.joined.send_replace(true);
+        }
+        Ok(others)
     }
 
     /// Becomes true once others were found, and stays so.

@@ -25,6 +25,9 @@ pub trait Process: Send + Sync {
     /// What machine this is, in the form of `/v1/agent/host`. Blocks for a moment.
     fn describe_host(&self) -> serde_json::Value;
 
+    /// How much memory the process has, in bytes, if the system says so. Blocks for no longer than a call of the kernel.
+    fn resident_bytes(&self) -> Option<u64>;
+
     /// Runs a program without a shell, with what it is given; gives its exit code (none if a signal ended it) and what it
     /// wrote. It is killed when `timeout` is over or the future is dropped.
     ///

@@ -32,7 +32,7 @@ use crate::mutant;
 use crate::raft::client::{Client as RaftClient, NO_LEADER};
 use crate::raft::elections::Refusal;
 use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
-use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions, log_index, log_term};
+use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions, Tally, Told, log_index, log_term};
 use crate::secret::Secret;
 use crate::state::acl::authorizer::Default as ByDefault;
 use crate::state::acl::{Authorizer, GLOBAL_MANAGEMENT, Grants, Link, NewToken};
@@ -50,6 +50,7 @@ use super::lan::{self, Lan, advertised};
 use super::local::Local;
 use super::local::book::CONSUL_SERVICE;
 use super::meta::{Meta, Role};
+use super::metrics::Metrics;
 use super::reconcile::{Seen, Step, plan};
 use super::rights::{self, No};
 use super::stats;
@@ -72,6 +73,27 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a leaving server waits to be taken out of the configuration.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Counts and times what Raft tells of itself, under the names that it has in Consul.
+fn tally(metrics: Metrics) -> Tally {
+    Box::new(move |told| match told {
+        Told::Committed(took) => {
+            metrics.count("consul.raft.apply", Vec::new());
+            metrics.time("consul.raft.commitTime", Vec::new(), took);
+        }
+        Told::Stands => metrics.count("consul.raft.state.candidate", Vec::new()),
+        Told::Leads => metrics.count("consul.raft.state.leader", Vec::new()),
+    })
+}
+
+/// Under which name it is timed how long a write takes, if it is.
+fn timed(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Kv(_) => Some("consul.kvs.apply"),
+        Command::Txn(_) => Some("consul.txn.apply"),
+        _ => None,
+    }
+}
 
 /// The file that lets one bootstrap again, with the reset index in it.
 const RESET_FILE: &str = "acl-bootstrap-reset";
@@ -99,6 +121,7 @@ struct Inner {
     lan: Lan,
     node: RaftNode,
     client: RaftClient,
+    metrics: Metrics,
     /// Where nodes stand, as told and not proposed yet.
     places: Gathered,
     /// Whether the state holds again all that this server had applied before it restarted.
@@ -122,6 +145,7 @@ impl Server {
         program: Program,
         http_port: u16,
         local: &Local,
+        metrics: &Metrics,
     ) -> Result<Server, Error> {
         let Program { machine, delegate, members, process: _ } = program;
         let RaftConfig { segment_bytes, cache_bytes, on_damage, .. } = config.raft;
@@ -167,6 +191,7 @@ impl Server {
             gossip_addr: lan.local().addr,
             addresses: lan.addresses().clone(),
             newest: config.protocol,
+            tally: tally(metrics.clone()),
         };
         let started = RaftNode::start(env, &config.raft, me, store, blank, reach).await;
         let node = match started {
@@ -181,7 +206,9 @@ impl Server {
         let recovered = AtomicBool::new(false);
         let places = Gathered::default();
         let (fared, added, hindrance) = (Mutex::default(), Notify::new(), Mutex::default());
-        let inner = Inner { env, config, lan, node, client, places, recovered, fared, added, hindrance };
+        let metrics = metrics.clone();
+        let inner =
+            Inner { env, config, lan, node, client, metrics, places, recovered, fared, added, hindrance };
         let server = Server { inner: Arc::new(inner) };
         server.serve_agents();
         Ok(server)
@@ -379,6 +406,7 @@ impl Server {
                 Ok(Reply::Written(Outcome::Done { index: 0 }))
             }
             Call::Write(command) => {
+                let (begun, timed) = (self.inner.env.now(), timed(&command));
                 let opens = matches!(command, Command::Acl(AclCommand::Bootstrap { reset: Some(_), .. }));
                 let written = match id {
                     Some((id, done_below)) => {
@@ -387,6 +415,9 @@ impl Server {
                     None => client.write(command).await,
                 };
                 let mut outcome = written?;
+                if let Some(name) = timed {
+                    self.inner.metrics.time(name, Vec::new(), self.inner.env.now().since(begun));
+                }
                 if opens && matches!(outcome, Outcome::Returned { .. }) {
                     self.remove_reset().await;
                 }
@@ -516,7 +547,7 @@ impl Server {
 
     /// On the leader: lets learners vote, and takes out who is dead and not missed.
     async fn look_after_servers(self) {
-        let Inner { env, node, client, fared, added, .. } = &*self.inner;
+        let Inner { env, node, client, metrics, fared, added, .. } = &*self.inner;
         let mut leading_since: Option<Instant> = None;
         let mut learners = false;
         loop {
@@ -535,6 +566,10 @@ impl Server {
             }
             let since = *leading_since.get_or_insert(env.now());
             let judged = self.how_they_fare();
+            let others = judged.iter().filter(|server| server.view.voter && !server.view.leader);
+            for contact in others.filter_map(|server| server.view.last_contact) {
+                metrics.time("consul.raft.leader.lastContact", Vec::new(), contact);
+            }
             learners = judged.iter().any(|server| !server.view.voter);
             let config = node.state().read(|state| state.autopilot().config.clone());
             let Some(step) = autopilot::plan(&judged, &config, env.now().since(since)) else { continue };
@@ -1098,7 +1133,7 @@ impl Delegate for Server {
     }
 
     fn join_lan<'a>(&'a self, addrs: &'a [SocketAddr]) -> BoxFuture<'a, Result<usize, String>> {
-        Box::pin(self.inner.lan.join(addrs))
+        Box::pin(self.inner.lan.join_by_hand(addrs))
     }
 
     fn remove_failed_node<'a>(&'a self, name: &'a str, prune: bool) -> BoxFuture<'a, Result<(), String>> {
@@ -1132,7 +1167,10 @@ impl Delegate for Server {
 
     fn stats(&self) -> Stats {
         let mut all = stats::common(&self.inner.lan);
-        all.extend(stats::of_server(&self.inner.config, &self.inner.node, &self.cluster()));
+        let node = &self.inner.node;
+        // Only who leads knows how the others fare.
+        let fare = node.is_leader().then(|| autopilot::health(&self.how_they_fare()));
+        all.extend(stats::of_server(&self.inner.config, node, &self.cluster(), fare.as_ref()));
         all
     }
 }

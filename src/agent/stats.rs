@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Bootstrap, Config};
+use crate::config::{Bootstrap, Config, duration::show_duration};
 use crate::raft::{RaftNode, log_index, log_term};
 
+use super::autopilot::Health;
 use super::call::Cluster;
 use super::delegate::Stats;
 use super::lan::Lan;
@@ -24,7 +25,7 @@ fn ago(contact: Option<Duration>) -> String {
     match contact {
         None => "never".to_owned(),
         Some(Duration::ZERO) => "0".to_owned(),
-        Some(since) => format!("{since:?}"),
+        Some(since) => show_duration(since),
     }
 }
 
@@ -82,8 +83,8 @@ pub fn of_client(known_servers: usize) -> (String, BTreeMap<String, String>) {
     ("consul".to_owned(), consul)
 }
 
-/// What a server shows besides.
-pub fn of_server(config: &Config, node: &RaftNode, cluster: &Cluster) -> Stats {
+/// What a server shows besides. How all of them `fare` only the leader knows.
+pub fn of_server(config: &Config, node: &RaftNode, cluster: &Cluster, fare: Option<&Health>) -> Stats {
     let metrics = node.metrics();
     let number = |number: Option<u64>| number.unwrap_or(0).to_string();
     let (committed, applied) = (metrics.local_committed, metrics.last_applied);
@@ -128,7 +129,18 @@ pub fn of_server(config: &Config, node: &RaftNode, cluster: &Cluster) -> Stats {
         ("leader_addr", cluster.leader.map(|addr| addr.to_string()).unwrap_or_default()),
         ("server", "true".to_owned()),
     ]);
-    BTreeMap::from([("consul".to_owned(), consul), ("raft".to_owned(), raft)])
+    // As Consul calls it among its metrics.
+    let server = named([("isLeader", node.is_leader().to_string())]);
+    let mut all = BTreeMap::from([
+        ("consul".to_owned(), consul),
+        ("raft".to_owned(), raft),
+        ("server".to_owned(), server),
+    ]);
+    if let Some(Health { healthy, failure_tolerance, .. }) = fare {
+        let facts = [("failure_tolerance", failure_tolerance.to_string()), ("healthy", healthy.to_string())];
+        all.insert("autopilot".to_owned(), named(facts));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
-//! What machine this is, in the form of `/v1/agent/host`, from what the kernel shows under /proc.
+//! What machine this is, in the form of `/v1/agent/host`, from what the kernel shows under /proc; and how much of it this
+//! process takes.
 //!
-//! What cannot be read is left out, and named under `Errors`. The disk is left out: its free space is not under /proc.
+//! What cannot be read is left out, and named under `Errors`.
 
 use std::fs;
 
 use serde_json::{Map, Value, json};
+
+/// The file system that is told of, which is the one that Consul tells of.
+const ROOT: &str = "/";
 
 /// Everything that could be read.
 pub fn describe() -> Value {
@@ -26,7 +30,40 @@ pub fn describe() -> Value {
         "kernelVersion": read("/proc/sys/kernel/osrelease").trim(),
         "kernelArch": std::env::consts::ARCH,
     });
-    json!({ "Memory": memory, "CPU": cpus, "Host": host, "Errors": errors })
+    let disk = disk(ROOT).map_err(|error| errors.push(format!("{ROOT}: {error}"))).ok();
+    json!({ "Memory": memory, "CPU": cpus, "Host": host, "Disk": disk, "Errors": errors })
+}
+
+/// How full the file system is that this path is on.
+fn disk(path: &str) -> rustix::io::Result<Value> {
+    let seen = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(seen.f_frsize);
+    let percent = |used: u64, free: u64| used as f64 * 100.0 / used.saturating_add(free).max(1) as f64;
+    let used = seen.f_blocks.saturating_sub(seen.f_bfree);
+    let inodes_used = seen.f_files.saturating_sub(seen.f_ffree);
+    Ok(json!({
+        "path": path,
+        "total": bytes(seen.f_blocks),
+        // What only root may still take is not free.
+        "free": bytes(seen.f_bavail),
+        "used": bytes(used),
+        "usedPercent": percent(used, seen.f_bavail),
+        "inodesTotal": seen.f_files,
+        "inodesUsed": inodes_used,
+        "inodesFree": seen.f_ffree,
+        "inodesUsedPercent": percent(inodes_used, seen.f_ffree),
+    }))
+}
+
+/// How much memory this process has, in bytes; nothing where the kernel does not say.
+pub fn resident_bytes() -> Option<u64> {
+    resident(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The same of /proc/self/status.
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// /proc/meminfo in bytes.
@@ -91,6 +128,16 @@ mod tests {
         assert_eq!(memory["used"], 768_000);
         assert_eq!(memory["usedPercent"], 75.0);
         assert_eq!(super::memory("nonsense"), json!({}));
+    }
+
+    #[test]
+    fn the_disk_and_the_process_are_told_of() {
+        let seen = disk(ROOT).unwrap();
+        assert!(seen["total"].as_u64() >= seen["used"].as_u64() && seen["total"] != 0, "{seen}");
+        assert!(disk("/no such path").is_err());
+        assert_eq!(resident("Name:\tx\nVmRSS:\t    1000 kB\n"), Some(1_024_000));
+        assert_eq!(resident("nonsense"), None);
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 16));
     }
 
     #[test]

@@ -293,6 +293,10 @@ impl Process for Around {
         host::describe()
     }
 
+    fn resident_bytes(&self) -> Option<u64> {
+        host::resident_bytes()
+    }
+
     fn run(
         &self,
         command: &[String],

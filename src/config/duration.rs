@@ -1,5 +1,7 @@
 //! Durations as Go writes them, which is how Consul's files, flags and query parameters have them.
 
+use std::time::Duration;
+
 /// A duration in Go's notation ("10s", "1m30s", "1.5h", "-2ms", "0") in nanoseconds. `None` if it is no
 /// duration or does not fit, as in Go.
 pub fn parse_duration(text: &str) -> Option<i64> {
@@ -52,6 +54,31 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     Some(if negative { -total } else { total })
 }
 
+/// A duration in Go's notation, as its `Duration.String` has it: "1m30s", "1h0m0s", "1.5ms", "0s".
+pub fn show_duration(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    // No digit behind the point says nothing.
+    let with_fraction = |unit: u128, name: &str, nanos: u128| {
+        let fraction = format!("{:0width$}", nanos % unit, width = unit.ilog10() as usize);
+        let fraction = fraction.trim_end_matches('0');
+        let point = if fraction.is_empty() { "" } else { "." };
+        format!("{}{point}{fraction}{name}", nanos / unit)
+    };
+    match nanos {
+        0 => "0s".to_owned(),
+        ..1_000 => format!("{nanos}ns"),
+        ..1_000_000 => with_fraction(1_000, "\u{b5}s", nanos),
+        ..1_000_000_000 => with_fraction(1_000_000, "ms", nanos),
+        _ => {
+            let seconds = nanos / 1_000_000_000;
+            let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+            let hours = if hours > 0 { format!("{hours}h") } else { String::new() };
+            let minutes = if seconds >= 60 { format!("{minutes}m") } else { String::new() };
+            format!("{hours}{minutes}{}", with_fraction(1_000_000_000, "s", nanos % 60_000_000_000))
+        }
+    }
+}
+
 fn take_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -96,7 +123,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn durations_are_shown_as_in_go() {
+        let cases = [
+            (0, "0s"),
+            (7, "7ns"),
+            (2_500, "2.5\u{b5}s"),
+            (500_000_000, "500ms"),
+            (1_500_000, "1.5ms"),
+            (10_000_000_000, "10s"),
+            (10_050_000_000, "10.05s"),
+            (90_000_000_000, "1m30s"),
+            (60_000_000_000, "1m0s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (90_061_000_000_001, "25h1m1.000000001s"),
+        ];
+        for (nanos, expected) in cases {
+            assert_eq!(show_duration(Duration::from_nanos(nanos)), expected);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_shown_is_read_as_the_same(nanos in 0..i64::MAX) {
+            let shown = show_duration(Duration::from_nanos(nanos.unsigned_abs()));
+            prop_assert_eq!(parse_duration(&shown), Some(nanos), "{}", shown);
+        }
+
         #[test]
         fn any_text_is_a_duration_or_is_not(text in any::<String>(), near in "[-+0-9.]{0,30}[nmsuh]{0,2}") {
             parse_duration(&text);

@@ -12,6 +12,18 @@ use serde_json::Value;
 use super::loose::{self, GoDuration, Labels, ServiceAddress};
 use crate::secret::Secret;
 
+/// Why a service is refused that asks for the mesh.
+pub const NO_MESH: &str = "There is no service mesh: Connect is not supported";
+
+/// Keys of Consul's of which there is nothing here. A request passes over them, and a file must not.
+const NOT_HERE: [(&str, &str); 5] = [
+    ("connect", NO_MESH),
+    ("proxy", NO_MESH),
+    ("locality", "There is no service mesh: localities are not supported"),
+    ("socketpath", "There is no service mesh: services at Unix sockets are not supported"),
+    ("shell", "Docker checks are not supported"),
+];
+
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "lowercase")]
@@ -201,6 +213,9 @@ fn only_known<T: Serialize + Default>(value: &Value) -> Result<(), String> {
     match given.keys().find(|key| known.get(key.as_str()).is_none()) {
         None => Ok(()),
         Some(key) => {
+            if let Some((_, reason)) = NOT_HERE.iter().find(|(absent, _)| absent == key) {
+                return Err(format!("the key {key}: {reason}"));
+            }
             let known = known.as_object().into_iter().flat_map(|known| known.keys().map(String::as_str));
             Err(format!("the key {key} is unknown; known are {}", known.collect::<Vec<_>>().join(", ")))
         }
@@ -234,5 +249,23 @@ mod tests {
         assert!(of(check).starts_with("its check: the key intervall is unknown"));
         assert_eq!(of(json!("web")), "must be a table of keys");
         assert!(of(json!({ "name": 1 })).contains("expected a string"));
+    }
+
+    #[test]
+    fn what_is_not_here_is_not_called_misspelt() {
+        let of = |value| strict::<Service>(value).unwrap_err();
+        let mesh = "There is no service mesh: Connect is not supported";
+        assert_eq!(
+            of(json!({ "name": "a", "Connect": { "native": true } })),
+            format!("the key connect: {mesh}")
+        );
+        assert_eq!(of(json!({ "name": "a", "proxy": {} })), format!("the key proxy: {mesh}"));
+        for key in ["socket_path", "locality"] {
+            let said = of(json!({ "name": "a", key: "x" }));
+            assert!(said.contains("There is no service mesh: "), "{said}");
+        }
+        let docker = json!({ "docker_container_id": "x", "shell": "/bin/sh", "interval": "1s" });
+        let said = of(json!({ "name": "a", "check": docker }));
+        assert_eq!(said, "its check: the key shell: Docker checks are not supported");
     }
 }

@@ -133,7 +133,7 @@ pub enum Error {
     },
     /// No address could be joined: try again, or try others.
     #[error("no member could be reached: {}", reasons(.0))]
-    Join(Vec<(SocketAddr, String)>),
+    Join(Vec<(SocketAddr, NotJoined)>),
     /// Nobody is called so.
     #[error("No node found with name '{name}'")]
     UnknownMember {
@@ -148,7 +148,18 @@ pub enum Error {
     Stopped,
 }
 
-fn reasons(failures: &[(SocketAddr, String)]) -> String {
+/// Why nobody was joined at an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotJoined {
+    /// There is this node, which knows all that it could hear there.
+    #[error("that is this node itself")]
+    Itself,
+    /// Nobody is there, or nobody who could be joined.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn reasons(failures: &[(SocketAddr, NotJoined)]) -> String {
     let texts: Vec<String> = failures.iter().map(|(addr, reason)| format!("{addr}: {reason}")).collect();
     if texts.is_empty() { "no address was given".to_owned() } else { texts.join("; ") }
 }

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::tokens::Purpose;
 use crate::agent::uuid;
+use crate::config::duration::show_duration;
 use crate::secret::Secret;
 use crate::state::acl::{
     self, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens, Entered,
@@ -26,7 +27,7 @@ use crate::state::acl::{
 use crate::state::{AclCommand, Command, Outcome, Question, Refusal, Returned};
 
 use super::decode::{self, GoDuration};
-use super::params::{Params, show_duration};
+use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::telemetry::rfc3339;
 use super::{Api, Call};

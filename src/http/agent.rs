@@ -8,6 +8,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 
 use crate::agent::delegate::DEFAULT_SEGMENT;
+use crate::agent::meta::Meta;
+use crate::agent::metrics::PREFIX;
 use crate::agent::{member_tags, version};
 use crate::config::Config;
 use crate::gossip::{self, Status};
@@ -66,7 +68,7 @@ impl Member {
 #[serde(rename_all = "PascalCase")]
 struct SelfReply<'a> {
     config: SelfConfig<'a>,
-    debug_config: &'a Config,
+    debug_config: DebugConfig<'a>,
     coord: Coord,
     member: Member,
     stats: BTreeMap<String, BTreeMap<String, String>>,
@@ -90,11 +92,86 @@ struct SelfConfig<'a> {
     build_date: &'a str,
 }
 
+/// The configuration, under our names; and what tools read of it, under Consul's.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DebugConfig<'a> {
+    #[serde(flatten)]
+    ours: &'a Config,
+    #[serde(rename = "AdvertiseAddrLAN")]
+    advertise_addr_lan: IpAddr,
+    connect_enabled: bool,
+    #[serde(rename = "DNSPort")]
+    dns_port: i32,
+    datacenter: &'a str,
+    enable_debug: bool,
+    #[serde(rename = "GRPCPort")]
+    grpc_port: i32,
+    #[serde(rename = "HTTPPort")]
+    http_port: i32,
+    #[serde(rename = "HTTPSPort")]
+    https_port: i32,
+    #[serde(rename = "KVMaxValueSize")]
+    kv_max_value_size: usize,
+    node_name: &'a str,
+    server_mode: bool,
+    telemetry: Telemetry,
+    txn_max_req_len: usize,
+}
+
+/// How metrics are named.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Telemetry {
+    disable_hostname: bool,
+    metrics_prefix: &'static str,
+    prometheus_opts: PrometheusOpts,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PrometheusOpts {
+    expiration: &'static str,
+}
+
+impl<'a> DebugConfig<'a> {
+    /// The configuration of the agent that is this member.
+    fn new(config: &'a Config, member: &gossip::Member) -> DebugConfig<'a> {
+        // In Consul's words, where nothing listens.
+        let port = |addr: Option<SocketAddr>| addr.map_or(-1, |addr| i32::from(addr.port()));
+        // Which it is where the system was to choose, the member says.
+        let http = Meta::decode(&member.meta).map(|meta| i32::from(meta.http_port));
+        DebugConfig {
+            ours: config,
+            advertise_addr_lan: member.addr.ip(),
+            connect_enabled: false,
+            dns_port: port(config.dns.addr),
+            datacenter: &config.datacenter,
+            enable_debug: false,
+            grpc_port: -1,
+            http_port: http.unwrap_or_else(|| port(Some(config.http_addr))),
+            https_port: port(config.https_addr),
+            kv_max_value_size: config.limits.value_bytes,
+            node_name: &config.node_name,
+            server_mode: config.server,
+            telemetry: Telemetry {
+                disable_hostname: true,
+                metrics_prefix: PREFIX,
+                // Consul's own, by which tools see that there is something to scrape. Nothing expires here.
+                prometheus_opts: PrometheusOpts { expiration: "60s" },
+            },
+            // One limit counts for all bodies.
+            txn_max_req_len: config.limits.value_bytes,
+        }
+    }
+}
+
 /// This agent: configuration, statistics, and how its members see it.
 pub async fn this(api: Arc<Api>, call: Call) -> Reply {
     let agent = &api.agent;
     let config = agent.config();
-    let member = Member::new(&agent.local_member(), config.acl.enabled);
+    let local = agent.local_member();
+    let member = Member::new(&local, config.acl.enabled);
     let coord = agent.delegate().lan_coordinate().remove(DEFAULT_SEGMENT).unwrap_or_default();
     let node_id = member.tags.get("id").cloned().unwrap_or_else(|| format!("{:016x}", agent.node_id()));
     let reply = SelfReply {
@@ -108,7 +185,7 @@ pub async fn this(api: Arc<Api>, call: Call) -> Reply {
             version: version::BOTH,
             build_date: version::BUILD_DATE,
         },
-        debug_config: &config,
+        debug_config: DebugConfig::new(&config, &local),
         coord: coord.into(),
         member,
         stats: agent.stats(),
@@ -215,10 +292,9 @@ pub async fn reload(api: Arc<Api>, call: Call) -> Reply {
 
 /// What machine this agent runs on.
 pub async fn host(api: Arc<Api>, call: Call) -> Reply {
-    let begun = api.agent.env().now();
+    let now = api.agent.env().wall();
     let mut host = api.agent.describe_host().await.map_err(Failure::internal)?;
-    let took = api.agent.env().now().since(begun);
-    host["CollectionTime"] = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).into();
+    host["CollectionTime"] = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).into();
     reply::json(&host, call.params.pretty())
 }
 
@@ -242,7 +318,43 @@ pub async fn version(_: Arc<Api>, call: Call) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
     use super::*;
+    use crate::env::Instant;
+
+    #[test]
+    fn tools_find_the_configuration_under_consuls_names() {
+        let config = Config { server: true, ..Config::default() };
+        let member = gossip::Member {
+            node_id: 1,
+            name: "node".to_owned(),
+            addr: ([10, 0, 0, 1], 8301).into(),
+            meta: Bytes::new(),
+            generation: 0,
+            status: Status::Alive,
+            since: Instant(0),
+            pruned: false,
+        };
+        let shown = serde_json::to_value(DebugConfig::new(&config, &member)).unwrap();
+        for (key, expected) in [
+            ("EnableDebug", json!(false)),
+            ("ConnectEnabled", json!(false)),
+            ("GRPCPort", json!(-1)),
+            ("DNSPort", json!(-1)),
+            ("HTTPPort", json!(8500)),
+            ("ServerMode", json!(true)),
+            ("Datacenter", json!("dc1")),
+            ("NodeName", json!("node")),
+            ("AdvertiseAddrLAN", json!("10.0.0.1")),
+            ("KVMaxValueSize", json!(config.limits.value_bytes)),
+            ("node_name", json!("node")),
+        ] {
+            assert_eq!(shown[key], expected, "{key}");
+        }
+        assert_eq!(shown["Telemetry"]["MetricsPrefix"], "consul");
+    }
 
     #[test]
     fn a_join_address_may_leave_the_port_out() {

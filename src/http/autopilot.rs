@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::agent::autopilot::{Health, ServerHealth};
 use crate::agent::local::book::CONSUL_SERVICE;
 use crate::agent::{Consistency, QueryOptions, uuid_of};
+use crate::config::duration::show_duration;
 use crate::state::autopilot::{AutopilotCommand, AutopilotConfig, AutopilotInForce};
 use crate::state::catalog::{AllInstances, Instance};
 use crate::state::query::{Usage, Used};
 use crate::state::{Autopilot, Command};
 
 use super::decode::{self, GoDuration};
-use super::params::show_duration;
 use super::reply::{self, Failure, Reply};
 use super::telemetry::rfc3339;
 use super::{Api, Call};

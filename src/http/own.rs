@@ -437,6 +437,7 @@ async fn maintenance(api: &Api, call: Call, id: String, service_id: String, what
         failures_before_warning: 0,
         failures_before_critical: 0,
         max_output: MAX_OUTPUT,
+        alone: false,
     };
     local.register_check(&api.agent, definition)?;
     keep(api).await?;

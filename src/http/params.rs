@@ -198,42 +198,6 @@ fn escape(plain: &str) -> String {
     escaped
 }
 
-/// A duration as Go shows it: "15s", "24h0m0s", "1.5s", "250ms".
-pub fn show_duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let decimal = |unit: u128, name: &str| {
-        let (whole, rest) = (nanos / unit, nanos % unit);
-        let digits = format!("{rest:0width$}", width = unit.ilog10() as usize);
-        match digits.trim_end_matches('0') {
-            "" => format!("{whole}{name}"),
-            fraction => format!("{whole}.{fraction}{name}"),
-        }
-    };
-    match nanos {
-        0 => "0s".to_owned(),
-        1..1_000 => format!("{nanos}ns"),
-        1_000..1_000_000 => decimal(1_000, "µs"),
-        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
-        _ => {
-            let minutes = duration.as_secs() / 60;
-            let seconds = show_seconds(duration - Duration::from_secs(minutes * 60));
-            match (minutes / 60, minutes % 60) {
-                (0, 0) => seconds,
-                (0, minutes) => format!("{minutes}m{seconds}"),
-                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-            }
-        }
-    }
-}
-
-fn show_seconds(duration: Duration) -> String {
-    let fraction = format!("{:09}", duration.subsec_nanos());
-    match fraction.trim_end_matches('0') {
-        "" => format!("{}s", duration.as_secs()),
-        fraction => format!("{}.{fraction}s", duration.as_secs()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,13 +249,6 @@ mod tests {
         assert_eq!(params("index=7").query_options(|| 0.0).unwrap().wait, DEFAULT_WAIT);
         assert_eq!(params("index=7&wait=0").query_options(|| 0.0).unwrap().wait, DEFAULT_WAIT);
         assert_eq!(params("index=7&wait=3h").query_options(|| 0.0).unwrap().wait, MAX_WAIT);
-    }
-
-    #[test]
-    fn durations_are_shown_as_go_shows_them() {
-        let shown = [0, 7, 1_500, 250_000_000, 10_000_000_000, 61_500_000_000, 86_400_000_000_000]
-            .map(|nanos| show_duration(Duration::from_nanos(nanos)));
-        assert_eq!(shown, ["0s", "7ns", "1.5µs", "250ms", "10s", "1m1.5s", "24h0m0s"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::prepared::{self, NotExecuted};
+use crate::config::service::NO_MESH;
 use crate::state::catalog::Row;
 use crate::state::prepared::{NOT_FOUND, Prepared, PreparedCommand, PreparedList, PreparedQuery, Template};
 use crate::state::{Command, Outcome, Refusal};
@@ -79,7 +80,7 @@ impl QueryBody {
             return bad("Failover.Targets is not supported: there is one datacenter, and no peer");
         }
         if self.service.connect {
-            return bad("There is no service mesh: Connect is not supported");
+            return bad(NO_MESH);
         }
         let template = match self.template.r#type.as_str() {
             "" => None,
@@ -308,7 +309,7 @@ struct Executed<'a> {
 /// What the query finds now.
 async fn execute(api: &Api, params: &Params, wanted: String) -> Reply {
     if params.switch("connect") {
-        return Err(Failure::bad_request("There is no service mesh: Connect is not supported"));
+        return Err(Failure::bad_request(NO_MESH));
     }
     let limit = params.number("limit")?.filter(|limit| *limit > 0);
     let options = params.query_options(|| 0.0)?;

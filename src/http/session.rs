@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::agent::{Consistency, QueryOptions, uuid};
-use crate::config::duration::parse_duration;
+use crate::config::duration::{parse_duration, show_duration};
 use crate::gossip::Status;
 use crate::state::acl::{Access, Kind};
 use crate::state::catalog::{OneNode, SERF_HEALTH, Status as Health};
@@ -17,7 +17,7 @@ use crate::state::query::{SessionInfo, SessionList, SessionsOfNode};
 use crate::state::session::{Behavior, NewSession, ServiceCheck, SessionCommand};
 use crate::state::{Command, Outcome, Question, Refusal, Returned, Session};
 
-use super::params::{Params, show_duration};
+use super::params::Params;
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
 

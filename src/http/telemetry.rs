@@ -11,8 +11,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+use crate::agent::ReadError;
 use crate::agent::metrics::{Aggregate, INTERVAL, Key, gauges};
 use crate::agent::process::LogError;
+use crate::state::acl::{Access, Kind};
 
 use super::reply::{self, Failure, Reply};
 use super::{Api, Call};
@@ -96,7 +98,10 @@ pub async fn metrics(api: Arc<Api>, call: Call) -> Reply {
     }
 }
 
-/// Log lines as they come, until the client hangs up or the agent stops.
+/// The least time between two looks at whether a client may still see the log.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Log lines as they come, until the client hangs up or may not see them any more, or the agent stops.
 pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
     let level = call.params.text("loglevel").unwrap_or("info");
     let json = call.params.switch("logjson");
@@ -105,11 +110,31 @@ pub async fn monitor(api: Arc<Api>, call: Call) -> Reply {
         LogError::Refused(_) => Failure::internal(error.to_string()),
     })?;
     let lines = lines.map(move |lines| if json { as_hclog(&lines) } else { lines });
+    let lines = lines.take_until(forbidden(api));
     let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// Completes once whoever watches may not any more: the log goes on for longer than many a token lives. It is asked as often
+/// as an agent believes what it remembers of a token. If nobody can say, whoever was let in stays: the log is needed then.
+async fn forbidden(api: Arc<Api>) {
+    loop {
+        let config = api.agent.config();
+        let pause = Duration::from_millis(config.acl.token_ttl_ms).max(LOOK_AGAIN);
+        api.agent.env().sleep(pause).await;
+        let judged = match api.agent.authorizer().await {
+            Ok(who) => who.require(Kind::Agent, &config.node_name, Access::Read).map_err(|denied| denied.0),
+            Err(ReadError::Denied(reason)) => Err(reason),
+            Err(_) => Ok(()),
+        };
+        if let Err(reason) = judged {
+            tracing::info!(reason, "a client may not see the log any more");
+            return;
+        }
+    }
 }
 
 /// Our lines in JSON with the keys of Consul's logger, hclog: `@level`, `@message`, `@module`, `@timestamp`, and what else

@@ -173,6 +173,7 @@ struct Inner {
     agents: OnceLock<Desk>,
     elections: Elections,
     newest: u8,
+    tally: Tally,
     /// When the leader was last heard, in nanoseconds of the node's clock.
     heard_leader: AtomicU64,
     /// A leader that was silent for longer is no sign of a leader: followers stand for election sooner.
@@ -272,6 +273,20 @@ impl Caller for Me {
     }
 }
 
+/// What a server has to tell of its Raft, for whoever counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// As the leader it has committed and applied a command, that long after it was asked to.
+    Committed(Duration),
+    /// It stands for election.
+    Stands,
+    /// It leads.
+    Leads,
+}
+
+/// Who is told. It must not wait for anything.
+pub type Tally = Box<dyn Fn(Told) + Send + Sync>;
+
 /// How servers reach each other.
 pub struct Reach {
     /// Where other servers come in.
@@ -282,6 +297,8 @@ pub struct Reach {
     pub addresses: AddressBook,
     /// The newest version of the protocol that is spoken: see [`frame`].
     pub newest: u8,
+    /// Who counts what happens here.
+    pub tally: Tally,
 }
 
 impl RaftNode {
@@ -298,7 +315,7 @@ impl RaftNode {
         blank: State,
         reach: Reach,
     ) -> Result<RaftNode, StartError> {
-        let Reach { listener, gossip_addr, addresses, newest } = reach;
+        let Reach { listener, gossip_addr, addresses, newest, tally } = reach;
         let (machine, state) = StateMachine::load(env, &store, blank).await.map_err(StartError::Load)?;
         let applied = state.read(|state| state.applied());
         store.observe_recovery(applied).await.map_err(StartError::Load)?;
@@ -355,6 +372,7 @@ impl RaftNode {
                 agents: OnceLock::new(),
                 elections,
                 newest,
+                tally,
                 heard_leader: AtomicU64::new(started.0),
                 patience: Duration::from_millis(2 * config.election_timeout_max_ms),
                 started,
@@ -366,7 +384,7 @@ impl RaftNode {
         };
         let tasks = vec![
             env.spawn(propose_in_batches(env.clone(), core.clone(), queue)).abort_on_drop(),
-            env.spawn(observe_roles(env.clone(), core)).abort_on_drop(),
+            env.spawn(node.clone().observe_roles()).abort_on_drop(),
             env.spawn(node.clone().give_way_when_full()).abort_on_drop(),
             env.spawn(rpc::serve(env.clone(), listener, Arc::new(Server(node.clone())))).abort_on_drop(),
         ];
@@ -543,6 +561,38 @@ impl RaftNode {
         self.news(|now| now.current_leader.is_some() && now.current_leader != before).await;
     }
 
+    async fn observe_roles(self) {
+        let env = &self.inner.env;
+        let mut metrics = self.inner.core.server_metrics();
+        let mut last = None;
+        loop {
+            let now = {
+                let metrics = metrics.borrow_and_update();
+                let role = match metrics.state {
+                    ServerState::Learner => RaftRole::Learner,
+                    ServerState::Follower => RaftRole::Follower,
+                    ServerState::Candidate => RaftRole::Candidate,
+                    ServerState::Leader => RaftRole::Leader,
+                    ServerState::Shutdown => RaftRole::Stopped,
+                };
+                (metrics.vote.leader_id.term, role, metrics.current_leader)
+            };
+            if last != Some(now) {
+                let (term, role, leader) = now;
+                tracing::info!(term, ?role, leader = leader.map(|id| format!("{id:016x}")), "raft");
+                env.observe(Observed::Role { term, role, leader });
+                let before = last.map(|(term, role, _)| (term, role));
+                for told in told_of(before, (term, role)) {
+                    (self.inner.tally)(told);
+                }
+                last = Some(now);
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits until what Raft tells of this server is so. Once Raft has stopped, as it does when the disk fails, there is no
     /// news any more, and that there is none is no news either: taken for some, it made a server send what it had under way
     /// to the leader again and again until it was gone (seed 915).
@@ -666,6 +716,7 @@ impl RaftNode {
             let text = format!("a command of {bytes} bytes is too large: {MAX_COMMAND} are allowed");
             return Err(LeaderError::Refused(text));
         }
+        let begun = self.inner.env.now();
         let (sender, receiver) = oneshot::channel();
         let stopped = || LeaderError::Refused("this server is stopping".to_owned());
         self.inner.proposals.send((request, sender)).await.map_err(|_| stopped())?;
@@ -676,6 +727,7 @@ impl RaftNode {
         if mutant::is("R56") {
             self.all_voters_answer().await?;
         }
+        (self.inner.tally)(Told::Committed(self.inner.env.now().since(begun)));
         Ok(answer)
     }
 
@@ -1268,30 +1320,17 @@ async fn propose_in_batches(env: Env, core: Core, mut queue: mpsc::Receiver<Prop
     }
 }
 
-async fn observe_roles(env: Env, core: Core) {
-    let mut metrics = core.server_metrics();
-    let mut last = None;
-    loop {
-        let now = {
-            let metrics = metrics.borrow_and_update();
-            let role = match metrics.state {
-                ServerState::Learner => RaftRole::Learner,
-                ServerState::Follower => RaftRole::Follower,
-                ServerState::Candidate => RaftRole::Candidate,
-                ServerState::Leader => RaftRole::Leader,
-                ServerState::Shutdown => RaftRole::Stopped,
-            };
-            (metrics.vote.leader_id.term, role, metrics.current_leader)
-        };
-        if last != Some(now) {
-            let (term, role, leader) = now;
-            tracing::info!(term, ?role, leader = leader.map(|id| format!("{id:016x}")), "raft");
-            env.observe(Observed::Role { term, role, leader });
-            last = Some(now);
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
+/// What is to be counted when a server that was as `last` says is as `now` says. Who leads has stood for election in that term,
+/// also if nobody looked at the moment when it did.
+fn told_of(last: Option<(u64, RaftRole)>, now: (u64, RaftRole)) -> Vec<Told> {
+    let (term, role) = now;
+    let known = |role| last == Some((term, role));
+    match role {
+        _ if last == Some(now) => Vec::new(),
+        RaftRole::Candidate => vec![Told::Stands],
+        RaftRole::Leader if known(RaftRole::Candidate) => vec![Told::Leads],
+        RaftRole::Leader => vec![Told::Stands, Told::Leads],
+        _ => Vec::new(),
     }
 }
 
@@ -1378,6 +1417,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn each_election_counts_once() {
+        use RaftRole::{Candidate, Follower, Leader};
+        let seen = [
+            (0, Follower),
+            (1, Candidate),
+            (2, Candidate),
+            (2, Leader),
+            (3, Follower),
+            (4, Leader),
+            (4, Leader),
+        ];
+        let mut last = None;
+        let mut all = Vec::new();
+        for now in seen {
+            all.extend(told_of(last, now));
+            last = Some(now);
+        }
+        assert_eq!(all, [Told::Stands, Told::Stands, Told::Leads, Told::Stands, Told::Leads]);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn openrafts_storage_suite_passes() {
         env_in_memory(1).scope(Suite::test_all(Builder)).await.unwrap();
@@ -1397,7 +1457,13 @@ mod tests {
             generation: 0,
         };
         let addresses = AddressBook::default();
-        let reach = Reach { listener, gossip_addr: localhost(), addresses, newest: frame::NEWEST };
+        let reach = Reach {
+            listener,
+            gossip_addr: localhost(),
+            addresses,
+            newest: frame::NEWEST,
+            tally: Box::new(|_| ()),
+        };
         let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))

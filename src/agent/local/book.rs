@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::duration::show_duration;
 use crate::env::Instant;
 use crate::mutant;
 use crate::state::CatalogCommand;
@@ -151,6 +152,9 @@ pub struct Definition {
     /// What it says at most, in bytes.
     #[serde(default = "max_output")]
     pub max_output: usize,
+    /// Whether it was written down by itself, and not in the list of a service.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 fn max_output() -> usize {
@@ -185,7 +189,12 @@ impl OwnCheck {
     pub fn info(&self) -> CheckInfo {
         let definition = &self.definition;
         let timed = definition.probe.as_ref().is_some_and(Probe::looks);
-        let shown = |duration: Duration| if timed { format!("{duration:?}") } else { String::new() };
+        let shown = |duration: Duration| match (timed, definition.alone) {
+            (true, _) => show_duration(duration),
+            // Of what there is none of, Consul says so of the one kind of check, and nothing of the other.
+            (false, true) => show_duration(Duration::ZERO),
+            (false, false) => String::new(),
+        };
         CheckInfo {
             id: definition.id.clone(),
             name: definition.name.clone(),
@@ -340,7 +349,8 @@ impl Book {
         Ok(own)
     }
 
-    /// Adds a check, or replaces it: one that is defined as it was goes on as it stands.
+    /// Adds a check, or replaces it: whatever it is from now on, it stands as the one did that had its id. A definition
+    /// that changes is no news of what it is about, and sessions may rest on that.
     ///
     /// # Errors
     /// When its service is not there.
@@ -351,39 +361,36 @@ impl Book {
         }
         let id = definition.id.clone();
         self.configured.remove(&Item::Check(id.clone()));
-        let same = self.checks.get(&id).is_some_and(|known| known.definition == definition);
-        if !same {
-            let status = definition.initial;
-            let critical_since = (status == Status::Critical).then_some(now);
-            let output = String::new();
-            let check = OwnCheck {
+        let ttl = match definition.probe {
+            Some(Probe::Ttl(ttl)) => Some(ttl),
+            _ => None,
+        };
+        let over_at = ttl.map(|ttl| now + ttl);
+        let check = match self.checks.remove(&id) {
+            Some(known) if known.definition == definition => OwnCheck { over_at, ..known },
+            // What its thresholds are was counted for may be another thing now.
+            Some(known) => OwnCheck {
                 definition,
-                status,
-                output,
                 successes: 0,
                 failures: 0,
-                critical_since,
-                over_at: None,
+                over_at,
+                told_until: known.told_until.filter(|_| ttl.is_some()),
+                ..known
+            },
+            None => OwnCheck {
+                status: definition.initial,
+                critical_since: (definition.initial == Status::Critical).then_some(now),
+                definition,
+                output: String::new(),
+                successes: 0,
+                failures: 0,
+                over_at,
                 told_until: None,
-            };
-            self.checks.insert(id.clone(), check);
-        }
-        if let Some(check) = self.checks.get_mut(&id)
-            && let Some(Probe::Ttl(ttl)) = check.definition.probe
-        {
-            check.over_at = Some(now + ttl);
-        }
+            },
+        };
+        self.checks.insert(id.clone(), check);
         self.dirty.insert(Item::Check(id));
         Ok(())
-    }
-
-    /// A check that was defined anew stands as the one did that it takes the place of.
-    pub fn stands_as(&mut self, id: &str, before: &OwnCheck) {
-        if let Some(check) = self.checks.get_mut(id) {
-            check.status = before.status;
-            check.output.clone_from(&before.output);
-            check.critical_since = before.critical_since;
-        }
     }
 
     /// What a check was told counts until then, by the wall clock; nothing: it does not count any more.
@@ -454,6 +461,8 @@ impl Book {
         check.told_until = None;
         let output = match check.output.as_str() {
             "" => "TTL expired".to_owned(),
+            // It was registered again since, and told nothing.
+            last if last.starts_with("TTL expired") => last.to_owned(),
             last => format!("TTL expired (last output before timeout follows): {last}"),
         };
         self.found(id, Status::Critical, output, now);
@@ -664,6 +673,7 @@ pub(super) mod tests {
             failures_before_warning: 0,
             failures_before_critical: 0,
             max_output: MAX_OUTPUT,
+            alone: false,
         }
     }
 
@@ -753,6 +763,56 @@ pub(super) mod tests {
         book.tell("c", Status::Critical, "bad".into(), at(70)).unwrap();
         assert!(book.overdue(at(130)).is_empty());
         assert_eq!(book.overdue(at(131)), BTreeSet::from(["web".to_owned()]));
+    }
+
+    #[test]
+    fn times_are_shown_as_in_go() {
+        let mut book = Book::default();
+        let mut shown = |of: Definition| {
+            book.set_check(of, Instant(0)).unwrap();
+            let info = book.checks()["c"].info();
+            (info.interval, info.timeout)
+        };
+        let (interval, timeout) = (Duration::from_secs(90), Duration::from_millis(2_500));
+        let both = |interval: &str, timeout: &str| (interval.to_owned(), timeout.to_owned());
+        assert_eq!(shown(Definition { interval, timeout, ..looking("c") }), both("1m30s", "2.5s"));
+        assert_eq!(shown(Definition { interval, ..definition("c", "") }), both("", ""));
+        assert_eq!(shown(Definition { interval, alone: true, ..definition("c", "") }), both("0s", "0s"));
+    }
+
+    #[test]
+    fn a_check_that_is_defined_anew_stands_as_it_stood() {
+        let mut book = Book::default();
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        book.set_service(service("web", "a"));
+        book.set_check(definition("c", "web"), at(0)).unwrap();
+        book.tell("c", Status::Passing, "fine".into(), at(1)).unwrap();
+        let anew = Definition { notes: "other".into(), initial: Status::Warning, ..definition("c", "web") };
+        book.set_check(anew.clone(), at(2)).unwrap();
+        let stands = |book: &Book| {
+            let check = &book.checks()["c"];
+            (check.definition.notes.clone(), check.status, check.output.clone())
+        };
+        assert_eq!(stands(&book), ("other".into(), Status::Passing, "fine".into()));
+        // It has the whole of its time from then on.
+        book.expire("c", at(2));
+        assert_eq!(stands(&book).1, Status::Passing);
+        book.expire("c", at(3));
+        assert_eq!(stands(&book).1, Status::Critical);
+        // Whoever registers it again and again tells it nothing.
+        let expired = stands(&book).2;
+        book.set_check(Definition { notes: "third".into(), ..anew.clone() }, at(4)).unwrap();
+        book.expire("c", at(5));
+        assert_eq!(stands(&book), ("third".into(), Status::Critical, expired));
+        // Nor is it critical for a shorter time because it finds out in another way.
+        let looks = Definition { probe: looking("c").probe, ..anew };
+        book.set_check(looks, at(60)).unwrap();
+        assert_eq!(book.overdue(at(63)), BTreeSet::new());
+        assert_eq!(book.overdue(at(64)), BTreeSet::from(["web".to_owned()]));
+        // One that had gone begins anew.
+        book.remove_check("c").unwrap();
+        book.set_check(Definition { initial: Status::Warning, ..definition("c", "web") }, at(70)).unwrap();
+        assert_eq!(stands(&book), (String::new(), Status::Warning, String::new()));
     }
 
     #[test]

@@ -172,7 +172,7 @@ pub fn check(of: Check, scripts: bool) -> Result<Definition, Bad> {
         return Err(bad("Missing check name"));
     }
     let name = if of.name.is_empty() { of.id.clone() } else { of.name.clone() };
-    define(of, "", &name, scripts)
+    Ok(Definition { alone: true, ..define(of, "", &name, scripts)? })
 }
 
 /// All that the configuration defines.
@@ -328,6 +328,7 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
             0 => MAX_OUTPUT,
             given => given.min(MAX_OUTPUT),
         },
+        alone: false,
     })
 }
 

@@ -308,14 +308,7 @@ impl Local {
             self.stop_looking(&id);
         }
         for check in checks {
-            // A service that is registered again is not down for it.
-            let before = self.locked().checks().get(&check.id).cloned();
-            let before = before.filter(|before| before.definition.service_id == check.service_id);
-            let id = check.id.clone();
             self.register_check(agent, check)?;
-            if let Some(before) = before {
-                self.locked().stands_as(&id, &before);
-            }
         }
         self.note_change();
         Ok(())
@@ -334,7 +327,7 @@ impl Local {
         Ok(())
     }
 
-    /// Registers a check, and begins to look.
+    /// Registers a check, and begins to look. Until something is found, it stands as the one did that had its id.
     ///
     /// # Errors
     /// When its service is not there.

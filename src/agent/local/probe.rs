@@ -432,6 +432,10 @@ mod tests {
             serde_json::Value::Null
         }
 
+        fn resident_bytes(&self) -> Option<u64> {
+            None
+        }
+
         fn run(
             &self,
             _: &[String],

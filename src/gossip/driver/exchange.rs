@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::alarms::Alarm;
 use super::{Driver, millis};
 use crate::env::{BoxStream, Instant};
+use crate::gossip::NotJoined;
 use crate::gossip::identity::Identity;
 use crate::gossip::pushpull::{self, MAX_EXCHANGES, MAX_USER_STATE, Record, Terms};
 use crate::gossip::wire::{FrameError, Garbage, Intent, Profile};
@@ -25,7 +26,7 @@ pub(super) enum Report {
         number: u64,
         addr: SocketAddr,
         result: Result<pushpull::State, String>,
-        reply: Option<oneshot::Sender<Result<(), String>>>,
+        reply: Option<oneshot::Sender<Result<(), NotJoined>>>,
     },
     /// A peer sent its state and waits for ours.
     Incoming { theirs: pushpull::State, reply: oneshot::Sender<Vec<u8>> },
@@ -70,11 +71,12 @@ impl Driver {
         &mut self,
         addr: SocketAddr,
         join: bool,
-        reply: Option<oneshot::Sender<Result<(), String>>>,
+        reply: Option<oneshot::Sender<Result<(), NotJoined>>>,
     ) {
         if self.exchanges.len() >= MAX_EXCHANGES {
             if let Some(reply) = reply {
-                let _ = reply.send(Err("too many exchanges at once, try again".to_owned()));
+                let _ =
+                    reply.send(Err(NotJoined::Failed("too many exchanges at once, try again".to_owned())));
             }
             return;
         }
@@ -125,13 +127,18 @@ impl Driver {
             }
             Report::Exchanged { number, addr, result, reply } => {
                 self.exchanges.remove(&number);
-                let result = result.and_then(|theirs| {
-                    if theirs.sender.id.node_id == self.id().node_id {
-                        return Err("that is this node itself, or one with the same id".to_owned());
+                let result = result.map_err(NotJoined::Failed).and_then(|theirs| {
+                    let (me, sender) = (self.id(), theirs.sender.id);
+                    if sender.node_id == me.node_id && sender.addr == me.addr {
+                        return Err(NotJoined::Itself);
+                    }
+                    if sender.node_id == me.node_id {
+                        let text = format!("at {} is another node with the id of this one", sender.addr);
+                        return Err(NotJoined::Failed(text));
                     }
                     if let Err(other) = self.hears(theirs.of) {
                         self.turned_away(Garbage::Foreign(other), addr, now);
-                        return Err(other.to_string());
+                        return Err(NotJoined::Failed(other.to_string()));
                     }
                     Ok(theirs)
                 });

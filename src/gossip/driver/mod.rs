@@ -51,7 +51,7 @@ use crate::gossip::seal::Sealer;
 use crate::gossip::timing::Timing;
 use crate::gossip::vivaldi::Vivaldi;
 use crate::gossip::wire::{self, Intent, Part, Profile};
-use crate::gossip::{Error, Shared};
+use crate::gossip::{Error, NotJoined, Shared};
 use crate::mutant;
 
 /// How many commands may wait. When full, the caller waits.
@@ -86,7 +86,7 @@ enum Wake {
 
 /// What a handle asks for.
 pub(super) enum Command {
-    Join { addr: SocketAddr, reply: oneshot::Sender<Result<(), String>> },
+    Join { addr: SocketAddr, reply: oneshot::Sender<Result<(), NotJoined>> },
     Leave { within: Duration, reply: oneshot::Sender<()> },
     UpdateMeta { reply: oneshot::Sender<Result<(), Error>> },
     Settle { cluster: u64 },
@@ -438,9 +438,9 @@ impl Driver {
         match command {
             Command::Join { addr, reply } => {
                 if !self.is_member() {
-                    let _ = reply.send(Err("this node is leaving".to_owned()));
+                    let _ = reply.send(Err(NotJoined::Failed("this node is leaving".to_owned())));
                 } else if addr == self.id().addr {
-                    let _ = reply.send(Err("that is this node itself".to_owned()));
+                    let _ = reply.send(Err(NotJoined::Itself));
                 } else {
                     self.exchange(addr, true, Some(reply));
                 }
