@@ -278,7 +278,7 @@ impl Resolver {
             Wanted::Query(wanted) => {
                 match prepared::execute(&self.anybody(), self.options(), &wanted, None, &self.rng).await {
                     Ok((query, answer)) => zone.query(question, &query, &answer.value, udp),
-                    Err(NotExecuted::NotFound) => zone.nothing(),
+                    Err(NotExecuted::NotFound | NotExecuted::TooLong(_)) => zone.nothing(),
                     Err(NotExecuted::Unfit(text)) => {
                         tracing::warn!(query = wanted, "a prepared query cannot be filled in: {text}");
                         zone.nothing()
