@@ -198,6 +198,10 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
         root.put("/v1/coordinate/update", place().to_string());
         root.json("/v1/coordinate/node/a")
     });
+    // Who shows a token is told that something was left out; who shows none is answered the same, and not told.
+    let (_, powerless) = pair.token("powerless", "key \"nothing\" { policy = \"read\" }");
+    let stranger = pair.server.http().showing(&powerless);
+    let anybody = pair.server.http().showing("anonymous");
     let mut open = BTreeSet::new();
     for route in routes() {
         for method in route.methods {
@@ -205,8 +209,14 @@ fn without_a_token_every_route_refuses_or_leaves_out() {
             let asked = format!("{method} {path}");
             let method: Method = method.parse().unwrap();
             let body = if method == Method::GET { String::new() } else { body };
-            let response = pair.server.http().call(method, &path, body).unwrap();
+            let call = |http: &Http| http.call(method.clone(), &path, body.clone()).unwrap();
+            let (nobody, response) = (call(pair.server.http()), call(&stranger));
+            assert_eq!(nobody.status, response.status, "{asked}: {}", nobody.text());
+            assert!(!filtered(&nobody) && !filtered(&call(&anybody)), "{asked}");
             let text = response.text();
+            if response.status == 200 && filtered(&response) {
+                assert_eq!(nobody.text(), text, "{asked}");
+            }
             assert_eq!(response.header("x-consul-default-acl-policy"), Some("deny"), "{asked}");
             match response.status {
                 403 => assert!(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::raft::client::WriteError;
 use crate::raft::frame::MAX_FRAME;
 use crate::secret::Secret;
+use crate::state::acl::ANONYMOUS_SECRET;
 use crate::state::query::{Found, Query};
 use crate::state::txn::OpError;
 use crate::state::{Command, NodePlace, Outcome, RequestId};
@@ -43,6 +44,16 @@ pub enum Bearer {
     Node,
     /// Of whoever shows this token; an empty one is shown by those who have none.
     Token(Secret),
+}
+
+impl Bearer {
+    /// Whether it is the node or who shows a token; not who shows none, or the one that anybody knows.
+    pub fn is_somebody(&self) -> bool {
+        match self {
+            Bearer::Node => true,
+            Bearer::Token(secret) => !secret.is_empty() && secret.expose() != ANONYMOUS_SECRET,
+        }
+    }
 }
 
 /// What is asked.
@@ -280,6 +291,14 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Result<Reply, CallError>, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn who_shows_what_anybody_knows_is_nobody() {
+        for (secret, somebody) in [("", false), (ANONYMOUS_SECRET, false), ("s", true)] {
+            assert_eq!(Bearer::Token(Secret::new(secret)).is_somebody(), somebody, "{secret:?}");
+        }
+        assert!(Bearer::Node.is_somebody());
+    }
 
     #[test]
     fn what_is_sent_is_what_arrives() {

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use crate::env::Rng;
 use crate::state::catalog::{Instance, ServiceInstances};
-use crate::state::prepared::{NOT_FOUND, Prepared, PreparedQuery};
+use crate::state::prepared::{MOST_OF_NAME, NOT_FOUND, Prepared, PreparedQuery};
 
 use super::coordinates::sort_by_distance;
 use super::{Agent, Answer, QueryOptions, ReadError};
@@ -20,6 +20,9 @@ pub enum NotExecuted {
     /// There is no such query, in Consul's words.
     #[error("{NOT_FOUND}")]
     NotFound,
+    /// No name is so long.
+    #[error("a name of {0} bytes is too long: a query is asked for by {MOST_OF_NAME} at most")]
+    TooLong(usize),
     /// The template cannot be filled in.
     #[error("{0}")]
     Unfit(String),
@@ -37,6 +40,10 @@ pub async fn resolve(
     options: QueryOptions,
     wanted: &str,
 ) -> Result<PreparedQuery, NotExecuted> {
+    // Before anybody is asked: it would be tried with each beginning of the name, and filled in wherever it is to stand.
+    if wanted.len() > MOST_OF_NAME {
+        return Err(NotExecuted::TooLong(wanted.len()));
+    }
     let question = Prepared { wanted: wanted.to_owned(), resolve: true };
     let found = agent.query(at_once(options), &question).await?.value.ok_or(NotExecuted::NotFound)?;
     found.info.rendered(wanted).map_err(NotExecuted::Unfit)

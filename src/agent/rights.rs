@@ -312,6 +312,10 @@ pub fn look(
         | Query::CatalogServices(_)
         | Query::ServiceInstances(_)
         | Query::AllInstances(_)
+        | Query::NodesAt(_)
+        | Query::InstancesAt(_)
+        | Query::NodesLike(_)
+        | Query::InstancesLike(_)
         | Query::OneNode(_)
         | Query::CoordinatesOfAll(_)
         | Query::CoordinatesOf(_)
@@ -354,7 +358,7 @@ pub fn look(
                 TxnResult::Check(row) => check_seen(row),
             });
         }
-        Found::CatalogNodes(nodes) => {
+        Found::CatalogNodes(nodes) | Found::NodesAt(nodes) | Found::NodesLike(nodes) => {
             keep(nodes, &mut filtered, |row| reads(Kind::Node, &row.info.name));
         }
         Found::CatalogServices(services) => {
@@ -362,12 +366,12 @@ pub fn look(
             services.retain(|name, _| reads(Kind::Service, name));
             filtered |= services.len() < before;
         }
-        Found::ServiceInstances(instances) | Found::AllInstances(instances) => {
-            keep(instances, &mut filtered, |instance| {
-                reads(Kind::Service, &instance.service.info.name)
-                    && reads(Kind::Node, &instance.node.info.name)
-            })
-        }
+        Found::ServiceInstances(instances)
+        | Found::AllInstances(instances)
+        | Found::InstancesAt(instances)
+        | Found::InstancesLike(instances) => keep(instances, &mut filtered, |instance| {
+            reads(Kind::Service, &instance.service.info.name) && reads(Kind::Node, &instance.node.info.name)
+        }),
         Found::OneNode(node) => {
             if node.as_ref().is_some_and(|whole| !reads(Kind::Node, &whole.node.info.name)) {
                 *node = None;
@@ -446,7 +450,9 @@ mod tests {
     use super::*;
     use crate::state::acl::authorizer::Default as ByDefault;
     use crate::state::acl::{Holder, Rules};
-    use crate::state::catalog::{CatalogServices, NodeInfo, OneNode, ServiceInfo, ServiceInstances};
+    use crate::state::catalog::{
+        CatalogServices, InstancesLike, NodeInfo, NodesAt, NodesLike, OneNode, ServiceInfo, ServiceInstances,
+    };
     use crate::state::query::{KvGet, KvList, SessionList, Txn};
     use crate::state::session::NewSession;
     use crate::state::{Request, RequestId};
@@ -651,6 +657,27 @@ mod tests {
             found("node \"n1\" { policy = \"read\" }", id).unwrap_err().starts_with("Permission denied: ")
         );
         assert!(found("", "nobody's").unwrap_err().ends_with("doesn't exist"));
+    }
+
+    #[test]
+    fn what_is_found_by_an_address_or_in_any_case_is_judged_as_what_is_listed() {
+        let count = |policy: &str| {
+            let address = [10, 0, 0, 1].into();
+            let nodes =
+                [seen(policy, NodesAt { address }).0, seen(policy, NodesLike { name: "N1".into() }).0];
+            let instances = seen(policy, InstancesLike { service: "WEB".into() }).0;
+            let nodes = nodes.map(|found| match found {
+                Found::NodesAt(nodes) | Found::NodesLike(nodes) => nodes.len(),
+                other => panic!("{other:?}"),
+            });
+            let Found::InstancesLike(instances) = instances else { panic!("{instances:?}") };
+            (nodes, instances.len())
+        };
+        let n1 = "node \"n1\" { policy = \"read\" }";
+        assert_eq!(count(""), ([0, 0], 0));
+        assert_eq!(count(n1), ([1, 1], 0));
+        assert_eq!(count(&format!("{n1} service \"web\" {{ policy = \"read\" }}")), ([1, 1], 1));
+        assert_eq!(count("service \"web\" { policy = \"read\" }"), ([0, 0], 0));
     }
 
     proptest! {

@@ -9,7 +9,8 @@
 //! leaves room for a leader whose clock is fast and for a renewal that is slow to arrive.
 //!
 //! A token's time to live is counted once, and anew by a new leader too: it may live longer by as much as was counted
-//! before each change of leaders, and never shorter.
+//! before each change of leaders, and never shorter. A restore does not begin it anew, as far as this leader has counted:
+//! the token is known again by when it was made.
 //!
 //! No wait counts for more than it asked for: after a suspended machine or a stalled process the clock has
 //! jumped, and what jumps with it must not be sessions.
@@ -46,8 +47,8 @@ enum What {
     Session(String),
     /// A lock-delay, by its key.
     Delay(String),
-    /// A token, by its accessor.
-    Token(String),
+    /// A token, by its accessor and when it was made.
+    Token(String, u64),
 }
 
 /// A time that is being counted, and the log index of its beginning: another beginning since makes it void.
@@ -94,15 +95,21 @@ impl Countdown {
         }
         for token in state.acl().mortal_after(self.seen) {
             let time = Duration::from_nanos(token.it.ttl_ns);
-            self.begin(What::Token(token.it.accessor.clone()), token.create_index, time);
+            let what = What::Token(token.it.accessor.clone(), token.it.created_ms);
+            self.begin(what, token.create_index, time);
         }
         self.seen = state.applied();
     }
 
-    /// Begins to count, unless that is what is being counted. An earlier beginning of the same is forgotten.
+    /// Begins to count, unless that is what is being counted. An earlier beginning of the same is forgotten, but of a token,
+    /// which begins once: it has come back out of a snapshot.
     fn begin(&mut self, what: What, since: u64, time: Duration) {
         match self.ends.get(&what) {
             Some((_, counted)) if *counted == since => return,
+            Some((_, counted)) if matches!(what, What::Token(..)) && *counted < since => {
+                self.ends.entry(what).and_modify(|(_, counted)| *counted = since);
+                return;
+            }
             Some((end, _)) => drop(self.by_end.remove(&(*end, what.clone()))),
             None => {}
         }
@@ -132,7 +139,7 @@ impl Countdown {
             let begun = match &what {
                 What::Session(id) => state.sessions().get(id).map(|session| session.renewed),
                 What::Delay(key) => state.sessions().delay_of(key).map(|delay| delay.since),
-                What::Token(accessor) => state.acl().token(accessor).map(|token| token.create_index),
+                What::Token(accessor, _) => state.acl().token(accessor).map(|token| token.create_index),
             };
             if begun == Some(since) {
                 over.push(Counted { what, since });
@@ -153,7 +160,7 @@ fn commands(over: Vec<Counted>) -> Vec<Command> {
             What::Session(id) => {
                 commands.push(Command::Session(SessionCommand::Expire { id, renewed: since }));
             }
-            What::Token(accessor) => {
+            What::Token(accessor, _) => {
                 commands.push(Command::Acl(AclCommand::Expire { accessor, created: since }));
             }
             What::Delay(key) => delays.push((key, since)),
@@ -204,6 +211,7 @@ impl Server {
 mod tests {
     use super::*;
     use crate::state::acl::NewToken;
+    use crate::state::restore::RestoreCommand;
     use crate::state::session::NewSession;
     use crate::state::{KvCommand, Request, RequestId};
 
@@ -314,6 +322,45 @@ mod tests {
         assert!(state.acl().token("t").is_none());
         countdown.count(AGAIN);
         assert!(countdown.over(&state).is_empty() && countdown.next().is_none());
+    }
+
+    #[test]
+    fn a_restore_does_not_begin_a_tokens_time_anew() {
+        let mut state = State::default();
+        let token = |created_ms: u64| {
+            let ttl_ns = TTL.as_nanos() as u64;
+            NewToken { accessor: "t".to_owned(), ttl_ns, created_ms, ..NewToken::default() }
+        };
+        let put =
+            |created_ms: u64| Command::Acl(AclCommand::PutToken { token: token(created_ms), new: true });
+        apply(&mut state, put(1));
+        let snapshot = state.to_snapshot();
+        let mut countdown = Countdown::default();
+        countdown.look(&state);
+        countdown.count(TTL - AGAIN);
+        let bytes = snapshot.len() as u64;
+        let data = snapshot.as_slice().into();
+        for step in [
+            RestoreCommand::Begin { id: 1, bytes },
+            RestoreCommand::Piece { id: 1, offset: 0, data },
+            RestoreCommand::Commit { id: 1 },
+        ] {
+            apply(&mut state, Command::Restore(step));
+        }
+        countdown.look(&state);
+        assert_eq!(countdown.next(), Some(AGAIN));
+        // Another one with its accessor is another one.
+        apply(&mut state, Command::Acl(AclCommand::DeleteToken { accessor: "t".to_owned() }));
+        apply(&mut state, put(2));
+        countdown.look(&state);
+        countdown.count(AGAIN);
+        assert!(countdown.over(&state).is_empty());
+        assert_eq!(countdown.next(), Some(TTL - AGAIN));
+        countdown.count(TTL);
+        for command in commands(countdown.over(&state)) {
+            apply(&mut state, command);
+        }
+        assert!(state.acl().token("t").is_none());
     }
 
     #[test]

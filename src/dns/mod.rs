@@ -6,10 +6,14 @@
 //! Only instances that serve are told, in an order that chance chooses anew for each question, so that callers
 //! spread. By default any server answers from what it has (`dns.allow_stale`): an old address is better than none.
 //!
+//! What a question costs grows with its answer and not with the catalog: names in another case than they are asked for
+//! in, and addresses, are looked up where the state is. A datagram is cheap, and the catalog of a large cluster is not.
+//!
 //! What is bounded, and what happens at the bound: questions by UDP at once (further ones are dropped, whoever asked
-//! asks again), connections (one more is closed), the time between two questions on one (it is closed), an answer's
-//! size (see [`wire`]), the aliases that are followed within the domain, and the targets whose addresses are looked up
-//! (whoever asks finds the rest by asking on).
+//! asks again), the dearest of all questions (see [`DEAR`]; further ones are answered SERVFAIL, which says the same),
+//! connections (one more is closed), the time between two questions on one (it is closed), an answer's size (see
+//! [`wire`]), the aliases that are followed within the domain, and the targets whose addresses are looked up (whoever
+//! asks finds the rest by asking on).
 //!
 //! Left out: recursion (names outside the domain are refused: a resolver beside it sends here what is ours), zone
 //! transfers, and DNSSEC.
@@ -22,7 +26,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +42,7 @@ use crate::agent::{Agent, Consistency, QueryOptions, ReadError};
 use crate::env::{BoxStream, Datagrams, Env, Listener, Rng};
 use crate::state::Question as Asked;
 use crate::state::catalog::{
-    AllInstances, CatalogNodes, CatalogServices, Instance, NodeInfo, OneNode, ServiceInstances,
+    Instance, InstancesAt, InstancesLike, NodeInfo, NodesAt, NodesLike, OneNode, ServiceInstances,
 };
 use crate::state::query::Applied;
 
@@ -48,6 +52,9 @@ use wire::{NoQuestion, Question, Record, Reply};
 
 /// Questions by UDP that are being answered at once.
 const QUESTIONS: usize = 512;
+/// Addresses and prepared queries that are being looked up at once: these are asked for without knowing a name, so
+/// they must not take the places of all who know one.
+const DEAR: usize = 64;
 /// Connections at once.
 const CONNECTIONS: usize = 256;
 /// How long a connection may be silent, and how long it may take to take an answer.
@@ -95,7 +102,7 @@ impl Sockets {
 pub async fn serve(agent: Agent, sockets: Sockets) {
     let Sockets { datagrams, listener } = sockets;
     let rng = Mutex::new(agent.env().rng("dns"));
-    let resolver = Arc::new(Resolver { agent, rng });
+    let resolver = Arc::new(Resolver { agent, rng, dear: Semaphore::new(DEAR) });
     futures_util::future::join(by_udp(&resolver, datagrams), by_tcp(&resolver, listener)).await;
 }
 
@@ -175,6 +182,7 @@ async fn connection(resolver: &Resolver, mut stream: BoxStream) -> io::Result<()
 struct Resolver {
     agent: Agent,
     rng: Mutex<Rng>,
+    dear: Semaphore,
 }
 
 impl Resolver {
@@ -262,7 +270,13 @@ impl Resolver {
 
     /// What the catalog has under a name.
     async fn look_up(&self, zone: &Zone, question: &Question, udp: bool) -> Result<Reply, ReadError> {
-        Ok(match name::wanted(&question.labels(), zone.domain(), zone.datacenter()) {
+        let wanted = name::wanted(&question.labels(), zone.domain(), zone.datacenter());
+        let mut _place = None;
+        if matches!(wanted, Wanted::Query(_) | Wanted::Reverse(_)) {
+            let Ok(place) = self.dear.try_acquire() else { return Ok(Reply::failed(Rcode::SERVFAIL)) };
+            _place = Some(place);
+        }
+        Ok(match wanted {
             Wanted::Foreign => Reply::failed(Rcode::REFUSED),
             Wanted::Nothing => zone.nothing(),
             Wanted::Address(address) => zone.address(question, address),
@@ -278,7 +292,7 @@ impl Resolver {
             Wanted::Query(wanted) => {
                 match prepared::execute(&self.anybody(), self.options(), &wanted, None, &self.rng).await {
                     Ok((query, answer)) => zone.query(question, &query, &answer.value, udp),
-                    Err(NotExecuted::NotFound) => zone.nothing(),
+                    Err(NotExecuted::NotFound | NotExecuted::TooLong(_)) => zone.nothing(),
                     Err(NotExecuted::Unfit(text)) => {
                         tracing::warn!(query = wanted, "a prepared query cannot be filled in: {text}");
                         zone.nothing()
@@ -287,12 +301,11 @@ impl Resolver {
                 }
             }
             Wanted::Reverse(address) => {
-                let is_there = |text: &str| text.parse::<IpAddr>() == Ok(address);
-                let nodes = self.ask(&CatalogNodes).await?.1.into_iter().map(|row| row.info);
-                let nodes: Vec<NodeInfo> = nodes.filter(|node| is_there(&node.address)).collect();
+                let (_, nodes) = self.ask(&NodesAt { address }).await?;
+                let nodes: Vec<NodeInfo> = nodes.into_iter().map(|row| row.info).collect();
                 let services = if nodes.is_empty() {
-                    let all = self.ask(&AllInstances).await?.1.into_iter().map(|one| one.service.info);
-                    all.filter(|one| is_there(&one.address)).map(|one| one.name).collect()
+                    let (_, instances) = self.ask(&InstancesAt { address }).await?;
+                    instances.into_iter().map(|one| one.service.info.name).collect()
                 } else {
                     BTreeSet::new()
                 };
@@ -317,24 +330,26 @@ impl Resolver {
         Ok((answer.index, answer.value))
     }
 
-    /// A node by its name in small letters. Most names are in small letters; the others are searched for.
+    /// A node by its name in small letters. Most names are in small letters; the others are asked for next.
     async fn node(&self, name: &str) -> Result<Option<NodeInfo>, ReadError> {
         let (_, found) = self.ask(&OneNode { node: name.to_owned(), checks: false }).await?;
         if let Some(whole) = found {
             return Ok(Some(whole.node.info));
         }
-        let (_, all) = self.ask(&CatalogNodes).await?;
-        Ok(all.into_iter().map(|row| row.info).find(|node| node.name.eq_ignore_ascii_case(name)))
+        let (_, like) = self.ask(&NodesLike { name: name.to_owned() }).await?;
+        Ok(like.into_iter().next().map(|row| row.info))
     }
 
     /// The instances of a service that serve, in an order that chance chooses.
     async fn instances(&self, name: &str, tag: Option<&str>) -> Result<Vec<Instance>, ReadError> {
-        let of = |service: &str| ServiceInstances { service: service.to_owned(), health: true };
-        let (_, mut instances) = self.ask(&of(name)).await?;
+        let service = name.to_owned();
+        let (_, mut instances) = self.ask(&ServiceInstances { service, health: true }).await?;
         if instances.is_empty() {
-            let (_, services) = self.ask(&CatalogServices { node_meta: Default::default() }).await?;
-            if let Some(real) = services.keys().find(|service| service.eq_ignore_ascii_case(name)) {
-                (_, instances) = self.ask(&of(real)).await?;
+            let service = name.to_owned();
+            (_, instances) = self.ask(&InstancesLike { service }).await?;
+            // Of several services whose names differ in nothing else, one is meant.
+            if let Some(real) = instances.iter().map(|one| one.service.info.name.clone()).min() {
+                instances.retain(|one| one.service.info.name == real);
             }
         }
         let only_passing = self.agent.config().dns.only_passing;

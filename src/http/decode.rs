@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::config::service::Service;
 
-pub use crate::config::loose::{GoDuration, Labels, value};
+use crate::config::loose::value;
+pub use crate::config::loose::{GoDuration, Labels};
 
 use super::reply::Failure;
 
@@ -27,13 +28,25 @@ impl<'de> Deserialize<'de> for Told {
     }
 }
 
-/// Reads a body.
+/// Reads a body that is an object.
 ///
 /// # Errors
 /// A 400 with the decoder's words.
 pub fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let failed = |error: serde_json::Error| Failure::bad_request(format!("Request decode failed: {error}"));
-    value(serde_json::from_slice(bytes).map_err(failed)?).map_err(failed)
+    object(serde_json::from_slice(bytes).map_err(failed)?, "the body").map_err(failed)
+}
+
+/// Reads an object. `what` it is. A list is refused here, because serde takes one for an object whose fields come in
+/// order, and an empty one for an object of defaults: by `[]` a token would be made.
+///
+/// # Errors
+/// The decoder's words.
+pub fn object<T: DeserializeOwned>(told: Value, what: &str) -> serde_json::Result<T> {
+    if !told.is_object() {
+        return Err(serde_json::Error::custom(format!("{what} is not an object")));
+    }
+    value(told)
 }
 
 #[cfg(test)]
@@ -65,6 +78,15 @@ mod tests {
             let meta = BTreeMap::from([("My_Key".to_owned(), "V".to_owned())]);
             let interval = GoDuration(Duration::from_secs(10));
             assert_eq!(sample(&text), Ok(Sample { serviceid: "s".into(), tags: vec![], meta, interval }));
+        }
+    }
+
+    #[test]
+    fn only_an_object_is_taken_for_one() {
+        assert_eq!(sample("{}"), Ok(Sample::default()));
+        for text in ["[]", r#"["s",[],{},"10s"]"#, "[{}]", "null", "7", "\"s\"", "true"] {
+            let refused = sample(text).unwrap_err();
+            assert_eq!(refused, "Request decode failed: the body is not an object", "{text}");
         }
     }
 

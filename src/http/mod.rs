@@ -643,7 +643,11 @@ where
         let method = known.into_iter().find(|known| *known == request.method().as_str()).unwrap_or("other");
         let reply = match admit(&api, methods, request) {
             Ok((token, call)) => match api.for_whom(token, needs).await {
-                Ok(api) => handler(api, call).await,
+                Ok(api) => {
+                    let somebody = api.agent.bearer().is_somebody();
+                    let reply = handler(api, call).await;
+                    if somebody { reply } else { reply.map(reply::unsifted) }
+                }
                 Err(failure) => Err(failure),
             },
             Err(failure) => Err(failure),

@@ -278,6 +278,7 @@ impl From<NotExecuted> for Failure {
     fn from(why: NotExecuted) -> Failure {
         match why {
             NotExecuted::NotFound => not_found(),
+            NotExecuted::TooLong(_) => Failure::bad_request(why.to_string()),
             NotExecuted::Unfit(text) => Failure::internal(text),
             NotExecuted::Read(error) => error.into(),
         }

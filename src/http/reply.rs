@@ -230,11 +230,18 @@ pub fn describe_unindexed<T>(
     sifted(response, answer.filtered)
 }
 
-/// Says that something was left out which whoever asks may not see, if something was.
+/// Says that something was left out which whoever asks may not see, if something was. See [`unsifted`].
 pub fn sifted(mut response: Response, filtered: bool) -> Response {
     if filtered {
         response.headers_mut().insert(FILTERED, HeaderValue::from_static("true"));
     }
+    response
+}
+
+/// Does not say it after all, as Consul does not. Whoever shows no token is not told that there is something that may not be seen: by asking
+/// for one beginning of a name after the other, anybody could read the names.
+pub fn unsifted(mut response: Response) -> Response {
+    response.headers_mut().remove(FILTERED);
     response
 }
 

@@ -140,7 +140,8 @@ fn parse(api: &Api, body: &[u8]) -> Result<Vec<TxnOp>, Failure> {
         let text = format!("Transaction contains too many operations ({} > {MAX_OPS})", wanted.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
-    wanted.into_iter().map(|wanted| operation(api, decode::value(wanted).map_err(parse_failed)?)).collect()
+    let read = |wanted| decode::object(wanted, "an operation").map_err(parse_failed);
+    wanted.into_iter().map(|wanted| operation(api, read(wanted)?)).collect()
 }
 
 fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {

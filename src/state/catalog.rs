@@ -14,13 +14,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::mutant;
 
 use super::query::{Asked, Indexed};
-use super::tables::{Marks, Table, part};
+use super::tables::{Marks, Sorted, Table, part};
 use super::{Outcome, Refusal, State};
 
 /// The check that stands for a node's life: gossip's verdict, written by the leader.
@@ -269,6 +270,40 @@ pub struct Catalog {
     service_checks_changed: Marks<String>,
     /// By status: the checks in it.
     states_changed: Marks<Status>,
+    #[serde(skip)]
+    places: Places,
+}
+
+/// Where what is looked for is, other than by its key: derived.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// Nodes by their names in small letters.
+    nodes_named: Sorted<String, String>,
+    /// Nodes by their addresses, if those are numbers.
+    nodes_at: Sorted<IpAddr, String>,
+    /// Instances by the names of their services in small letters.
+    services_named: Sorted<String, OnNode>,
+    /// Instances by addresses of their own.
+    services_at: Sorted<IpAddr, OnNode>,
+}
+
+impl Places {
+    /// A node is there, or is no more.
+    fn node(&mut self, node: &NodeInfo, there: bool) {
+        self.nodes_named.set(node.name.to_ascii_lowercase(), &node.name, there);
+        if let Ok(address) = node.address.parse() {
+            self.nodes_at.set(address, &node.name, there);
+        }
+    }
+
+    /// An instance on this node is there, or is no more.
+    fn service(&mut self, node: &str, service: &ServiceInfo, there: bool) {
+        let key = (node.to_owned(), service.id.clone());
+        self.services_named.set(service.name.to_ascii_lowercase(), &key, there);
+        if let Ok(address) = service.address.parse() {
+            self.services_at.set(address, &key, there);
+        }
+    }
 }
 
 impl fmt::Display for CatalogCommand {
@@ -392,6 +427,10 @@ impl Catalog {
         if let Some(former) = former.filter(|former| *former != node.name) {
             self.remove_node(index, &former, losses);
         }
+        if let Some(known) = self.nodes.get(&node.name) {
+            self.places.node(&known.info, false);
+        }
+        self.places.node(node, true);
         let row = Row { info: node.clone(), create_index, modify_index: index };
         self.nodes.set(index, node.name.clone(), row);
         self.nodes_changed.touch(index, &node.name, true);
@@ -409,6 +448,10 @@ impl Catalog {
         }
         let create_index = known.map_or(index, |known| known.create_index);
         let former = known.map(|known| known.info.name.clone()).filter(|former| *former != service.name);
+        if let Some(known) = known {
+            self.places.service(node, &known.info, false);
+        }
+        self.places.service(node, service, true);
         let row = Row { info: service.clone(), create_index, modify_index: index };
         self.services.set(index, key, row);
         self.nodes_changed.touch(index, &node.to_owned(), true);
@@ -448,7 +491,8 @@ impl Catalog {
         for id in checks {
             self.remove_check(index, node, &id, losses);
         }
-        if self.nodes.remove(index, &node.to_owned()).is_some() {
+        if let Some(row) = self.nodes.remove(index, &node.to_owned()) {
+            self.places.node(&row.info, false);
             self.nodes_changed.touch(index, &node.to_owned(), false);
             losses.push(Loss::Node(node.to_owned()));
         }
@@ -461,6 +505,7 @@ impl Catalog {
             self.remove_check(index, node, &check, losses);
         }
         if let Some(row) = self.services.remove(index, &(node.to_owned(), id.to_owned())) {
+            self.places.service(node, &row.info, false);
             self.nodes_changed.touch(index, &node.to_owned(), true);
             self.touch_service(index, &row.info.name);
         }
@@ -509,13 +554,36 @@ impl Catalog {
     }
 
     fn touch_service(&mut self, index: u64, name: &str) {
-        let in_use = self.services.iter().any(|(_, row)| row.info.name == name);
+        let in_use = self.instances_named(name).any(|(_, row)| row.info.name == name);
         for marks in [&mut self.services_changed, &mut self.health_changed] {
             // Mutant H14: a service that is gone has not changed.
             if in_use || !mutant::is("H14") {
                 marks.touch(index, &name.to_owned(), in_use);
             }
         }
+    }
+
+    /// The instances of a service, whatever the case of its name, in the order of their keys.
+    fn instances_named(&self, service: &str) -> impl Iterator<Item = (&OnNode, &Row<ServiceInfo>)> {
+        let keys = self.places.services_named.of(service.to_ascii_lowercase());
+        keys.filter_map(|key| Some((key, self.services.get(key)?)))
+    }
+
+    /// An instance with its node, and with its checks if they are wanted.
+    fn instance(
+        &self,
+        (node_name, id): &OnNode,
+        service: &Row<ServiceInfo>,
+        health: bool,
+    ) -> Option<Instance> {
+        let node = self.nodes.get(node_name)?.clone();
+        let mut checks = Vec::new();
+        for of_node in [true, false].into_iter().filter(|_| health) {
+            let wanted = if of_node { "" } else { id.as_str() };
+            let own = self.checks_on(node_name).filter(|(_, check)| check.info.service_id == wanted);
+            checks.extend(own.map(|(_, check)| self.check_row(node_name, check)));
+        }
+        Some(Instance { node, service: service.clone(), checks })
     }
 
     fn checks_on(&self, node: &str) -> impl Iterator<Item = (&String, &Row<CheckInfo>)> {
@@ -602,7 +670,7 @@ impl Catalog {
             let row = |row: Row<T>| Row { info: row.info, create_index: index, modify_index: index };
             Table::of_rows(index, table.into_rows().map(|(key, at)| (key, row(at))))
         }
-        Catalog {
+        let mut catalog = Catalog {
             nodes: anew(index, self.nodes),
             services: anew(index, self.services),
             checks: anew(index, self.checks),
@@ -612,11 +680,14 @@ impl Catalog {
             node_checks_changed: Marks::all_at(index),
             service_checks_changed: Marks::all_at(index),
             states_changed: Marks::all_at(index),
-        }
+            places: Places::default(),
+        };
+        catalog.find_places();
+        catalog
     }
 
-    /// Computes the digests anew, after loading.
-    pub(super) fn rebuild_digest(&mut self) {
+    /// Computes anew what is derived, after loading.
+    pub(super) fn rebuild(&mut self) {
         self.nodes.rebuild_digest();
         self.services.rebuild_digest();
         self.checks.rebuild_digest();
@@ -630,6 +701,13 @@ impl Catalog {
             marks.rebuild_digest();
         }
         self.states_changed.rebuild_digest();
+        self.find_places();
+    }
+
+    fn find_places(&mut self) {
+        self.places = Places::default();
+        self.nodes.iter().for_each(|(_, row)| self.places.node(&row.info, true));
+        self.services.iter().for_each(|((node, _), row)| self.places.service(node, &row.info, true));
     }
 }
 
@@ -693,10 +771,8 @@ impl Asked for AllInstances {
 
     fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
         let catalog = state.catalog();
-        let instances = catalog.services.iter().filter_map(|((node, _), service)| {
-            let node = catalog.nodes.get(node)?.clone();
-            Some(Instance { node, service: service.clone(), checks: Vec::new() })
-        });
+        let all = catalog.services.iter();
+        let instances = all.filter_map(|(key, service)| catalog.instance(key, service, false));
         Indexed { index: self.index(state), value: instances.collect() }
     }
 
@@ -724,21 +800,10 @@ impl Asked for ServiceInstances {
 
     fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
         let catalog = state.catalog();
-        let mut found = Vec::new();
-        for ((node_name, id), service) in catalog.services.iter() {
-            let Some(node) = catalog.nodes.get(node_name).filter(|_| service.info.name == self.service)
-            else {
-                continue;
-            };
-            let mut checks = Vec::new();
-            for of_node in [true, false].into_iter().filter(|_| self.health) {
-                let wanted = if of_node { "" } else { id.as_str() };
-                let own = catalog.checks_on(node_name).filter(|(_, check)| check.info.service_id == wanted);
-                checks.extend(own.map(|(_, check)| catalog.check_row(node_name, check)));
-            }
-            found.push(Instance { node: node.clone(), service: service.clone(), checks });
-        }
-        Indexed { index: self.index(state), value: found }
+        let named = catalog.instances_named(&self.service);
+        let named = named.filter(|(_, service)| service.info.name == self.service);
+        let found = named.filter_map(|(key, service)| catalog.instance(key, service, self.health));
+        Indexed { index: self.index(state), value: found.collect() }
     }
 
     fn index(&self, state: &State) -> u64 {
@@ -747,7 +812,7 @@ impl Asked for ServiceInstances {
         let index = marks.index_of(&self.service);
         // Mutant H16: what is gone has no index.
         if mutant::is("H16") {
-            let own = catalog.services.iter().filter(|(_, service)| service.info.name == self.service);
+            let own = catalog.instances_named(&self.service);
             return own.map(|(_, service)| service.modify_index).max().unwrap_or(index);
         }
         index
@@ -793,6 +858,80 @@ impl Asked for OneNode {
 impl OneNode {
     fn row<'a>(&self, catalog: &'a Catalog) -> Option<&'a Row<NodeInfo>> {
         catalog.node(&self.node).or_else(|| catalog.node_by_id(&self.node))
+    }
+}
+
+/// The nodes at an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesAt {
+    /// The address.
+    pub address: IpAddr,
+}
+
+impl Asked for NodesAt {
+    type Found = Vec<Row<NodeInfo>>;
+
+    fn ask(&self, state: &State) -> Indexed<Self::Found> {
+        let catalog = state.catalog();
+        let names = catalog.places.nodes_at.of(self.address);
+        let found = names.filter_map(|name| catalog.nodes.get(name).cloned()).collect();
+        Indexed { index: catalog.nodes.newest(), value: found }
+    }
+}
+
+/// The instances that have an address of their own, and it is this one, without their checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstancesAt {
+    /// The address.
+    pub address: IpAddr,
+}
+
+impl Asked for InstancesAt {
+    type Found = Vec<Instance>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
+        let catalog = state.catalog();
+        let keys = catalog.places.services_at.of(self.address);
+        let found = keys.filter_map(|key| catalog.instance(key, catalog.services.get(key)?, false));
+        let index = catalog.services.newest().max(catalog.nodes.newest());
+        Indexed { index, value: found.collect() }
+    }
+}
+
+/// The nodes of a name, whatever its case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesLike {
+    /// The name.
+    pub name: String,
+}
+
+impl Asked for NodesLike {
+    type Found = Vec<Row<NodeInfo>>;
+
+    fn ask(&self, state: &State) -> Indexed<Self::Found> {
+        let catalog = state.catalog();
+        let names = catalog.places.nodes_named.of(self.name.to_ascii_lowercase());
+        let found = names.filter_map(|name| catalog.nodes.get(name).cloned()).collect();
+        Indexed { index: catalog.nodes.newest(), value: found }
+    }
+}
+
+/// The instances of the services of a name, whatever its case, with their checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstancesLike {
+    /// The service's name.
+    pub service: String,
+}
+
+impl Asked for InstancesLike {
+    type Found = Vec<Instance>;
+
+    fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
+        let catalog = state.catalog();
+        let named = catalog.instances_named(&self.service);
+        let found = named.filter_map(|(key, service)| catalog.instance(key, service, true)).collect();
+        let tables = [catalog.nodes.newest(), catalog.services.newest(), catalog.checks.newest()];
+        Indexed { index: tables.into_iter().fold(0, u64::max), value: found }
     }
 }
 
@@ -891,15 +1030,25 @@ pub(super) mod tests {
         Registration { node: node(name), skip_node_update: false, service, checks }.into()
     }
 
+    /// Where nodes and services are; the last one is a host's name.
+    const ADDRESSES: [&str; 3] = ["10.0.0.1", "fd00::1", "host.example"];
+
     fn any_catalog_command() -> impl Strategy<Value = CatalogCommand> {
-        let name = || prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
+        let name = || prop::sample::select(vec!["a", "A", "b"]).prop_map(str::to_owned);
+        let address = || prop::sample::select(ADDRESSES.to_vec()).prop_map(str::to_owned);
         let status = prop::sample::select(vec![Status::Passing, Status::Warning, Status::Critical]);
-        let a_service = (name(), name()).prop_map(|(id, name)| service(&id, &name));
+        let own = prop_oneof![Just(String::new()), address()];
+        let a_service = (name(), name(), own)
+            .prop_map(|(id, name, address)| ServiceInfo { address, ..service(&id, &name) });
+        let a_node = (name(), address()).prop_map(|(name, address)| NodeInfo { address, ..node(&name) });
         let a_check = (name(), prop::sample::select(vec!["", "a", "b"]), status)
             .prop_map(|(id, service, status)| check(&id, service, status));
         prop_oneof![
-            (name(), prop::option::of(a_service), prop::collection::vec(a_check, 0..2))
-                .prop_map(|(name, service, checks)| register(&name, service, checks)),
+            (a_node, prop::option::of(a_service), prop::collection::vec(a_check, 0..2)).prop_map(
+                |(node, service, checks)| {
+                    Registration { node, skip_node_update: false, service, checks }.into()
+                }
+            ),
             name().prop_map(|node| CatalogCommand::DeregisterNode { node }),
             (name(), name()).prop_map(|(node, id)| CatalogCommand::DeregisterService { node, id }),
             (name(), name()).prop_map(|(node, id)| CatalogCommand::DeregisterCheck { node, id }),
@@ -931,6 +1080,14 @@ pub(super) mod tests {
             read!(Checks { of: ChecksOf::Node(name.into()), node_meta: BTreeMap::new() });
             read!(Checks { of: ChecksOf::Service(name.into()), node_meta: BTreeMap::new() });
         }
+        for name in ["A", "b"] {
+            read!(NodesLike { name: name.into() });
+            read!(InstancesLike { service: name.into() });
+        }
+        for address in ADDRESSES.into_iter().filter_map(|address| address.parse().ok()) {
+            read!(NodesAt { address });
+            read!(InstancesAt { address });
+        }
         for status in [Status::Passing, Status::Warning, Status::Critical] {
             read!(Checks { of: ChecksOf::Status(status), node_meta: BTreeMap::new() });
         }
@@ -959,6 +1116,45 @@ pub(super) mod tests {
         let (outcome, _) = catalog.apply(1, &command);
         assert!(matches!(outcome, Outcome::Refused { refusal: Refusal::NotFound(_), .. }), "{outcome:?}");
         assert!(catalog.node("n").is_none());
+    }
+
+    #[test]
+    fn what_is_asked_for_by_address_or_in_any_case_is_found() {
+        let mut catalog = Catalog::default();
+        let at = |name: &str, address: &str, own: &str| {
+            let node = NodeInfo { address: address.into(), ..node(name) };
+            let service = Some(ServiceInfo { address: own.into(), ..service("db1", "DB") });
+            Registration { node, skip_node_update: false, service, checks: Vec::new() }.into()
+        };
+        catalog.apply(1, &at("One", "10.0.0.1", "10.1.0.1"));
+        catalog.apply(2, &at("two", "fd00:0::2", ""));
+        let found = |catalog: &Catalog| {
+            let state = state_of(catalog);
+            let nodes = |rows: Vec<Row<NodeInfo>>| {
+                rows.into_iter().map(|row| row.info.name).collect::<Vec<_>>().join(",")
+            };
+            let instances = |all: Vec<Instance>| {
+                all.into_iter().map(|one| one.node.info.name).collect::<Vec<_>>().join(",")
+            };
+            let address = |text: &str| text.parse::<IpAddr>().unwrap();
+            [
+                nodes(NodesAt { address: address("10.0.0.1") }.ask(&state).value),
+                nodes(NodesAt { address: address("fd00::2") }.ask(&state).value),
+                instances(InstancesAt { address: address("10.1.0.1") }.ask(&state).value),
+                nodes(NodesLike { name: "oNE".into() }.ask(&state).value),
+                instances(InstancesLike { service: "db".into() }.ask(&state).value),
+            ]
+        };
+        assert_eq!(found(&catalog), ["One", "two", "One", "One", "One,two"]);
+        let mut loaded: Catalog = postcard::from_bytes(&postcard::to_stdvec(&catalog).unwrap()).unwrap();
+        loaded.rebuild();
+        assert_eq!(loaded, catalog);
+        assert_eq!(found(&catalog.clone().written_at(9)), found(&catalog));
+        // Moved, and gone.
+        catalog.apply(3, &at("One", "10.0.0.3", ""));
+        assert_eq!(found(&catalog), ["", "two", "", "One", "One,two"]);
+        catalog.apply(4, &CatalogCommand::DeregisterNode { node: "One".into() });
+        assert_eq!(found(&catalog), ["", "two", "", "", "two"]);
     }
 
     #[test]
@@ -1032,8 +1228,9 @@ pub(super) mod tests {
                     prop_assert!(old == new || new_index > old_index, "missed: {} -> {}", old, new);
                 }
                 let mut rebuilt = catalog.clone();
-                rebuilt.rebuild_digest();
+                rebuilt.rebuild();
                 prop_assert_eq!(rebuilt.digest(), catalog.digest());
+                prop_assert_eq!(&rebuilt, &catalog);
                 // Saying it again changes nothing.
                 let again = catalog.clone();
                 if matches!(command, CatalogCommand::Register(_)) {

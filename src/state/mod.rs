@@ -552,7 +552,7 @@ impl State {
     fn rebuild(&mut self) {
         self.kv.rebuild();
         self.sessions.rebuild();
-        self.catalog.rebuild_digest();
+        self.catalog.rebuild();
         self.places.rebuild_digest();
         self.acl.rebuild();
         self.dedup.rebuild_digest();

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
+use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Instance, Row, Status, has_meta};
@@ -19,6 +19,15 @@ use super::query::{Asked, Indexed};
 use super::session::Sessions;
 use super::tables::Table;
 use super::{Outcome, Refusal, State};
+
+/// Bytes of a name that a query has or is asked for by: as many as a name in DNS.
+pub const MOST_OF_NAME: usize = 255;
+/// Bytes of any other text of a query, as it is written and as it is filled in.
+pub const MOST_OF_TEXT: usize = 1024;
+/// Bytes of all texts of a query, as they are written and as they are filled in.
+pub const MOST_OF_QUERY: usize = 64 * 1024;
+/// Bytes that a template's regular expression may take once it is compiled, which is done whenever it is asked for.
+const MOST_OF_REGEXP: usize = 256 * 1024;
 
 /// A query.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,11 +90,7 @@ impl PreparedCommand {
     pub fn size(&self) -> usize {
         match self {
             PreparedCommand::Create(query) | PreparedCommand::Update(query) => {
-                let texts =
-                    query.tags.iter().chain(&query.ignore_check_ids).chain(&query.failover_datacenters);
-                let labels = query.node_meta.iter().chain(&query.service_meta);
-                let labels = labels.map(|(key, value)| key.len() + value.len());
-                512 + texts.map(String::len).sum::<usize>() + labels.sum::<usize>()
+                512 + query.texts().map(|(_, text)| text.len()).sum::<usize>()
             }
             PreparedCommand::Delete { .. } => 64,
         }
@@ -253,7 +258,31 @@ impl PreparedQuery {
             && checks.all(|check| check.status <= worst || self.ignore_check_ids.contains(&check.id))
     }
 
-    /// Whether it makes sense.
+    /// All its texts, with what they are.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let labels = self.node_meta.iter().map(|label| ("NodeMeta", label));
+        let labels = labels.chain(self.service_meta.iter().map(|label| ("ServiceMeta", label)));
+        let one = [
+            ("ID", &self.id),
+            ("Name", &self.name),
+            ("Session", &self.session),
+            ("Service", &self.service),
+            ("Near", &self.near),
+            ("TTL", &self.dns_ttl),
+        ];
+        let lists = [
+            ("Tags", &self.tags),
+            ("IgnoreCheckIDs", &self.ignore_check_ids),
+            ("Datacenters", &self.failover_datacenters),
+        ];
+        one.into_iter()
+            .chain(self.template.iter().map(|template| ("Regexp", &template.regexp)))
+            .chain(lists.into_iter().flat_map(|(what, texts)| texts.iter().map(move |text| (what, text))))
+            .chain(labels.flat_map(|(what, (key, value))| [(what, key), (what, value)]))
+    }
+
+    /// Whether it makes sense. Asked before one is written, and never of one that is: what was written before there were
+    /// bounds stays as it is.
     ///
     /// # Errors
     /// What does not.
@@ -261,25 +290,48 @@ impl PreparedQuery {
         if self.service.is_empty() {
             return Err("Must provide a Service name to query".to_owned());
         }
-        self.rendered("").map(drop)
+        let mut all = 0;
+        for (what, text) in self.texts() {
+            let most = if what == "Name" { MOST_OF_NAME } else { MOST_OF_TEXT };
+            if text.len() > most {
+                return Err(format!("{what} of {} bytes is too long: it may have {most}", text.len()));
+            }
+            all += text.len();
+        }
+        if all > MOST_OF_QUERY {
+            return Err(format!("a query of {all} bytes is too long: it may have {MOST_OF_QUERY}"));
+        }
+        self.rendered(&self.name).map(drop)
     }
 
     /// With the parts of the name that was asked for filled in, if it is a template: `${name.full}`, `${name.prefix}`
     /// (the template's own name), `${name.suffix}` (the rest), and `${match(N)}`, a group of the regular expression, or
-    /// nothing if it does not match.
+    /// nothing if it does not match. As in Consul they may stand in every text that says what is looked for.
+    ///
+    /// What comes out is bounded: a short name in a template must not become a long answer.
     ///
     /// # Errors
-    /// When the expression is none, or something else is to be filled in.
+    /// When the expression is none, something else is to be filled in, or what is filled in is too long.
     pub fn rendered(&self, asked: &str) -> Result<PreparedQuery, String> {
         let mut query = self.clone();
         let Some(template) = &self.template else { return Ok(query) };
-        let regexp = Regex::new(&template.regexp)
+        let regexp = RegexBuilder::new(&template.regexp)
+            .size_limit(MOST_OF_REGEXP)
+            .dfa_size_limit(MOST_OF_REGEXP)
+            .build()
             .map_err(|error| format!("Bad regexp {:?}: {error}", template.regexp))?;
         let groups = if template.regexp.is_empty() { None } else { regexp.captures(asked) };
         let (start, rest) = asked.split_at_checked(self.name.len()).unwrap_or_default();
         let suffix = if start.eq_ignore_ascii_case(&self.name) { rest } else { "" };
-        let fill = |text: &str| {
-            let (mut filled, mut rest) = (String::new(), text);
+        let too_long = || {
+            format!(
+                "filled in with this name, the query is too long: a text of it may have {MOST_OF_TEXT} bytes, and all \
+                 together {MOST_OF_QUERY}"
+            )
+        };
+        let mut all = 0;
+        let mut fill = |text: &mut String| {
+            let (mut filled, mut rest) = (String::new(), text.as_str());
             while let Some((before, after)) = rest.split_once("${") {
                 let (what, after) =
                     after.split_once('}').ok_or_else(|| format!("Bad format {text:?}: a brace is open"))?;
@@ -297,13 +349,25 @@ impl PreparedQuery {
                     }
                     (what, None) => return Err(format!("Bad format {text:?}: unknown variable {what:?}")),
                 }
+                if filled.len() > MOST_OF_TEXT {
+                    return Err(too_long());
+                }
                 rest = after;
             }
             filled.push_str(rest);
-            Ok(filled)
+            all += filled.len();
+            if filled.len() > MOST_OF_TEXT || all > MOST_OF_QUERY {
+                return Err(too_long());
+            }
+            *text = filled;
+            Ok(())
         };
-        query.service = fill(&self.service)?;
-        query.tags = self.tags.iter().map(|tag| fill(tag)).collect::<Result<_, _>>()?;
+        fill(&mut query.service)?;
+        fill(&mut query.near)?;
+        let lists = [&mut query.tags, &mut query.ignore_check_ids, &mut query.failover_datacenters];
+        lists.into_iter().flatten().try_for_each(&mut fill)?;
+        let labels = query.node_meta.values_mut().chain(query.service_meta.values_mut());
+        labels.into_iter().try_for_each(fill)?;
         if template.remove_empty_tags {
             query.tags.retain(|tag| !tag.is_empty() && tag != "!");
         }
@@ -469,10 +533,73 @@ pub(super) mod tests {
         assert_eq!(rendered.service, "db-of-db-master");
         assert_eq!(rendered.tags, ["master", "geo-geo-db-master"]);
         assert_eq!(query.rendered("geo-").unwrap().service, "-of-");
+        // Every text that says what is looked for, and the values of labels, but not their keys.
+        let one = |key: &str| BTreeMap::from([(key.to_owned(), "${name.suffix}".to_owned())]);
+        query.near = "n-${match(1)}".into();
+        query.ignore_check_ids = vec!["${match(2)}".into()];
+        query.failover_datacenters = vec!["dc-${match(2)}".into()];
+        (query.node_meta, query.service_meta) = (one("${name.full}"), one("of"));
+        let rendered = query.rendered("geo-db-master").unwrap();
+        assert_eq!(rendered.near, "n-db");
+        assert_eq!(rendered.ignore_check_ids, ["master"]);
+        assert_eq!(rendered.failover_datacenters, ["dc-master"]);
+        let filled = |key: &str| BTreeMap::from([(key.to_owned(), "db-master".to_owned())]);
+        assert_eq!(rendered.node_meta, filled("${name.full}"));
+        assert_eq!(rendered.service_meta, filled("of"));
         for bad in ["${name.full", "${who}", "${match(x)}"] {
             assert!(template("q", "", bad, "").check().unwrap_err().contains("Bad format"), "{bad}");
         }
         assert!(template("q", "", "a", "(").check().unwrap_err().contains("Bad regexp"));
         assert!(super::tests::query("q", "").rendered("${x}").is_ok());
+    }
+
+    #[test]
+    fn a_template_is_no_bomb() {
+        let asked = "x".repeat(MOST_OF_NAME);
+        let fits = template("q", "", &"${name.full}".repeat(MOST_OF_TEXT / MOST_OF_NAME), "");
+        assert_eq!(fits.rendered(&asked).unwrap().service.len(), 4 * MOST_OF_NAME);
+        let long = template("q", "", &"${name.full}".repeat(12_000), "");
+        let mut many = template("q", "", "web", "");
+        many.tags = vec!["${name.full}".into(); 1 + MOST_OF_QUERY / MOST_OF_NAME];
+        for bomb in [&long, &many] {
+            assert!(bomb.rendered(&asked).unwrap_err().contains("too long"));
+        }
+        assert!(many.rendered("x").is_ok() && many.check().is_ok());
+        for regexp in [r"\pL{150}", "((a{100}){100}){100}"] {
+            let refused = template("q", "", "web", regexp).check().unwrap_err();
+            assert!(refused.contains("Bad regexp") && refused.contains("size limit"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn no_text_is_longer_than_it_may_be_and_all_of_them_count() {
+        let long = || "x".repeat(MOST_OF_TEXT + 1);
+        let with = |change: fn(&mut PreparedQuery, String)| {
+            let mut query = template("q", "", "web", "");
+            change(&mut query, long());
+            query
+        };
+        let all = [
+            with(|query, long| query.name = long),
+            with(|query, long| query.service = long),
+            with(|query, long| query.near = long),
+            with(|query, long| query.template = Some(Template { regexp: long, remove_empty_tags: false })),
+            with(|query, long| query.tags = vec![long]),
+            with(|query, long| query.ignore_check_ids = vec![long]),
+            with(|query, long| query.failover_datacenters = vec![long]),
+            with(|query, long| query.node_meta = BTreeMap::from([(long, String::new())])),
+            with(|query, long| query.service_meta = BTreeMap::from([(String::new(), long)])),
+        ];
+        for query in all {
+            assert!(query.check().unwrap_err().contains("too long"), "{query:?}");
+            assert!(PreparedCommand::Create(Box::new(query)).size() > MOST_OF_TEXT);
+        }
+        let named = |bytes: usize| query("q", &"n".repeat(bytes)).check();
+        assert!(named(MOST_OF_NAME).is_ok() && named(MOST_OF_NAME + 1).is_err());
+        let mut many = query("q", "many");
+        many.tags = vec!["x".repeat(MOST_OF_TEXT); MOST_OF_QUERY / MOST_OF_TEXT];
+        assert!(many.check().unwrap_err().contains("too long"));
+        // What was written before there were bounds is still taken from the log.
+        assert!(create(&mut State::default(), many).is_done());
     }
 }

@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use super::acl::{AclHolder, AclPolicies, AclPolicy, AclRole, AclRoles, AclSelf, AclToken, AclTokens};
 use super::autopilot::AutopilotInForce;
-use super::catalog::{AllInstances, CatalogNodes, CatalogServices, Checks, OneNode, ServiceInstances};
+use super::catalog::{
+    AllInstances, CatalogNodes, CatalogServices, Checks, InstancesAt, InstancesLike, NodesAt, NodesLike,
+    OneNode, ServiceInstances,
+};
 use super::coordinate::{CoordinatesOf, CoordinatesOfAll};
 use super::prepared::{Prepared, PreparedList};
 use super::{Entry, Session, State, TxnOp, txn};
@@ -170,6 +173,14 @@ questions! {
     Prepared,
     /// The instances of all services.
     AllInstances,
+    /// The nodes at an address.
+    NodesAt,
+    /// The instances at an address of their own.
+    InstancesAt,
+    /// The nodes of a name, whatever its case.
+    NodesLike,
+    /// The instances of a service, whatever the case of its name.
+    InstancesLike,
 }
 
 /// See [`Query::KvGet`].

@@ -19,7 +19,8 @@
 //!   now held has its lock-delay, as after any other end of it, and delays in force go on.
 //! * A key's **lock index** is never less than it was, so that it stays a fencing token.
 //! * **Prepared queries** that went with a session do not come back.
-//! * **Tokens, policies and roles** are those of the snapshot; a token's time to live begins anew. A snapshot from
+//! * **Tokens, policies and roles** are those of the snapshot; a token's time to live goes on where the leader counts it,
+//!   and begins anew for one that was over or gone. A snapshot from
 //!   before the first of them leaves those of now as they are.
 //! * **Requests** that were applied stay applied: the table that tells them is that of now, because it is about this
 //!   log and not about the snapshot's.

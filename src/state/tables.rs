@@ -8,6 +8,7 @@
 //!
 //! * [`Tombstones`]: the removed keys of something.
 //! * [`Table`]: rows with tombstones, the newest change of all, and a digest.
+//! * [`Sorted`]: no rows, only their keys by something else that they are looked for by.
 //! * [`Marks`]: no rows, only the index at which each name last changed; for views over several tables.
 //!
 //! A digest is a sum of one hash for each part, so that order does not matter and a part can be taken out
@@ -270,6 +271,35 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
     }
 }
 
+/// The keys of rows by something else, which several may have in common: what is looked for is found without looking at
+/// every row. Derived: it is neither sent nor part of a digest, and made anew after loading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sorted<B, K>(BTreeSet<(B, K)>);
+
+impl<B, K> Default for Sorted<B, K> {
+    fn default() -> Sorted<B, K> {
+        Sorted(BTreeSet::new())
+    }
+}
+
+impl<B: Ord + Clone, K: Ord + Clone + Default> Sorted<B, K> {
+    /// A row has this, or has it no more.
+    pub fn set(&mut self, by: B, key: &K, there: bool) {
+        if there {
+            self.0.insert((by, key.clone()));
+        } else {
+            self.0.remove(&(by, key.clone()));
+        }
+    }
+
+    /// The keys of the rows that have this, in their order.
+    pub fn of(&self, by: B) -> impl Iterator<Item = &K> {
+        // No key sorts before the default one.
+        let from = self.0.range((by.clone(), K::default())..);
+        from.take_while(move |(has, _)| *has == by).map(|(_, key)| key)
+    }
+}
+
 /// The index at which each name last changed, whatever it names: rows of one table, or of several.
 ///
 /// A name that is in use is remembered for as long as it is; of those no longer in use, the newest
@@ -339,6 +369,18 @@ mod tests {
         let digest = table.digest();
         table.rebuild_digest();
         assert_eq!(table.digest(), digest);
+    }
+
+    #[test]
+    fn keys_are_found_by_what_their_rows_have() {
+        let mut sorted = Sorted::default();
+        for (by, key) in [("a", ""), ("a", "2"), ("b", "1"), ("a", "1"), ("aa", "3")] {
+            sorted.set(by, &key.to_owned(), true);
+        }
+        sorted.set("a", &"2".to_owned(), false);
+        sorted.set("c", &"2".to_owned(), false);
+        let of = |by: &str| sorted.of(by).cloned().collect::<Vec<_>>().join(",");
+        assert_eq!(["a", "aa", "b", "c"].map(of), [",1", "3", "1", ""]);
     }
 
     #[test]
