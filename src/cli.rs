@@ -46,7 +46,8 @@ Exit codes:
 
 /// A Consul-style agent: a strongly consistent key-value store, membership and events.
 #[derive(Debug, Parser)]
-#[command(name = "driftline", version, after_help = EXIT_CODES)]
+// Of an option that is said twice the later counts, as in Consul: scripts add theirs to what an alias says already.
+#[command(name = "driftline", version, after_help = EXIT_CODES, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -298,7 +299,8 @@ impl Problem {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(dashes::doubled(std::env::args_os(), &Cli::command())) {
+    let arguments = dashes::doubled(std::env::args_os(), &Cli::command());
+    let cli = match arguments.and_then(Cli::try_parse_from) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too, with code 0. A closed pipe is nobody's loss.
@@ -400,6 +402,18 @@ mod tests {
             let problem = plain(addr).unwrap_err();
             assert!(problem.code == 2 && problem.text.contains(why), "{problem:?}");
         }
+    }
+
+    #[test]
+    fn of_an_option_that_is_said_twice_the_later_counts() {
+        let said = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command;
+        let lock = said("driftline lock --try 1s --timeout 2s p true");
+        assert!(format!("{lock:?}").contains(r#"within: Some("2s")"#), "{lock:?}");
+        let twice = said("driftline kv get --stale --stale --http-addr a --http-addr b k");
+        assert!(format!("{twice:?}").contains(r#"http_addr: Some("b")"#), "{twice:?}");
+        // What may be said more than once is not replaced.
+        let both = said("driftline acl role create --name r --policy-name a --policy-name b");
+        assert!(format!("{both:?}").contains(r#"policy_name: ["a", "b"]"#), "{both:?}");
     }
 
     #[test]
