@@ -129,7 +129,13 @@ enum Command {
 struct Validate {
     /// Files and directories, laid over one another in this order
     #[arg(required = true, value_name = "PATH")]
-    paths: Vec<std::path::PathBuf>,
+    paths: Vec<PathBuf>,
+    /// Say nothing if all is well
+    #[arg(long)]
+    quiet: bool,
+    /// The form of all files, whose names must say the same
+    #[arg(long, value_enum, value_name = "FORM")]
+    config_format: Option<agent::FileForm>,
 }
 
 #[derive(Args, Debug)]
@@ -311,7 +317,10 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
         Command::Bench(args) => bench::run(*args),
-        Command::Validate(args) => agent::validate(&args.paths),
+        Command::Validate(args) => {
+            let said = agent::validate(&args.paths, args.config_format);
+            said.map(|said| if args.quiet { Vec::new() } else { said })
+        }
         Command::Recover(args) => recover::run(&args),
         Command::Keygen => keyring::keygen(),
         Command::Version(format) => Ok(version(format)),
