@@ -10,6 +10,7 @@ mod autopilot;
 mod bench;
 mod catalog;
 mod dashes;
+mod environment;
 mod host;
 mod keyring;
 mod lock;
@@ -26,15 +27,19 @@ mod tls;
 mod transfer;
 mod watch;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Once;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use driftline::env::real::tls::ApiClient;
 use driftline::env::{Env, real};
 use driftline::secret::Secret;
+
+use environment::or_consuls;
 
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
@@ -46,7 +51,8 @@ Exit codes:
 
 /// A Consul-style agent: a strongly consistent key-value store, membership and events.
 #[derive(Debug, Parser)]
-#[command(name = "driftline", version, after_help = EXIT_CODES)]
+// Of an option that is said twice the later counts, as in Consul: scripts add theirs to what an alias says already.
+#[command(name = "driftline", version, after_help = EXIT_CODES, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -128,7 +134,13 @@ enum Command {
 struct Validate {
     /// Files and directories, laid over one another in this order
     #[arg(required = true, value_name = "PATH")]
-    paths: Vec<std::path::PathBuf>,
+    paths: Vec<PathBuf>,
+    /// Say nothing if all is well
+    #[arg(long)]
+    quiet: bool,
+    /// The form of all files, whose names must say the same
+    #[arg(long, value_enum, value_name = "FORM")]
+    config_format: Option<agent::FileForm>,
 }
 
 #[derive(Args, Debug)]
@@ -160,8 +172,8 @@ impl Format {
     }
 }
 
-/// Where the agent is, if nobody says anything else.
-const HERE: &str = "127.0.0.1:8500";
+/// Where the agent is, if nobody says anything else; the port is the usual one of HTTP or HTTPS.
+const HERE: &str = "127.0.0.1";
 
 /// Where the agent is that a command asks. What Consul's variables of the environment say counts where ours say nothing.
 #[derive(Args, Clone, Debug)]
@@ -188,8 +200,9 @@ struct Api {
 impl Api {
     /// Where the agent is, and the world in which it is reached.
     fn reach(&self, env: &Env) -> Result<(Env, SocketAddr), Problem> {
+        environment::check(environment::told)?;
         let addr = or_consuls(self.http_addr.clone(), "CONSUL_HTTP_ADDR").unwrap_or_else(|| HERE.to_owned());
-        let Some(text) = addr.strip_prefix("https://") else {
+        let Some(text) = by_https(&addr, environment::wants_https(environment::told)?) else {
             return Ok((env.clone(), plain(&addr)?));
         };
         let text = text.trim_end_matches('/');
@@ -198,7 +211,9 @@ impl Api {
             let given = given.clone().map(PathBuf::into_os_string);
             or_consuls(given, name).map(PathBuf::from)
         };
-        let Some(ca_file) = &file(&self.ca_file, "CONSUL_CACERT") else {
+        let ca_file = file(&self.ca_file, "CONSUL_CACERT");
+        environment::check_https(environment::told, ca_file.is_some())?;
+        let Some(ca_file) = &ca_file else {
             return Err(Problem::usage("https needs the authority's certificate: --ca-file FILE"));
         };
         let (cert, key) =
@@ -222,6 +237,14 @@ impl Api {
     }
 }
 
+/// What is asked by HTTPS, without the scheme; none if the address says HTTP, or what nobody understands. Whoever wants HTTPS in
+/// any case gets it for an `http://` address too, as from Consul: a token must not go in plain text because of a word.
+fn by_https(addr: &str, in_any_case: bool) -> Option<&str> {
+    let text = addr.strip_prefix("https://");
+    let any = addr.strip_prefix("http://").unwrap_or(addr);
+    text.or((in_any_case && !any.contains("://")).then_some(any))
+}
+
 /// Where an API is that is asked without TLS.
 fn plain(addr: &str) -> Result<SocketAddr, Problem> {
     let text = addr.strip_prefix("http://").unwrap_or(addr);
@@ -233,12 +256,6 @@ fn plain(addr: &str) -> Result<SocketAddr, Problem> {
         return Err(Problem::usage(format!("address {addr:?}: {why}")));
     }
     resolve(text.trim_end_matches('/'), ask::API_PORT)
-}
-
-/// What was given, or what the environment says under Consul's name for it. What is empty says nothing.
-fn or_consuls<T: From<String> + AsRef<std::ffi::OsStr>>(given: Option<T>, name: &str) -> Option<T> {
-    let given = given.filter(|given| !given.as_ref().is_empty());
-    given.or_else(|| std::env::var(name).ok().filter(|text| !text.is_empty()).map(T::from))
 }
 
 /// By whose right a command asks. Never on the command line, which every user of the machine can read: by a file, or by
@@ -258,15 +275,27 @@ impl Token {
     ///
     /// What is there and cannot be one is refused: without it the command would go on by nobody's right.
     fn secret(&self) -> Result<Secret, Problem> {
+        self.secret_as_told(|name| std::env::var_os(name))
+    }
+
+    fn secret_as_told(&self, told: impl Fn(&str) -> Option<OsString>) -> Result<Secret, Problem> {
         if let Some(given) = &self.given {
             return Ok(given.clone());
         }
-        let file = self.token_file.clone();
-        if let Some(path) = file.or_else(|| std::env::var_os("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from)) {
-            return secrets::read(&path, "token");
+        if let Some(path) = &self.token_file {
+            return secrets::read(path, "token");
         }
         // A variable that is set to nothing is unset, as for Consul.
-        let told = |name| std::env::var_os(name).filter(|text| !text.is_empty());
+        let told = |name| told(name).filter(|text| !text.is_empty());
+        if let Some(path) = told("CONSUL_HTTP_TOKEN_FILE") {
+            // Whoever sets this variable set it for Consul, which asks nothing of the file.
+            let (token, warning) = secrets::read_and_warn(Path::new(&path), "token")?;
+            // A command may ask many times.
+            if let Some(warning) = warning {
+                WARNED.call_once(|| complain(&warning));
+            }
+            return Ok(token);
+        }
         let named = ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"];
         match named.into_iter().find_map(|name| Some((name, told(name)?))) {
             Some((name, token)) => secrets::sound(Secret::new(token.to_string_lossy().trim()), name, "token"),
@@ -274,6 +303,9 @@ impl Token {
         }
     }
 }
+
+/// Whether it was said that others may use the token.
+static WARNED: Once = Once::new();
 
 /// Why a command did not do what it was asked: an exit code and a text.
 #[derive(Debug, PartialEq, Eq)]
@@ -298,7 +330,8 @@ impl Problem {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(dashes::doubled(std::env::args_os(), &Cli::command())) {
+    let arguments = dashes::doubled(std::env::args_os(), &Cli::command());
+    let cli = match arguments.and_then(Cli::try_parse_from) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too, with code 0. A closed pipe is nobody's loss.
@@ -309,7 +342,10 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Agent(args) => agent::run(*args).map(|()| Vec::new()),
         Command::Bench(args) => bench::run(*args),
-        Command::Validate(args) => agent::validate(&args.paths),
+        Command::Validate(args) => {
+            let said = agent::validate(&args.paths, args.config_format);
+            said.map(|said| if args.quiet { Vec::new() } else { said })
+        }
         Command::Recover(args) => recover::run(&args),
         Command::Keygen => keyring::keygen(),
         Command::Version(format) => Ok(version(format)),
@@ -399,6 +435,45 @@ mod tests {
         {
             let problem = plain(addr).unwrap_err();
             assert!(problem.code == 2 && problem.text.contains(why), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_option_that_is_said_twice_the_later_counts() {
+        let said = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command;
+        let lock = said("driftline lock --try 1s --timeout 2s p true");
+        assert!(format!("{lock:?}").contains(r#"within: Some("2s")"#), "{lock:?}");
+        let twice = said("driftline kv get --stale --stale --http-addr a --http-addr b k");
+        assert!(format!("{twice:?}").contains(r#"http_addr: Some("b")"#), "{twice:?}");
+        // What may be said more than once is not replaced.
+        let both = said("driftline acl role create --name r --policy-name a --policy-name b");
+        assert!(format!("{both:?}").contains(r#"policy_name: ["a", "b"]"#), "{both:?}");
+    }
+
+    #[test]
+    fn a_token_that_consuls_variable_names_may_be_mounted_for_all_to_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "secret\n").unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let asked = |token_file: Option<&Path>, variable: &str| {
+            let token = Token { token_file: token_file.map(Path::to_owned), given: None };
+            let told = |name: &str| (name == "CONSUL_HTTP_TOKEN_FILE").then(|| variable.into());
+            token.secret_as_told(told).map(|secret| secret.expose().to_owned())
+        };
+        assert_eq!(asked(None, file.to_str().unwrap()).unwrap(), "secret");
+        assert!(asked(Some(&file), "").unwrap_err().text.contains("chmod 600"));
+        assert_eq!(asked(None, "").unwrap(), "");
+    }
+
+    #[test]
+    fn who_wants_https_never_asks_in_plain_text() {
+        for addr in ["127.0.0.1:1", "http://127.0.0.1:1", "https://127.0.0.1:1"] {
+            assert_eq!(by_https(addr, true), Some("127.0.0.1:1"), "{addr}");
+        }
+        assert_eq!(by_https("https://a", false), Some("a"));
+        for (addr, in_any_case) in [("a:1", false), ("http://a", false), ("unix:///run/a.sock", true)] {
+            assert_eq!(by_https(addr, in_any_case), None, "{addr}");
         }
     }
 

@@ -557,6 +557,19 @@ fn the_command_line_looks_after_tokens() {
     run(&["acl", "role", "create", "--name", "ops", "--node-identity", "a:dc1"]);
     let updated = run(&["acl", "token", "update", "--id", accessor, "--role-name", "ops"]);
     assert!(updated.contains("ops") && updated.contains("app") && updated.contains("ci"), "{updated}");
+    // What is appended takes nothing away, nor does what a role is given; ids may be cut short, and one has a name.
+    run(&["acl", "policy", "create", "--name", "ui", "--valid-datacenter", "dc1"]);
+    let updated = run(&["acl", "token", "update", "-id", &accessor[..8], "-append-policy-name=ui"]);
+    assert!(updated.contains("app (") && updated.contains("ui (") && updated.contains("ops ("), "{updated}");
+    let updated = run(&["acl", "role", "update", "--name", "ops", "--policy-name", "app"]);
+    assert!(updated.contains("app (") && updated.contains("a (dc1)"), "{updated}");
+    let updated = run(&["acl", "role", "update", "--name", "ops", "--no-merge", "--policy-name", "ui"]);
+    assert!(!updated.contains("app (") && !updated.contains("a (dc1)"), "{updated}");
+    let updated = run(&["acl", "policy", "update", "--name", "ui", "--no-merge", "--description", "none"]);
+    assert!(updated.contains("none") && !updated.contains("dc1"), "{updated}");
+    assert!(run(&["acl", "token", "list", "-meta"]).contains("ModifyIndex"));
+    let anonymous = run(&["acl", "token", "read", "-id=anonymous"]);
+    assert!(anonymous.contains("00000000-0000-0000-0000-000000000002"), "{anonymous}");
 
     // By the environment, under either name.
     for name in ["DRIFTLINE_HTTP_TOKEN", "CONSUL_HTTP_TOKEN"] {

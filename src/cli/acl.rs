@@ -1,7 +1,9 @@
 //! `driftline acl`: tokens, policies and roles.
 //!
 //! No secret is ever an argument: one that is to be given comes from a file. A change says what is to be
-//! different; the rest stays as it is.
+//! different; the rest stays as it is. What a change gives to a role comes on top of what it has, and what it gives to a token
+//! replaces what that has of the kind, unless it is to be appended: so it is in Consul. An id may be cut short where only one
+//! begins so.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use driftline::agent::tokens::Purpose;
 use driftline::env::Env;
+use driftline::state::acl::{ANONYMOUS, GLOBAL_MANAGEMENT};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -36,7 +39,7 @@ pub struct Bootstrap {
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
@@ -87,17 +90,27 @@ pub enum Role {
     List(List),
 }
 
+/// How these commands show what they were told.
+#[derive(Args, Clone, Copy, Debug)]
+struct Shown {
+    #[command(flatten)]
+    format: Format,
+    /// Show hashes too, and the indexes in lists
+    #[arg(long)]
+    meta: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct List {
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct ById {
-    /// Its accessor id
+    /// Its accessor id, or how that begins; anonymous: that of whoever shows no token
     #[arg(long, visible_alias = "accessor-id")]
     id: String,
     #[command(flatten)]
@@ -110,7 +123,7 @@ pub struct Grants {
     /// A policy, by its name; may be repeated
     #[arg(long, value_name = "NAME")]
     policy_name: Vec<String>,
-    /// A policy, by its id; may be repeated
+    /// A policy, by its id or how that begins; may be repeated
     #[arg(long, value_name = "ID")]
     policy_id: Vec<String>,
     /// What a service needs, NAME or NAME:DATACENTER,…; may be repeated
@@ -126,9 +139,32 @@ pub struct Roles {
     /// A role, by its name; may be repeated
     #[arg(long, value_name = "NAME")]
     role_name: Vec<String>,
-    /// A role, by its id; may be repeated
+    /// A role, by its id or how that begins; may be repeated
     #[arg(long, value_name = "ID")]
     role_id: Vec<String>,
+}
+
+/// What a token is given besides what it has.
+#[derive(Args, Debug)]
+pub struct Appended {
+    /// A policy besides those that it has, by its name; may be repeated
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["policy_name", "policy_id"])]
+    append_policy_name: Vec<String>,
+    /// A policy besides those that it has, by its id or how that begins; may be repeated
+    #[arg(long, value_name = "ID", conflicts_with_all = ["policy_name", "policy_id"])]
+    append_policy_id: Vec<String>,
+    /// A role besides those that it has, by its name; may be repeated
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["role_name", "role_id"])]
+    append_role_name: Vec<String>,
+    /// A role besides those that it has, by its id or how that begins; may be repeated
+    #[arg(long, value_name = "ID", conflicts_with_all = ["role_name", "role_id"])]
+    append_role_id: Vec<String>,
+    /// What a service needs, besides what it has, as with --service-identity
+    #[arg(long, value_name = "NAME", conflicts_with = "service_identity")]
+    append_service_identity: Vec<String>,
+    /// What an agent needs, besides what it has, as with --node-identity
+    #[arg(long, value_name = "NODE:DATACENTER", conflicts_with = "node_identity")]
+    append_node_identity: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -142,6 +178,9 @@ pub struct Create {
     /// File with the secret it is to have, a UUID; without it one is drawn
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// Know it in this datacenter only; there is one
+    #[arg(long)]
+    local: bool,
     /// It ends after so long, as in 8h
     #[arg(long, value_name = "DURATION")]
     expires_ttl: Option<String>,
@@ -150,14 +189,14 @@ pub struct Create {
     #[command(flatten)]
     roles: Roles,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct Update {
-    /// Its accessor id
+    /// Its accessor id, or how that begins; anonymous: that of whoever shows no token
     #[arg(long, visible_alias = "accessor-id")]
     id: String,
     /// What it is for
@@ -168,35 +207,37 @@ pub struct Update {
     #[command(flatten)]
     roles: Roles,
     #[command(flatten)]
-    format: Format,
+    appended: Appended,
+    #[command(flatten)]
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct ReadToken {
-    /// Its accessor id
+    /// Its accessor id, or how that begins; anonymous: that of whoever shows no token
     #[arg(long, visible_alias = "accessor-id", required_unless_present = "own", conflicts_with = "own")]
     id: Option<String>,
     /// The token that this command shows
     #[arg(long = "self")]
     own: bool,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct CloneToken {
-    /// The accessor id of the one to clone
+    /// The accessor id of the one to clone, or how that begins
     #[arg(long, visible_alias = "accessor-id")]
     id: String,
     /// What the new one is for
     #[arg(long, default_value = "")]
     description: String,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
@@ -214,14 +255,14 @@ pub struct SetAgentToken {
 
 #[derive(Args, Debug)]
 pub struct Named {
-    /// Its id
+    /// Its id, or how that begins
     #[arg(long, required_unless_present = "name", conflicts_with = "name")]
     id: Option<String>,
     /// Its name
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
@@ -237,18 +278,21 @@ pub struct CreatePolicy {
     /// Its rules; `-` reads standard input, `@FILE` a file
     #[arg(long, default_value = "")]
     rules: String,
+    /// A datacenter that it counts in; may be repeated; without it in all
+    #[arg(long, value_name = "NAME")]
+    valid_datacenter: Vec<String>,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct UpdatePolicy {
-    /// Its id
-    #[arg(long)]
-    id: String,
-    /// Its new name
+    /// Its id, or how that begins
+    #[arg(long, required_unless_present = "name")]
+    id: Option<String>,
+    /// Its new name; without --id, the name that it has
     #[arg(long)]
     name: Option<String>,
     /// What it is for
@@ -257,8 +301,14 @@ pub struct UpdatePolicy {
     /// Its new rules; `-` reads standard input, `@FILE` a file
     #[arg(long)]
     rules: Option<String>,
+    /// A datacenter that it counts in, instead of those that there were; may be repeated
+    #[arg(long, value_name = "NAME")]
+    valid_datacenter: Vec<String>,
+    /// Keep nothing of what it was but its id and its name
+    #[arg(long)]
+    no_merge: bool,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
@@ -274,26 +324,29 @@ pub struct CreateRole {
     #[command(flatten)]
     grants: Grants,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
 
 #[derive(Args, Debug)]
 pub struct UpdateRole {
-    /// Its id
-    #[arg(long)]
-    id: String,
-    /// Its new name
+    /// Its id, or how that begins
+    #[arg(long, required_unless_present = "name")]
+    id: Option<String>,
+    /// Its new name; without --id, the name that it has
     #[arg(long)]
     name: Option<String>,
     /// What it is for
     #[arg(long)]
     description: Option<String>,
+    /// Keep nothing of what it was but its id and its name; without this, what is given comes on top
+    #[arg(long)]
+    no_merge: bool,
     #[command(flatten)]
     grants: Grants,
     #[command(flatten)]
-    format: Format,
+    shown: Shown,
     #[command(flatten)]
     api: Api,
 }
@@ -307,35 +360,138 @@ fn lay(over: &mut Value, given: Vec<(&str, Value)>) {
     }
 }
 
+/// What is given comes on top of what is there, each once; of a service the datacenters are those that are said last.
+fn add(to: &mut Value, given: Vec<(&str, Value)>) {
+    for (name, value) in given {
+        let mut all = items(&to[name]).to_vec();
+        for item in items(&value) {
+            let same = |key: &str, one: &Value| item[key].is_string() && item[key] == one[key];
+            all.retain(|one| !same("ServiceName", one));
+            if !all.iter().any(|one| one == item || same("ID", one) || same("Name", one)) {
+                all.push(item.clone());
+            }
+        }
+        lay(to, vec![(name, all.into())]);
+    }
+}
+
 fn links(names: &[String], ids: &[String]) -> Value {
     let names = names.iter().map(|name| json!({ "Name": name }));
     names.chain(ids.iter().map(|id| json!({ "ID": id }))).collect()
 }
 
+fn services(said: &[String]) -> Value {
+    let service = |text: &String| match text.split_once(':') {
+        Some((name, datacenters)) => {
+            json!({ "ServiceName": name, "Datacenters": datacenters.split(',').collect::<Vec<_>>() })
+        }
+        None => json!({ "ServiceName": text }),
+    };
+    said.iter().map(service).collect()
+}
+
+fn nodes(said: &[String]) -> Result<Value, Problem> {
+    let node = |text: &String| match text.split_once(':') {
+        Some((name, datacenter)) => Ok(json!({ "NodeName": name, "Datacenter": datacenter })),
+        None => Err(Problem::usage(format!("--node-identity {text:?}: must be NODE:DATACENTER"))),
+    };
+    said.iter().map(node).collect()
+}
+
 impl Grants {
-    fn given(&self) -> Result<Vec<(&'static str, Value)>, Problem> {
-        let service = |text: &String| match text.split_once(':') {
-            Some((name, datacenters)) => {
-                json!({ "ServiceName": name, "Datacenters": datacenters.split(',').collect::<Vec<_>>() })
-            }
-            None => json!({ "ServiceName": text }),
-        };
-        let node = |text: &String| match text.split_once(':') {
-            Some((name, datacenter)) => Ok(json!({ "NodeName": name, "Datacenter": datacenter })),
-            None => Err(Problem::usage(format!("--node-identity {text:?}: must be NODE:DATACENTER"))),
-        };
-        let nodes = self.node_identity.iter().map(node).collect::<Result<Value, Problem>>()?;
+    async fn given(&self, env: &Env, api: &Api) -> Result<Vec<(&'static str, Value)>, Problem> {
+        let policies = Kind::Policy.whole_ids(env, api, &self.policy_id).await?;
         Ok(vec![
-            ("Policies", links(&self.policy_name, &self.policy_id)),
-            ("ServiceIdentities", self.service_identity.iter().map(service).collect()),
-            ("NodeIdentities", nodes),
+            ("Policies", links(&self.policy_name, &policies)),
+            ("ServiceIdentities", services(&self.service_identity)),
+            ("NodeIdentities", nodes(&self.node_identity)?),
         ])
     }
 }
 
 impl Roles {
-    fn given(&self) -> (&'static str, Value) {
-        ("Roles", links(&self.role_name, &self.role_id))
+    async fn given(&self, env: &Env, api: &Api) -> Result<(&'static str, Value), Problem> {
+        let roles = Kind::Role.whole_ids(env, api, &self.role_id).await?;
+        Ok(("Roles", links(&self.role_name, &roles)))
+    }
+}
+
+impl Appended {
+    async fn given(&self, env: &Env, api: &Api) -> Result<Vec<(&'static str, Value)>, Problem> {
+        let policies = Kind::Policy.whole_ids(env, api, &self.append_policy_id).await?;
+        let roles = Kind::Role.whole_ids(env, api, &self.append_role_id).await?;
+        Ok(vec![
+            ("Policies", links(&self.append_policy_name, &policies)),
+            ("Roles", links(&self.append_role_name, &roles)),
+            ("ServiceIdentities", services(&self.append_service_identity)),
+            ("NodeIdentities", nodes(&self.append_node_identity)?),
+        ])
+    }
+}
+
+/// What has an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Token,
+    Policy,
+    Role,
+}
+
+/// Characters of a whole id.
+const ID_CHARS: usize = 36;
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Token => "token",
+            Kind::Policy => "policy",
+            Kind::Role => "role",
+        }
+    }
+
+    /// Where all of them are listed, and under which key a list has their ids.
+    fn listed(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Token => ("/v1/acl/tokens", "AccessorID"),
+            Kind::Policy => ("/v1/acl/policies", "ID"),
+            Kind::Role => ("/v1/acl/roles", "ID"),
+        }
+    }
+
+    /// The whole id that is meant: as it is said, by a word that stands for it, or the only one that begins so.
+    async fn whole_id(self, env: &Env, api: &Api, said: &str) -> Result<String, Problem> {
+        match (self, said) {
+            (Kind::Token, "anonymous") => return Ok(ANONYMOUS.to_owned()),
+            (Kind::Policy, "global-management") => return Ok(GLOBAL_MANAGEMENT.to_owned()),
+            // Every id begins with nothing.
+            (_, "") => return Err(Problem::usage(format!("the id of the {} is empty", self.word()))),
+            _ if said.len() >= ID_CHARS => return Ok(said.to_owned()),
+            _ => {}
+        }
+        self.only(said, &send(env, api, Method::GET, self.listed().0, None).await?)
+    }
+
+    async fn whole_ids(self, env: &Env, api: &Api, said: &[String]) -> Result<Vec<String>, Problem> {
+        let mut ids = Vec::new();
+        for said in said {
+            ids.push(self.whole_id(env, api, said).await?);
+        }
+        Ok(ids)
+    }
+
+    /// The only one of a list whose id begins so.
+    fn only(self, begins: &str, all: &Value) -> Result<String, Problem> {
+        let (what, key) = (self.word(), self.listed().1);
+        let begins_so =
+            |id: &&str| id.get(..begins.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(begins));
+        let mut found = items(all).iter().map(|one| text(one, key)).filter(begins_so);
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id.to_owned()),
+            (None, _) => Err(Problem::failed(format!("there is no {what} whose id begins with {begins:?}"))),
+            _ => Err(Problem::failed(format!(
+                "more than one {what} has an id that begins with {begins:?}: say more of it"
+            ))),
+        }
     }
 }
 
@@ -361,13 +517,13 @@ async fn send(
 /// Does what the command asks.
 pub async fn run(env: &Env, command: Acl) -> Result<Vec<u8>, Problem> {
     match command {
-        Acl::Bootstrap(Bootstrap { secret_file, format, api }) => {
+        Acl::Bootstrap(Bootstrap { secret_file, shown, api }) => {
             let mut body = json!({});
             if let Some(file) = &secret_file {
                 body["BootstrapSecret"] = secret(file)?.into();
             }
             let made = send(env, &api, Method::PUT, "/v1/acl/bootstrap", Some(body)).await?;
-            Ok(show(&made, format))
+            Ok(show(&made, shown))
         }
         Acl::Token(command) => token(env, command).await,
         Acl::Policy(command) => policy(env, command).await,
@@ -382,20 +538,27 @@ async fn token(env: &Env, command: Token) -> Result<Vec<u8>, Problem> {
             if let Some(file) = &args.secret_file {
                 body["SecretID"] = secret(file)?.into();
             }
+            if args.local {
+                body["Local"] = true.into();
+            }
             let given = [("AccessorID", args.accessor), ("ExpirationTTL", args.expires_ttl)];
             lay(&mut body, given.into_iter().filter_map(|(name, one)| Some((name, one?.into()))).collect());
-            lay(&mut body, args.grants.given()?);
-            lay(&mut body, vec![args.roles.given()]);
+            lay(&mut body, args.grants.given(env, &args.api).await?);
+            lay(&mut body, vec![args.roles.given(env, &args.api).await?]);
             let made = send(env, &args.api, Method::PUT, "/v1/acl/token", Some(body)).await?;
-            Ok(show(&made, args.format))
+            Ok(show(&made, args.shown))
         }
         Token::Read(args) => {
-            let id = args.id.unwrap_or_else(|| "self".to_owned());
+            let id = match &args.id {
+                Some(id) => Kind::Token.whole_id(env, &args.api, id).await?,
+                None => "self".to_owned(),
+            };
             let path = format!("/v1/acl/token/{}", path(&id));
-            Ok(show(&send(env, &args.api, Method::GET, &path, None).await?, args.format))
+            Ok(show(&send(env, &args.api, Method::GET, &path, None).await?, args.shown))
         }
         Token::Update(args) => {
-            let path = format!("/v1/acl/token/{}", path(&args.id));
+            let id = Kind::Token.whole_id(env, &args.api, &args.id).await?;
+            let path = format!("/v1/acl/token/{}", path(&id));
             let mut body = send(env, &args.api, Method::GET, &path, None).await?;
             keep(
                 &mut body,
@@ -410,22 +573,25 @@ async fn token(env: &Env, command: Token) -> Result<Vec<u8>, Problem> {
                 ],
             );
             lay(&mut body, args.description.into_iter().map(|text| ("Description", text.into())).collect());
-            lay(&mut body, args.grants.given()?);
-            lay(&mut body, vec![args.roles.given()]);
-            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.format))
+            lay(&mut body, args.grants.given(env, &args.api).await?);
+            lay(&mut body, vec![args.roles.given(env, &args.api).await?]);
+            add(&mut body, args.appended.given(env, &args.api).await?);
+            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.shown))
         }
         Token::Clone(args) => {
-            let path = format!("/v1/acl/token/{}/clone", path(&args.id));
+            let id = Kind::Token.whole_id(env, &args.api, &args.id).await?;
+            let path = format!("/v1/acl/token/{}/clone", path(&id));
             let body = json!({ "Description": args.description });
-            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.format))
+            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.shown))
         }
         Token::Delete(args) => {
-            send(env, &args.api, Method::DELETE, &format!("/v1/acl/token/{}", path(&args.id)), None).await?;
-            Ok(lines([format!("Token deleted: {}", args.id).as_str()]))
+            let id = Kind::Token.whole_id(env, &args.api, &args.id).await?;
+            send(env, &args.api, Method::DELETE, &format!("/v1/acl/token/{}", path(&id)), None).await?;
+            Ok(lines([format!("Token deleted: {id}").as_str()]))
         }
         Token::List(args) => {
             let found = send(env, &args.api, Method::GET, "/v1/acl/tokens", None).await?;
-            list(&found, args.format, "AccessorID", "Description")
+            list(&found, args.shown, "AccessorID", "Description")
         }
         Token::SetAgentToken(args) => {
             let path = format!("/v1/agent/token/{}", path(&args.purpose));
@@ -480,23 +646,30 @@ async fn policy(env: &Env, command: Policy) -> Result<Vec<u8>, Problem> {
     match command {
         Policy::Create(args) => {
             let rules = rules(args.rules)?;
-            let body = json!({ "Name": args.name, "Description": args.description, "Rules": rules });
-            Ok(show(&send(env, &args.api, Method::PUT, "/v1/acl/policy", Some(body)).await?, args.format))
+            let mut body = json!({ "Name": args.name, "Description": args.description, "Rules": rules });
+            lay(&mut body, vec![("Datacenters", args.valid_datacenter.into())]);
+            Ok(show(&send(env, &args.api, Method::PUT, "/v1/acl/policy", Some(body)).await?, args.shown))
         }
-        Policy::Read(args) => Ok(show(&found(env, "policy", &args).await?, args.format)),
+        Policy::Read(args) => Ok(show(
+            &found(env, &args.api, Kind::Policy, args.id.as_deref(), args.name.as_deref()).await?,
+            args.shown,
+        )),
         Policy::Update(args) => {
-            let path = format!("/v1/acl/policy/{}", path(&args.id));
-            let mut body = send(env, &args.api, Method::GET, &path, None).await?;
-            keep(&mut body, &["ID", "Name", "Description", "Rules", "Datacenters"]);
+            let mut body =
+                found(env, &args.api, Kind::Policy, args.id.as_deref(), args.name.as_deref()).await?;
+            let path = format!("/v1/acl/policy/{}", path(text(&body, "ID")));
+            let rest: &[_] = if args.no_merge { &[] } else { &["Description", "Rules", "Datacenters"] };
+            keep(&mut body, &[&["ID", "Name"][..], rest].concat());
+            lay(&mut body, vec![("Datacenters", args.valid_datacenter.into())]);
             let rules = args.rules.map(rules).transpose()?;
             let given = [("Name", args.name), ("Description", args.description), ("Rules", rules)];
             lay(&mut body, given.into_iter().filter_map(|(name, one)| Some((name, one?.into()))).collect());
-            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.format))
+            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.shown))
         }
-        Policy::Delete(args) => delete(env, "policy", &args).await,
+        Policy::Delete(args) => delete(env, Kind::Policy, &args).await,
         Policy::List(args) => {
             let found = send(env, &args.api, Method::GET, "/v1/acl/policies", None).await?;
-            list(&found, args.format, "ID", "Name")
+            list(&found, args.shown, "ID", "Name")
         }
     }
 }
@@ -505,42 +678,53 @@ async fn role(env: &Env, command: Role) -> Result<Vec<u8>, Problem> {
     match command {
         Role::Create(args) => {
             let mut body = json!({ "Name": args.name, "Description": args.description });
-            lay(&mut body, args.grants.given()?);
-            Ok(show(&send(env, &args.api, Method::PUT, "/v1/acl/role", Some(body)).await?, args.format))
+            lay(&mut body, args.grants.given(env, &args.api).await?);
+            Ok(show(&send(env, &args.api, Method::PUT, "/v1/acl/role", Some(body)).await?, args.shown))
         }
-        Role::Read(args) => Ok(show(&found(env, "role", &args).await?, args.format)),
+        Role::Read(args) => Ok(show(
+            &found(env, &args.api, Kind::Role, args.id.as_deref(), args.name.as_deref()).await?,
+            args.shown,
+        )),
         Role::Update(args) => {
-            let path = format!("/v1/acl/role/{}", path(&args.id));
-            let mut body = send(env, &args.api, Method::GET, &path, None).await?;
-            keep(
-                &mut body,
-                &["ID", "Name", "Description", "Policies", "ServiceIdentities", "NodeIdentities"],
-            );
+            let mut body =
+                found(env, &args.api, Kind::Role, args.id.as_deref(), args.name.as_deref()).await?;
+            let path = format!("/v1/acl/role/{}", path(text(&body, "ID")));
+            let rest: &[_] = match args.no_merge {
+                true => &[],
+                false => &["Description", "Policies", "ServiceIdentities", "NodeIdentities"],
+            };
+            keep(&mut body, &[&["ID", "Name"][..], rest].concat());
             let given = [("Name", args.name), ("Description", args.description)];
             lay(&mut body, given.into_iter().filter_map(|(name, one)| Some((name, one?.into()))).collect());
-            lay(&mut body, args.grants.given()?);
-            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.format))
+            add(&mut body, args.grants.given(env, &args.api).await?);
+            Ok(show(&send(env, &args.api, Method::PUT, &path, Some(body)).await?, args.shown))
         }
-        Role::Delete(args) => delete(env, "role", &args).await,
+        Role::Delete(args) => delete(env, Kind::Role, &args).await,
         Role::List(args) => {
             let found = send(env, &args.api, Method::GET, "/v1/acl/roles", None).await?;
-            list(&found, args.format, "ID", "Name")
+            list(&found, args.shown, "ID", "Name")
         }
     }
 }
 
-/// A policy or role, by its id or name.
-async fn found(env: &Env, what: &str, named: &Named) -> Result<Value, Problem> {
-    let place = match (&named.id, &named.name) {
-        (Some(id), _) => path(id),
-        (None, name) => format!("name/{}", path(name.as_deref().unwrap_or_default())),
+/// A policy or role, by its id, or else by its name.
+async fn found(
+    env: &Env,
+    api: &Api,
+    kind: Kind,
+    id: Option<&str>,
+    name: Option<&str>,
+) -> Result<Value, Problem> {
+    let place = match id {
+        Some(id) => path(&kind.whole_id(env, api, id).await?),
+        None => format!("name/{}", path(name.unwrap_or_default())),
     };
-    send(env, &named.api, Method::GET, &format!("/v1/acl/{what}/{place}"), None).await
+    send(env, api, Method::GET, &format!("/v1/acl/{}/{place}", kind.word()), None).await
 }
 
-async fn delete(env: &Env, what: &str, named: &Named) -> Result<Vec<u8>, Problem> {
-    let found = found(env, what, named).await?;
-    let id = text(&found, "ID");
+async fn delete(env: &Env, kind: Kind, named: &Named) -> Result<Vec<u8>, Problem> {
+    let found = found(env, &named.api, kind, named.id.as_deref(), named.name.as_deref()).await?;
+    let (what, id) = (kind.word(), text(&found, "ID"));
     send(env, &named.api, Method::DELETE, &format!("/v1/acl/{what}/{}", path(id)), None).await?;
     let name = text(&found, "Name");
     Ok(lines([format!("Deleted {what} {name}: {id}").as_str()]))
@@ -554,8 +738,8 @@ fn keep(body: &mut Value, names: &[&str]) {
 }
 
 /// One thing, field by field.
-fn show(value: &Value, format: Format) -> Vec<u8> {
-    if format.is_json() {
+fn show(value: &Value, shown: Shown) -> Vec<u8> {
+    if shown.format.is_json() {
         return pretty(value);
     }
     let named = |item: &Value| {
@@ -568,7 +752,10 @@ fn show(value: &Value, format: Format) -> Vec<u8> {
         }
     };
     let mut rows = Vec::new();
-    for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| *name != "Hash") {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        if name == "Hash" && !shown.meta {
+            continue;
+        }
         match value {
             Value::Array(items) => rows.extend(items.iter().map(|item| row([name.as_str(), &named(item)]))),
             Value::String(text) if text.contains('\n') => {
@@ -582,11 +769,13 @@ fn show(value: &Value, format: Format) -> Vec<u8> {
     table(&rows)
 }
 
-fn list(found: &Value, format: Format, first: &str, second: &str) -> Result<Vec<u8>, Problem> {
-    if format.is_json() {
+fn list(found: &Value, shown: Shown, first: &str, second: &str) -> Result<Vec<u8>, Problem> {
+    if shown.format.is_json() {
         return Ok(pretty(found));
     }
-    let mut rows = vec![row([first, second, "Gives"])];
+    let meta: &[&str] = if shown.meta { &["Hash", "CreateIndex", "ModifyIndex"] } else { &[] };
+    let titles = [first, second].into_iter().chain(meta.iter().copied()).chain(["Gives"]);
+    let mut rows = vec![titles.map(str::to_owned).collect::<Vec<_>>()];
     for one in items(found) {
         let gives = ["Policies", "Roles", "ServiceIdentities", "NodeIdentities"]
             .into_iter()
@@ -594,7 +783,13 @@ fn list(found: &Value, format: Format, first: &str, second: &str) -> Result<Vec<
         let gives = gives.filter_map(|item| {
             ["Name", "ServiceName", "NodeName"].into_iter().find_map(|key| item[key].as_str())
         });
-        rows.push(row([text(one, first), text(one, second), &gives.collect::<Vec<_>>().join(", ")]));
+        let mut cells = row([text(one, first), text(one, second)]);
+        cells.extend(meta.iter().map(|key| match &one[key] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }));
+        cells.push(gives.collect::<Vec<_>>().join(", "));
+        rows.push(cells);
     }
     Ok(table(&rows))
 }
@@ -602,6 +797,55 @@ fn list(found: &Value, format: Format, first: &str, second: &str) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_may_be_cut_short_where_only_one_begins_so() {
+        let all = json!([{ "AccessorID": "ab12-1" }, { "AccessorID": "ab12-2" }, { "AccessorID": "cd34-1" }]);
+        let only = |begins| Kind::Token.only(begins, &all).map_err(|problem| problem.text);
+        assert_eq!(
+            (only("cd").unwrap(), only("AB12-2").unwrap()),
+            ("cd34-1".to_owned(), "ab12-2".to_owned())
+        );
+        assert_eq!(
+            only("ab").unwrap_err(),
+            "more than one token has an id that begins with \"ab\": say more of it"
+        );
+        assert_eq!(only("e").unwrap_err(), "there is no token whose id begins with \"e\"");
+    }
+
+    #[test]
+    fn what_is_given_besides_is_there_once_and_takes_nothing_away() {
+        let mut body = json!({ "Policies": [{ "ID": "1", "Name": "a" }] });
+        add(
+            &mut body,
+            vec![
+                ("Policies", links(&["a".to_owned(), "b".to_owned()], &["1".to_owned()])),
+                ("NodeIdentities", json!([])),
+                ("ServiceIdentities", services(&["web".to_owned(), "web:east".to_owned()])),
+            ],
+        );
+        assert_eq!(
+            body,
+            json!({
+                "Policies": [{ "ID": "1", "Name": "a" }, { "Name": "b" }],
+                "ServiceIdentities": [{ "ServiceName": "web", "Datacenters": ["east"] }],
+            })
+        );
+    }
+
+    #[test]
+    fn a_list_shows_hashes_and_indexes_to_who_asks_for_them() {
+        let found = json!([{ "ID": "1", "Name": "a", "Hash": "h", "CreateIndex": 2, "ModifyIndex": 3 }]);
+        let shown = |meta| {
+            let shown = Shown { format: Format { format: super::super::Form::Text, json: false }, meta };
+            String::from_utf8(list(&found, shown, "ID", "Name").unwrap()).unwrap()
+        };
+        assert_eq!(shown(false), "ID  Name  Gives\n1   a\n");
+        assert_eq!(
+            shown(true),
+            "ID  Name  Hash  CreateIndex  ModifyIndex  Gives\n1   a     h     2            3\n"
+        );
+    }
 
     /// A configuration that follows the advice must not be refused.
     #[test]

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, RootCertStore};
 
+use super::dashes::truth;
 use super::{Problem, complain, process, resolve, secrets};
 
 /// The flags of `driftline agent`.
@@ -26,6 +27,9 @@ pub struct AgentArgs {
     /// Configuration file, .toml or .json, or a directory of such; may be repeated, later files win
     #[arg(long, value_name = "PATH", aliases = ["config-file", "config-dir"])]
     config: Vec<PathBuf>,
+    /// The form of all these files, whose names must say the same
+    #[arg(long, value_enum, value_name = "FORM")]
+    config_format: Option<FileForm>,
     /// Be a server: keep the state, with the other servers. Without this the agent is a client, which asks servers
     #[arg(long)]
     server: bool,
@@ -92,9 +96,12 @@ pub struct AgentArgs {
     /// Port of the HTTP API; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
-    /// Port of the DNS server, at the IP of the HTTP API; 0 picks a free one. Without this and dns.addr there is none
-    #[arg(long, value_name = "PORT")]
-    dns_port: Option<u16>,
+    /// Port of the HTTP API by HTTPS, at the IP of the HTTP API; 0 picks a free one, -1 is none
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(i32).range(-1..=65_535), allow_negative_numbers = true, conflicts_with = "https_addr")]
+    https_port: Option<i32>,
+    /// Port of the DNS server, at the IP of the HTTP API; 0 picks a free one. Without this and dns.addr, or with -1, there is none
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(i32).range(-1..=65_535), allow_negative_numbers = true)]
+    dns_port: Option<i32>,
     /// Port for traffic between servers; 0 picks a free one
     #[arg(long, value_name = "PORT", alias = "server-port")]
     rpc_port: Option<u16>,
@@ -110,10 +117,61 @@ pub struct AgentArgs {
     /// File that holds the process id while the agent runs
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    _as_it_is: AsItIs,
     /// Standard input holds the strings: see `env::real::puppet`
     #[cfg(feature = "testbed")]
     #[arg(long, hide = true, requires = "data_dir")]
     pub puppet: bool,
+}
+
+/// Flags of Consul's that say what is so here in any case. They are taken where they say that, and refused where they say
+/// anything else, which would not come true.
+#[derive(Args, Clone, Debug, Default)]
+struct AsItIs {
+    // The status page is always there.
+    #[arg(long = "ui", hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = only_yes)]
+    _ui: Option<bool>,
+    // A node's id is drawn, and never that of its host.
+    #[arg(long = "disable-host-node-id", hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = only_yes)]
+    _disable_host_node_id: Option<bool>,
+    // Versions of protocols that only Consul's agents speak among themselves.
+    #[arg(long = "raft-protocol", hide = true, value_name = "N", value_parser = ["3"])]
+    _raft_protocol: Option<String>,
+    #[arg(long = "protocol", hide = true, value_name = "N", value_parser = ["2", "3"])]
+    _protocol: Option<String>,
+    // There is neither gRPC nor a wide area.
+    #[arg(long = "grpc-port", hide = true, value_name = "PORT", value_parser = ["-1"], allow_negative_numbers = true)]
+    _grpc_port: Option<String>,
+    #[arg(long = "grpc-tls-port", hide = true, value_name = "PORT", value_parser = ["-1"], allow_negative_numbers = true)]
+    _grpc_tls_port: Option<String>,
+    #[arg(long = "serf-wan-port", hide = true, value_name = "PORT", value_parser = ["-1"], allow_negative_numbers = true)]
+    _serf_wan_port: Option<String>,
+}
+
+/// A value that says yes.
+fn only_yes(text: &str) -> Result<bool, &'static str> {
+    match truth(text) {
+        Some(true) => Ok(true),
+        Some(false) => Err("it is so in any case, and cannot be switched off"),
+        None => Err("must be true"),
+    }
+}
+
+/// The forms of configuration files.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileForm {
+    Toml,
+    Json,
+}
+
+impl FileForm {
+    fn ending(self) -> &'static str {
+        match self {
+            FileForm::Toml => ".toml",
+            FileForm::Json => ".json",
+        }
+    }
 }
 
 /// Everything `driftline agent` was told.
@@ -157,7 +215,9 @@ pub fn reread(args: &AgentArgs) -> Result<Plan, Problem> {
 
 /// What files and flags come to, read now.
 fn planned(args: &AgentArgs) -> Result<Plan, Problem> {
-    plan(args.clone(), &sources(&args.config)?, host_name())
+    let sources = sources(&args.config)?;
+    check_form(&sources, args.config_format)?;
+    plan(args.clone(), &sources, host_name())
 }
 
 /// The files of these paths, in the order in which they are laid over one another. Of a directory, those whose
@@ -175,7 +235,8 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problem> {
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let file = entry.map_err(failed)?.path();
             let ending = file.extension().and_then(|ending| ending.to_str());
-            if matches!(ending, Some("toml" | "json")) && file.is_file() {
+            // Whoever copied Consul's configuration means those in HCL too: they are refused when they are read.
+            if matches!(ending, Some("toml" | "json" | "hcl")) && file.is_file() {
                 files.push(file);
             }
         }
@@ -193,8 +254,9 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Problem> {
 }
 
 /// Checks configuration files: whether an agent that is given them, and no flag besides, would start.
-pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
+pub fn validate(paths: &[PathBuf], form: Option<FileForm>) -> Result<Vec<u8>, Problem> {
     let sources = sources(paths)?;
+    check_form(&sources, form)?;
     let plan = plan(AgentArgs::default(), &sources, host_name());
     // It is the files that are wrong, and not the command line.
     let plan = plan.map_err(|problem| Problem::failed(problem.text))?;
@@ -209,9 +271,26 @@ pub fn validate(paths: &[PathBuf]) -> Result<Vec<u8>, Problem> {
 
 fn read(path: &Path) -> Result<Source, Problem> {
     let name = path.display().to_string();
+    if path.extension().is_some_and(|ending| ending == "hcl") {
+        return Err(Problem::failed(format!(
+            "{name}: HCL is not read here, only TOML (.toml) and JSON (.json): write it as one of these"
+        )));
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Source { name, text }),
         Err(error) => Err(Problem::failed(format!("cannot read {name}: {error}"))),
+    }
+}
+
+/// Refuses files of another form than was said. It is their names that say which they have.
+fn check_form(sources: &[Source], said: Option<FileForm>) -> Result<(), Problem> {
+    let Some(ending) = said.map(FileForm::ending) else { return Ok(()) };
+    match sources.iter().find(|source| !source.name.ends_with(ending)) {
+        Some(source) => Err(Problem::failed(format!(
+            "{}: --config-format says that its name ends with {ending}",
+            source.name
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -400,9 +479,12 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
             addr.set_port(port);
         }
     }
-    if let Some(port) = args.dns_port {
-        let ip = config.dns.addr.map_or(config.http_addr.ip(), |addr| addr.ip());
-        config.dns.addr = Some(SocketAddr::new(ip, port));
+    for (port, addr) in [(args.https_port, &mut config.https_addr), (args.dns_port, &mut config.dns.addr)] {
+        if let Some(port) = port {
+            let ip = addr.unwrap_or(config.http_addr).ip();
+            // What is no port says that there is none.
+            *addr = u16::try_from(port).ok().map(|port| SocketAddr::new(ip, port));
+        }
     }
     config.advertise = args.advertise.or(config.advertise);
     // Without a port, a member listens where this node does.
@@ -556,6 +638,30 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_consuls_are_taken_where_they_say_what_is_so() {
+        let line = "--dev --ui --raft-protocol=3 --protocol 2 --disable-host-node-id=true --disable-host-node-id \
+                    --grpc-port=-1 --grpc-tls-port -1 --serf-wan-port=-1 --https-port=-1 --dns-port -1";
+        let config = planned(line, "dns.addr = '127.0.0.1:8600'").unwrap().config;
+        assert_eq!((config.https_addr, config.dns.addr), (None, None));
+        let https = planned("--dev --client 127.0.0.9 --https-port 8501", "").unwrap_err();
+        assert!(https.text.starts_with("https_addr: "), "no certificate: {https:?}");
+        for wrong in [
+            "--ui=false",
+            "--raft-protocol=2",
+            "--protocol=1",
+            "--disable-host-node-id=0",
+            "--grpc-port=8502",
+            "--https-port=-2",
+            "--config-format=hcl",
+        ] {
+            let error = Cli::try_parse_from(["driftline", "agent", wrong]).unwrap_err();
+            let (flag, value) = wrong.split_once('=').unwrap();
+            let said = error.to_string();
+            assert!(error.exit_code() == 2 && said.contains(flag) && said.contains(value), "{said}");
+        }
+    }
+
+    #[test]
     fn development_mode_is_a_cluster_of_one_unless_it_joins() {
         let plan = planned("--dev", "data_dir = '/file'").unwrap();
         assert_eq!((plan.config.bootstrap, plan.data_dir), (Bootstrap::Alone, None));
@@ -642,6 +748,21 @@ mod tests {
         assert_eq!(problem.text, format!("no .toml or .json file in {}", directory.path().display()));
         std::fs::write(directory.path().join("agent.toml"), "server = true").unwrap();
         assert_eq!(sources(&[directory.path().to_owned()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_file_in_hcl_is_not_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (toml, hcl) = (directory.path().join("agent.toml"), directory.path().join("web.hcl"));
+        std::fs::write(&toml, "data_dir = '/x'").unwrap();
+        std::fs::write(&hcl, "service { name = \"web\" }").unwrap();
+        for path in [directory.path(), hcl.as_path()] {
+            let problem = validate(&[path.to_owned()], None).unwrap_err();
+            assert!(problem.text.starts_with(&format!("{}: HCL is not read", hcl.display())), "{problem:?}");
+        }
+        let problem = validate(std::slice::from_ref(&toml), Some(FileForm::Json)).unwrap_err();
+        assert!(problem.text.contains("--config-format says"), "{problem:?}");
+        validate(&[toml], Some(FileForm::Toml)).unwrap();
     }
 
     /// A certificate of this name, valid in these years, and the table that uses it.

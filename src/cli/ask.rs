@@ -61,7 +61,7 @@ pub struct KvGet {
     /// Print the keys under the prefix
     #[arg(long)]
     keys: bool,
-    /// Cut the keys after this, when it follows the prefix
+    /// Cut the keys after this, when it follows the prefix; an empty one shows them whole [default: /]
     #[arg(long, requires = "keys")]
     separator: Option<String>,
     /// Let any server answer from what it has, which may be old
@@ -90,7 +90,7 @@ pub struct KvPut {
     #[arg(default_value = "")]
     value: String,
     /// Write only if the entry's modify index is this; 0: only if there is no entry
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", visible_alias = "modify-index")]
     cas: Option<u64>,
     /// A number to keep beside the value
     #[arg(long, value_name = "NUMBER")]
@@ -120,7 +120,7 @@ pub struct KvDelete {
     #[arg(long, conflicts_with = "cas")]
     recurse: bool,
     /// Delete only if the entry's modify index is this
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", visible_alias = "modify-index")]
     cas: Option<u64>,
     #[command(flatten)]
     api: Api,
@@ -469,6 +469,8 @@ fn value_of(entry: &Value, base64: bool) -> Result<Vec<u8>, Problem> {
 async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     if args.keys {
         let KvGet { key: prefix, separator, stale, format, api, .. } = args;
+        // As Consul's does: whoever wants all keys says so, or asks `kv list`.
+        let separator = Some(separator.unwrap_or_else(|| "/".to_owned())).filter(|cut| !cut.is_empty());
         return kv_list(env, KvList { prefix, separator, stale, format, api }).await;
     }
     if args.key.is_empty() && !args.recurse {

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::ask::{ask, lines, parse, pretty, row, table, text};
+use super::dashes::truth;
 use super::{Api, Format, Problem};
 
 const CONFIGURATION: &str = "/v1/operator/autopilot/configuration";
@@ -32,7 +33,7 @@ pub struct GetConfig {
 #[derive(Args, Debug)]
 pub struct SetConfig {
     /// Whether dead servers that were replaced are taken out of the Raft configuration
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_name = "BOOL", value_parser = yes_or_no)]
     cleanup_dead_servers: Option<bool>,
     /// A server that was not heard for longer is not healthy: 200ms
     #[arg(long, value_name = "DURATION")]
@@ -56,6 +57,10 @@ pub struct State {
     format: Format,
     #[command(flatten)]
     api: Api,
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    truth(text).ok_or("must be true or false")
 }
 
 async fn get(env: &Env, api: &Api, path: &str) -> Result<Value, Problem> {

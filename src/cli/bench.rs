@@ -33,7 +33,7 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
 use super::process::listen;
-use super::{Problem, Token, plain};
+use super::{Problem, Token, environment, plain};
 
 /// After a server that could not be reached a client rests this long, so that it does not spin.
 const REST: Duration = Duration::from_millis(20);
@@ -239,6 +239,10 @@ impl Tally {
 
 /// Runs the whole and returns what it prints.
 pub fn run(args: BenchArgs) -> Result<Vec<u8>, Problem> {
+    environment::check(environment::told)?;
+    if environment::wants_https(environment::told)? {
+        return Err(Problem::usage("CONSUL_HTTP_SSL: this command speaks no TLS: unset it"));
+    }
     let servers = args.http_addr.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?;
     let record = args.history.as_deref().map(|path| create(path, args.force)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::ask::{items, path, text, unanswered};
-use super::programs::{Group, Told};
+use super::programs::{Group, Told, without_shell};
 use super::{Api, Problem, complain};
 
 /// The session lasts at least so long after a renewal.
@@ -70,6 +70,18 @@ pub struct Lock {
     /// the lock is lost, and not what it has started
     #[arg(long)]
     pass_stdin: bool,
+    /// End with 2 whenever the command fails, and not with its exit code
+    #[arg(long)]
+    child_exit_code: bool,
+    /// What goes wrong is always said: for scripts that were written for Consul
+    #[arg(long = "verbose")]
+    _verbose: bool,
+    /// It is tried again for as long as the session is sure to last: for scripts that were written for Consul
+    #[arg(long = "monitor-retry", value_name = "N")]
+    _monitor_retry: Option<u32>,
+    // Consul's. It is taken only to say what to do instead.
+    #[arg(long, hide = true)]
+    shell: bool,
     #[command(flatten)]
     api: Api,
     /// The lock is PREFIX/.lock
@@ -81,6 +93,7 @@ pub struct Lock {
 
 /// Runs the command while the lock is held.
 pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
+    without_shell(args.shell)?;
     let within = match &args.within {
         None => None,
         Some(text) => {
@@ -233,7 +246,7 @@ impl Claim {
         match end {
             End::Itself(status) if status.success() => Ok(Vec::new()),
             End::Itself(status) => {
-                let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+                let code = exit_code(status, args.child_exit_code);
                 Err(Problem { code, text: format!("the command ended with {status}") })
             }
             End::Lost(reason) => {
@@ -456,6 +469,14 @@ impl Claim {
     }
 }
 
+/// What to end with after a command that has failed: Consul's one code for all if that is wanted, or its own.
+fn exit_code(status: ExitStatus, one_for_all: bool) -> u8 {
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        _ if one_for_all => 2,
+        code => code.unwrap_or(1),
+    }
+}
+
 /// Why something was not done.
 struct Trouble {
     text: String,
@@ -594,6 +615,14 @@ mod tests {
         let mut unmarked = list(2, &[]);
         unmarked["Flags"] = json!(0);
         assert!(matches!(decide(&[unmarked, me]), Slot::Conflict(_)));
+    }
+
+    #[test]
+    fn a_command_that_fails_is_told_of_by_its_own_code_or_consuls() {
+        use std::os::unix::process::ExitStatusExt;
+        let (failed, killed) = (ExitStatus::from_raw(7 << 8), ExitStatus::from_raw(9));
+        assert_eq!((exit_code(failed, false), exit_code(killed, false)), (7, 1));
+        assert_eq!((exit_code(failed, true), exit_code(killed, true)), (2, 2));
     }
 
     #[test]

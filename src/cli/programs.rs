@@ -27,6 +27,16 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long what a program has written is read after its end: what it left behind may hold its pipes open for ever.
 const REST: Duration = Duration::from_millis(200);
 
+/// Refuses what Consul gives to a shell. Here a program is run as it is named, and what it is given stays in its words.
+pub fn without_shell(shell: bool) -> Result<(), Problem> {
+    match shell {
+        true => {
+            Err(Problem::usage("--shell: a program is run, and no shell: name one, as in sh -c 'COMMAND'"))
+        }
+        false => Ok(()),
+    }
+}
+
 /// A program and all that it has started. It is killed as a whole when this is dropped, even if the program itself has ended.
 pub struct Group {
     child: Child,
@@ -337,6 +347,13 @@ impl End {
 mod tests {
     use super::*;
     use driftline::env::real::ephemeral_env;
+
+    #[test]
+    fn who_wants_a_shell_is_told_to_name_it() {
+        without_shell(false).unwrap();
+        let problem = without_shell(true).unwrap_err();
+        assert!(problem.code == 2 && problem.text.contains("sh -c"), "{problem:?}");
+    }
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()

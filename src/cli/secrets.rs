@@ -12,16 +12,16 @@ const OTHERS: u32 = 0o077;
 
 /// Refuses a file that others may read or write.
 pub fn check(path: &Path) -> Result<(), Problem> {
+    exposed(path)?.map_or(Ok(()), |why| Err(Problem::failed(why)))
+}
+
+/// What is wrong if others may read or write a file.
+fn exposed(path: &Path) -> Result<Option<String>, Problem> {
     let name = path.display();
     let failed = |error| Problem::failed(format!("cannot read {name}: {error}"));
-    let mode = std::fs::metadata(path).map_err(failed)?.mode();
-    if mode & OTHERS != 0 {
-        let mode = mode & 0o777;
-        return Err(Problem::failed(format!(
-            "{name} holds a secret and others may use it (mode {mode:03o}): chmod 600 {name}"
-        )));
-    }
-    Ok(())
+    let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o777;
+    let why = format!("{name} holds a secret and others may use it (mode {mode:03o}): chmod 600 {name}");
+    Ok((mode & OTHERS != 0).then_some(why))
 }
 
 /// The secret in a file that only the agent's user may read; `what` it should hold, in a word.
@@ -35,8 +35,19 @@ pub fn read_if_any(path: &Path, what: &str) -> Result<Secret, Problem> {
     if secret.is_empty() { Ok(secret) } else { sound(secret, &path.display().to_string(), what) }
 }
 
+/// The same of a file whose mode somebody else may have chosen, as Kubernetes does for what it mounts: that others may use it is
+/// no error, but a warning.
+pub fn read_and_warn(path: &Path, what: &str) -> Result<(Secret, Option<String>), Problem> {
+    let warning = exposed(path)?.map(|why| format!("warning: {why}"));
+    Ok((sound(trimmed(path)?, &path.display().to_string(), what)?, warning))
+}
+
 fn content(path: &Path) -> Result<Secret, Problem> {
     check(path)?;
+    trimmed(path)
+}
+
+fn trimmed(path: &Path) -> Result<Secret, Problem> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Problem::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Secret::new(text.trim()))
@@ -70,9 +81,12 @@ mod tests {
         for open in [0o644, 0o640, 0o602] {
             mode(open);
             assert!(read(&file, "key").unwrap_err().text.contains("chmod 600"), "{open:o}");
+            let (secret, warning) = read_and_warn(&file, "key").unwrap();
+            assert!(secret.expose() == "secret" && warning.unwrap().starts_with("warning: "), "{open:o}");
         }
         mode(0o600);
         assert_eq!(read(&file, "key").unwrap().expose(), "secret");
+        assert_eq!(read_and_warn(&file, "key").unwrap().1, None);
         assert!(read(&directory.path().join("none"), "key").is_err());
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::ask::{LEFT_OUT, ask, pretty};
-use super::programs::{Told, run_until_told};
+use super::programs::{Told, run_until_told, without_shell};
 use super::{Api, Problem, complain};
 
 #[derive(Args, Debug)]
@@ -32,7 +32,7 @@ pub struct Watch {
     #[arg(long, default_value = "")]
     tag: String,
     /// With --type service: only instances whose checks all pass
-    #[arg(long, alias = "passing-only", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
+    #[arg(long, alias = "passing-only")]
     passingonly: bool,
     /// With --type checks: only those in this status
     #[arg(long, default_value = "")]
@@ -43,6 +43,9 @@ pub struct Watch {
     /// Let any server answer from what it has, which may be old
     #[arg(long)]
     stale: bool,
+    // Consul's. It is taken only to say what to do instead.
+    #[arg(long, hide = true)]
+    shell: bool,
     #[command(flatten)]
     api: Api,
     /// A program to run at each change, with the news as JSON on its standard input and their index in CONSUL_INDEX; without it
@@ -57,7 +60,9 @@ fn kind(text: &str) -> Result<Kind, String> {
 
 /// Prints, or runs the handler until it fails.
 pub async fn watch(env: &Env, args: Watch) -> Result<Vec<u8>, Problem> {
-    let Watch { kind, key, prefix, service, tag, passingonly, state, name, stale, api, handler } = args;
+    let Watch { kind, key, prefix, service, tag, passingonly, state, name, stale, shell, api, handler } =
+        args;
+    without_shell(shell)?;
     let look = Look {
         kind,
         key,
