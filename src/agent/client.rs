@@ -16,6 +16,7 @@ use crate::env::{AbortOnDrop, Env};
 use crate::gossip::Member;
 use crate::mutant;
 use crate::secret::Secret;
+use crate::state::acl::Holder;
 
 use super::call::{Bearer, Call, CallError, Reply};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
@@ -176,6 +177,10 @@ impl Delegate for Client {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.inner.lan.shutdown())
+    fn holder_here(&self, _: &Secret) -> Option<Holder> {
+        None
+    }
+
     }
 
     fn stats(&self) -> Stats {
