@@ -409,6 +409,64 @@ fn a_client_agent_keeps_the_catalog_true_with_its_own_token_and_is_looked_after_
 }
 
 #[test]
+fn a_server_without_a_leader_is_looked_after_and_shows_nothing_old() {
+    let home = Home::new();
+    let root = home.secret("root", &format!("{ROOT}\n"));
+    let config = home.file(
+        "server.toml",
+        &format!("{QUICK}[acl]\nenabled = true\ndefault_policy = 'deny'\n[acl.tokens]\ninitial_management = 'file:{root}'\n"),
+    );
+    let start = |name: &str, ports: &[String], others: &[&Node]| {
+        let data = text_of(&home.path(name));
+        let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap-expect", "3"];
+        args.extend(ports.iter().map(String::as_str));
+        let others: Vec<String> = others.iter().map(|node| node.at.gossip.to_string()).collect();
+        others.iter().for_each(|addr| args.extend(["--retry-join", addr]));
+        Node::start(name, &args)
+    };
+    let any = home.ports(None);
+    let mut a = start("a", &any, &[]);
+    let mut b = start("b", &any, &[&a]);
+    let mut c = start("c", &any, &[&a]);
+    let by_root = |node: &Node| node.http().showing(ROOT);
+    for node in [&a, &b, &c] {
+        eventually("the first token everywhere", || by_root(node).json("/v1/acl/token/self?stale"));
+    }
+    eventually("a write", || by_root(&a).set("k", "v").then_some(()));
+    eventually("it is everywhere", || (by_root(&c).local_value("k").as_deref() == Some("v")).then_some(()));
+    a.kill();
+    b.kill();
+
+    // It has caught up, and nobody leads: its state can be saved, by who may, as it is there.
+    let (file, http) = (text_of(&home.path("state.snap")), c.at.http.to_string());
+    let save = |more: &[&str]| {
+        let save = ["snapshot", "save", &file, "--http-addr", &http, "--token-file", &root];
+        shown(&run(&[&save[..], more].concat()))
+    };
+    let saved = save(&["--stale"]);
+    assert!(saved.starts_with("exit 0\nSaved and verified"), "{saved}");
+    let current = c.http().showing(ROOT).get("/v1/snapshot");
+    assert_eq!(current.status, 500, "nobody can say that it is current");
+    assert_eq!(c.http().get("/v1/snapshot?stale").status, 403, "without a token");
+
+    // Restarted, it has not caught up, and is looked after all the same. What it knew is shown to nobody.
+    let same = home.ports(Some(c.at));
+    c.kill();
+    let c = start("c", &same, &[]);
+    let root = by_root(&c);
+    assert_eq!(root.put("/v1/agent/reload", "").status, 200);
+    for path in ["/v1/agent/self", "/v1/agent/members", "/v1/agent/metrics", "/v1/agent/host"] {
+        assert_eq!(root.get(path).status, 200, "{path}");
+    }
+    let old = root.get("/v1/kv/k?stale");
+    assert!(old.status == 500 && old.text().contains("has not caught up"), "{}", old.text());
+    assert_eq!(root.get("/v1/snapshot?stale").status, 500);
+    assert_eq!(root.get("/v1/acl/tokens?stale").status, 500);
+    assert_ne!(c.http().showing(AGENT).put("/v1/agent/reload", "").status, 200, "a token that nobody knows");
+    assert_eq!(c.http().put("/v1/agent/reload", "").status, 403, "none");
+}
+
+#[test]
 fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
     let home = Home::new();
     let config = home.file("a.toml", &format!("{QUICK}[acl]\nenabled = true\ndefault_policy = 'deny'\n"));

@@ -8,8 +8,9 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -214,6 +215,42 @@ fn a_signal_ends_an_agent_gracefully() {
         let status = node.wait();
         assert_eq!(status.code(), Some(0), "{signal}: {}", node.log());
     }
+}
+
+#[test]
+fn the_service_manager_hears_that_an_agent_is_ready_although_it_is_alone() {
+    let home = Home::new();
+    let place = home.path("manager");
+    let manager = UnixDatagram::bind(&place).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let heard = |flags: &[&str], name: &str| {
+        let mut child = driftline()
+            .args([
+                "agent",
+                "--server",
+                "--retry-join",
+                "127.0.0.1:1",
+                "--data-dir",
+                &text_of(&home.path(name)),
+            ])
+            .args(flags)
+            .args(ANY_PORTS)
+            .env("NOTIFY_SOCKET", &place)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut bytes = [0; 200];
+        let told = manager.recv(&mut bytes);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        String::from_utf8_lossy(&bytes[..told.unwrap()]).into_owned()
+    };
+    // A cluster of its own, as after `driftline recover`.
+    assert_eq!(heard(&["--bootstrap"], "leads"), "READY=1\nSTATUS=running");
+    // The first of three that are started one after the other.
+    let told = heard(&["--bootstrap-expect", "3"], "waits");
+    assert!(told.starts_with("READY=1\nSTATUS=waiting for the others"), "{told}");
 }
 
 #[test]

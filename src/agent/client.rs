@@ -16,6 +16,7 @@ use crate::env::{AbortOnDrop, Env};
 use crate::gossip::Member;
 use crate::mutant;
 use crate::secret::Secret;
+use crate::state::acl::Holder;
 
 use super::call::{Bearer, Call, CallError, Reply};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
@@ -99,9 +100,11 @@ impl Client {
             Ok(_) => Explanation::new(&name, false, vec![fine]),
             Err(error) => {
                 let what = format!("{sees}, and none answers: {error}");
-                let advice = super::why::refused_by_tls(&error.to_string())
-                    .unwrap_or("see whether their RPC port is open from here, and what they advertise");
-                Explanation::new(&name, false, vec![here(Level::Broken, what, advice)])
+                let advice =
+                    super::why::refused_by_tls(&error.to_string(), "that server").unwrap_or_else(|| {
+                        "see whether their RPC port is open from here, and what they advertise".to_owned()
+                    });
+                Explanation::new(&name, false, vec![here(Level::Broken, what, &advice)])
             }
         }
     }
@@ -172,6 +175,10 @@ impl Delegate for Client {
                 _ => Err(CallError::misfit()),
             }
         })
+    }
+
+    fn holder_here(&self, _: &Secret) -> Option<Holder> {
+        None
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

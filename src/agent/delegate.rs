@@ -1,4 +1,4 @@
-//! What an agent rests on: the thirteen operations that a server and a client both have, each in its way.
+//! What an agent rests on: the fourteen operations that a server and a client both have, each in its way.
 //!
 //! The agent above, and the API above that, use a node through this trait only, so whatever they can do
 //! works in both modes. A [`Server`](super::Server) answers from Raft, gossip and its own state; a
@@ -13,6 +13,8 @@ use futures_util::future::BoxFuture;
 
 pub use crate::gossip::Coordinate;
 use crate::gossip::Member;
+use crate::secret::Secret;
+use crate::state::acl::Holder;
 
 use super::call::{Bearer, Call, CallError, Reply};
 
@@ -88,6 +90,11 @@ pub trait Delegate: Send + Sync {
     /// # Errors
     /// When no server could be asked, or none knew in time how current it is.
     fn snapshot_rpc(&self, bearer: &Bearer, stale: bool) -> BoxFuture<'_, Result<bytes::Bytes, CallError>>;
+
+    /// Whose token this is by the state that this node keeps, however old that is; `None` if it keeps none, if that knows no tokens
+    /// yet, or if somebody leads who can be asked. For what an agent decides about itself, and for nothing else: no call from
+    /// outside comes here.
+    fn holder_here(&self, token: &Secret) -> Option<Holder>;
 
     /// Stops at once, without telling anyone. What was acknowledged is on disk.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

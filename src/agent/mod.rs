@@ -1,7 +1,7 @@
 //! One node, whole: what a server and a client share, and the calls that the HTTP API is made of.
 //!
 //! [`Agent::start`] is the entry in production and in simulation alike. An agent rests on a [`Delegate`], the
-//! thirteen operations of a node, and does not know which of the two it is:
+//! fourteen operations of a node, and does not know which of the two it is:
 //!
 //! ```text
 //!   http ──► Agent ──► dyn Delegate ─┬─► Server   Raft, gossip, the state
@@ -97,6 +97,9 @@ pub use server::Server;
 
 /// Bytes of a snapshot that go into one entry of the log when it is restored.
 const RESTORED_AT_ONCE: usize = 1 << 20;
+
+/// How long a restarted server looks for a leader before it takes what it still knows for the rights to look after it.
+const LEADER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -721,10 +724,25 @@ impl Agent {
         };
         if config.server {
             // Its own state will do, even without a leader, unless the token is too new for it.
-            return match ask(Consistency::Stale).await {
-                Ok(Some(holder)) => Ok(Some(holder)),
-                stale => ask(Consistency::Default).await.or(stale),
+            let stale = match ask(Consistency::Stale).await {
+                Ok(Some(holder)) => return Ok(Some(holder)),
+                stale => stale,
             };
+            // A server that has not caught up since its restart, because nobody leads or because nobody lets it in, has to be
+            // looked after all the same: a reload may be what brings it back. What it still knows will do for that.
+            let here = || match &stale {
+                Err(_) => self.inner.delegate.holder_here(token),
+                Ok(_) => None,
+            };
+            let mut current = Box::pin(ask(Consistency::Default));
+            let current = match self.inner.env.timeout(LEADER_WITHIN, current.as_mut()).await {
+                Ok(found) => found.or_else(|error| here().map(Some).ok_or(error)),
+                Err(_) => match here() {
+                    Some(holder) => Ok(Some(holder)),
+                    None => current.await,
+                },
+            };
+            return current.or(stale);
         }
         let remembered = self.inner.tokens.remembered(token);
         if let Some((age, Some(holder))) = &remembered

@@ -35,7 +35,7 @@ use crate::raft::rpc::{Answer as RpcAnswer, Ask, Lane};
 use crate::raft::{RaftNode, Reach, ServerInfo, Store, StoreOptions, Tally, Told, log_index, log_term};
 use crate::secret::Secret;
 use crate::state::acl::authorizer::Default as ByDefault;
-use crate::state::acl::{Authorizer, GLOBAL_MANAGEMENT, Grants, Link, NewToken};
+use crate::state::acl::{Authorizer, GLOBAL_MANAGEMENT, Grants, Holder, Link, NewToken};
 use crate::state::catalog::{CatalogNodes, Checks, ChecksOf, ServiceInstances};
 use crate::state::query::{Asked, Found, Indexed, Query};
 use crate::state::{AclCommand, Command, KvCommand, Outcome, Request, RequestId, State};
@@ -311,7 +311,8 @@ impl Server {
         Ok(Authorizer::of(&holder, default))
     }
 
-    /// Judges a call that is no read, by a state that is current now. Whoever was judged is given back, for what the answer may show.
+    /// Judges a call that is no read, by a state that is current now; whoever saves an old state is judged by that one. Whoever was
+    /// judged is given back, for what the answer may show.
     async fn judge(
         &self,
         bearer: &Bearer,
@@ -321,9 +322,14 @@ impl Server {
         // Reads are judged by the state that answers them; what is open to all is, whoever leads.
         let open = matches!(call, Call::Read { .. } | Call::Cluster(_) | Call::Why);
         let Some(token) = self.judged(bearer).filter(|_| !open) else { return Ok(None) };
+        // Nobody may be there to confirm a newer state to who asks for this server's.
+        let consistency = match call {
+            Call::Snapshot(consistency) => *consistency,
+            _ => Consistency::Default,
+        };
         // Mutant P01: a write is judged by whatever state the server has.
         if !mutant::is("P01") {
-            self.current(Consistency::Default, hold).await?;
+            self.current(consistency, hold).await?;
         }
         self.inner.node.state().read(|state| {
             let who = self.authorizer(token, state)?;
@@ -1155,6 +1161,18 @@ impl Delegate for Server {
                 Reply::Snapshot(bytes) => Ok(bytes),
                 _ => Err(CallError::misfit()),
             }
+        })
+    }
+
+    fn holder_here(&self, token: &Secret) -> Option<Holder> {
+        let Inner { config, node, .. } = &*self.inner;
+        if node.live_leader().is_some() {
+            return None;
+        }
+        node.state().read(|state| {
+            let acl = state.acl();
+            // One from before the first token would take everybody for nobody in particular, whom the default may allow much.
+            if acl.knows_tokens() { acl.holder(token, &config.datacenter) } else { None }
         })
     }
 

@@ -2,8 +2,9 @@
 //! configuration again.
 //!
 //! Once the node runs, one line on standard output says where it listens, with the real ports; logs go to standard
-//! error. The service manager hears that the agent is ready (`sd_notify`) once others were found, or at once if there
-//! are none to look for.
+//! error. The service manager hears that the agent is ready (`sd_notify`) once others were found or somebody leads, at once if
+//! there are none to look for, and in any case soon: the others may be started only after this one, and to be restarted
+//! would not bring them.
 //!
 //! SIGHUP reads the configuration again. The first SIGINT or SIGTERM ends the agent, a second one ends it at once.
 //! Whether the agent *leaves* before it ends is configured (`leave_on_terminate`, `skip_leave_on_interrupt`): by
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use driftline::agent::process::{Fresh, Given, LogError, Process};
-use driftline::agent::{Agent, Program};
+use driftline::agent::{Agent, Consistency, Program};
 use driftline::config::reload::Reloaded;
 use driftline::env::real::tls::{Loaded, Tls};
 use driftline::env::{Env, real};
@@ -36,6 +37,11 @@ use super::{Problem, complain, host, programs};
 
 /// How long jobs that still block may hold up the end of the process.
 const LAST_JOBS: Duration = Duration::from_secs(2);
+
+/// How long an agent looks for others before the service manager hears that it is ready all the same.
+const ALONE_FOR: Duration = Duration::from_secs(10);
+/// Pause before it looks again whether somebody leads.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs, plan: Plan) -> Result<(), Problem> {
@@ -150,15 +156,35 @@ async fn reload_at(mut hangup: Signal, agent: Agent) {
 
 // ---- the service manager ----
 
+/// Its API answers by now. Whoever starts one after the other waits here, so this ends before the others are there.
 async fn tell_when_ready(agent: Agent) {
-    let config = agent.config();
-    if !config.retry_join.is_empty() {
-        let mut joined = agent.joined();
-        if joined.wait_for(|joined| *joined).await.is_err() {
-            return;
-        }
+    if agent.config().retry_join.is_empty() {
+        notify("READY=1");
+        return;
     }
-    notify("READY=1");
+    let found = company(&agent);
+    tokio::pin!(found);
+    if agent.env().timeout(ALONE_FOR, found.as_mut()).await.is_err() {
+        notify("READY=1\nSTATUS=waiting for the others: none was found yet, and nobody leads");
+        found.await;
+    }
+    notify("READY=1\nSTATUS=running");
+}
+
+/// Waits until others were found, or somebody leads and a majority says so: a server that is a cluster of its own has none to find.
+async fn company(agent: &Agent) {
+    let mut joined = agent.joined();
+    let led = async {
+        while !agent.cluster(Consistency::Default).await.is_ok_and(|cluster| cluster.leader.is_some()) {
+            agent.env().sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        // Not when the agent ends: then it is not ready either.
+        Ok(_) = joined.wait_for(|joined| *joined) => {}
+        () = led => {}
+    }
 }
 
 /// Tells the service manager, if there is one that wants to know (sd_notify(3)).

@@ -87,8 +87,8 @@ pub fn run(args: &Recover) -> Result<Vec<u8>, Problem> {
         let env = open(dir).map_err(failed)?;
         let cluster = env.scope(recover(&env)).await.map_err(|error| failed(error.to_string()))?;
         text += &format!(
-            "It is now {after}New cluster: {cluster:016x}. Start it: driftline agent --server --data-dir {}\n",
-            dir.display()
+            "It is now {after}New cluster: {cluster:016x}. Start this server as always, with its configuration (for example \
+             `systemctl start driftline`); then empty the data directories of the others, and start them\n"
         );
         Ok(text.into_bytes())
     })

@@ -693,6 +693,11 @@ impl Acl {
         self.tokens.get(&accessor.to_owned())
     }
 
+    /// Whether there ever was a token. With the first comes the anonymous one, which stays.
+    pub fn knows_tokens(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
     /// The log index of the last bootstrap; 0 before the first.
     pub fn bootstrapped(&self) -> u64 {
         self.bootstrapped
