@@ -280,6 +280,9 @@ fn with_tls_a_cluster_forms_a_client_works_and_strangers_do_not() {
         });
         assert!(nodes.iter().all(|node| node.http().voters() == 3));
     }
+    // The one without a certificate is a stranger. The other goes away by itself: to it, the servers are strangers.
+    let refused = foreign.log();
+    assert!(refused.contains("certificate is not vouched for by tls.ca_file here"), "{refused}");
     let kept_out: Vec<usize> =
         nodes.iter().map(|node| node.log().matches("a stranger is kept out by TLS").count()).collect();
     assert!(kept_out.iter().sum::<usize>() >= 1 && kept_out.iter().all(|times| *times <= 1), "{kept_out:?}");

@@ -505,6 +505,7 @@ fn tls_options(config: &Config) -> tls::Options {
         ca_file,
         cert_file,
         key_file,
+        server: config.server,
         verify_incoming,
         verify_outgoing,
         verify_server_hostname,

@@ -32,7 +32,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -50,6 +53,8 @@ const HANDSHAKES: usize = 128;
 const ARRIVALS: usize = 64;
 /// The first byte of a TLS connection. No frame between agents begins so: its length would be beyond all limits.
 const TLS_RECORD: u8 = 0x16;
+/// So many dates are tried for one at which a certificate counts.
+const DATES: usize = 8;
 /// What is said after the handshake.
 const WELCOME: u8 = b'+';
 
@@ -62,6 +67,8 @@ pub struct Options {
     pub cert_file: Option<PathBuf>,
     /// Its key.
     pub key_file: Option<PathBuf>,
+    /// Whether this agent is a server, which others come to.
+    pub server: bool,
     /// Whether other agents must come with TLS and a certificate.
     pub verify_incoming: bool,
     /// Whether this agent goes to servers with TLS.
@@ -79,12 +86,62 @@ impl Options {
     fn is_demanded(&self) -> bool {
         self.verify_incoming || self.verify_outgoing || self.verify_incoming_https
     }
+
+    /// Whether the authorities that this agent goes by vouch for its own certificate, in the roles that it shows it in: the others go
+    /// by the same, and would refuse it. Dates are not looked at: a clock can be set right, and time passes.
+    fn vouched_for(&self, own: &[CertificateDer<'_>], roots: &Arc<RootCertStore>) -> Result<(), String> {
+        let Some((first, between)) = own.split_first() else { return Ok(()) };
+        let file =
+            |file: &Option<PathBuf>| file.as_ref().map_or(String::new(), |file| file.display().to_string());
+        let (certificate, authorities) = (file(&self.cert_file), file(&self.ca_file));
+        let words = |role: &'static str| {
+            let (certificate, authorities) = (&certificate, &authorities);
+            move |error: rustls::Error| match error {
+                rustls::Error::InvalidCertificate(
+                    CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+                ) => format!("the certificate in {certificate} is not made for {role} ({error})"),
+                error => format!(
+                    "no authority in {authorities} vouches for the certificate in {certificate} ({error}): the other \
+                     agents would refuse it"
+                ),
+            }
+        };
+        const CALLED: &str = "who is called: it lacks serverAuth";
+        const CALLS: &str = "who calls: it lacks clientAuth";
+        let parsed = ParsedCertificate::try_from(first).map_err(words(CALLED))?;
+        let provider = provider();
+        let algorithms = provider.signature_verification_algorithms.all;
+        let as_server = |now| {
+            rustls::client::verify_server_cert_signed_by_trust_anchor(
+                &parsed, roots, between, now, algorithms,
+            )
+        };
+        let client = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
+        let client = client.map_err(|error| error.to_string())?;
+        let as_client = |now| client.verify_client_cert(first, between, now).map(drop);
+        if self.server {
+            whatever_the_date(as_server).map_err(words(CALLED))?;
+        }
+        if self.verify_outgoing {
+            whatever_the_date(as_client).map_err(words(CALLS))?;
+        }
+        Ok(())
+    }
 }
 
 /// What is in force; it can be replaced while the agent runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tls {
     loaded: RwLock<Arc<Loaded>>,
+    /// Servers that this agent could not go to, and when it said so.
+    closed: Mutex<Strangers>,
+    start: std::time::Instant,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls::new(Loaded::default())
+    }
 }
 
 /// Certificates and keys, read and found to fit together.
@@ -128,6 +185,25 @@ fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, Str
 fn read_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path)
         .map_err(|error| format!("cannot use the key in {}: {error}", path.display()))
+}
+
+/// What is found of a certificate at a time when it counts. Its dates are looked at before anything else, and so are those of each
+/// between it and the authority; if there is no time at which all of them count, the rest stays unknown.
+fn whatever_the_date(verify: impl Fn(UnixTime) -> Result<(), rustls::Error>) -> Result<(), rustls::Error> {
+    let mut now = UnixTime::now();
+    for _ in 0..DATES {
+        now = match verify(now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+                not_after, ..
+            })) => not_after,
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                not_before,
+                ..
+            })) => not_before,
+            found => return found,
+        };
+    }
+    Ok(())
 }
 
 /// The names that a server's certificate has one of.
@@ -189,7 +265,9 @@ impl Loaded {
             return Ok(loaded);
         };
         if let Some(roots) = roots {
+            let authorities = roots.clone();
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
+            let own = chain.clone();
             let strict = |strict: bool| {
                 let verifier = verifier.clone();
                 let verifier = if strict { verifier } else { verifier.allow_unauthenticated() };
@@ -219,6 +297,10 @@ impl Loaded {
                 .map_err(said)?;
             outgoing.resumption = Resumption::disabled();
             loaded.outgoing = Some(Arc::new(outgoing));
+            // Where no agent looks at certificates, this one may be for people only, and of any authority.
+            if options.verify_incoming || options.verify_outgoing {
+                options.vouched_for(&own, &authorities)?;
+            }
         } else {
             if options.is_demanded() {
                 return Err(
@@ -324,7 +406,11 @@ impl ServerCertVerifier for Signed {
 impl Tls {
     /// With these certificates in force.
     pub fn new(loaded: Loaded) -> Tls {
-        Tls { loaded: RwLock::new(Arc::new(loaded)) }
+        Tls {
+            loaded: RwLock::new(Arc::new(loaded)),
+            closed: Mutex::default(),
+            start: std::time::Instant::now(),
+        }
     }
 
     /// What is in force.
@@ -335,6 +421,19 @@ impl Tls {
     /// Puts others in force, for connections that begin from now on.
     pub fn set(&self, loaded: Loaded) {
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+        // Whoever put new ones in place wants to hear whether they are better.
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Strangers::default();
+    }
+
+    /// Says that TLS keeps this agent from a server, once an address and a while: without it nothing else says why, until
+    /// somebody asks.
+    fn complain(&self, server: SocketAddr, error: &io::Error) {
+        let Some(what) = complaint(server, error) else { return };
+        let now = Instant(super::super::nanos(self.start.elapsed()));
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Notice { times, .. }) = closed.turned_away(now, server.ip()) {
+            tracing::warn!(times, "{what}");
+        }
     }
 
     /// Connects to another agent.
@@ -347,6 +446,7 @@ impl Tls {
         let name = loaded.names.first().cloned();
         let name =
             name.map_or_else(|| ServerName::try_from("server.driftline").map_err(io::Error::other), Ok)?;
+        let server = stream.peer_addr()?;
         let talk = async {
             let mut stream = TlsConnector::from(config).connect(name, stream).await?;
             match stream.read_u8().await? {
@@ -355,7 +455,10 @@ impl Tls {
             }
         };
         match tokio::time::timeout(HANDSHAKE, talk).await {
-            Ok(done) => done.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}"))),
+            Ok(done) => done.map_err(|error| {
+                self.complain(server, &error);
+                io::Error::new(error.kind(), format!("TLS: {error}"))
+            }),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "TLS: no handshake in time")),
         }
     }
@@ -421,6 +524,47 @@ impl Tls {
     }
 }
 
+/// What TLS itself said, if it was TLS that failed.
+fn said_by_tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// The other side's word that it does not take this agent's certificate, if that is why.
+fn refusal(error: &io::Error) -> Option<AlertDescription> {
+    use AlertDescription as Alert;
+    match said_by_tls(error)? {
+        rustls::Error::AlertReceived(
+            alert @ (Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired),
+        ) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// Why a server cannot be gone to, if that is for the certificates: this agent's or the server's.
+fn complaint(server: SocketAddr, error: &io::Error) -> Option<String> {
+    if let Some(alert) = refusal(error) {
+        return Some(format!(
+            "{server} refuses this agent's certificate: {alert:?} (look at tls.cert_file here, and at tls.ca_file there)"
+        ));
+    }
+    match said_by_tls(error)? {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Some(format!("{server}'s certificate is not vouched for by tls.ca_file here"))
+        }
+        rustls::Error::InvalidCertificate(why) => {
+            Some(format!("{server}'s certificate does not count here: {why}"))
+        }
+        _ => None,
+    }
+}
+
 /// What a connection came to.
 type Arrival = io::Result<(BoxStream, SocketAddr, Proof)>;
 
@@ -469,8 +613,20 @@ struct Doorkeeper {
     purpose: Purpose,
     arrivals: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
-    strangers: Arc<Mutex<Strangers>>,
+    strangers: Mutex<Strangers>,
+    /// Those who turned away themselves, because of this agent's certificate.
+    doubters: Mutex<Strangers>,
+    /// Those for whom there was no room.
+    late: Mutex<Strangers>,
     start: std::time::Instant,
+}
+
+/// Why somebody who called is not let in.
+enum Closed<'a> {
+    /// There is no room for another handshake.
+    Full,
+    /// The handshake failed, or took too long.
+    Failed(&'a io::Error),
 }
 
 impl Doorkeeper {
@@ -480,7 +636,9 @@ impl Doorkeeper {
             purpose,
             arrivals,
             room: Arc::new(Semaphore::new(HANDSHAKES)),
-            strangers: Arc::default(),
+            strangers: Mutex::default(),
+            doubters: Mutex::default(),
+            late: Mutex::default(),
             start: std::time::Instant::now(),
         }
     }
@@ -503,7 +661,7 @@ impl Doorkeeper {
                             drop(place);
                         });
                     }
-                    Err(_) => door.turned_away(peer, "too many handshakes are under way"),
+                    Err(_) => door.turned_away(peer, Closed::Full),
                 },
                 // Who accepts knows how long to wait then.
                 Err(error) => drop(door.arrivals.send(Err(error)).await),
@@ -518,21 +676,43 @@ impl Doorkeeper {
             (Ok(()), Ok(Ok((stream, proof)))) => {
                 let _ = self.arrivals.send(Ok((stream, peer, proof))).await;
             }
-            (Err(error), _) | (_, Ok(Err(error))) => self.turned_away(peer, &error.to_string()),
-            (_, Err(_)) => self.turned_away(peer, "no handshake in time"),
+            (Err(error), _) | (_, Ok(Err(error))) => self.turned_away(peer, Closed::Failed(&error)),
+            (_, Err(_)) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no handshake in time");
+                self.turned_away(peer, Closed::Failed(&error));
+            }
         }
     }
 
-    fn turned_away(&self, peer: SocketAddr, reason: &str) {
+    /// Says who is not let in, and why. A stranger is only who was refused here, and not who refused us or came at a bad time.
+    fn turned_away(&self, peer: SocketAddr, why: Closed<'_>) {
         let now = Instant(super::super::nanos(self.start.elapsed()));
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         let port = match self.purpose {
             Purpose::Api => "HTTPS",
             Purpose::Peers | Purpose::Gossip => "RPC",
         };
-        if let Some(Notice { times, crowd }) = strangers.turned_away(now, peer.ip()) {
-            let who = if crowd { "many strangers are" } else { "a stranger is" };
-            tracing::warn!(%peer, port, reason, times, "{who} kept out by TLS");
+        let notice = |known: &Mutex<Strangers>| {
+            known.lock().unwrap_or_else(PoisonError::into_inner).turned_away(now, peer.ip())
+        };
+        match why {
+            Closed::Full => {
+                if let Some(Notice { times, .. }) = notice(&self.late) {
+                    tracing::warn!(%peer, port, times, "not let in: too many handshakes are under way");
+                }
+            }
+            Closed::Failed(error) => {
+                if let Some(alert) = refusal(error) {
+                    if let Some(Notice { times, .. }) = notice(&self.doubters) {
+                        tracing::warn!(
+                            %peer, port, ?alert, times,
+                            "it does not accept this agent's certificate: look at tls.cert_file here, and at the authorities there"
+                        );
+                    }
+                } else if let Some(Notice { times, crowd }) = notice(&self.strangers) {
+                    let who = if crowd { "many strangers are" } else { "a stranger is" };
+                    tracing::warn!(%peer, port, reason = %error, times, "{who} kept out by TLS");
+                }
+            }
         }
     }
 }
@@ -589,7 +769,7 @@ async fn shaken(shaking: tokio_rustls::Connect<TcpStream>) -> io::Result<BoxStre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
     use tempfile::TempDir;
 
     /// An authority, and a place for what it signs.
@@ -610,17 +790,27 @@ mod tests {
             Authority { home, issuer: Issuer::new(params, key) }
         }
 
-        /// Options of an agent whose certificate has this name.
-        fn options(&self, name: &str) -> Options {
+        /// Makes a certificate of this name for these years and purposes, and its key.
+        fn sign(&self, name: &str, years: std::ops::Range<i32>, purposes: Vec<ExtendedKeyUsagePurpose>) {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+            params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+            params.extended_key_usages = purposes;
             let file = |ending: &str| self.home.path().join(format!("{name}{ending}"));
             fs::write(file(".pem"), params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
             fs::write(file("-key.pem"), key.serialize_pem()).unwrap();
+        }
+
+        /// Options of an agent whose certificate has this name.
+        fn options(&self, name: &str) -> Options {
+            self.sign(name, 2000..4000, vec![]);
+            let file = |ending: &str| self.home.path().join(format!("{name}{ending}"));
             Options {
                 ca_file: Some(self.home.path().join("ca.pem")),
                 cert_file: Some(file(".pem")),
                 key_file: Some(file("-key.pem")),
+                server: name.starts_with("server."),
                 verify_incoming: true,
                 verify_outgoing: true,
                 verify_server_hostname: true,
@@ -675,11 +865,26 @@ mod tests {
     async fn a_stranger_is_refused_before_it_can_say_anything() {
         let (ours, theirs) = (Authority::new(), Authority::new());
         let listener = listen(tls(ours.options(SERVER))).await;
-        // One who does not care who we are and shows a certificate that we do not know.
-        let mut stranger = theirs.options(SERVER);
-        stranger.ca_file = ours.options("unused").ca_file;
-        let refused = dial(&tls(stranger), &listener).await.err().unwrap().to_string();
-        assert!(refused.starts_with("TLS: "), "{refused}");
+        // One who knows us and shows a certificate that we do not know.
+        let stranger = tls(theirs.options(SERVER));
+        let mut knows_us = Loaded::read(&theirs.options(SERVER)).unwrap();
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Signed {
+                roots: None,
+                names: Vec::new(),
+                provider: provider(),
+            }));
+        let own = [&knows_us.options.cert_file, &knows_us.options.key_file].map(|file| file.clone().unwrap());
+        let config = config
+            .with_client_auth_cert(read_certificates(&own[0]).unwrap(), read_key(&own[1]).unwrap())
+            .unwrap();
+        knows_us.outgoing = Some(Arc::new(config));
+        stranger.set(knows_us);
+        let refused = dial(&stranger, &listener).await.err().unwrap().to_string();
+        assert_eq!(refused, "TLS: received fatal alert: UnknownCA");
         // One who finds that we are strangers.
         let refused = dial(&tls(theirs.options(SERVER)), &listener).await.err().unwrap().to_string();
         assert!(refused.contains("UnknownIssuer"), "{refused}");
@@ -714,6 +919,54 @@ mod tests {
         near.set(Loaded::read(&new.options(SERVER)).unwrap());
         drop(dial(&near, &listener).await.unwrap());
         assert_ne!(*near.loaded(), Loaded::read(&old.options(SERVER)).unwrap());
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_here_vouches_for_is_refused_whatever_its_dates() {
+        let (ours, theirs) = (Authority::new(), Authority::new());
+        let read = |options: &Options| Loaded::read(options).map(drop);
+        let good = ours.options(SERVER);
+        for years in [2000..2001, 2000..4000, 3000..4000] {
+            ours.sign(SERVER, years.clone(), vec![]);
+            assert_eq!(read(&good), Ok(()), "{years:?}");
+            let mixed = Options { ca_file: theirs.options(SERVER).ca_file, ..good.clone() };
+            let refused = read(&mixed).unwrap_err();
+            assert!(refused.contains("vouches") && refused.contains("UnknownIssuer"), "{refused}");
+            let client = Options { server: false, ..mixed.clone() };
+            assert!(read(&client).is_err());
+            // Where no agent looks at it, it may be of any authority.
+            let for_people = Options { verify_incoming: false, verify_outgoing: false, ..mixed };
+            assert_eq!(read(&for_people), Ok(()));
+        }
+        ours.sign(SERVER, 2000..4000, vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        assert!(read(&good).unwrap_err().contains("lacks serverAuth"));
+        assert_eq!(read(&Options { server: false, ..good.clone() }), Ok(()), "a client is called by nobody");
+        ours.sign(SERVER, 2000..4000, vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        assert!(read(&good).unwrap_err().contains("lacks clientAuth"));
+        assert_eq!(read(&Options { verify_outgoing: false, ..good }), Ok(()));
+    }
+
+    #[test]
+    fn what_keeps_an_agent_from_a_server_is_told_apart() {
+        let server: SocketAddr = "10.0.0.2:8300".parse().unwrap();
+        let told =
+            |error: rustls::Error| complaint(server, &io::Error::new(io::ErrorKind::InvalidData, error));
+        for (error, words) in [
+            (
+                rustls::Error::AlertReceived(AlertDescription::CertificateExpired),
+                "refuses this agent's certificate: CertificateExpired",
+            ),
+            (
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer),
+                "10.0.0.2:8300's certificate is not vouched for by tls.ca_file here",
+            ),
+            (rustls::Error::InvalidCertificate(CertificateError::Expired), "does not count here"),
+        ] {
+            assert!(told(error.clone()).unwrap().contains(words), "{error}");
+        }
+        // Not for the certificates.
+        assert_eq!(told(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)), None);
+        assert_eq!(complaint(server, &io::ErrorKind::ConnectionReset.into()), None);
     }
 
     #[test]
