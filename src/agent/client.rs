@@ -100,9 +100,11 @@ impl Client {
             Ok(_) => Explanation::new(&name, false, vec![fine]),
             Err(error) => {
                 let what = format!("{sees}, and none answers: {error}");
-                let advice = super::why::refused_by_tls(&error.to_string())
-                    .unwrap_or("see whether their RPC port is open from here, and what they advertise");
-                Explanation::new(&name, false, vec![here(Level::Broken, what, advice)])
+                let advice =
+                    super::why::refused_by_tls(&error.to_string(), "that server").unwrap_or_else(|| {
+                        "see whether their RPC port is open from here, and what they advertise".to_owned()
+                    });
+                Explanation::new(&name, false, vec![here(Level::Broken, what, &advice)])
             }
         }
     }
@@ -175,12 +177,12 @@ impl Delegate for Client {
         })
     }
 
-    fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.inner.lan.shutdown())
     fn holder_here(&self, _: &Secret) -> Option<Holder> {
         None
     }
 
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.lan.shutdown())
     }
 
     fn stats(&self) -> Stats {

@@ -113,6 +113,14 @@ impl Finding {
     }
 }
 
+impl Other {
+    /// Whether it votes, is alive, and does not answer because of TLS.
+    fn is_kept_out_by_tls(&self) -> bool {
+        let by_tls = |reason: &String| refused_by_tls(reason, &self.name).is_some();
+        self.votes && self.gossip == "alive" && self.says.as_ref().is_err_and(by_tls)
+    }
+}
+
 impl Facts {
     /// Whether there is a leader, and a majority confirms it.
     fn leads(&self) -> bool {
@@ -139,7 +147,8 @@ pub fn explain(facts: &Facts) -> Explanation {
         findings.push(Finding::new(
             Level::Warning,
             format!("a server that gossip sees is not in the configuration: {why}"),
-            refused_by_tls(why).unwrap_or("its own log, or `driftline doctor` there, says more"),
+            refused_by_tls(why, "that server")
+                .unwrap_or_else(|| "its own log, or `driftline doctor` there, says more".to_owned()),
         ));
     }
     let voters = facts.others.iter().filter(|other| other.votes).count() + usize::from(facts.votes);
@@ -180,16 +189,31 @@ pub fn explain(facts: &Facts) -> Explanation {
         let apart = |other: &Other| {
             other.says.as_ref().is_ok_and(|says| says.cluster.is_some() && says.cluster != facts.cluster)
         };
+        // They live, and only TLS is between: whoever recovers now makes a second cluster beside the one that works.
+        let kept_out = facts.others.iter().filter(|other| other.is_kept_out_by_tls()).count();
+        let (what, advice) = if facts.others.iter().any(apart) {
+            // A second recovery, of what the first one left behind, would undo it.
+            (
+                "the quorum is lost",
+                "a server of this configuration belongs to another cluster: see to that first",
+            )
+        } else if reached + kept_out >= majority {
+            (
+                "the quorum is there, and TLS is between",
+                "see to TLS first, as said below of each server. Do not run `driftline recover`: these servers are alive in \
+                 gossip, and may well have a leader among them",
+            )
+        } else {
+            (
+                "the quorum is lost",
+                "start the missing servers, or mend the network between them and this one. If they are gone for \
+                 good, stop all servers and run `driftline recover` on the one that is furthest along",
+            )
+        };
         findings.push(Finding::new(
             serious,
-            format!("the quorum is lost: {reached} of {voters} voters can be reached from here, {majority} are needed"),
-            // A second recovery, of what the first one left behind, would undo it.
-            if facts.others.iter().any(apart) {
-                "a server of this configuration belongs to another cluster: see to that first"
-            } else {
-                "start the missing servers, or mend the network between them and this one. If they are gone for \
-                 good, stop all servers and run `driftline recover` on the one that is furthest along"
-            },
+            format!("{what}: {reached} of {voters} voters can be reached from here, {majority} are needed"),
+            advice,
         ));
     } else if !leads && !facts.disk_full {
         findings.push(Finding::new(
@@ -239,10 +263,11 @@ fn without_cluster(facts: &Facts) -> Finding {
                     "there is no cluster yet: {servers} servers are there ({seen}) and have not yet agreed to found \
                      it{why}"
                 ),
-                facts.hindrance.as_deref().and_then(refused_by_tls).unwrap_or(
+                facts.hindrance.as_deref().and_then(|why| refused_by_tls(why, "that server")).unwrap_or_else(|| {
                     "wait some seconds. If it lasts: one of them may belong to another cluster, or expect another \
-                     number; its log says so",
-                ),
+                     number; its log says so"
+                        .to_owned()
+                }),
             )
         }
         None => Finding::new(
@@ -259,13 +284,16 @@ fn about(facts: &Facts, other: &Other, serious: Level, findings: &mut Vec<Findin
         Err(reason) => findings.push(Finding::new(
             if other.votes { serious } else { Level::Warning },
             format!("{name} does not answer at {addr} ({reason}); gossip sees it as {gossip}"),
-            match (*gossip, refused_by_tls(reason)) {
+            match (*gossip, refused_by_tls(reason, name)) {
                 ("alive", Some(advice)) => advice,
-                ("alive", None) => {
-                    "gossip reaches it: see whether its RPC port is open from here, and what it advertises"
+                (gossip, _) => match gossip {
+                    "alive" => {
+                        "gossip reaches it: see whether its RPC port is open from here, and what it advertises"
+                    }
+                    "left" | "unknown" => "if it is gone for good: `driftline operator raft remove-peer`",
+                    _ => "start it, or mend the network to it",
                 }
-                ("left" | "unknown", _) => "if it is gone for good: `driftline operator raft remove-peer`",
-                _ => "start it, or mend the network to it",
+                .to_owned(),
             },
         )),
         Ok(says) => {
@@ -327,19 +355,32 @@ fn of_another_cluster(facts: &Facts, other: &Other, says: &Says, level: Level) -
     Finding::new(level, what, advice)
 }
 
-/// What to do if TLS may be why a server that is alive in gossip does not answer. `None` if nothing speaks for it.
+/// What to do if TLS may be why a server that is alive in gossip does not answer; `name` is what to call it. `None` if nothing
+/// speaks for it.
 ///
 /// Who comes without TLS to a server that demands it hears nothing of that: its connection breaks.
-pub fn refused_by_tls(reason: &str) -> Option<&'static str> {
-    if reason.contains("TLS") {
-        Some(
-            "TLS refused: look at tls.cert_file, tls.key_file and tls.ca_file here (expired, of another authority, missing), \
-             and at the same there; put the right ones in place and `driftline reload`",
-        )
+pub fn refused_by_tls(reason: &str, name: &str) -> Option<String> {
+    const RELOAD: &str =
+        "put the right ones in place, then `systemctl reload driftline` (SIGHUP), or `driftline reload`";
+    if reason.contains("received fatal alert") {
+        Some(format!(
+            "{name} refuses this agent's certificate: look at tls.cert_file and tls.key_file here (expired, of another \
+             authority, missing), and at tls.ca_file there; {RELOAD}"
+        ))
+    } else if reason.contains("invalid peer certificate") {
+        Some(format!(
+            "the certificate of {name} has expired, is no server's, or is not vouched for here: look at tls.cert_file and \
+             tls.key_file there, and at tls.ca_file here; {RELOAD}"
+        ))
+    } else if reason.contains("TLS") {
+        Some(format!(
+            "TLS failed: look at tls.cert_file, tls.key_file and tls.ca_file here, and at the same there; {RELOAD}"
+        ))
     } else if reason.contains("the connection broke") {
         Some(
             "if this agent has no TLS (tls.verify_outgoing), the other side may demand it (tls.verify_incoming): give this one \
-             a certificate. Otherwise see whether its RPC port is open from here, and what it advertises",
+             a certificate. Otherwise see whether its RPC port is open from here, and what it advertises"
+                .to_owned(),
         )
     } else {
         None
@@ -404,6 +445,11 @@ mod tests {
         let mut tls = healthy();
         tls.others[0].says = Err("10.0.0.2:8300: TLS: invalid peer certificate: UnknownIssuer".into());
         tls.others[1].says = Err("10.0.0.2:8300: the connection broke".into());
+        let mut expired = healthy();
+        (expired.leader, expired.confirmed, expired.heard) = (None, false, None);
+        for other in &mut expired.others {
+            other.says = Err("10.0.0.2:8300: TLS: received fatal alert: CertificateExpired".into());
+        }
         let waiting = Facts {
             cluster: None,
             expect: Some(3),
@@ -434,6 +480,7 @@ mod tests {
             ("of the old cluster, after a recovery", old),
             ("emptied", emptied),
             ("refused by TLS", tls),
+            ("its own certificate has expired", expired),
             ("waiting", waiting),
             ("lone", lone),
             ("not founded", unfounded),
@@ -457,6 +504,20 @@ mod tests {
             !told.contains("stop b") && told.contains("copy the data directory of a, empty it"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn nobody_recovers_a_cluster_that_only_tls_keeps_away() {
+        let mut facts = healthy();
+        (facts.leader, facts.confirmed) = (None, false);
+        let refused = || Err("10.0.0.2:8300: TLS: received fatal alert: UnknownCA".to_owned());
+        facts.others[0].says = Err("connection refused".into());
+        facts.others[0].gossip = "failed";
+        facts.others[1].says = refused();
+        assert!(told(&facts).contains("Do not run `driftline recover`"), "one more would be a majority");
+        // Gossip has missed it for a while: TLS is not all that is wrong.
+        facts.others[1].gossip = "failed";
+        assert!(told(&facts).contains("run `driftline recover` on the one"));
     }
 
     #[test]
