@@ -73,11 +73,9 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name_and_a_secret_is_not_told() {
-        for (name, text) in [
-            ("CONSUL_HTTP_AUTH", "user:s3cret"),
-            ("CONSUL_NAMESPACE", "team"),
-            ("CONSUL_PARTITION", "west"),
-        ] {
+        for (name, text) in
+            [("CONSUL_HTTP_AUTH", "user:s3cret"), ("CONSUL_NAMESPACE", "team"), ("CONSUL_PARTITION", "west")]
+        {
             let problem = check(says(&[(name, text)])).unwrap_err();
             assert!(problem.code == 2 && problem.text.starts_with(name), "{problem:?}");
             assert!(!problem.text.contains("s3cret"), "{problem:?}");
