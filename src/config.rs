@@ -32,7 +32,7 @@ pub struct Config {
     pub node_name: String,
     /// Whether this node keeps the state, with the other servers. A client keeps nothing and asks servers.
     pub server: bool,
-    /// Name of the datacenter; only a label here.
+    /// Name of the datacenter; only a label here. Small letters, digits, `-` and `_`.
     pub datacenter: String,
     /// Where the HTTP API listens.
     pub http_addr: SocketAddr,
@@ -424,6 +424,12 @@ impl Config {
         {
             return invalid("node_name", "must be 1 to 128 bytes without control characters".to_owned());
         }
+        let in_names =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if self.datacenter.is_empty() || !self.datacenter.bytes().all(in_names) {
+            let reason = format!("{:?}: may hold nothing but letters, digits, `-` and `_`", self.datacenter);
+            return invalid("datacenter", reason);
+        }
         for (number, watch) in (1..).zip(&self.watches) {
             let right = watch.check().and_then(|()| watch.check_handler(self.enable_script_checks));
             if let Err(reason) = right {
@@ -561,6 +567,20 @@ impl Config {
             let taken = listens[..number].iter().find(|(_, other)| other.is_some_and(collides));
             taken.map(|(first, _)| (*first, *second, addr))
         })
+    }
+
+    /// Says if DNS cannot find the node by its name. The agent runs all the same, as Consul's does.
+    pub fn warn_of_name(&self) -> Option<String> {
+        let in_labels = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(in_labels);
+        // Those of a host's full name are found one by one.
+        if self.node_name.split('.').all(is_label) {
+            return None;
+        }
+        Some(format!(
+            "node_name: {:?} is no name for DNS, and this node will not be found there: use letters, digits and `-`, at most 63",
+            self.node_name
+        ))
     }
 
     /// How gossip is to be encrypted.

@@ -87,13 +87,16 @@ impl Client {
             } else {
                 "start a server, with --server: those that are alive are clients too"
             };
-            return Explanation::new(&name, false, vec![here(Level::Broken, what, advice)]);
+            let mut findings = self.copies();
+            findings.push(here(Level::Broken, what, advice));
+            return Explanation::new(&name, false, findings);
         }
         let sees = format!("{name} is a client and sees {known} servers alive");
         let fine = here(Level::Fine, sees.clone(), "");
         match self.inner.servers.call(&Secret::default(), Call::Why).await {
             Ok(Reply::Why(mut told)) => {
                 told.findings.iter_mut().for_each(|one| one.what = format!("{}: {}", told.node, one.what));
+                told.findings.extend(self.copies());
                 told.findings.push(fine);
                 Explanation::new(&name, told.leader, told.findings)
             }
@@ -107,6 +110,11 @@ impl Client {
                 Explanation::new(&name, false, vec![here(Level::Broken, what, &advice)])
             }
         }
+    }
+
+    /// Two agents of one id, if it sees any.
+    fn copies(&self) -> Vec<Finding> {
+        self.inner.lan.twins().iter().map(super::why::copied).collect()
     }
 
     /// Its gossip half.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::env::Env;
 use crate::gossip::keys::{self, Order};
-use crate::gossip::{self, Coordinate, EventDelegate, Gossip, Member, NotJoined, UserEvents};
+use crate::gossip::{self, Coordinate, EventDelegate, Gossip, Member, NotJoined, Twins, UserEvents};
 use crate::mutant;
 use crate::raft::{AddressBook, ServerInfo};
 
@@ -143,6 +143,11 @@ impl Lan {
     /// Where this node stands in the network.
     pub fn coordinate(&self) -> Coordinate {
         self.gossip.coordinate()
+    }
+
+    /// Nodes of whose id there were two agents lately.
+    pub fn twins(&self) -> Vec<Twins> {
+        self.gossip.twins()
     }
 
     /// The servers that gossip remembers, with their facts. Clients are not among them.

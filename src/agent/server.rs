@@ -783,6 +783,7 @@ impl Server {
             refused: refused.collect(),
             hindrance: self.inner.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             disk_full: node.disk_is_full(),
+            twins: lan.twins(),
         }
     }
 

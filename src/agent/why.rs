@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gossip::Twins;
+
 /// A wall clock this far from ours is worth a word.
 const CLOCK_OFF: Duration = Duration::from_secs(2);
 
@@ -41,6 +43,8 @@ pub struct Facts {
     pub refused: Vec<String>,
     /// Why the last try to found a cluster, or to take a server in, came to nothing.
     pub hindrance: Option<String>,
+    /// Nodes of whose id gossip saw two agents.
+    pub twins: Vec<Twins>,
 }
 
 /// Another server of the configuration, as it answered.
@@ -138,7 +142,7 @@ impl Explanation {
 
 /// What a server's facts mean.
 pub fn explain(facts: &Facts) -> Explanation {
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = facts.twins.iter().map(copied).collect();
     if facts.cluster.is_none() {
         findings.push(without_cluster(facts));
         return Explanation::new(&facts.name, false, findings);
@@ -238,6 +242,15 @@ pub fn explain(facts: &Facts) -> Explanation {
         }
     }
     Explanation::new(&facts.name, leads, findings)
+}
+
+/// Two agents of one id. Which of them is the copy cannot be seen from here.
+pub fn copied(twins: &Twins) -> Finding {
+    Finding::new(
+        Level::Broken,
+        format!("two agents use one id, {twins}: one of them runs on a copy of the other's data directory"),
+        "stop the one that runs on the copy; started with an empty data_dir it is a node of its own. Do not empty the other's",
+    )
 }
 
 fn without_cluster(facts: &Facts) -> Finding {
@@ -472,8 +485,12 @@ mod tests {
         electing.votes = false;
         let mut full = healthy();
         (full.leader, full.confirmed, full.disk_full) = (None, false, true);
+        let mut copied = healthy();
+        let at = |host| SocketAddr::from(([10, 0, 0, host], 8301));
+        copied.twins = vec![Twins { first: ("c".into(), at(3)), second: ("x".into(), at(9)) }];
         let cases = [
             ("healthy", healthy()),
+            ("a copied data directory", copied),
             ("disk full", full),
             ("quorum lost", lost),
             ("another cluster and a clock", strange),

@@ -198,19 +198,24 @@ pub struct Leaves {
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs) -> Result<(), Problem> {
     let plan = planned(&args)?;
-    if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
-        complain(&warning);
-    }
+    warnings(&plan.config).iter().for_each(|warning| complain(warning));
     process::run(args, plan)
 }
 
 /// What files and flags come to, read anew while the agent runs.
 pub fn reread(args: &AgentArgs) -> Result<Plan, Problem> {
     let plan = planned(args)?;
+    // Its name stays as it is: that was said at the start.
     if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
         tracing::warn!("{warning}");
     }
     Ok(plan)
+}
+
+/// What an agent runs with all the same, and somebody should know.
+fn warnings(config: &Config) -> Vec<String> {
+    let name = config.warn_of_name().map(|warning| format!("warning: {warning}"));
+    name.into_iter().chain(outdated(config, UnixTime::now())).collect()
 }
 
 /// What files and flags come to, read now.
@@ -262,9 +267,7 @@ pub fn validate(paths: &[PathBuf], form: Option<FileForm>) -> Result<Vec<u8>, Pr
     let plan = plan.map_err(|problem| Problem::failed(problem.text))?;
     tls::Loaded::read(&plan.tls).map_err(Problem::failed)?;
     telemetry::filter(&plan.log_level).map_err(Problem::failed)?;
-    if let Some(warning) = outdated(&plan.config, UnixTime::now()) {
-        complain(&warning);
-    }
+    warnings(&plan.config).iter().for_each(|warning| complain(warning));
     let files: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     Ok(format!("Configuration is valid: {}\n", files.join(", ")).into_bytes())
 }
@@ -442,6 +445,8 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         file::merge(&base, sources, &|text, port| resolve(text, port).map_err(|problem| problem.text))
             .map_err(|error| Problem::failed(error.to_string()))?;
 
+    // Consul does so too.
+    config.datacenter = config.datacenter.to_lowercase();
     let by_files = config.clone();
     take_secrets(&mut config, &process)?;
     if args.encrypt.is_some() {
@@ -464,7 +469,7 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         config.http_addr.set_ip(ip);
         config.https_addr.as_mut().into_iter().chain(&mut config.dns.addr).for_each(|addr| addr.set_ip(ip));
     }
-    config.datacenter = args.datacenter.unwrap_or(config.datacenter);
+    config.datacenter = args.datacenter.map_or(config.datacenter, |name| name.to_lowercase());
     config.dns.domain = args.domain.unwrap_or(config.dns.domain);
     config.tags.extend(args.node_meta);
     config.enable_script_checks |= args.enable_script_checks;
@@ -534,7 +539,11 @@ fn plan(args: AgentArgs, sources: &[Source], host_name: Option<String>) -> Resul
         }
     }
     if config.advertise.is_some_and(|ip| ip.is_unspecified()) {
-        return Err(Problem::failed("--advertise must be an address that other members can reach"));
+        let reason =
+            "must be an address at which other members reach this one, and not every address of this host";
+        let invalid = Invalid { key: "advertise", reason: reason.to_owned() };
+        let by_flag = args.advertise.is_some();
+        return Err(Problem::failed(if by_flag { format!("--{invalid}") } else { placed(invalid, &said) }));
     }
     let pid_file = args.pid_file.clone().or(process.pid_file.clone());
     let checked = check(&config).and_then(|()| check_places(data_dir.as_deref(), pid_file.as_deref()));
@@ -660,6 +669,37 @@ mod tests {
             let said = error.to_string();
             assert!(error.exit_code() == 2 && said.contains(flag) && said.contains(value), "{said}");
         }
+    }
+
+    #[test]
+    fn a_datacenter_is_named_in_small_letters() {
+        let named = |line: &str, file: &str| planned(&format!("--data-dir /x {line}"), file);
+        assert_eq!(named("", "datacenter = 'DC1'").unwrap().config.datacenter, "dc1");
+        assert_eq!(named("--datacenter EAST_2", "").unwrap().config.datacenter, "east_2");
+        let problem = named("", "datacenter = 'DC 1'").unwrap_err().text;
+        assert!(problem.starts_with("a.toml: datacenter: \"dc 1\": "), "{problem}");
+        let problem = named("--datacenter a.b", "").unwrap_err().text;
+        assert!(problem.starts_with("datacenter: \"a.b\": "), "{problem}");
+        assert!(named("", "datacenter = ''").is_err());
+    }
+
+    #[test]
+    fn a_name_that_dns_cannot_find_is_warned_of() {
+        let warned = |name: &str| {
+            let config = Config { node_name: name.to_owned(), ..Config::default() };
+            config.warn_of_name().is_some()
+        };
+        assert!(!warned("web-1") && !warned("Web1") && !warned("web1.example.com"));
+        assert!(warned("web_1") && warned("web 1") && warned("web..1") && warned(&"a".repeat(64)));
+    }
+
+    #[test]
+    fn an_address_that_tells_others_nothing_is_told_of_whoever_says_it() {
+        let problem = planned("--data-dir /x", "advertise = '0.0.0.0'").unwrap_err().text;
+        assert!(problem.starts_with("a.toml: advertise: "), "{problem}");
+        let problem =
+            planned("--data-dir /x --advertise 0.0.0.0", "advertise = '10.0.0.1'").unwrap_err().text;
+        assert!(problem.starts_with("--advertise: "), "{problem}");
     }
 
     #[test]

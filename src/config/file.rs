@@ -397,13 +397,34 @@ fn check_values(
                 Config::deserialize(tried).map_err(|error| FileError::Value {
                     file: source.name.clone(),
                     key: path.join("."),
-                    reason: error.to_string(),
+                    reason: wanted(&path.join("."), value, default, &error),
                 })?;
             }
         }
         path.pop();
     }
     Ok(())
+}
+
+/// What is wrong with a value. Where the parser's words do not say what would be right, these do.
+fn wanted(key: &str, value: &Value, default: Option<&Value>, error: &serde_json::Error) -> String {
+    // As it stands in the file, or nearly.
+    let given = value.to_string();
+    match key {
+        "bootstrap" => {
+            format!("{given}: want \"wait\", \"alone\" or {{ expect = N }} with a number of servers")
+        }
+        "advertise" => format!("{given}: want an IP address without a port, such as \"10.0.0.1\""),
+        "http_addr" | "https_addr" | "rpc_addr" | "gossip_addr" | "dns.addr" => {
+            let usual = match (key, default.and_then(Value::as_str)) {
+                (_, Some(addr)) => addr,
+                ("https_addr", None) => "127.0.0.1:8501",
+                (_, None) => "127.0.0.1:8600",
+            };
+            format!("{given}: want IP:PORT, such as \"{usual}\"; names are not looked up here")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Of these lists each file has its part.
@@ -658,7 +679,12 @@ mod tests {
             ("a.toml", "[raft]\nheart_beat_ms = 5"),
             ("a.toml", "[raft]\nheartbeat_ms = 'soon'"),
             ("a.toml", "http_addr = 'localhost:8500'"),
+            ("a.toml", "dns.addr = '10.0.0.1'"),
+            ("a.toml", "advertise = '10.0.0.1:8301'"),
+            ("a.toml", "retry_join = ['http://10.0.0.1']"),
             ("a.toml", "bootstrap = 'together'"),
+            ("a.toml", "bootstrap = 'expect'"),
+            ("a.toml", "bootstrap = { expect = 'three' }"),
             ("a.toml", "raft = 3"),
             ("a.toml", "node_name = 'unclosed"),
             ("a.json", "{\"tags\":{\"a\":1}}"),

@@ -31,14 +31,18 @@ impl Place {
             return Ok(addr.into());
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().map_err(|_| format!("{port:?} is no port"))?),
-            None => (text, default_port),
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (text, Some(default_port)),
         };
         let in_names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if host.is_empty() || host.len() > 253 || !host.bytes().all(in_names) {
-            return Err(format!("{text:?} is no address: want HOST, HOST:PORT or [IPv6]:PORT"));
+        match port {
+            Some(port) if !host.is_empty() && host.len() <= 253 && host.bytes().all(in_names) => {
+                Ok(Place { host: host.to_owned(), port })
+            }
+            _ => Err(format!(
+                "{text:?} is no address: want IP, NAME, IP:PORT, NAME:PORT or [IPv6]:PORT, and nothing before it"
+            )),
         }
-        Ok(Place { host: host.to_owned(), port })
     }
 
     /// A name, or an address in words.
@@ -122,6 +126,8 @@ mod tests {
         for text in ["", ":9", "a b", "a:b", "a:70000", "provider=aws tag=x", "a/b"] {
             assert!(Place::parse(text, 8301).is_err(), "{text}");
         }
+        let url = Place::parse("http://10.0.0.1", 8301).unwrap_err();
+        assert!(url.contains("http://10.0.0.1") && url.contains("NAME:PORT"), "{url}");
         assert!("consul-0.consul".parse::<Place>().is_err());
         assert_eq!(Place::parse("a.b", 1).unwrap().address(), None);
     }

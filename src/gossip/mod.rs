@@ -69,6 +69,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use beside::Beside;
 pub use delegate::{Delegate, EventDelegate, META_LIMIT, Silent};
+pub use driver::Twins;
 pub use events::{EventError, NewEvent, UserEvent, UserEvents};
 pub use members::{Member, Status};
 pub use seal::Encryption;
@@ -85,7 +86,8 @@ use wire::Profile;
 /// What a node needs to take part.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The node, through all its lives. Two nodes with one id displace each other.
+    /// The node, through all its lives. Two nodes with one id displace each other; whoever finds when it joins that the other
+    /// is there already ends ([`Gossip::fatal`]), and otherwise both say so ([`Gossip::twins`]).
     pub node_id: u64,
     /// Its name: 1 to 128 bytes, should be unique.
     pub name: String,
@@ -193,6 +195,7 @@ struct View {
     members: BTreeMap<u64, Member>,
     counters: Counters,
     coordinate: Coordinate,
+    twins: Vec<Twins>,
 }
 
 impl Shared {
@@ -294,6 +297,7 @@ impl Gossip {
             members: BTreeMap::new(),
             counters: Counters::default(),
             coordinate: Coordinate::default(),
+            twins: Vec::new(),
         };
         let shared = Arc::new(Shared { view: Mutex::new(view), stopping: AtomicBool::new(false) });
         let (commands, receiver) = mpsc::channel(driver::COMMANDS);
@@ -403,6 +407,11 @@ impl Gossip {
     /// Where this node stands among the others, as far as its probes have told.
     pub fn coordinate(&self) -> Coordinate {
         self.inner.shared.view().coordinate
+    }
+
+    /// Nodes of whose id there were two agents lately: a data directory was copied. See `driver::twins`.
+    pub fn twins(&self) -> Vec<Twins> {
+        self.inner.shared.view().twins.clone()
     }
 
     /// Leaves: tells the others, waits until they are likely to know, and falls silent. Others see the node

@@ -511,6 +511,65 @@ async fn two_members_of_one_name_are_both_listed_and_reported() {
 }
 
 #[tokio::test]
+async fn who_comes_with_the_id_of_one_that_is_there_ends_and_the_first_stays() {
+    let nodes = cluster(3).await;
+    let copy = start(Options { name: "copy".into(), ..options(3, 1 << 20, any_port()) }).await;
+    let ended = copy.gossip.fatal();
+    copy.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    let reason = env_in_memory(0).timeout(Duration::from_secs(8), ended).await.unwrap();
+    let where_it_is = format!("another agent runs with this node's id (n3, at {})", nodes[2].addr());
+    assert!(reason.starts_with(&where_it_is), "{reason}");
+    let told = || nodes[2].gossip.twins().iter().map(Twins::to_string).collect::<Vec<_>>();
+    until("the first says so too", || !told().is_empty()).await;
+    assert_eq!(told(), [format!("n3 at {} and copy at {}", nodes[2].addr(), copy.addr())]);
+    until("it is the first again that others see", || {
+        nodes[..2].iter().all(|node| {
+            node.sees("n3") == Some(Status::Alive)
+                && node.gossip.members().iter().any(|m| m.addr == nodes[2].addr())
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_moved_starts_whoever_has_its_old_address() {
+    let mut nodes = cluster(3).await;
+    let moved = nodes.pop().unwrap();
+    let old = moved.addr();
+    moved.gossip.shutdown().await;
+    // Others still take it for alive, there where it was.
+    let heir = start(options(4, 1, old)).await;
+    let back = start(options(3, 2, any_port())).await;
+    back.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    heir.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("both are there", || {
+        ["n3", "n4"].iter().all(|name| nodes.iter().all(|node| node.sees(name) == Some(Status::Alive)))
+    })
+    .await;
+    // It may have been asked who is there: that takes no longer than a stream may.
+    env_in_memory(0).sleep(Duration::from_millis(700)).await;
+    assert!(nodes.iter().chain([&heir, &back]).all(|node| node.gossip.twins().is_empty()));
+    assert_eq!(back.gossip.join(&[nodes[1].addr()]).await.unwrap(), 1, "it runs");
+}
+
+#[tokio::test]
+async fn two_of_one_id_that_have_both_joined_are_named_everywhere_and_change_ever_more_seldom() {
+    let nodes = cluster(3).await;
+    // It has joined another before the first is seen by that one.
+    let other = start(options(9, 1, any_port())).await;
+    let copy = start(Options { name: "copy".into(), ..options(3, 1 << 20, any_port()) }).await;
+    copy.gossip.join(&[other.addr()]).await.unwrap();
+    other.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    let witnesses = [&nodes[0], &nodes[1], &nodes[2], &copy];
+    until("all see that there are two", || witnesses.iter().all(|node| !node.gossip.twins().is_empty()))
+        .await;
+    let changes = || nodes[0].log.of("n3").len() + nodes[0].log.of("copy").len();
+    let before = changes();
+    env_in_memory(0).sleep(Duration::from_secs(3)).await;
+    assert!(changes() - before <= 12, "{} changes in 3 s", changes() - before);
+}
+
+#[tokio::test]
 async fn garbage_is_counted_and_does_no_harm() {
     let nodes = cluster(2).await;
     let env = env_in_memory(0);

@@ -132,6 +132,11 @@ fn refused(what: &str) -> RPCError<TypeConfig> {
 }
 
 impl PeerNetwork {
+    /// Where the peer is, as far as is known.
+    fn addr(&self) -> SocketAddr {
+        self.network.addresses.get(self.target).unwrap_or(self.peer.addr)
+    }
+
     async fn call(
         &self,
         lane: Lane,
@@ -139,7 +144,7 @@ impl PeerNetwork {
         rpc: RPCTypes,
         within: Duration,
     ) -> Result<Answer, RPCError<TypeConfig>> {
-        let addr = self.network.addresses.get(self.target).unwrap_or(self.peer.addr);
+        let addr = self.addr();
         match self.network.pool.call(addr, Some(self.target), lane, ask, within).await {
             Ok(Answer::WrongCluster { cluster }) => {
                 let text = format!("server at {addr} belongs to cluster {cluster:016x}");
@@ -166,11 +171,14 @@ impl PeerNetwork {
     fn has_lost(&self, index: u64) -> RPCError<TypeConfig> {
         let name = &self.peer.name;
         if self.network.acknowledged.has_lost(self.target) {
+            let addr = self.addr();
             tracing::error!(
                 peer = name,
+                %addr,
                 index,
                 "a server misses entries of the log that it has acknowledged: its data directory is an older copy, or another \
-                 server's; it gets nothing from this leader. Stop it, empty its data_dir and let it join anew"
+                 server's; it gets nothing from this leader. If {name} does not run at {addr}, a copy of its directory does: \
+                 stop that copy, and leave {name} alone. If it does, stop it, empty its data_dir and let it join anew"
             );
         }
         unreachable(&AnyError::error(format!(

@@ -217,7 +217,13 @@ impl Loaded {
     /// # Errors
     /// What is wrong with them, in words. Never shows a key.
     pub fn read(options: &Options) -> Result<Loaded, String> {
-        let said = |error: rustls::Error| format!("certificate and key do not fit: {error}");
+        // Which of the two is the wrong one, or whether they are mixed up, nobody can tell but who named them.
+        let named = match (&options.cert_file, &options.key_file) {
+            (Some(cert), Some(key)) => format!("cert_file {}, key_file {}", cert.display(), key.display()),
+            _ => String::new(),
+        };
+        let said = |error: rustls::Error| format!("certificate and key do not fit: {error} ({named})");
+        let both = |error: String| format!("{error} ({named})");
         let roots = match &options.ca_file {
             None => None,
             Some(path) => {
@@ -231,7 +237,9 @@ impl Loaded {
             }
         };
         let own = match (&options.cert_file, &options.key_file) {
-            (Some(cert), Some(key)) => Some((read_certificates(cert)?, read_key(key)?)),
+            (Some(cert), Some(key)) => {
+                Some((read_certificates(cert).map_err(both)?, read_key(key).map_err(both)?))
+            }
             (None, None) => None,
             _ => return Err("a certificate and its key go together: say both or none".to_owned()),
         };
@@ -977,7 +985,9 @@ mod tests {
         let cases = [
             (Options { key_file: None, ..good.clone() }, "go together"),
             (Options { key_file: other.key_file.clone(), ..good.clone() }, "do not fit"),
+            (Options { key_file: other.key_file.clone(), ..good.clone() }, "(cert_file /"),
             (Options { key_file: good.cert_file.clone(), ..good.clone() }, "cannot use the key"),
+            (Options { cert_file: good.key_file.clone(), ..good.clone() }, ", key_file /"),
             (Options { ca_file: Some("/nowhere".into()), ..good.clone() }, "/nowhere"),
             (Options { ca_file: None, ..good.clone() }, "ca_file"),
             (Options { cert_file: None, key_file: None, ..good.clone() }, "cert_file"),

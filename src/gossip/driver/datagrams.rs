@@ -47,6 +47,7 @@ impl Driver {
         if sender.id.node_id == self.id().node_id || sender.id.addr == self.id().addr {
             debug!(%from, "a datagram claims to be from this node");
             self.counters.malformed += 1;
+            self.seen_elsewhere(sender.id, now);
             return;
         }
         if let Err(other) = self.hears(sender.of) {
@@ -178,7 +179,9 @@ impl Driver {
             Part::Message(message) => self.delegate.notify_msg(&message),
             Part::WhoIs => self.direct(sender.id.addr, &Part::Profile(self.me.clone())),
             Part::Profile(profile) if !profile.is_sane() => self.counters.malformed += 1,
-            Part::Profile(profile) if profile.id.node_id == me.node_id => self.about_my_profile(&profile),
+            Part::Profile(profile) if profile.id.node_id == me.node_id => {
+                self.about_my_profile(&profile, now);
+            }
             Part::Profile(profile) => {
                 let id = profile.id;
                 if self.table.get(id.node_id).is_none_or(|entry| id.generation > entry.id.generation) {
@@ -194,7 +197,7 @@ impl Driver {
                     self.jump(generation, now);
                 }
                 if revision > self.me.revision {
-                    self.revise(revision);
+                    self.contradict(revision, now);
                 }
                 // Mutant G03: who is told that it is behind tells the teller the same, and so on.
                 if mutant::is("G03") {

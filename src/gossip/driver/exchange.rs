@@ -119,8 +119,10 @@ impl Driver {
                     let _ = reply.send(refusal.encode());
                     return;
                 }
-                // A sender with our own id is ourselves, or pretends to be.
-                if theirs.sender.id.node_id != self.id().node_id && self.is_member() {
+                // A sender with our own id is ourselves, or a copy of our data directory.
+                if theirs.sender.id.node_id == self.id().node_id {
+                    self.met_itself(&theirs.sender, now);
+                } else if self.is_member() {
                     self.merge(theirs, false, now);
                 }
                 let _ = reply.send(ours.encode());
@@ -128,12 +130,14 @@ impl Driver {
             Report::Exchanged { number, addr, result, reply } => {
                 self.exchanges.remove(&number);
                 let result = result.map_err(NotJoined::Failed).and_then(|theirs| {
-                    let (me, sender) = (self.id(), theirs.sender.id);
-                    if sender.node_id == me.node_id && sender.addr == me.addr {
-                        return Err(NotJoined::Itself);
-                    }
-                    if sender.node_id == me.node_id {
-                        let text = format!("at {} is another node with the id of this one", sender.addr);
+                    if theirs.sender.id.node_id == self.id().node_id {
+                        if !self.met_itself(&theirs.sender, now) {
+                            return Err(NotJoined::Itself);
+                        }
+                        let joins = reply.is_some();
+                        self.must_end =
+                            self.must_give_way(addr, joins, &theirs.sender).or(self.must_end.take());
+                        let text = "another agent uses this node's id there".to_owned();
                         return Err(NotJoined::Failed(text));
                     }
                     if let Err(other) = self.hears(theirs.of) {
@@ -145,6 +149,9 @@ impl Driver {
                 let outcome = match result {
                     Ok(theirs) => {
                         let peer = theirs.sender.id;
+                        if reply.is_some() {
+                            self.note_elders(&theirs);
+                        }
                         self.merge(theirs, reply.is_some(), now);
                         if reply.is_some() {
                             // Opens the way by datagram as well, and brings a second opinion on who lives.
@@ -280,19 +287,22 @@ impl Driver {
         if id.generation > me.generation || (id.generation == me.generation && (id != me || !record.live)) {
             self.jump(id.generation, now);
         }
+        if record.live {
+            self.seen_elsewhere(id, now);
+        }
         if let Some(profile) = record.profile() {
-            self.about_my_profile(&profile);
+            self.about_my_profile(&profile, now);
         }
         if let Some(intent) = record.intent {
             self.ordered_out(intent, now);
         }
     }
 
-    pub(super) fn about_my_profile(&mut self, profile: &Profile) {
+    pub(super) fn about_my_profile(&mut self, profile: &Profile, now: Instant) {
         let me = &self.me;
         let same = (&profile.name, &profile.meta) == (&me.name, &me.meta);
         if profile.revision > me.revision || (profile.revision == me.revision && !same) {
-            self.revise(profile.revision);
+            self.contradict(profile.revision, now);
         }
     }
 

@@ -12,13 +12,16 @@
 //! judges nobody; the others judge it.
 //!
 //! Here are the loop, commands, who this node is, and what happens at times; in files of their own `exchange`, `datagrams`,
-//! `suspicion` and what is sent (`spread`).
+//! `suspicion`, what is sent (`spread`), and two agents of one id (`twins`).
 
 mod alarms;
 mod datagrams;
 mod exchange;
 mod spread;
 mod suspicion;
+mod twins;
+
+pub use twins::Twins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -62,7 +65,8 @@ const REPORTS: usize = 64;
 const BURST: u32 = 256;
 /// After so many failures to receive in a row the socket counts as broken.
 const RECEIVE_FAILURES: u32 = 100;
-/// The least time between two generations that a node takes because others held the one before for dead.
+/// The least time between two generations that a node takes because others held the one before for dead, and between two
+/// revisions of its profile because others have one that is not its own.
 const JUMP_PAUSE: Duration = Duration::from_secs(1);
 /// Of so many nodes is remembered that they were told that they are stale.
 const MAX_TOLD: usize = 1_024;
@@ -206,9 +210,14 @@ pub(super) struct Driver {
     told: BTreeMap<u64, Instant>,
     /// The highest generation that somebody named so.
     named: u64,
-    /// Before this time no further generation is taken on somebody's word.
-    next_jump: Instant,
-    jump_pause: Duration,
+    jumps: Pace,
+    /// The highest revision that somebody named so.
+    named_revision: u64,
+    revisions: Pace,
+    /// What speaks for two agents of one id.
+    twins: twins::Watch,
+    /// Why this node cannot go on.
+    must_end: Option<String>,
     knocked: u64,
     live: usize,
     slowness: u32,
@@ -224,6 +233,29 @@ pub(super) struct Driver {
     receive_failures: u32,
     conflicts: BTreeSet<(u64, u64)>,
     counters: Counters,
+}
+
+/// How often a node contradicts what others say of it.
+///
+/// Two nodes with one id would chase each other through the generations; the pause between two such steps doubles as
+/// long as they come as soon as they may, so they cannot do it quickly.
+struct Pace {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    fn may(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        if now.since(self.next) > 4 * self.pause {
+            self.pause = JUMP_PAUSE;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(Duration::from_secs(60));
+        true
+    }
 }
 
 fn millis(ms: u64) -> Duration {
@@ -309,8 +341,11 @@ impl Driver {
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
             named: 0,
-            next_jump: now,
-            jump_pause: JUMP_PAUSE,
+            jumps: Pace { next: now, pause: JUMP_PAUSE },
+            named_revision: 0,
+            revisions: Pace { next: now, pause: JUMP_PAUSE },
+            twins: twins::Watch::default(),
+            must_end: None,
             knocked: 0,
             live: 1,
             slowness: 0,
@@ -377,6 +412,9 @@ impl Driver {
                     self.fresh = true;
                 }
                 Wake::Timer => self.on_time(now),
+            }
+            if let Some(reason) = self.must_end.take() {
+                return Some(reason);
             }
             self.settle(now);
             if std::mem::take(&mut self.fresh) {
@@ -532,10 +570,7 @@ impl Driver {
         self.run_foca(|foca, runtime| foca.apply_many(std::iter::empty(), true, runtime));
     }
 
-    /// Somebody knows this node, or another at its address, at this generation: takes the next one.
-    ///
-    /// Two nodes with one id would chase each other through the generations; the pause between two such steps doubles as
-    /// long as they come as soon as they may, so they cannot do it quickly.
+    /// Somebody knows this node, or another at its address, at this generation: takes the next one, unless it did a moment ago.
     fn jump(&mut self, generation: u64, now: Instant) {
         // Part of mutant G02.
         if mutant::is("G02") {
@@ -546,16 +581,11 @@ impl Driver {
         }
         // What was named while this node had to wait counts too: whoever named it may not do so again at the right moment.
         self.named = self.named.max(generation);
-        if now < self.next_jump {
+        if !self.jumps.may(now) {
             return;
         }
         let generation = self.named;
-        if now.since(self.next_jump) > 4 * self.jump_pause {
-            self.jump_pause = JUMP_PAUSE;
-        }
         self.env.reachable("a node takes a higher incarnation because others hold its last for dead");
-        self.next_jump = now + self.jump_pause;
-        self.jump_pause = (self.jump_pause * 2).min(Duration::from_secs(60));
         let told = Identity { generation, ..self.id() };
         // Mutant A02: takes the very incarnation that others hold for dead.
         self.become_identity(if mutant::is("A02") { told } else { told.next() });
@@ -569,6 +599,14 @@ impl Driver {
     fn revise(&mut self, revision: u64) {
         self.me.revision = self.me.revision.max(revision).saturating_add(1);
         self.announce_profile(&self.me.clone());
+    }
+
+    /// Somebody has a profile of this node that is not the one it has: takes the next revision, unless it did a moment ago.
+    fn contradict(&mut self, revision: u64, now: Instant) {
+        self.named_revision = self.named_revision.max(revision);
+        if self.revisions.may(now) {
+            self.revise(self.named_revision);
+        }
     }
 
     fn announce_profile(&mut self, profile: &Profile) {
@@ -963,7 +1001,11 @@ impl Driver {
             {
                 self.claims.remove(&node_id);
             }
-            let known_before = self.shared.view().members.insert(node_id, member.clone()).is_some();
+            let before = self.shared.view().members.insert(node_id, member.clone());
+            let known_before = before.is_some();
+            if let Some(before) = before.filter(|before| before.addr != member.addr) {
+                self.member_moved(&before, member, now);
+            }
             if let Some(observed) = observed {
                 self.counters.member_changes += 1;
                 let Member { name, addr, generation, .. } = member;
@@ -1054,7 +1096,9 @@ impl Driver {
             Phase::Leaving(_) => Status::Leaving,
             Phase::Left => Status::Left,
         };
+        let twins = self.twins.twins(self.env.now());
         let mut view = self.shared.view();
+        view.twins = twins;
         view.counters = self.counters.clone();
         view.coordinate = self.place.coordinate();
         let local = &mut view.local;
