@@ -343,7 +343,7 @@ fn what_is_registered_again_stands_as_it_stood_and_the_catalog_is_put_right_at_o
         assert!(answer.status == 400 && answer.text().contains(said), "{body}: {}", answer.text());
     }
     let health = http.get("/v1/agent/health/service/id/web");
-    assert_eq!((health.status, health.header("x-consul-reason")), (503, Some("critical")));
+    assert_eq!((health.status, health.header("x-consul-reason")), (429, Some("warning")));
     assert_eq!(http.get("/v1/catalog/nodes?datacenter=dc2").status, 500);
     assert_eq!(http.put("/v1/agent/join/no.such.host.invalid", "").status, 500);
     assert_eq!(http.put("/v1/agent/join/a%20b", "").status, 400);

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::state::acl::{ANONYMOUS, GLOBAL_MANAGEMENT};
+
 use crate::config::AclTokens;
 use crate::env::{Disk, Env, Instant, replace};
 use crate::secret::Secret;

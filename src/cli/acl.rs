@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use driftline::agent::tokens::Purpose;
+use driftline::agent::tokens::{ANONYMOUS, GLOBAL_MANAGEMENT, Purpose};
 use driftline::env::Env;
-use driftline::state::acl::{ANONYMOUS, GLOBAL_MANAGEMENT};
 use hyper::Method;
 use serde_json::{Value, json};
 
