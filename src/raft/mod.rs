@@ -92,7 +92,7 @@ openraft::declare_raft_types!(
 type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
-type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Arc<[u8]>>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
 type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 type Core = openraft::Raft<TypeConfig, StateMachine>;

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -64,8 +65,8 @@ impl SharedState {
     }
 
     /// A copy of this moment, which later changes do not touch.
-    fn copy(&self) -> Arc<Applied> {
-        Arc::new(self.inner.read().unwrap_or_else(PoisonError::into_inner).clone())
+    fn copy(&self) -> Applied {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -112,7 +113,7 @@ fn term_of(log_id: Option<LogId>) -> u64 {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = Arc<[u8]>;
+    type SnapshotData = Bytes;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -182,12 +183,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             env: self.env.clone(),
             store: self.store.clone(),
-            applied: self.shared.copy(),
+            applied: Some(self.shared.copy()),
             moving: self.shared.clone(),
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
         let restored = self.shared.restore(meta, &data)?;
         // openraft gives back our own snapshot when it starts: that one is on disk already.
         // Mutant R46: what a leader sent is kept in memory only.
@@ -220,16 +221,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub struct SnapshotBuilder {
     env: Env,
     store: Store,
-    applied: Arc<Applied>,
-    /// The state as it goes on: part of mutant R18.
+    /// Until it is asked for: whoever writes it down lets go of it as soon as that is done. A copy of all the state is held
+    /// no longer than need be, and freed where nobody waits for it.
+    applied: Option<Applied>,
+    /// The state as it goes on: what a second snapshot would be of, and part of mutant R18.
     moving: SharedState,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Arc<[u8]>;
+    type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let mut applied = self.applied.clone();
+        let mut applied = self.applied.take().unwrap_or_else(|| self.moving.copy());
         let last_applied = applied.last_applied;
         let mut last_membership = applied.membership.clone();
         if mutant::is("R19") && applied.before_last.log_id().is_some() {
@@ -241,7 +244,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             self.env.sleep(std::time::Duration::from_millis(20)).await;
             applied = self.moving.copy();
         }
-        let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
+        // One that is a little larger than the last does not move while it is written.
+        let usual = self.store.snapshot_bytes();
+        let capacity = usual + usual / 16;
+        let encoded = self.env.blocking(move || applied.state.to_snapshot_with_capacity(capacity));
+        let encoded = encoded.await.map(Bytes::from);
         let snapshot = encoded.map_err(io::Error::other)?;
         self.env.linger(hazard::SNAPSHOT_TAKEN).await;
         self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
@@ -250,5 +257,45 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             term: term_of(last_applied),
         });
         Ok(Snapshot { meta, snapshot })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::leader_id_std::CommittedLeaderId;
+
+    use super::super::{Entry, StoreOptions};
+    use super::*;
+    use crate::env::real::env_in_memory;
+    use crate::state::{Command, KvCommand, Request, RequestId};
+
+    fn entry(index: u64, command: Command) -> Entry {
+        let request = Request { id: RequestId { origin: 1, number: index }, done_below: 0, command };
+        let log_id = LogId::new(CommittedLeaderId::new(1), index);
+        Entry { log_id, payload: EntryPayload::Normal(request) }
+    }
+
+    fn set(key: &str) -> Command {
+        Command::Kv(KvCommand::Set { key: key.into(), value: b"v".as_slice().into(), flags: 0, cas: None })
+    }
+
+    #[tokio::test]
+    async fn a_builder_lets_go_of_the_state_and_writes_it_down() {
+        let env = env_in_memory(2);
+        env.scope(async {
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, shared) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            machine.apply(futures_util::stream::iter([Ok((entry(1, set("a")), None))])).await.unwrap();
+            let mut builder = machine.get_snapshot_builder().await;
+            machine.apply(futures_util::stream::iter([Ok((entry(2, set("b")), None))])).await.unwrap();
+            let built = builder.build_snapshot().await.unwrap();
+            assert!(builder.applied.is_none());
+            assert_eq!(store.snapshot_bytes(), built.snapshot.len());
+            let (meta, data) = store.load_snapshot().await.unwrap().unwrap();
+            assert_eq!((&meta, &data), (&built.meta, &built.snapshot));
+            let state = shared.decode(&data).unwrap();
+            assert_eq!((state.applied(), meta.last_log_id.map(|id| id.index())), (1, Some(1)));
+        })
+        .await;
     }
 }

@@ -42,6 +42,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::entry::RaftPayload;
 use openraft::storage::IOFlushed;
 use rand::RngExt;
@@ -196,7 +197,7 @@ struct Shared {
     meta: Arc<Mutex<(MetaFile, Facts)>>,
     places: Arc<Mutex<Places>>,
     /// The snapshot read on opening, for whoever asks first; held by the job that writes another.
-    snapshots: Arc<Mutex<Option<(SnapshotMeta, Arc<[u8]>)>>>,
+    snapshots: Arc<Mutex<Option<(SnapshotMeta, Bytes)>>>,
     ops: mpsc::Sender<Op>,
     failure: watch::Sender<Option<String>>,
     full: watch::Sender<bool>,
@@ -229,6 +230,8 @@ struct Memory {
     cache_bytes: usize,
     promise: Option<Promise>,
     snapshot: Option<SnapshotMeta>,
+    /// How long its data is.
+    snapshot_bytes: usize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -283,7 +286,7 @@ struct Loaded {
     meta: MetaFile,
     facts: Facts,
     wal: Wal,
-    snapshot: Option<(SnapshotMeta, Arc<[u8]>)>,
+    snapshot: Option<(SnapshotMeta, Bytes)>,
 }
 
 /// Reads the directory, after giving the server its identity and counting the start.
@@ -385,6 +388,7 @@ impl Store {
             cache_bytes: options.cache_bytes,
             promise: facts.promise,
             snapshot: snapshot.as_ref().map(|(meta, _)| meta.clone()),
+            snapshot_bytes: snapshot.as_ref().map_or(0, |(_, data)| data.len()),
         };
         let identity =
             Identity { node_id: facts.node_id, generation: facts.generation, replaces: facts.replaces };
@@ -732,8 +736,13 @@ impl Store {
         self.memory().snapshot.clone()
     }
 
+    /// How many bytes the data of the newest snapshot has; 0, if there is none.
+    pub(super) fn snapshot_bytes(&self) -> usize {
+        self.memory().snapshot_bytes
+    }
+
     /// Makes a snapshot durable; on a full disk, as soon as there is space for it.
-    pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
+    pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Bytes) -> io::Result<()> {
         // Mutants R22 and R23: index and data of a snapshot are written one after the other, as two commits of a
         // database that commits now and then.
         if mutant::is("R22") || mutant::is("R23") {
@@ -773,11 +782,12 @@ impl Store {
         let known = memory.snapshot.as_ref().and_then(|known| known.last_log_id);
         if meta.last_log_id >= known {
             memory.snapshot = Some(meta);
+            memory.snapshot_bytes = data.len();
         }
         Ok(())
     }
 
-    pub(super) async fn load_snapshot(&self) -> io::Result<Option<(SnapshotMeta, Arc<[u8]>)>> {
+    pub(super) async fn load_snapshot(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
         let (snapshots, disk) = (self.shared.snapshots.clone(), self.shared.env.disk());
         let job = move || match locked(&snapshots).take() {
             Some(first_read) => Ok(Some(first_read)),
