@@ -1,7 +1,8 @@
 //! openraft's state machine: the replicated [`State`] in memory, its snapshots in the [`Store`].
 //!
 //! The state lives in memory; a restart loads the last snapshot and openraft applies the log from
-//! there. Readers look at the state under a lock that an apply holds for one entry at a time.
+//! there. Readers look at the state under a lock that an apply holds for one entry at a time. What would hold it long is done
+//! to a copy, which then takes the state's place.
 
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,7 +17,7 @@ use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::env::{Env, Observed, hazard};
 use crate::mutant;
-use crate::state::{BadSnapshot, Outcome, State};
+use crate::state::{BadSnapshot, Outcome, Request, State};
 
 /// The state and how far it is, shared by openraft's worker and the readers.
 #[derive(Clone)]
@@ -108,6 +109,29 @@ impl StateMachine {
     }
 }
 
+impl StateMachine {
+    /// What becomes of the state, and the outcome, where that takes too long for readers to wait. Nobody but whoever calls this
+    /// changes the state, so that it is the same as if it had been done in place.
+    async fn applied_aside(&self, index: u64, request: &Request) -> io::Result<Option<(State, Outcome)>> {
+        if !self.shared.read(|state| state.is_replaced_by(request)) {
+            return Ok(None);
+        }
+        let (shared, request) = (self.shared.clone(), request.clone());
+        let job = move || {
+            let mut state = shared.read(State::clone);
+            let outcome = state.apply(index, &request);
+            (state, outcome)
+        };
+        self.env.blocking(job).await.map(Some).map_err(io::Error::other)
+    }
+
+    /// Frees a whole state, which takes long: not under the lock, and not where tasks run.
+    async fn free(&self, state: State) {
+        // It is gone also where the job has no end.
+        let _ = self.env.blocking(move || drop(state)).await;
+    }
+}
+
 fn term_of(log_id: Option<LogId>) -> u64 {
     log_id.map_or(0, |log_id| log_id.committed_leader_id().term)
 }
@@ -139,6 +163,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let skipped =
                 mutant::is("R47") && self.installed && matches!(entry.payload, EntryPayload::Normal(_));
             self.installed &= !skipped;
+            let mut aside = match &entry.payload {
+                EntryPayload::Normal(request) if !skipped => self.applied_aside(index, request).await?,
+                _ => None,
+            };
             let (outcome, digest) = self.shared.change(|applied| {
                 applied.last_applied = Some(entry.log_id);
                 let outcome = match &entry.payload {
@@ -146,7 +174,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                         applied.state.skip(index);
                         Outcome::Done { index }
                     }
-                    EntryPayload::Normal(request) => applied.state.apply(index, request),
+                    EntryPayload::Normal(request) => match &mut aside {
+                        None => applied.state.apply(index, request),
+                        Some((state, outcome)) => {
+                            std::mem::swap(state, &mut applied.state);
+                            outcome.clone()
+                        }
+                    },
                     EntryPayload::Blank => {
                         applied.state.skip(index);
                         Outcome::Done { index }
@@ -175,6 +209,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
+            if let Some((replaced, _)) = aside {
+                self.free(replaced).await;
+            }
         }
         Ok(())
     }
@@ -189,7 +226,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
-        let restored = self.shared.restore(meta, &data)?;
+        let (shared, job_meta, job_data) = (self.shared.clone(), meta.clone(), data.clone());
+        let restored = self.env.blocking(move || shared.restore(&job_meta, &job_data)).await;
+        let mut restored = restored.map_err(io::Error::other)??;
         // openraft gives back our own snapshot when it starts: that one is on disk already.
         // Mutant R46: what a leader sent is kept in memory only.
         if self.store.snapshot_meta().as_ref() != Some(meta) && !mutant::is("R46") {
@@ -205,9 +244,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             term: term_of(meta.last_log_id),
             state: restored.state.digest(),
         });
-        self.shared.change(|applied| *applied = restored);
+        self.shared.change(|applied| std::mem::swap(applied, &mut restored));
         self.shared.applied.send_replace(index);
         self.installed = true;
+        self.free(restored.state).await;
         Ok(())
     }
 
@@ -267,7 +307,8 @@ mod tests {
     use super::super::{Entry, StoreOptions};
     use super::*;
     use crate::env::real::env_in_memory;
-    use crate::state::{Command, KvCommand, Request, RequestId};
+    use crate::state::restore::RestoreCommand;
+    use crate::state::{Command, KvCommand, RequestId};
 
     fn entry(index: u64, command: Command) -> Entry {
         let request = Request { id: RequestId { origin: 1, number: index }, done_below: 0, command };
@@ -277,6 +318,58 @@ mod tests {
 
     fn set(key: &str) -> Command {
         Command::Kv(KvCommand::Set { key: key.into(), value: b"v".as_slice().into(), flags: 0, cas: None })
+    }
+
+    #[tokio::test]
+    async fn what_is_restored_aside_is_what_it_would_be_in_place() {
+        let env = env_in_memory(1);
+        env.scope(async {
+            let mut other = State::default();
+            for index in 1..=50 {
+                let EntryPayload::Normal(request) = entry(index, set(&format!("other/{index}"))).payload
+                else {
+                    unreachable!()
+                };
+                other.apply(index, &request);
+            }
+            let snapshot = other.to_snapshot();
+            let mut damaged = snapshot.clone();
+            damaged[20] ^= 1;
+            let bytes = snapshot.len() as u64;
+            let restore = |id: u64, data: &[u8]| {
+                let data = data.into();
+                [
+                    RestoreCommand::Begin { id, bytes },
+                    RestoreCommand::Piece { id, offset: 0, data },
+                    RestoreCommand::Commit { id: id + 1 },
+                    RestoreCommand::Commit { id },
+                    RestoreCommand::Commit { id },
+                ]
+                .map(Command::Restore)
+            };
+            let half = [RestoreCommand::Begin { id: 5, bytes }, RestoreCommand::Commit { id: 5 }];
+            let commands = [set("a")].into_iter().chain(restore(1, &damaged));
+            let commands = commands.chain(half.map(Command::Restore)).chain(restore(3, &snapshot));
+            let commands = commands.chain([set("b")]);
+
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, shared) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            let mut in_place = State::default();
+            let mut replaced = 0;
+            for (index, command) in (1..).zip(commands) {
+                let entry = entry(index, command);
+                if let EntryPayload::Normal(request) = &entry.payload {
+                    replaced += u32::from(in_place.is_replaced_by(request));
+                    in_place.apply(index, request);
+                }
+                machine.apply(futures_util::stream::iter([Ok((entry, None))])).await.unwrap();
+                assert_eq!(shared.read(State::clone), in_place, "after entry {index}");
+                assert_eq!(*shared.applied().borrow(), index);
+            }
+            assert_eq!(replaced, 2, "one that is damaged, and one that is whole");
+            assert!(in_place.kv().get("a").is_none() && in_place.kv().get("other/50").is_some());
+        })
+        .await;
     }
 
     #[tokio::test]
