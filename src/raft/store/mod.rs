@@ -64,6 +64,8 @@ const OLD_FILE: &str = "driftline.redb";
 const QUEUE: usize = 4096;
 /// Writes put into one batch.
 const MAX_BATCH: usize = 1024;
+/// After so many bytes of entries it is told that the log has grown.
+const GROWN: u64 = 256 << 10;
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
@@ -201,6 +203,8 @@ struct Shared {
     ops: mpsc::Sender<Op>,
     failure: watch::Sender<Option<String>>,
     full: watch::Sender<bool>,
+    /// How many times [`GROWN`] was written.
+    grown: watch::Sender<u64>,
     /// The cluster that it belongs to.
     cluster: watch::Sender<Option<u64>>,
     /// Whose turn it is to make it a member of one.
@@ -413,6 +417,7 @@ impl Store {
                     ops,
                     failure: watch::Sender::new(None),
                     full: watch::Sender::new(false),
+                    grown: watch::Sender::new(0),
                     cluster: watch::Sender::new(cluster),
                     adopting: tokio::sync::Mutex::new(()),
                     _writer: env.spawn(writer.run(queue)).abort_on_drop(),
@@ -741,6 +746,21 @@ impl Store {
         self.memory().snapshot_bytes
     }
 
+    /// Changes whenever the log has grown by some bytes.
+    pub(super) fn grown(&self) -> watch::Receiver<u64> {
+        self.shared.grown.subscribe()
+    }
+
+    /// Bytes on disk of the entries behind `after`, and not behind `last`.
+    pub(super) fn logged(&self, after: u64, last: u64) -> u64 {
+        locked(&self.shared.places).bytes(after, last)
+    }
+
+    /// The last entry that may go, if those behind it are to be `most` bytes on disk at least.
+    pub(super) fn beyond(&self, most: u64) -> Option<u64> {
+        locked(&self.shared.places).beyond(most)
+    }
+
     /// Makes a snapshot durable; on a full disk, as soon as there is space for it.
     pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Bytes) -> io::Result<()> {
         // Mutants R22 and R23: index and data of a snapshot are written one after the other, as two commits of a
@@ -842,6 +862,8 @@ impl Shared {
 
     /// Lets memory know what is on disk now.
     fn wrote(&self, batch: &[Op]) {
+        let steps = locked(&self.places).written() / GROWN;
+        self.grown.send_if_modified(|known| std::mem::replace(known, steps) != steps);
         let mut memory = locked(&self.memory);
         let mut durable = None;
         for op in batch {
