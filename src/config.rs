@@ -190,8 +190,12 @@ pub struct RaftConfig {
     pub election_timeout_max_ms: u64,
     /// A snapshot is taken after this many entries.
     pub snapshot_entries: u64,
+    /// And after this many bytes of entries, or four times as many as the last snapshot has, if that is more.
+    pub snapshot_after_bytes: u64,
     /// Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot.
     pub trailing_entries: u64,
+    /// Where the log has more bytes than this, its oldest entries go as soon as a snapshot has them, though fewer stay.
+    pub trailing_bytes: u64,
     /// Bytes of a snapshot sent in one message.
     pub snapshot_chunk_bytes: u64,
     /// How long a client's request may take.
@@ -376,7 +380,9 @@ impl Default for RaftConfig {
             election_timeout_min_ms: 200,
             election_timeout_max_ms: 400,
             snapshot_entries: 16_384,
+            snapshot_after_bytes: 64 << 20,
             trailing_entries: 10_240,
+            trailing_bytes: 256 << 20,
             snapshot_chunk_bytes: 1 << 20,
             request_timeout_ms: 7_000,
             segment_bytes: 8 << 20,
@@ -473,6 +479,9 @@ impl Config {
         }
         if raft.snapshot_entries == 0 {
             return invalid("raft.snapshot_entries", "must be at least 1".to_owned());
+        }
+        if raft.snapshot_after_bytes == 0 {
+            return invalid("raft.snapshot_after_bytes", "must be at least 1".to_owned());
         }
         if !(1024..=16 << 20).contains(&raft.snapshot_chunk_bytes) {
             return invalid("raft.snapshot_chunk_bytes", "must be 1024 to 16777216".to_owned());

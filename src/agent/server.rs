@@ -450,8 +450,8 @@ impl Server {
             }
             Call::Snapshot(consistency) => {
                 self.current(consistency, hold).await?;
-                let state = self.inner.node.state().read(State::clone);
-                let bytes = self.inner.env.blocking(move || state.to_snapshot()).await;
+                let state = self.inner.node.state().clone();
+                let bytes = self.inner.env.blocking(move || state.read(State::clone).to_snapshot()).await;
                 let bytes = bytes.map_err(|error| CallError::Refused(error.to_string()))?;
                 Ok(Reply::Snapshot(bytes.into()))
             }

@@ -132,6 +132,18 @@ struct RealNetwork {
     https: Option<Arc<ApiClient>>,
 }
 
+/// Connections that may wait to be accepted: what does not find a place tries again after a second. The kernel has a limit of
+/// its own (`net.core.somaxconn`, usually as much), and the less of both counts.
+const BACKLOG: u32 = 4096;
+
+fn listening(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections of an earlier life that linger are not in the way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
 async fn connected(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
     let stream = match source {
         None => TcpStream::connect(addr).await?,
@@ -148,7 +160,7 @@ async fn connected(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpSt
 impl Network for RealNetwork {
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
         async move {
-            let listener = TcpListener::bind(addr).await?;
+            let listener = listening(addr)?;
             let addr = listener.local_addr()?;
             Ok(Box::new(RealListener { listener, addr }) as Box<dyn Listener>)
         }
@@ -168,7 +180,7 @@ impl Network for RealNetwork {
             (Some(tls), Purpose::Peers | Purpose::Api) => {
                 let tls = tls.clone();
                 async move {
-                    let listener = TcpListener::bind(addr).await?;
+                    let listener = listening(addr)?;
                     Ok(Box::new(TlsListener::new(listener, tls, purpose)?) as Box<dyn Listener>)
                 }
                 .boxed()
@@ -538,5 +550,26 @@ impl Executor for TokioExecutor {
     fn blocking(&self, job: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         // A panic in the job has dropped its channel: whoever waits for the result learns of it there.
         tokio::task::spawn_blocking(job).map(drop).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_is_taken_in_before_the_first_is_accepted() {
+        const BURST: u32 = 512;
+        let limit = fs::read_to_string("/proc/sys/net/core/somaxconn");
+        let limit = limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(BURST);
+        let network = RealNetwork::default();
+        let listener = network.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let burst = (0..BURST.min(limit)).map(|_| network.connect(listener.local_addr()));
+        let burst = futures_util::future::try_join_all(burst);
+        // Who finds no place is let in by the kernel only when there is one.
+        let burst = tokio::time::timeout(Duration::from_secs(10), burst).await;
+        assert_eq!(burst.unwrap().unwrap().len(), BURST.min(limit) as usize);
+        let six = network.listen("[::1]:0".parse().unwrap()).await.unwrap();
+        assert!(network.connect(six.local_addr()).await.is_ok());
     }
 }

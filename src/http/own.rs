@@ -59,17 +59,19 @@ fn may(who: &Authorizer, (kind, name): &(Kind, String), wanted: Access) -> Resul
 /// Whoever changes a check must have the right to what it is about.
 async fn may_change_check(api: &Api, id: &str) -> Result<(), Failure> {
     let who = api.who().await?;
-    let book = api.agent.local().book();
-    let check = book.checks().get(id).ok_or_else(|| Unknown::Check(id.to_owned()))?;
-    Ok(may(&who, &subject(api, &book, &check.definition.service_id), Access::Write)?)
+    let subject = api.agent.local().with_book(|book| {
+        let check = book.checks().get(id).ok_or_else(|| Unknown::Check(id.to_owned()))?;
+        Ok::<_, Unknown>(subject(api, book, &check.definition.service_id))
+    })?;
+    Ok(may(&who, &subject, Access::Write)?)
 }
 
 /// Whoever changes a service must have the right to it.
 async fn may_change_service(api: &Api, id: &str) -> Result<(), Failure> {
     let who = api.who().await?;
-    let book = api.agent.local().book();
-    let service = book.services().get(id).ok_or_else(|| Unknown::Service(id.to_owned()))?;
-    Ok(who.require(Kind::Service, &service.name, Access::Write)?)
+    let name = |book: &Book| book.services().get(id).map(|service| service.name.clone());
+    let name = api.agent.local().with_book(name).ok_or_else(|| Unknown::Service(id.to_owned()))?;
+    Ok(who.require(Kind::Service, &name, Access::Write)?)
 }
 
 /// Registers a service with its checks.
@@ -116,9 +118,13 @@ pub async fn register_check(api: Arc<Api>, call: Call) -> Reply {
     let bytes = api.read_body(call.body).await?;
     let body: service::Check = decode::body(&bytes)?;
     let definition = define::check(body, api.agent.config().enable_script_checks)?;
-    may(&api.who().await?, &subject(&api, &api.agent.local().book(), &definition.service_id), Access::Write)?;
+    let who = api.who().await?;
+    let (subject, taken) = api.agent.local().with_book(|book| {
+        (subject(&api, book, &definition.service_id), book.checks().contains_key(&definition.id))
+    });
+    may(&who, &subject, Access::Write)?;
     // Its place may be another check's.
-    if api.agent.local().book().checks().contains_key(&definition.id) {
+    if taken {
         may_change_check(&api, &definition.id).await?;
     }
     let service_id = definition.service_id.clone();

@@ -92,7 +92,7 @@ openraft::declare_raft_types!(
 type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
-type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Arc<[u8]>>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
 type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 type Core = openraft::Raft<TypeConfig, StateMachine>;
@@ -134,6 +134,8 @@ pub struct Member {
 const PROPOSALS: usize = 4096;
 /// Proposals handed to openraft at once.
 const MAX_PROPOSAL_BATCH: usize = 512;
+/// A snapshot is not taken for the log's length in bytes before the log behind the last is so many times as large as that.
+const SNAPSHOTS_IN_LOG: u64 = 4;
 /// Bytes of a snapshot that a leader may send.
 const MAX_SNAPSHOT: usize = 2 << 30;
 /// Bytes of the largest command that is proposed: with all that comes around it, it fits into a frame.
@@ -386,6 +388,7 @@ impl RaftNode {
             env.spawn(propose_in_batches(env.clone(), core.clone(), queue)).abort_on_drop(),
             env.spawn(node.clone().observe_roles()).abort_on_drop(),
             env.spawn(node.clone().give_way_when_full()).abort_on_drop(),
+            env.spawn(node.clone().keep_log_short(config.clone())).abort_on_drop(),
             env.spawn(rpc::serve(env.clone(), listener, Arc::new(Server(node.clone())))).abort_on_drop(),
         ];
         *locked(&node.inner.tasks) = tasks;
@@ -995,6 +998,34 @@ impl RaftNode {
         }
     }
 
+    /// Sees to it that the log does not grow without a bound where its entries are large: openraft counts entries only.
+    async fn keep_log_short(self, config: RaftConfig) {
+        let Inner { store, state, core, .. } = &*self.inner;
+        let mut grown = store.grown();
+        loop {
+            let covered = store.snapshot_meta().and_then(|meta| log_index(&meta.last_log_id));
+            let applied = state.read(State::applied);
+            // Writing down all of a large state costs more than a log that is a few times as long.
+            let due = config.snapshot_after_bytes.max(SNAPSHOTS_IN_LOG * store.snapshot_bytes() as u64);
+            let asked = if store.logged(covered.unwrap_or(0), applied) >= due {
+                core.trigger().snapshot().await
+            } else {
+                Ok(())
+            };
+            // What no snapshot covers stays.
+            let goes =
+                store.beyond(config.trailing_bytes).zip(covered).map(|(beyond, covered)| beyond.min(covered));
+            let asked = match goes.filter(|goes| Some(*goes) > log_index(&store.log_bounds().0)) {
+                Some(goes) => asked.and(core.trigger().purge_log(goes).await),
+                None => asked,
+            };
+            // Raft has ended, or the store has.
+            if asked.is_err() || grown.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Asks whoever leads. Answers by this very server do not travel.
     pub(crate) async fn ask(
         &self,
@@ -1448,6 +1479,11 @@ mod tests {
     }
 
     async fn start(env: &Env, name: &str) -> (RaftNode, client::Client) {
+        let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
+        start_with(env, name, config).await
+    }
+
+    async fn start_with(env: &Env, name: &str, config: RaftConfig) -> (RaftNode, client::Client) {
         let listener = env.network().listen(localhost()).await.unwrap();
         let store = Store::open(env, StoreOptions::default()).await.unwrap();
         let me = ServerInfo {
@@ -1464,7 +1500,6 @@ mod tests {
             newest: frame::NEWEST,
             tally: Box::new(|_| ()),
         };
-        let config = RaftConfig { snapshot_entries: 50, trailing_entries: 10, ..RaftConfig::default() };
         let node = RaftNode::start(env, &config, me, store, State::default(), reach).await.unwrap();
         (node.clone(), client::Client::new(env, node, config.request_timeout()))
     }
@@ -1510,6 +1545,34 @@ mod tests {
                 }
             })
             .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_of_few_large_entries_is_kept_short() {
+        let env = env_in_memory(20);
+        env.scope(async {
+            let config = RaftConfig {
+                snapshot_after_bytes: 1 << 20,
+                trailing_bytes: 2 << 20,
+                ..RaftConfig::default()
+            };
+            let (node, client) = start_with(&env, "a", config.clone()).await;
+            node.found(&[node.me().clone()]).await.unwrap();
+            let value = "v".repeat(100_000);
+            let mut written = 0;
+            let store = &node.inner.store;
+            let logged = || store.logged(0, u64::MAX);
+            // Snapshots are taken beside the writes, so there may be some more of these.
+            while written < 10 << 20 || logged() > 3 << 20 {
+                client.write(set("k", &value)).await.unwrap();
+                written += value.len() as u64;
+                assert!(written < 200 << 20, "{} bytes are still there", logged());
+            }
+            assert!(logged() >= config.trailing_bytes, "what lags a little is sent entries");
+            assert!(written / (value.len() as u64) < config.snapshot_entries, "it was not for their number");
+            node.shutdown().await;
+        })
+        .await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

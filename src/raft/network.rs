@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout as OpenraftTimeout, Unreachable,
@@ -188,7 +189,7 @@ impl PeerNetwork {
 }
 
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
-    type SnapshotData = Arc<[u8]>;
+    type SnapshotData = Bytes;
 
     async fn append_entries(
         &mut self,
@@ -284,7 +285,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let env = self.network.pool.env().clone();
         env.reachable("a snapshot is sent to a follower that is too far behind");
         let sending = async {
-            let data = bytes::Bytes::from_owner(snapshot.snapshot);
+            let data = snapshot.snapshot;
             let mut offset = 0;
             loop {
                 let end = data.len().min(offset + self.network.chunk_bytes);

@@ -15,8 +15,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::{EntryPayload, Membership};
 use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64;
@@ -105,7 +105,7 @@ pub async fn recover(env: &Env) -> Result<u64, RecoverError> {
     let alone = Membership::new(vec![BTreeSet::from([id])], nodes)
         .map_err(|error| RecoverError::Read(io::Error::other(error.to_string())))?;
     let meta = SnapshotMeta { last_log_id: last, last_membership: StoredMembership::new(last, alone) };
-    let encoded = env.blocking(move || Arc::<[u8]>::from(state.to_snapshot())).await;
+    let encoded = env.blocking(move || Bytes::from(state.to_snapshot())).await;
     let data = encoded.map_err(|error| RecoverError::Write(io::Error::other(error)))?;
     store.save_snapshot(meta, data).await.map_err(RecoverError::Write)?;
     if let Some(last) = last {

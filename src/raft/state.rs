@@ -1,11 +1,13 @@
 //! openraft's state machine: the replicated [`State`] in memory, its snapshots in the [`Store`].
 //!
 //! The state lives in memory; a restart loads the last snapshot and openraft applies the log from
-//! there. Readers look at the state under a lock that an apply holds for one entry at a time.
+//! there. Readers look at the state under a lock that an apply holds for one entry at a time. What would hold it long is done
+//! to a copy, which then takes the state's place.
 
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -15,7 +17,7 @@ use super::store::{Store, entry_digest};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::env::{Env, Observed, hazard};
 use crate::mutant;
-use crate::state::{BadSnapshot, Outcome, State};
+use crate::state::{BadSnapshot, Outcome, Request, State};
 
 /// The state and how far it is, shared by openraft's worker and the readers.
 #[derive(Clone)]
@@ -64,8 +66,8 @@ impl SharedState {
     }
 
     /// A copy of this moment, which later changes do not touch.
-    fn copy(&self) -> Arc<Applied> {
-        Arc::new(self.inner.read().unwrap_or_else(PoisonError::into_inner).clone())
+    fn copy(&self) -> Applied {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -107,12 +109,35 @@ impl StateMachine {
     }
 }
 
+impl StateMachine {
+    /// What becomes of the state, and the outcome, where that takes too long for readers to wait. Nobody but whoever calls this
+    /// changes the state, so that it is the same as if it had been done in place.
+    async fn applied_aside(&self, index: u64, request: &Request) -> io::Result<Option<(State, Outcome)>> {
+        if !self.shared.read(|state| state.is_replaced_by(request)) {
+            return Ok(None);
+        }
+        let (shared, request) = (self.shared.clone(), request.clone());
+        let job = move || {
+            let mut state = shared.read(State::clone);
+            let outcome = state.apply(index, &request);
+            (state, outcome)
+        };
+        self.env.blocking(job).await.map(Some).map_err(io::Error::other)
+    }
+
+    /// Frees a whole state, which takes long: not under the lock, and not where tasks run.
+    async fn free(&self, state: State) {
+        // It is gone also where the job has no end.
+        let _ = self.env.blocking(move || drop(state)).await;
+    }
+}
+
 fn term_of(log_id: Option<LogId>) -> u64 {
     log_id.map_or(0, |log_id| log_id.committed_leader_id().term)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = Arc<[u8]>;
+    type SnapshotData = Bytes;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -138,6 +163,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let skipped =
                 mutant::is("R47") && self.installed && matches!(entry.payload, EntryPayload::Normal(_));
             self.installed &= !skipped;
+            let mut aside = match &entry.payload {
+                EntryPayload::Normal(request) if !skipped => self.applied_aside(index, request).await?,
+                _ => None,
+            };
             let (outcome, digest) = self.shared.change(|applied| {
                 applied.last_applied = Some(entry.log_id);
                 let outcome = match &entry.payload {
@@ -145,7 +174,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                         applied.state.skip(index);
                         Outcome::Done { index }
                     }
-                    EntryPayload::Normal(request) => applied.state.apply(index, request),
+                    EntryPayload::Normal(request) => match &mut aside {
+                        None => applied.state.apply(index, request),
+                        Some((state, outcome)) => {
+                            std::mem::swap(state, &mut applied.state);
+                            outcome.clone()
+                        }
+                    },
                     EntryPayload::Blank => {
                         applied.state.skip(index);
                         Outcome::Done { index }
@@ -174,6 +209,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
+            if let Some((replaced, _)) = aside {
+                self.free(replaced).await;
+            }
         }
         Ok(())
     }
@@ -182,13 +220,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             env: self.env.clone(),
             store: self.store.clone(),
-            applied: self.shared.copy(),
+            applied: Some(self.shared.copy()),
             moving: self.shared.clone(),
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
-        let restored = self.shared.restore(meta, &data)?;
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
+        let (shared, job_meta, job_data) = (self.shared.clone(), meta.clone(), data.clone());
+        let restored = self.env.blocking(move || shared.restore(&job_meta, &job_data)).await;
+        let mut restored = restored.map_err(io::Error::other)??;
         // openraft gives back our own snapshot when it starts: that one is on disk already.
         // Mutant R46: what a leader sent is kept in memory only.
         if self.store.snapshot_meta().as_ref() != Some(meta) && !mutant::is("R46") {
@@ -204,9 +244,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             term: term_of(meta.last_log_id),
             state: restored.state.digest(),
         });
-        self.shared.change(|applied| *applied = restored);
+        self.shared.change(|applied| std::mem::swap(applied, &mut restored));
         self.shared.applied.send_replace(index);
         self.installed = true;
+        self.free(restored.state).await;
         Ok(())
     }
 
@@ -220,16 +261,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub struct SnapshotBuilder {
     env: Env,
     store: Store,
-    applied: Arc<Applied>,
-    /// The state as it goes on: part of mutant R18.
+    /// Until it is asked for: whoever writes it down lets go of it as soon as that is done. A copy of all the state is held
+    /// no longer than need be, and freed where nobody waits for it.
+    applied: Option<Applied>,
+    /// The state as it goes on: what a second snapshot would be of, and part of mutant R18.
     moving: SharedState,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Arc<[u8]>;
+    type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let mut applied = self.applied.clone();
+        let mut applied = self.applied.take().unwrap_or_else(|| self.moving.copy());
         let last_applied = applied.last_applied;
         let mut last_membership = applied.membership.clone();
         if mutant::is("R19") && applied.before_last.log_id().is_some() {
@@ -241,7 +284,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             self.env.sleep(std::time::Duration::from_millis(20)).await;
             applied = self.moving.copy();
         }
-        let encoded = self.env.blocking(move || Arc::<[u8]>::from(applied.state.to_snapshot())).await;
+        // One that is a little larger than the last does not move while it is written.
+        let usual = self.store.snapshot_bytes();
+        let capacity = usual + usual / 16;
+        let encoded = self.env.blocking(move || applied.state.to_snapshot_with_capacity(capacity));
+        let encoded = encoded.await.map(Bytes::from);
         let snapshot = encoded.map_err(io::Error::other)?;
         self.env.linger(hazard::SNAPSHOT_TAKEN).await;
         self.store.save_snapshot(meta.clone(), snapshot.clone()).await?;
@@ -250,5 +297,98 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             term: term_of(last_applied),
         });
         Ok(Snapshot { meta, snapshot })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::leader_id_std::CommittedLeaderId;
+
+    use super::super::{Entry, StoreOptions};
+    use super::*;
+    use crate::env::real::env_in_memory;
+    use crate::state::restore::RestoreCommand;
+    use crate::state::{Command, KvCommand, RequestId};
+
+    fn entry(index: u64, command: Command) -> Entry {
+        let request = Request { id: RequestId { origin: 1, number: index }, done_below: 0, command };
+        let log_id = LogId::new(CommittedLeaderId::new(1), index);
+        Entry { log_id, payload: EntryPayload::Normal(request) }
+    }
+
+    fn set(key: &str) -> Command {
+        Command::Kv(KvCommand::Set { key: key.into(), value: b"v".as_slice().into(), flags: 0, cas: None })
+    }
+
+    #[tokio::test]
+    async fn what_is_restored_aside_is_what_it_would_be_in_place() {
+        let env = env_in_memory(1);
+        env.scope(async {
+            let mut other = State::default();
+            for index in 1..=50 {
+                let EntryPayload::Normal(request) = entry(index, set(&format!("other/{index}"))).payload
+                else {
+                    unreachable!()
+                };
+                other.apply(index, &request);
+            }
+            let snapshot = other.to_snapshot();
+            let mut damaged = snapshot.clone();
+            damaged[20] ^= 1;
+            let bytes = snapshot.len() as u64;
+            let restore = |id: u64, data: &[u8]| {
+                let data = data.into();
+                [
+                    RestoreCommand::Begin { id, bytes },
+                    RestoreCommand::Piece { id, offset: 0, data },
+                    RestoreCommand::Commit { id: id + 1 },
+                    RestoreCommand::Commit { id },
+                    RestoreCommand::Commit { id },
+                ]
+                .map(Command::Restore)
+            };
+            let half = [RestoreCommand::Begin { id: 5, bytes }, RestoreCommand::Commit { id: 5 }];
+            let commands = [set("a")].into_iter().chain(restore(1, &damaged));
+            let commands = commands.chain(half.map(Command::Restore)).chain(restore(3, &snapshot));
+            let commands = commands.chain([set("b")]);
+
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, shared) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            let mut in_place = State::default();
+            let mut replaced = 0;
+            for (index, command) in (1..).zip(commands) {
+                let entry = entry(index, command);
+                if let EntryPayload::Normal(request) = &entry.payload {
+                    replaced += u32::from(in_place.is_replaced_by(request));
+                    in_place.apply(index, request);
+                }
+                machine.apply(futures_util::stream::iter([Ok((entry, None))])).await.unwrap();
+                assert_eq!(shared.read(State::clone), in_place, "after entry {index}");
+                assert_eq!(*shared.applied().borrow(), index);
+            }
+            assert_eq!(replaced, 2, "one that is damaged, and one that is whole");
+            assert!(in_place.kv().get("a").is_none() && in_place.kv().get("other/50").is_some());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_builder_lets_go_of_the_state_and_writes_it_down() {
+        let env = env_in_memory(2);
+        env.scope(async {
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, shared) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            machine.apply(futures_util::stream::iter([Ok((entry(1, set("a")), None))])).await.unwrap();
+            let mut builder = machine.get_snapshot_builder().await;
+            machine.apply(futures_util::stream::iter([Ok((entry(2, set("b")), None))])).await.unwrap();
+            let built = builder.build_snapshot().await.unwrap();
+            assert!(builder.applied.is_none());
+            assert_eq!(store.snapshot_bytes(), built.snapshot.len());
+            let (meta, data) = store.load_snapshot().await.unwrap().unwrap();
+            assert_eq!((&meta, &data), (&built.meta, &built.snapshot));
+            let state = shared.decode(&data).unwrap();
+            assert_eq!((state.applied(), meta.last_log_id.map(|id| id.index())), (1, Some(1)));
+        })
+        .await;
     }
 }

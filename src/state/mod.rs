@@ -537,7 +537,12 @@ impl State {
 
     /// The whole state as bytes: see [`snapshot`].
     pub fn to_snapshot(&self) -> Vec<u8> {
-        snapshot::write(self)
+        self.to_snapshot_with_capacity(0)
+    }
+
+    /// The same; so many bytes are set aside first.
+    pub fn to_snapshot_with_capacity(&self, bytes: usize) -> Vec<u8> {
+        snapshot::write(self, bytes)
     }
 
     /// The state that [`State::to_snapshot`] wrote, with a machine of the kind that this state has.

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::Behavior;
 use super::tables::part;
-use super::{Outcome, Refusal, Shared, State, snapshot};
+use super::{Command, Outcome, Refusal, Request, Shared, State, snapshot};
 
 /// Bytes of a snapshot that can be restored.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -108,6 +108,13 @@ impl State {
         if self.upload.as_ref().is_some_and(idle) {
             self.upload = None;
         }
+    }
+
+    /// Whether a request asks for all of this state to become another, and what for has come. That takes long: the larger the
+    /// snapshot, the longer.
+    pub fn is_replaced_by(&self, request: &Request) -> bool {
+        let Command::Restore(RestoreCommand::Commit { id }) = request.command else { return false };
+        self.upload.as_ref().is_some_and(|upload| upload.id == id && upload.came == upload.bytes)
     }
 
     /// Carries out a step of a restore at log index `index`.

@@ -60,8 +60,9 @@ fn decoded<T: DeserializeOwned>(name: &str, content: &[u8]) -> Result<T, BadSnap
     }
 }
 
-pub(super) fn write(state: &State) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+pub(super) fn write(state: &State, capacity: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(capacity);
+    bytes.push(VERSION);
     part(&mut bytes, "applied", &state.applied);
     part(&mut bytes, "kv", &state.kv);
     part(&mut bytes, "sessions", &state.sessions);

@@ -40,6 +40,8 @@ impl Settings {
             segment_bytes: self.segment_bytes,
             cache_bytes: self.knobs.cache_bytes,
             on_damage: OnDamage::Rejoin,
+            // By bytes: no run writes so many.
+            ..RaftConfig::default()
         }
     }
 

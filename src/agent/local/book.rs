@@ -225,8 +225,25 @@ pub struct Book {
     configured: BTreeSet<Item>,
     services: BTreeMap<String, ServiceInfo>,
     checks: BTreeMap<String, OwnCheck>,
-    /// What changed and was not told yet. What is here and in no table was removed.
-    dirty: BTreeSet<Item>,
+    /// What changed. What is here and in no table was removed.
+    dirty: Dirty,
+}
+
+/// What changed since somebody was last told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Dirty {
+    /// What the catalog was not told yet.
+    untold: BTreeSet<Item>,
+    /// What may not be on disk as it is here. All that the catalog hears of is kept, and more: until when something counts.
+    unsaved: BTreeSet<Item>,
+}
+
+impl Dirty {
+    /// What both have to hear of.
+    fn insert(&mut self, item: Item) {
+        self.unsaved.insert(item.clone());
+        self.untold.insert(item);
+    }
 }
 
 /// There is no such service or check here.
@@ -314,12 +331,14 @@ impl Book {
     /// From now on the configuration defines these. Gives what it defined before and does not any more.
     pub fn configure(&mut self, items: BTreeSet<Item>) -> Vec<Item> {
         let before = std::mem::replace(&mut self.configured, items);
+        // What is the configuration's is not kept on disk.
+        self.dirty.unsaved.extend(before.symmetric_difference(&self.configured).cloned());
         before.difference(&self.configured).cloned().collect()
     }
 
     /// Whether the catalog has to hear of something.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.untold.is_empty()
     }
 
     /// Adds a service, or replaces it. What the configuration had there is registered from now on.
@@ -397,6 +416,7 @@ impl Book {
     pub fn counts_until(&mut self, id: &str, until: Option<Duration>) {
         if let Some(check) = self.checks.get_mut(id) {
             check.told_until = until;
+            self.dirty.unsaved.insert(Item::Check(id.to_owned()));
         }
     }
 
@@ -459,6 +479,7 @@ impl Book {
             return;
         }
         check.told_until = None;
+        self.dirty.unsaved.insert(Item::Check(id.to_owned()));
         let output = match check.output.as_str() {
             "" => "TTL expired".to_owned(),
             // It was registered again since, and told nothing.
@@ -493,6 +514,8 @@ impl Book {
         // Output alone is told with the next comparison: a chatty check must not write all the time.
         if status != check.status {
             self.dirty.insert(Item::Check(id.to_owned()));
+        } else if told {
+            self.dirty.unsaved.insert(Item::Check(id.to_owned()));
         }
         check.critical_since = match (status, check.critical_since) {
             (Status::Critical, None) => Some(now),
@@ -550,8 +573,11 @@ impl Book {
             .map(|row| (row.check.info.id.as_str(), &row.check.info))
             .collect();
         for service in self.services.values_mut().filter(|service| service.enable_tag_override) {
-            if let Some(theirs) = remote_services.get(service.id.as_str()) {
+            if let Some(theirs) = remote_services.get(service.id.as_str())
+                && service.tags != theirs.tags
+            {
                 service.tags = theirs.tags.clone();
+                self.dirty.unsaved.insert(Item::Service(service.id.clone()));
             }
         }
         if remote.is_none_or(|whole| whole.node.info != *node) {
@@ -579,6 +605,7 @@ impl Book {
             let theirs = remote_services.iter().filter(|(id, _)| **id != CONSUL_SERVICE);
             for (id, theirs) in theirs {
                 self.services.entry((*id).to_owned()).or_insert_with(|| (*theirs).clone());
+                self.dirty.unsaved.insert(Item::Service((*id).to_owned()));
             }
         }
         for id in remote_services.keys().filter(|id| **id != CONSUL_SERVICE) {
@@ -611,17 +638,27 @@ impl Book {
             },
         };
         // Services come first: a check needs its own.
-        self.dirty.iter().map(told).collect()
+        self.dirty.untold.iter().map(told).collect()
     }
 
     /// What is to be told, to be [given back](Book::not_told) if telling fails.
     pub fn take_dirty(&mut self) -> BTreeSet<Item> {
-        std::mem::take(&mut self.dirty)
+        std::mem::take(&mut self.dirty.untold)
     }
 
     /// Telling failed.
     pub fn not_told(&mut self, items: BTreeSet<Item>) {
-        self.dirty.extend(items);
+        self.dirty.untold.extend(items);
+    }
+
+    /// What may not be on disk as it is here, to be [given back](Book::not_saved) if writing fails.
+    pub fn take_unsaved(&mut self) -> BTreeSet<Item> {
+        std::mem::take(&mut self.dirty.unsaved)
+    }
+
+    /// Writing failed.
+    pub fn not_saved(&mut self, items: BTreeSet<Item>) {
+        self.dirty.unsaved.extend(items);
     }
 }
 

@@ -40,7 +40,7 @@ use super::tokens::Purpose;
 use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
 use book::{Book, Definition, Item, Probe, Unknown, scale};
 use define::{Configured, Whole};
-use shelf::{Found, Shelf, Stood, Tokens};
+use shelf::{Change, Found, Shelf, Stood, Tokens};
 
 /// How often all is compared in a small cluster.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
@@ -213,10 +213,32 @@ impl Local {
 
     async fn save_now(self) -> Result<(), String> {
         let mut shelf = self.inner.shelf.lock().await;
-        let tokens = self.tokens();
-        let changes = shelf.changes(&self.locked(), &tokens);
+        let (unsaved, changes) = {
+            let mut book = self.locked();
+            let unsaved = book.take_unsaved();
+            let changes = if shelf.is_compared() {
+                shelf.changes_of(&book, &self.tokens(Some(&unsaved)), &unsaved)
+            } else {
+                shelf.changes(&book, &self.tokens(None))
+            };
+            (unsaved, changes)
+        };
+        match self.carry_out(changes).await {
+            Ok(changes) => {
+                shelf.done(&changes);
+                Ok(())
+            }
+            Err(reason) => {
+                self.locked().not_saved(unsaved);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Writes to the disk. Gives back what was done.
+    async fn carry_out(&self, changes: Vec<Change>) -> Result<Vec<Change>, String> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(changes);
         }
         let disk = self.inner.env.disk();
         let written = self.inner.env.blocking(move || {
@@ -224,20 +246,22 @@ impl Local {
             written.map(|()| changes)
         });
         let written = written.await.map_err(|error| error.to_string())?;
-        let changes = written.map_err(|error| {
+        written.map_err(|error| {
             format!("it is in force, but could not be kept on disk for the next start: {error}")
-        })?;
-        shelf.done(&changes);
-        Ok(())
+        })
     }
 
-    /// The tokens by whose right things were registered.
-    fn tokens(&self) -> Tokens {
+    /// The tokens by whose right these things were registered; all of them, if none are named.
+    fn tokens(&self, of: Option<&BTreeSet<Item>>) -> Tokens {
         let told = |(item, bearer): (&Item, &Bearer)| match bearer {
             Bearer::Token(token) if !token.is_empty() => Some((item.clone(), token.clone())),
             _ => None,
         };
-        self.bearers().iter().filter_map(told).collect()
+        let bearers = self.bearers();
+        match of {
+            None => bearers.iter().filter_map(told).collect(),
+            Some(items) => items.iter().filter_map(|item| told((item, bearers.get(item)?))).collect(),
+        }
     }
 
     /// As [`Local::save`], where nobody waits to be told.
@@ -254,6 +278,11 @@ impl Local {
     /// What there is now.
     pub fn book(&self) -> Book {
         self.locked().clone()
+    }
+
+    /// Looks at what there is now, without a copy. `look` runs under a lock: it must be short and must not call back.
+    pub fn with_book<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.locked())
     }
 
     /// The services there are now.
@@ -333,9 +362,13 @@ impl Local {
     /// When its service is not there.
     pub fn register_check(&self, agent: &Agent, definition: Definition) -> Result<(), Unknown> {
         let env = &self.inner.env;
-        self.locked().set_check(definition.clone(), env.now())?;
         let id = definition.id.clone();
-        self.bearers().insert(Item::Check(id.clone()), agent.bearer().clone());
+        {
+            // Whoever saves it meanwhile must not miss by whose right it is.
+            let mut book = self.locked();
+            book.set_check(definition.clone(), env.now())?;
+            self.bearers().insert(Item::Check(id.clone()), agent.bearer().clone());
+        }
         self.stop_looking(&id);
         let task = match definition.probe.clone() {
             None => None,

@@ -19,8 +19,10 @@
 //! What the configuration defines is not kept: its place is there. How its checks stood is.
 //!
 //! What belongs on disk is a function of the [`Book`] and of those tokens; [`Shelf`] remembers what is there and says what differs.
+//! All of it is compared once in a life; after that what changed since, which the book knows: a heartbeat costs the same
+//! in an agent with many services as in one with few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -34,12 +36,14 @@ use crate::secret::Secret;
 use crate::state::catalog::{ServiceInfo, Status};
 
 use super::super::kept::{content, parsed, read};
-use super::book::{Book, Definition, Item, Probe};
+use super::book::{Book, Definition, Item, OwnCheck, Probe};
 
 const SERVICES: &str = "services";
 const CHECKS: &str = "checks";
 const STATE: &str = ".state";
 const MAKING: &str = ".tmp";
+/// Files that are written, and open, at once.
+const AT_ONCE: usize = 64;
 
 /// How a check stood when it was last told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +103,8 @@ pub enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Shelf {
     there: BTreeMap<String, u64>,
+    /// Whether all of a book was compared with it.
+    compared: bool,
 }
 
 fn name(folder: &str, id: &str) -> String {
@@ -106,48 +112,75 @@ fn name(folder: &str, id: &str) -> String {
     format!("{folder}/{digest}")
 }
 
-/// The files that a book belongs in.
-fn files(book: &Book, tokens: &Tokens) -> BTreeMap<String, String> {
-    let mut files = BTreeMap::new();
-    let token = |item: &Item| tokens.get(item).map_or_else(String::new, |token| token.expose().to_owned());
-    for service in book.services().values() {
-        let item = Item::Service(service.id.clone());
-        if !book.is_configured(&item) {
-            files.insert(name(SERVICES, &service.id), content(&Kept { what: service, token: token(&item) }));
+/// The files of one item, each with its content, or without if it does not belong on disk.
+fn files(book: &Book, tokens: &Tokens, item: &Item) -> Vec<(String, Option<String>)> {
+    let kept = !book.is_configured(item);
+    let token = || tokens.get(item).map_or_else(String::new, |token| token.expose().to_owned());
+    match item {
+        Item::Service(id) => {
+            let service = book.services().get(id).filter(|_| kept);
+            let content = service.map(|service| content(&Kept { what: service, token: token() }));
+            vec![(name(SERVICES, id), content)]
+        }
+        Item::Check(id) => {
+            let (name, check) = (name(CHECKS, id), book.checks().get(id));
+            let state = format!("{name}{STATE}");
+            let definition = check.filter(|_| kept).map(|check| &check.definition);
+            let definition = definition.map(|what| content(&Kept { what, token: token() }));
+            let stood = check.and_then(|check| stood(check).map(|stood| content(&stood)));
+            vec![(name, definition), (state, stood)]
         }
     }
-    for check in book.checks().values() {
-        let Definition { id, probe, .. } = &check.definition;
-        let item = Item::Check(id.clone());
-        if !book.is_configured(&item) {
-            files.insert(name(CHECKS, id), content(&Kept { what: &check.definition, token: token(&item) }));
-        }
-        if let (Some(Probe::Ttl(_)), Some(until)) = (probe, check.told_until()) {
-            let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
-            let (id, output) = (id.clone(), check.output.clone());
-            let stood = Stood { id, status: check.status, output, until_ms };
-            files.insert(format!("{}{STATE}", name(CHECKS, &stood.id)), content(&stood));
-        }
-    }
-    files
+}
+
+/// How a check stands, if it was told so and that still counts.
+fn stood(check: &OwnCheck) -> Option<Stood> {
+    let (Some(Probe::Ttl(_)), Some(until)) = (&check.definition.probe, check.told_until()) else {
+        return None;
+    };
+    let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+    let (id, output) = (check.definition.id.clone(), check.output.clone());
+    Some(Stood { id, status: check.status, output, until_ms })
 }
 
 impl Shelf {
+    /// Whether what is there was compared with all of the book, so that what changed since is all that can differ.
+    pub fn is_compared(&self) -> bool {
+        self.compared
+    }
+
     /// What to do so that the disk holds this book.
     pub fn changes(&self, book: &Book, tokens: &Tokens) -> Vec<Change> {
-        let wanted = files(book, tokens);
+        let services = book.services().keys().cloned().map(Item::Service);
+        let checks = book.checks().keys().cloned().map(Item::Check);
+        let files = services.chain(checks).flat_map(|item| files(book, tokens, &item));
+        let wanted = files.filter_map(|(name, content)| Some((name, content?)));
+        let wanted: BTreeMap<String, String> = wanted.collect();
         let gone = self.there.keys().filter(|name| !wanted.contains_key(*name));
         let mut changes: Vec<Change> = gone.map(|name| Change::Remove(name.clone())).collect();
-        for (name, content) in wanted {
-            if self.there.get(&name) != Some(&xxh3_64(content.as_bytes())) {
-                changes.push(Change::Write(name, content));
-            }
-        }
+        changes.extend(wanted.into_iter().filter_map(|(name, content)| self.change(name, Some(content))));
         changes
     }
 
-    /// These were done.
+    /// The same, as far as it is about these items.
+    pub fn changes_of(&self, book: &Book, tokens: &Tokens, items: &BTreeSet<Item>) -> Vec<Change> {
+        let files = items.iter().flat_map(|item| files(book, tokens, item));
+        files.filter_map(|(name, content)| self.change(name, content)).collect()
+    }
+
+    fn change(&self, name: String, wanted: Option<String>) -> Option<Change> {
+        let there = self.there.get(&name);
+        match wanted {
+            Some(content) => {
+                (there != Some(&xxh3_64(content.as_bytes()))).then_some(Change::Write(name, content))
+            }
+            None => there.map(|_| Change::Remove(name)),
+        }
+    }
+
+    /// These were done, so that the disk holds the book.
     pub fn done(&mut self, changes: &[Change]) {
+        self.compared = true;
         for change in changes {
             match change {
                 Change::Write(name, content) => {
@@ -198,30 +231,43 @@ impl Shelf {
 /// The first that fails; those before it were done, and all can be tried again.
 pub fn carry_out(disk: &dyn Disk, changes: &[Change]) -> io::Result<()> {
     let mut lasting = false;
-    for change in changes {
-        match change {
-            Change::Write(name, content) => {
-                let making = format!("{name}{MAKING}");
-                let file = disk.open(&making)?;
+    for changes in changes.chunks(AT_ONCE) {
+        // What is written already is synced with the first that is: the file system writes its journal once.
+        let mut written = Vec::new();
+        for change in changes {
+            if let Change::Write(name, content) = change {
+                let file = disk.open(&making(name))?;
                 file.set_len(0)?;
                 file.write_at(0, content.as_bytes())?;
-                // Mutant C11: the operating system will see to it.
-                if !name.ends_with(STATE) && !mutant::is("C11") {
-                    lasting = true;
-                    file.sync()?;
-                }
-                disk.rename(&making, name)?;
+                written.push((name, file));
             }
-            Change::Remove(name) => match disk.remove(name) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                done => {
-                    lasting |= !name.ends_with(STATE);
-                    done?;
-                }
-            },
+        }
+        for (name, file) in written {
+            // Mutant C11: the operating system will see to it.
+            if !name.ends_with(STATE) && !mutant::is("C11") {
+                lasting = true;
+                file.sync()?;
+            }
+        }
+        for change in changes {
+            match change {
+                Change::Write(name, _) => disk.rename(&making(name), name)?,
+                Change::Remove(name) => match disk.remove(name) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    done => {
+                        lasting |= !name.ends_with(STATE);
+                        done?;
+                    }
+                },
+            }
         }
     }
     if lasting { disk.sync_dir() } else { Ok(()) }
+}
+
+/// What a file is called until it is whole.
+fn making(name: &str) -> String {
+    format!("{name}{MAKING}")
 }
 
 /// How much longer what a check was told counts, if it does: never longer than its TTL.
@@ -235,6 +281,8 @@ mod tests {
     use super::super::book::tests::definition;
     use super::*;
     use crate::env::{Instant, MemoryDisk};
+    use crate::state::catalog::{NodeInfo, Row, WholeNode};
+    use proptest::prelude::*;
 
     fn service(id: &str) -> ServiceInfo {
         ServiceInfo { id: id.into(), name: id.into(), weights: (1, 1), ..ServiceInfo::default() }
@@ -306,8 +354,8 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_and_costs_no_other() {
-        let (book, _, disk) = kept();
-        for damaged in files(&book, &Tokens::new()).keys() {
+        let (book, there, _) = kept();
+        for damaged in there.there.keys() {
             let (_, _, disk) = kept();
             let file = disk.open(damaged).unwrap();
             let mut byte = [0];
@@ -325,12 +373,67 @@ mod tests {
                     .any(|c| matches!(c, Change::Write(name, _) if name == damaged))
             );
         }
+        let (_, _, disk) = kept();
         // What a power loss leaves half done is not looked at, and not in the way.
         disk.open("services/0.tmp").unwrap().write_at(0, b"half").unwrap();
         disk.open("checks/empty").unwrap();
         let found = Shelf::default().read(&disk).unwrap();
         assert_eq!(found.bad.len(), 1);
         assert_eq!((found.services.len(), found.checks.len()), (2, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn what_changed_since_is_all_that_differs(
+            steps in prop::collection::vec((0u8..11, 0usize..3, 0usize..3, any::<bool>()), 0..60),
+        ) {
+            let ids = ["a", "b", "c"];
+            let (mut book, mut shelf, disk) = (Book::default(), Shelf::default(), MemoryDisk::default());
+            let mut tokens = Tokens::new();
+            shelf.done(&[]);
+            for (now, (step, id, other, saves)) in (0..).zip(steps) {
+                let (id, other, now) = (ids[id], ids[other], Instant(now * 10_000_000_000));
+                let until = Some(Duration::from_secs(now.0));
+                match step {
+                    0 => {
+                        tokens.insert(Item::Service(id.into()), Secret::new(other));
+                        book.set_service(ServiceInfo { enable_tag_override: true, ..service(id) });
+                    }
+                    1 => drop(book.remove_service(id)),
+                    2 => drop(book.set_check(check(id, other), now)),
+                    3 => drop(book.remove_check(id)),
+                    4 => drop(book.tell(id, Status::Passing, other.into(), now)),
+                    5 => book.counts_until(id, until),
+                    6 => book.expire(id, now),
+                    7 => book.doubt(id, now),
+                    8 => drop(book.configure([Item::Service(id.into()), Item::Check(other.into())].into())),
+                    9 => {
+                        let mut anew = check(id, other);
+                        anew.notes = "defined anew".into();
+                        drop(book.set_check(anew, now));
+                    }
+                    _ => {
+                        let info = ServiceInfo { tags: vec![other.into()], ..service(id) };
+                        let services = vec![Row { info, create_index: 1, modify_index: 1 }];
+                        let node = NodeInfo::default();
+                        let row = Row { info: node.clone(), create_index: 1, modify_index: 1 };
+                        book.full_plan(&node, Some(&WholeNode { node: row, services, checks: Vec::new() }));
+                    }
+                }
+                let items = book.take_unsaved();
+                if saves {
+                    let changes = shelf.changes_of(&book, &tokens, &items);
+                    carry_out(&disk, &changes).unwrap();
+                    shelf.done(&changes);
+                    prop_assert_eq!(shelf.changes(&book, &tokens), vec![]);
+                } else {
+                    book.not_saved(items);
+                }
+            }
+            let mut again = Shelf::default();
+            prop_assert_eq!(again.read(&disk).unwrap().bad, vec![]);
+            prop_assert_eq!(again.there, shelf.there);
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::entry::RaftPayload;
 use openraft::storage::IOFlushed;
 use rand::RngExt;
@@ -63,6 +64,8 @@ const OLD_FILE: &str = "driftline.redb";
 const QUEUE: usize = 4096;
 /// Writes put into one batch.
 const MAX_BATCH: usize = 1024;
+/// After so many bytes of entries it is told that the log has grown.
+const GROWN: u64 = 256 << 10;
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
@@ -196,10 +199,12 @@ struct Shared {
     meta: Arc<Mutex<(MetaFile, Facts)>>,
     places: Arc<Mutex<Places>>,
     /// The snapshot read on opening, for whoever asks first; held by the job that writes another.
-    snapshots: Arc<Mutex<Option<(SnapshotMeta, Arc<[u8]>)>>>,
+    snapshots: Arc<Mutex<Option<(SnapshotMeta, Bytes)>>>,
     ops: mpsc::Sender<Op>,
     failure: watch::Sender<Option<String>>,
     full: watch::Sender<bool>,
+    /// How many times [`GROWN`] was written.
+    grown: watch::Sender<u64>,
     /// The cluster that it belongs to.
     cluster: watch::Sender<Option<u64>>,
     /// Whose turn it is to make it a member of one.
@@ -229,6 +234,8 @@ struct Memory {
     cache_bytes: usize,
     promise: Option<Promise>,
     snapshot: Option<SnapshotMeta>,
+    /// How long its data is.
+    snapshot_bytes: usize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -283,7 +290,7 @@ struct Loaded {
     meta: MetaFile,
     facts: Facts,
     wal: Wal,
-    snapshot: Option<(SnapshotMeta, Arc<[u8]>)>,
+    snapshot: Option<(SnapshotMeta, Bytes)>,
 }
 
 /// Reads the directory, after giving the server its identity and counting the start.
@@ -385,6 +392,7 @@ impl Store {
             cache_bytes: options.cache_bytes,
             promise: facts.promise,
             snapshot: snapshot.as_ref().map(|(meta, _)| meta.clone()),
+            snapshot_bytes: snapshot.as_ref().map_or(0, |(_, data)| data.len()),
         };
         let identity =
             Identity { node_id: facts.node_id, generation: facts.generation, replaces: facts.replaces };
@@ -409,6 +417,7 @@ impl Store {
                     ops,
                     failure: watch::Sender::new(None),
                     full: watch::Sender::new(false),
+                    grown: watch::Sender::new(0),
                     cluster: watch::Sender::new(cluster),
                     adopting: tokio::sync::Mutex::new(()),
                     _writer: env.spawn(writer.run(queue)).abort_on_drop(),
@@ -732,8 +741,28 @@ impl Store {
         self.memory().snapshot.clone()
     }
 
+    /// How many bytes the data of the newest snapshot has; 0, if there is none.
+    pub(super) fn snapshot_bytes(&self) -> usize {
+        self.memory().snapshot_bytes
+    }
+
+    /// Changes whenever the log has grown by some bytes.
+    pub(super) fn grown(&self) -> watch::Receiver<u64> {
+        self.shared.grown.subscribe()
+    }
+
+    /// Bytes on disk of the entries behind `after`, and not behind `last`.
+    pub(super) fn logged(&self, after: u64, last: u64) -> u64 {
+        locked(&self.shared.places).bytes(after, last)
+    }
+
+    /// The last entry that may go, if those behind it are to be `most` bytes on disk at least.
+    pub(super) fn beyond(&self, most: u64) -> Option<u64> {
+        locked(&self.shared.places).beyond(most)
+    }
+
     /// Makes a snapshot durable; on a full disk, as soon as there is space for it.
-    pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Arc<[u8]>) -> io::Result<()> {
+    pub(super) async fn save_snapshot(&self, meta: SnapshotMeta, data: Bytes) -> io::Result<()> {
         // Mutants R22 and R23: index and data of a snapshot are written one after the other, as two commits of a
         // database that commits now and then.
         if mutant::is("R22") || mutant::is("R23") {
@@ -773,11 +802,12 @@ impl Store {
         let known = memory.snapshot.as_ref().and_then(|known| known.last_log_id);
         if meta.last_log_id >= known {
             memory.snapshot = Some(meta);
+            memory.snapshot_bytes = data.len();
         }
         Ok(())
     }
 
-    pub(super) async fn load_snapshot(&self) -> io::Result<Option<(SnapshotMeta, Arc<[u8]>)>> {
+    pub(super) async fn load_snapshot(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
         let (snapshots, disk) = (self.shared.snapshots.clone(), self.shared.env.disk());
         let job = move || match locked(&snapshots).take() {
             Some(first_read) => Ok(Some(first_read)),
@@ -832,6 +862,8 @@ impl Shared {
 
     /// Lets memory know what is on disk now.
     fn wrote(&self, batch: &[Op]) {
+        let steps = locked(&self.places).written() / GROWN;
+        self.grown.send_if_modified(|known| std::mem::replace(known, steps) != steps);
         let mut memory = locked(&self.memory);
         let mut durable = None;
         for op in batch {

@@ -11,8 +11,8 @@
 //! ```
 
 use std::io;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{damaged, log_id_parts, sync, sync_dir};
@@ -101,7 +101,7 @@ fn write(disk: &dyn Disk, making: &str, meta: &SnapshotMeta, data: &[u8]) -> io:
 ///
 /// # Errors
 /// `InvalidData` when it is damaged.
-pub fn load(disk: &dyn Disk) -> io::Result<Option<(SnapshotMeta, Arc<[u8]>)>> {
+pub fn load(disk: &dyn Disk) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
     let mut all = names(disk)?;
     let Some(newest) = all.pop() else { return Ok(None) };
     let bad = |what: &str| damaged(format!("{newest}: {what}"));
@@ -122,6 +122,7 @@ pub fn load(disk: &dyn Disk) -> io::Result<Option<(SnapshotMeta, Arc<[u8]>)>> {
     let (_, rest) = rest.split_first_chunk::<8>().ok_or_else(|| bad("too short"))?;
     let meta_len = u32::from_le_bytes(*meta_len) as usize;
     let (meta, data) = rest.split_at_checked(meta_len).ok_or_else(|| bad("too short"))?;
+    let length = data.len();
     let meta: SnapshotMeta = postcard::from_bytes(meta).map_err(|error| bad(&error.to_string()))?;
     if name(&meta) != newest {
         return Err(bad("it belongs under another name"));
@@ -129,5 +130,7 @@ pub fn load(disk: &dyn Disk) -> io::Result<Option<(SnapshotMeta, Arc<[u8]>)>> {
     for older in all {
         disk.remove(&older)?;
     }
-    Ok(Some((meta, data.into())))
+    // Not a copy: the data is all but the head and the digest.
+    let end = len - size_of::<u64>();
+    Ok(Some((meta, Bytes::from(bytes).slice(end - length..end))))
 }

@@ -293,6 +293,43 @@ async fn everything_outlives_a_restart() {
     .await;
 }
 
+#[tokio::test]
+async fn what_the_log_holds_is_known_in_bytes() {
+    let env = env_in_memory(2);
+    env.scope(async {
+        let store = open(&env, OPTIONS).await.unwrap();
+        let mut grown = store.grown();
+        append(&store, (0..10).map(|index| entry(1, index, 1_000)).collect()).await.unwrap();
+        let one = store.logged(4, 5);
+        assert!((1_000..1_100).contains(&one), "{one}");
+        assert_eq!(
+            [(0, 9), (3, 9), (9, 99), (9, 3)].map(|(after, last)| store.logged(after, last) / one),
+            [9, 6, 0, 0]
+        );
+        assert_eq!(
+            [9 * one, 2 * one, 2 * one + 1, 0].map(|most| store.beyond(most)),
+            [Some(0), Some(7), Some(6), Some(9)]
+        );
+        assert_eq!(store.beyond(10 * one), None);
+        store.save_snapshot(snapshot_of(1, 5), vec![9; 10].into()).await.unwrap();
+        store.purge(id(1, 4)).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!((store.logged(0, 9), store.beyond(5 * one)), (5 * one, None));
+        // What is cut off stays on disk until what is before it goes, and counts.
+        store.truncate_after(Some(id(1, 8))).await.unwrap();
+        append(&store, vec![entry(2, 9, 1_000)]).await.unwrap();
+        assert_eq!((store.logged(8, 9), store.logged(4, 8)), (2 * one, 4 * one));
+        assert!(!grown.has_changed().unwrap());
+        append(&store, vec![entry(2, 10, GROWN as usize)]).await.unwrap();
+        assert!(grown.has_changed().unwrap());
+        grown.mark_unchanged();
+        drop(store);
+        let store = open(&env, OPTIONS).await.unwrap();
+        assert_eq!(store.logged(5, 6), one);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_leaves_memory_while_it_is_read_is_read_from_the_disk() {
     let env = env_in_memory(4);

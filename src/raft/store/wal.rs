@@ -199,6 +199,8 @@ struct Place {
     block: u64,
     at: usize,
     len: usize,
+    /// Bytes of all entries that were written up to it, those that were cut off among them.
+    upto: u64,
 }
 
 struct Segment {
@@ -213,6 +215,32 @@ struct Segment {
 pub struct Places {
     segments: BTreeMap<u64, Segment>,
     entries: BTreeMap<u64, Place>,
+    /// Bytes of all entries that were found or written since the log was opened.
+    written: u64,
+}
+
+impl Places {
+    /// Bytes of all entries that were found or written since the log was opened. It never goes back.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Bytes of the entries behind `after`, and not behind `last`.
+    pub fn bytes(&self, after: u64, last: u64) -> u64 {
+        let before = |index: u64| {
+            let up_to_it = self.entries.range(..=index).next_back().map(|(_, place)| place.upto);
+            let first = self.entries.first_key_value().map(|(_, first)| first.upto - first.len as u64);
+            up_to_it.or(first).unwrap_or_default()
+        };
+        before(last).saturating_sub(before(after))
+    }
+
+    /// The last entry that may go, if those behind it are to be `most` bytes at least.
+    pub fn beyond(&self, most: u64) -> Option<u64> {
+        let last = self.entries.last_key_value()?.1.upto;
+        let goes = self.entries.iter().take_while(|(_, place)| last - place.upto >= most);
+        goes.last().map(|(index, _)| *index)
+    }
 }
 
 /// A segment that is ready to be used.
@@ -494,7 +522,9 @@ impl Wal {
                 if id.index() != due && !places.entries.is_empty() && !mutant::is("S06") {
                     return Err(damaged(format!("entry {} where {due} was due", id.index())));
                 }
-                let place = Place { segment: self.active, block, at: record.at, len: record.len };
+                places.written += record.len as u64;
+                let (at, len, upto) = (record.at, record.len, places.written);
+                let place = Place { segment: self.active, block, at, len, upto };
                 places.entries.insert(id.index(), place);
                 if let Some(segment) = places.segments.get_mut(&self.active) {
                     segment.newest = segment.newest.max(Some(id.index()));
