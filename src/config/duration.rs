@@ -66,9 +66,9 @@ pub fn show_duration(duration: Duration) -> String {
     };
     match nanos {
         0 => "0s".to_owned(),
-        ..1_000 => format!("{nanos}ns"),
-        ..1_000_000 => with_fraction(1_000, "\u{b5}s", nanos),
-        ..1_000_000_000 => with_fraction(1_000_000, "ms", nanos),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => with_fraction(1_000, "\u{b5}s", nanos),
+        1_000_000..1_000_000_000 => with_fraction(1_000_000, "ms", nanos),
         _ => {
             let seconds = nanos / 1_000_000_000;
             let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
