@@ -290,10 +290,6 @@ impl Table {
     pub fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for node_id in std::mem::take(&mut self.touched) {
-            // Mutant G29: that somebody is gone is not told where another of the same name is there.
-            if mutant::is("G29") && self.has_a_successor(node_id) {
-                continue;
-            }
             let Some(entry) = self.entries.get_mut(&node_id) else { continue };
             let view = entry.view();
             // Mutant G17: the list keeps the dead as they were, whatever generation they come back with.
@@ -317,13 +313,6 @@ impl Table {
             changes.extend(change);
         }
         changes
-    }
-
-    /// Part of mutant G29.
-    fn has_a_successor(&self, node_id: u64) -> bool {
-        let name = |entry: &Entry| entry.profile.as_ref().map(|profile| profile.name.clone());
-        let Some(gone) = self.entries.get(&node_id).filter(|entry| !entry.live) else { return false };
-        self.entries.values().any(|other| other.live && name(other).is_some() && name(other) == name(gone))
     }
 
     fn insert(&mut self, id: Identity, live: bool, now: Instant) -> bool {

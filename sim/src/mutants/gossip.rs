@@ -140,7 +140,7 @@ pub const TABLE: &[Mutant] = &[
     },
     Mutant {
         id: "G29",
-        what: "that somebody is gone is not told where another of the same name is there",
+        what: "who lived where another node lives now is not taken for dead",
         origin: "design; a host whose disk was replaced",
         needs: RESTARTS,
         checks: &["GC"],

@@ -938,7 +938,10 @@ impl Driver {
                 if old.node_id != new.node_id {
                     self.env.reachable("another node appears at the address of one that was known");
                     // Another node at the address: the old one is not there any more.
-                    self.table.down(old, now);
+                    // Mutant G29: it is not taken for dead.
+                    if !mutant::is("G29") {
+                        self.table.down(old, now);
+                    }
                 }
                 // If the table has this node elsewhere, or not at all, it is to know that it is here.
                 let listed = old.node_id == new.node_id && self.table.renamed(new);
