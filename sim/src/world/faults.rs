@@ -69,6 +69,10 @@ impl World {
         match &fault.kind {
             FaultKind::Partition { shape } => {
                 let rules = self.scene().partition(shape);
+                // In a cluster that has shrunk there may be nobody on one of the sides.
+                if rules.is_empty() {
+                    return;
+                }
                 self.begins(fault, &format!("{shape:?}"));
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
