@@ -515,14 +515,14 @@ fn on_a_slow_processor_steps_wait_for_one_another() {
         });
         universe.sleep(Duration::from_secs(1)).await;
         assert!(log.take().len() > 2_900);
-        host.processor.set_cost(10 * MS);
+        let load = host.processor.slow_down(10 * MS);
         universe.sleep(Duration::from_secs(3)).await;
         let slow = log.take();
         assert!((280..=303).contains(&slow.len()), "{} steps in 300 slots", slow.len());
         for task in ["0", "1", "2"] {
             assert!(slow.iter().filter(|step| *step == task).count() > 90, "each gets its turn");
         }
-        host.processor.set_cost(0);
+        host.processor.speed_up(load);
         universe.sleep(Duration::from_secs(1)).await;
         assert!(log.take().len() > 2_900);
     });

@@ -65,6 +65,7 @@ use crate::scenario::{ClockSetting, DiskSettings, FaultKind, PlannedOp, Scenario
 use crate::standing::Standing;
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
+use clocks::Rates;
 
 /// How long a cluster may take to form when nothing is wrong.
 const FORMED_WITHIN: Duration = Duration::from_secs(60);
@@ -454,6 +455,8 @@ struct State {
     protocols: BTreeMap<u32, u8>,
     /// How far the operator is who changes gossip's keys.
     keys: Step,
+    /// What faults want of the rates of clocks.
+    rates: Rates,
 }
 
 struct World {
@@ -803,7 +806,7 @@ impl World {
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.heal();
-            machine.processor.set_cost(0);
+            machine.processor.heal();
             machine.resume();
             self.boot_if_due(node);
         }
