@@ -729,6 +729,29 @@ fn what_goes_wrong_is_aimed_at_files_and_a_read_goes_astray_where_a_write_did() 
 }
 
 #[test]
+fn only_what_a_disk_lost_is_not_kept() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        host.disk.set_wrong(|wrong| (wrong.failing_writes, wrong.failing_syncs) = (1, 1));
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            assert!(file.write_at(0, &[1; 8_192]).is_err());
+            file.write_at(0, &[1; 8_192]).unwrap();
+            assert!(file.sync().is_err());
+            file.write_at(0, &[1; 8_192]).unwrap();
+            file.sync().unwrap();
+            disk.sync_dir().unwrap();
+        })
+        .await;
+        host.power_loss();
+        let after_errors = host.disk.counters();
+        assert!(after_errors.errors == 2 && after_errors.kept_all(), "nothing was promised");
+        host.disk.rot(1, false);
+        assert!(!host.disk.counters().kept_all());
+    });
+}
+
+#[test]
 fn rot_changes_what_was_synced_and_a_replaced_disk_is_empty() {
     story(1, |universe| async move {
         let host = machine(&universe, 0);

@@ -113,6 +113,13 @@ pub struct DiskCounters {
     pub replacements: u64,
 }
 
+impl DiskCounters {
+    /// Whether all that the disk ever promised to keep is there. An error is no promise.
+    pub fn kept_all(&self) -> bool {
+        self.damages + self.lies + self.replacements == 0
+    }
+}
+
 /// The disk of one host.
 pub struct DiskModel {
     host: u32,

@@ -933,11 +933,10 @@ impl World {
         End { at_ns: self.now(), live, stores, services, events, ..account }
     }
 
-    /// Whether a node's disk kept all that it was given.
+    /// Whether a node's disk kept all that it promised to keep. An error of the disk's is none of what excuses the loss of something
+    /// that was answered for.
     fn kept(&self, node: u32) -> bool {
-        let Some(machine) = self.machine(node) else { return false };
-        let counters = machine.disk.counters();
-        counters.errors + counters.damages + counters.lies == 0 && !self.state().lost.contains(&node)
+        self.machine(node).is_some_and(|machine| machine.disk.counters().kept_all())
     }
 
     fn losses(&self) -> Losses {
