@@ -17,12 +17,14 @@ use driftline::env::{Disk, Env, hazard};
 use driftline::secret::Secret;
 use driftline::state::catalog::ServiceInfo;
 use sim::bend::Bend;
+use sim::disk::Wrong;
 use sim::executor::{Machine, NoWitness, Universe};
 use sim::fault::{Effect, Hosts, Rule};
 use sim::hazard as hazards;
 use sim::scenario::{DiskSettings, LinkSettings, Traffic};
 use sim::trace::Trace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 const MS: u64 = 1_000_000;
 
@@ -729,6 +731,43 @@ fn what_goes_wrong_is_aimed_at_files_and_a_read_goes_astray_where_a_write_did() 
 }
 
 #[test]
+fn what_is_wrong_twice_ends_with_the_longer_of_the_two_and_tells_when_it_strikes() {
+    story(1, |universe| async move {
+        let host = machine(&universe, 0);
+        let full = |capacity| Wrong { capacity: Some(capacity), ..Wrong::default() };
+        let (told, mut struck) = mpsc::unbounded_channel();
+        let long = host.disk.add_trouble(full(2_000), None);
+        let short = host.disk.add_trouble(full(1_000), Some(told));
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().write_at(0, &[1; 900]).unwrap()).await;
+        assert!(struck.try_recv().is_err(), "nothing has shown yet");
+        on_disk(&universe, &host, |disk| {
+            assert!(disk.open("log").unwrap().write_at(0, &[1; 1_500]).is_err());
+        })
+        .await;
+        assert!(struck.try_recv().is_ok());
+        host.disk.end_trouble(short);
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            file.write_at(0, &[1; 1_500]).unwrap();
+            assert!(file.write_at(0, &[1; 2_500]).is_err());
+        })
+        .await;
+        host.disk.end_trouble(long);
+        on_disk(&universe, &host, |disk| disk.open("log").unwrap().write_at(0, &[1; 2_500]).unwrap()).await;
+        // What happens so many times happens by one after the other.
+        for _ in 0..2 {
+            host.disk.add_trouble(Wrong { failing_writes: 1, ..Wrong::default() }, None);
+        }
+        on_disk(&universe, &host, |disk| {
+            let file = disk.open("log").unwrap();
+            let failed = (0..5).filter(|_| file.write_at(0, &[1; 8]).is_err()).count();
+            assert_eq!(failed, 2);
+        })
+        .await;
+    });
+}
+
+#[test]
 fn only_what_a_disk_lost_is_not_kept() {
     story(1, |universe| async move {
         let host = machine(&universe, 0);
@@ -946,7 +985,7 @@ fn a_failed_sync_drops_what_was_written_and_the_next_one_lies() {
             file.sync().unwrap();
         })
         .await;
-        host.disk.fail_syncs(1);
+        host.disk.set_wrong(|wrong| wrong.failing_syncs = 1);
         on_disk(&universe, &host, |disk| {
             let file = disk.open("log").unwrap();
             file.write_at(0, &[2; 100]).unwrap();

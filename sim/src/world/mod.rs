@@ -439,7 +439,7 @@ struct State {
     left_ns: Vec<(u32, u64)>,
     /// Faults in force that may make gossip err.
     harsh: u32,
-    /// How many faults of each kind took place.
+    /// How many faults of each kind have struck.
     happened: BTreeMap<String, u64>,
     /// How many faults are under way, by when they were to begin and their kind.
     under_way: BTreeMap<(u64, &'static str), u32>,
