@@ -97,6 +97,17 @@ pub struct Rule {
     pub effect: Effect,
 }
 
+impl Rule {
+    /// Whether there is any pair of hosts that it speaks of.
+    pub fn is_of_any(&self) -> bool {
+        match (&self.from, &self.to) {
+            (Hosts::Only(from), Hosts::Only(to)) => from.iter().any(|from| to.iter().any(|to| to != from)),
+            (Hosts::Only(hosts), Hosts::All) | (Hosts::All, Hosts::Only(hosts)) => !hosts.is_empty(),
+            (Hosts::All, Hosts::All) => true,
+        }
+    }
+}
+
 /// A message that asks for its fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parcel {

@@ -6,6 +6,7 @@
 //!
 //! Left out: steps that take longer than others, several processors, and priorities.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,15 +22,39 @@ use crate::clock::{Life, Pump, Sleep};
 /// The processor of a host.
 #[derive(Debug, Default)]
 pub struct Processor {
+    /// What a step costs now: as much as the worst of `costs`.
     cost_ns: AtomicU64,
+    /// What makes a step cost so much, by number.
+    costs: Mutex<BTreeMap<u64, u64>>,
     /// When the last slot that was given away is over.
     free_ns: Mutex<u64>,
 }
 
 impl Processor {
-    /// From now on a step costs so much; 0 is as fast as ever.
-    pub fn set_cost(&self, ns: u64) {
-        self.cost_ns.store(ns, Ordering::Relaxed);
+    /// From now on a step costs so much, or more if something else makes it cost more; the number ends it.
+    pub fn slow_down(&self, ns: u64) -> u64 {
+        self.change(|costs| {
+            let number = costs.last_key_value().map_or(1, |(last, _)| last + 1);
+            costs.insert(number, ns);
+            number
+        })
+    }
+
+    /// Ends what made it slow.
+    pub fn speed_up(&self, number: u64) {
+        self.change(|costs| costs.remove(&number));
+    }
+
+    /// From now on it is as fast as ever.
+    pub fn heal(&self) {
+        self.change(BTreeMap::clear);
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<u64, u64>) -> R) -> R {
+        let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut costs);
+        self.cost_ns.store(costs.values().copied().max().unwrap_or(0), Ordering::Relaxed);
+        changed
     }
 
     /// When the next step may begin, if not at once. It is taken.
@@ -86,10 +111,21 @@ mod tests {
     fn steps_follow_one_another_and_a_fast_processor_makes_nobody_wait() {
         let processor = Processor::default();
         assert_eq!(processor.slot(5), None);
-        processor.set_cost(10);
+        let slow = processor.slow_down(10);
         let slots = [100, 100, 101, 150, 155].map(|now| processor.slot(now));
         assert_eq!(slots, [None, Some(110), Some(120), None, Some(160)]);
-        processor.set_cost(0);
+        processor.speed_up(slow);
         assert_eq!(processor.slot(156), None);
+    }
+
+    #[test]
+    fn the_end_of_what_is_shorter_leaves_what_is_longer_in_force() {
+        let processor = Processor::default();
+        let (long, short) = (processor.slow_down(10), processor.slow_down(30));
+        assert_eq!([0, 1].map(|now| processor.slot(now)), [None, Some(30)]);
+        processor.speed_up(short);
+        assert_eq!([100, 101].map(|now| processor.slot(now)), [None, Some(110)]);
+        processor.speed_up(long);
+        assert_eq!(processor.slot(102), None);
     }
 }

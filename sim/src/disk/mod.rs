@@ -16,8 +16,10 @@
 //!   succeeds, having nothing to do. This is what Linux may do, and why an error from a sync must stop a node;
 //! * reads and writes fail, reads end too soon, a full disk refuses to grow;
 //! * calls are slow, or do not return for a while;
-//! * a write lands elsewhere in its file, a read comes from elsewhere: often from where a write went astray before, as
-//!   with an address line that is stuck, so that a read may find what is whole and old;
+//! * a write lands elsewhere in its file; some sectors of a read come from elsewhere: often from where a write went astray
+//!   before, as with an address line that is stuck, or from where the sector was before the disk moved it, as with an
+//!   outdated map, so that a read may find what is whole and old. A place that was read wrongly is right the next two
+//!   times: what comes twice in a row no program could doubt;
 //! * sectors rot while the host is down;
 //! * a sync says that it is done and is not. No program can do anything about that: a run in which it
 //!   happens is judged by less.
@@ -27,18 +29,19 @@
 mod content;
 mod names;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use driftline::env::{Disk, File};
 use rand::RngExt;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::clock::{Life, Pump};
 use crate::scenario::{DiskSettings, Weather};
 use crate::trace::Event;
-use content::{Change, FileModel, SECTOR};
+use content::{Change, FileModel, SECTOR, sectors};
 use names::Names;
 
 /// How long a read or write takes on a disk that is slow by one, in nanoseconds.
@@ -53,7 +56,8 @@ pub enum Crash {
     PowerLoss,
 }
 
-/// What is wrong with a disk right now.
+/// Something that is wrong with a disk. Several may be in force at once: what they say of how slow or full the disk is counts as the
+/// worst of it, and what they let happen so many times happens by one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wrong {
     /// The next so many syncs fail, and what they should have made durable is gone.
@@ -72,8 +76,10 @@ pub struct Wrong {
     pub misdirected_writes: u32,
     /// They are to files whose names begin so.
     pub misdirected_write_aim: Option<&'static str>,
-    /// The next so many reads come from elsewhere in their file.
+    /// In the next so many reads some sectors come from elsewhere in their file: in those in which that makes a difference.
     pub misdirected_reads: u32,
+    /// They come from where what was there before still is.
+    pub outdated: bool,
     /// Syncs promise what they do not do.
     pub lies: bool,
     /// Everything takes so many times as long; 0 and 1 are as usual.
@@ -85,6 +91,41 @@ pub struct Wrong {
     /// A sync that takes long, so that something can happen in the middle of it: of a file whose name begins so,
     /// the so-manieth from now.
     pub trap: Option<(&'static str, u32)>,
+}
+
+/// Something wrong that is in force.
+#[derive(Default)]
+struct Trouble {
+    wrong: Wrong,
+    /// Who wants to know when it first strikes.
+    told: Option<UnboundedSender<()>>,
+}
+
+impl Trouble {
+    /// It has struck.
+    fn strikes(&mut self) {
+        if let Some(told) = self.told.take() {
+            // Who no longer listens does not need to know.
+            let _ = told.send(());
+        }
+    }
+}
+
+/// Takes one of a number of strikes that are still to come.
+fn take(left: &mut u32) -> bool {
+    let strikes = *left > 0;
+    *left = left.saturating_sub(1);
+    strikes
+}
+
+/// What becomes of a read.
+enum Misread {
+    /// It is answered with an error.
+    Fails,
+    /// It ends too soon.
+    Short,
+    /// Some of it may come from elsewhere, as this trouble has it; with `outdated`, from what was there before.
+    Astray { trouble: u64, outdated: bool },
 }
 
 /// How long a sync takes that was waited for.
@@ -105,12 +146,17 @@ pub struct DiskCounters {
     pub errors: u64,
     /// Sectors that rotted, writes and reads that went astray.
     pub damages: u64,
-    /// Syncs that were waited for and have begun.
-    pub trapped: u64,
     /// Syncs that lied, and sectors that forgot that they were ever written.
     pub lies: u64,
     /// How often another disk took its place.
     pub replacements: u64,
+}
+
+impl DiskCounters {
+    /// Whether all that the disk ever promised to keep is there. An error is no promise.
+    pub fn kept_all(&self) -> bool {
+        self.damages + self.lies + self.replacements == 0
+    }
 }
 
 /// The disk of one host.
@@ -128,7 +174,10 @@ struct Inner {
     /// The time inside the blocking job that runs.
     job: Option<u64>,
     busy_until: u64,
-    wrong: Wrong,
+    /// What is wrong, by number; what has none of its own is 0.
+    troubles: BTreeMap<u64, Trouble>,
+    /// The last number.
+    numbered: u64,
     locked_by: Option<u32>,
     counters: DiskCounters,
     /// The names under which files were made that were damaged.
@@ -147,7 +196,7 @@ impl Inner {
     fn synced_at(&mut self, start: u64, least: u64) -> u64 {
         let DiskSettings { sync_min_us, sync_max_us } = self.settings;
         let micros = self.weather.at(start).random_range(sync_min_us..=sync_max_us.max(sync_min_us));
-        let nanos = (micros * 1_000 * self.wrong.slowness.max(1)).max(least);
+        let nanos = (micros * 1_000 * self.slowness()).max(least);
         match &mut self.job {
             // Nobody would wait for it.
             None => start,
@@ -161,17 +210,52 @@ impl Inner {
         }
     }
 
-    /// Whether a fault that is aimed is aimed at this file.
-    fn is_meant(&self, aim: Option<&str>, index: usize) -> bool {
-        aim.is_none_or(|prefix| self.files[index].name.starts_with(prefix))
+    /// So many times as long as usual everything takes.
+    fn slowness(&self) -> u64 {
+        self.troubles.values().map(|trouble| trouble.wrong.slowness).max().unwrap_or(0).max(1)
     }
 
-    /// Takes one of a number of faults that are still to come.
-    fn strikes(&mut self, which: impl FnOnce(&mut Wrong) -> &mut u32) -> bool {
-        let left = which(&mut self.wrong);
-        let strikes = *left > 0;
-        *left = left.saturating_sub(1);
-        strikes
+    /// Whether a trouble of which this can be taken strikes; the first that there is.
+    fn strikes(&mut self, mut take: impl FnMut(&mut Wrong) -> bool) -> bool {
+        for trouble in self.troubles.values_mut() {
+            if take(&mut trouble.wrong) {
+                trouble.strikes();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a sync lies.
+    fn lies(&mut self) -> bool {
+        let lies = self.strikes(|wrong| wrong.lies);
+        self.counters.lies += u64::from(lies);
+        lies
+    }
+
+    /// What becomes of a read of this file. Whatever has good reads left counts this as one of them.
+    fn misread(&mut self, index: usize) -> Option<Misread> {
+        let name = &self.files[index].name;
+        for (number, trouble) in &mut self.troubles {
+            let wrong = &mut trouble.wrong;
+            let left = u64::from(wrong.failing_reads)
+                + u64::from(wrong.short_reads)
+                + u64::from(wrong.misdirected_reads);
+            let is_meant = wrong.read_aim.is_none_or(|prefix| name.starts_with(prefix));
+            if left == 0 || !is_meant || take(&mut wrong.good_reads) {
+                continue;
+            }
+            if take(&mut wrong.failing_reads) {
+                trouble.strikes();
+                return Some(Misread::Fails);
+            }
+            if take(&mut wrong.short_reads) {
+                trouble.strikes();
+                return Some(Misread::Short);
+            }
+            return Some(Misread::Astray { trouble: *number, outdated: wrong.outdated });
+        }
+        None
     }
 
     fn used(&self) -> u64 {
@@ -180,13 +264,12 @@ impl Inner {
 
     /// A file is to become `more` bytes longer.
     fn grow(&mut self, more: u64) -> io::Result<()> {
-        match self.wrong.capacity {
-            Some(capacity) if more > 0 && self.used().saturating_add(more) > capacity => {
-                self.counters.errors += 1;
-                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"))
-            }
-            _ => Ok(()),
+        let wanted = self.used().saturating_add(more);
+        if more > 0 && self.strikes(|wrong| wrong.capacity.is_some_and(|capacity| wanted > capacity)) {
+            self.counters.errors += 1;
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
         }
+        Ok(())
     }
 }
 
@@ -204,7 +287,8 @@ impl DiskModel {
             names: Names::default(),
             job: None,
             busy_until: 0,
-            wrong: Wrong::default(),
+            troubles: BTreeMap::new(),
+            numbered: 0,
             locked_by: None,
             counters: DiskCounters::default(),
             hit: BTreeSet::new(),
@@ -216,19 +300,27 @@ impl DiskModel {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is wrong with it.
+    /// Something is wrong with it from now on; the number ends it. Who is to be told is told when it first strikes.
+    pub fn add_trouble(&self, wrong: Wrong, told: Option<UnboundedSender<()>>) -> u64 {
+        let inner = &mut *self.locked();
+        inner.numbered += 1;
+        inner.troubles.insert(inner.numbered, Trouble { wrong, told });
+        inner.numbered
+    }
+
+    /// Ends what is wrong.
+    pub fn end_trouble(&self, number: u64) {
+        self.locked().troubles.remove(&number);
+    }
+
+    /// Changes what is wrong with it until it is healed.
     pub fn set_wrong(&self, change: impl FnOnce(&mut Wrong)) {
-        change(&mut self.locked().wrong);
+        change(&mut self.locked().troubles.entry(0).or_default().wrong);
     }
 
     /// Nothing is wrong with it any more. What is damaged stays damaged.
     pub fn heal(&self) {
-        self.locked().wrong = Wrong::default();
-    }
-
-    /// The next `count` syncs fail, and what they should have made durable is gone.
-    pub fn fail_syncs(&self, count: u32) {
-        self.set_wrong(|wrong| wrong.failing_syncs = count);
+        self.locked().troubles.clear();
     }
 
     /// What the disk has done so far.
@@ -311,7 +403,7 @@ impl DiskModel {
         inner.busy_until = now;
         let power_loss = crash == Crash::PowerLoss;
         if power_loss {
-            inner.wrong.failing_syncs = 0;
+            inner.troubles.values_mut().for_each(|trouble| trouble.wrong.failing_syncs = 0);
         }
         let rng = &mut inner.weather.at(now);
         for file in &mut inner.files {
@@ -325,12 +417,20 @@ impl DiskModel {
         let now = self.pump.now();
         let mut at = inner.job.unwrap_or(now).max(after);
         // Outside of a job nobody would wait for it.
-        if let Some(job) = &mut inner.job {
-            if inner.wrong.slowness > 1 {
-                at += CALL_NS * inner.wrong.slowness;
+        if inner.job.is_some() {
+            let slowness = inner.slowness();
+            if slowness > 1 {
+                at += CALL_NS * slowness;
             }
-            at = at.max(inner.wrong.stalled_until);
-            *job = at;
+            let mut done = at;
+            for trouble in inner.troubles.values_mut() {
+                if trouble.wrong.slowness > 1 || trouble.wrong.stalled_until > at {
+                    trouble.strikes();
+                }
+                done = done.max(trouble.wrong.stalled_until);
+            }
+            at = done;
+            inner.job = Some(at);
         }
         at
     }
@@ -365,31 +465,35 @@ impl DiskModel {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let inner = &mut *self.locked();
-        let (mut from, mut strange) = (offset, None);
-        if !inner.is_meant(inner.wrong.read_aim, index) || inner.strikes(|wrong| &mut wrong.good_reads) {
-            strange = None;
-        } else if inner.strikes(|wrong| &mut wrong.failing_reads) {
-            inner.counters.errors += 1;
-            strange = Some(("a read fails", Err(broken())));
-        } else if inner.strikes(|wrong| &mut wrong.short_reads) {
-            inner.counters.errors += 1;
-            strange = Some(("a read ends too soon", Err(io::ErrorKind::UnexpectedEof.into())));
-        } else if inner.strikes(|wrong| &mut wrong.misdirected_reads) {
-            inner.damaged(index);
-            let last = len - buffer.len() as u64;
-            let rng = &mut inner.weather.at(self.pump.now());
-            let before = inner.files[index].astray.filter(|before| *before <= last && *before != offset);
-            from = match before {
-                Some(before) if rng.random_bool(0.5) => before,
-                _ => rng.random_range(0..=last / SECTOR) * SECTOR,
-            };
-            strange = Some(("a read comes from elsewhere", Ok(())));
+        match inner.misread(index) {
+            Some(Misread::Fails) => {
+                inner.counters.errors += 1;
+                self.strange("a read fails");
+                return Err(broken());
+            }
+            Some(Misread::Short) => {
+                inner.counters.errors += 1;
+                self.strange("a read ends too soon");
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            astray => {
+                let file = &mut inner.files[index];
+                file.current.read(offset, buffer);
+                let spared = file.spared(&sectors(offset, buffer.len()));
+                if let Some(Misread::Astray { trouble, outdated }) = astray
+                    && let rng = &mut inner.weather.at(self.pump.now())
+                    && let Some(what) = file.misread(rng, offset, buffer, &spared, outdated)
+                {
+                    if let Some(trouble) = inner.troubles.get_mut(&trouble) {
+                        take(&mut trouble.wrong.misdirected_reads);
+                        trouble.strikes();
+                    }
+                    inner.damaged(index);
+                    self.strange(&what);
+                }
+            }
         }
-        inner.files[index].current.read(from, buffer);
-        strange.map_or(Ok(()), |(what, result)| {
-            self.strange(what);
-            result
-        })
+        Ok(())
     }
 
     fn write(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -397,19 +501,25 @@ impl DiskModel {
         let inner = &mut *self.locked();
         inner.grow(end.saturating_sub(inner.files[index].current.len))?;
         let at = self.call(inner.files[index].latest, inner);
-        if inner.strikes(|wrong| &mut wrong.failing_writes) {
+        if inner.strikes(|wrong| take(&mut wrong.failing_writes)) {
             inner.counters.errors += 1;
             self.strange("a write fails");
             return Err(broken());
         }
         let mut to = offset;
         let len = inner.files[index].current.len;
-        if len > data.len() as u64
-            && inner.is_meant(inner.wrong.misdirected_write_aim, index)
-            && inner.strikes(|wrong| &mut wrong.misdirected_writes)
+        let name = inner.files[index].name.clone();
+        let is_meant =
+            |wrong: &Wrong| wrong.misdirected_write_aim.is_none_or(|prefix| name.starts_with(prefix));
+        if len >= data.len() as u64 + SECTOR
+            && inner.strikes(|wrong| is_meant(wrong) && take(&mut wrong.misdirected_writes))
         {
             inner.damaged(index);
             to = inner.weather.at(at).random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
+            // Where it belongs is not elsewhere.
+            if to == offset {
+                to = if to < SECTOR { SECTOR } else { to - SECTOR };
+            }
             inner.files[index].astray = Some(to);
             self.strange(&format!(
                 "a write of {} bytes to {offset} of {} lands at {to}",
@@ -438,26 +548,26 @@ impl DiskModel {
             let start = self.call(inner.files[index].latest, inner);
             inner.files[index].settle(start);
             let mut least = 0;
-            if let Some((prefix, left)) = &mut inner.wrong.trap
-                && inner.files[index].name.starts_with(*prefix)
-            {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    inner.wrong.trap = None;
-                    inner.counters.trapped += 1;
-                    least = TRAPPED_NS;
+            for trouble in inner.troubles.values_mut() {
+                if let Some((prefix, left)) = &mut trouble.wrong.trap
+                    && inner.files[index].name.starts_with(*prefix)
+                {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        trouble.wrong.trap = None;
+                        trouble.strikes();
+                        least = TRAPPED_NS;
+                    }
                 }
             }
             let done = inner.synced_at(start, least);
             let writes = inner.files[index].unsynced();
-            let failed = inner.strikes(|wrong| &mut wrong.failing_syncs);
+            let failed = inner.strikes(|wrong| take(&mut wrong.failing_syncs));
             if failed {
                 inner.counters.failed_syncs += 1;
                 inner.counters.errors += 1;
                 inner.files[index].drop_unsynced(done);
-            } else if inner.wrong.lies {
-                inner.counters.lies += 1;
-            } else {
+            } else if !inner.lies() {
                 inner.counters.syncs += 1;
                 inner.files[index].change(done, Change::Synced);
                 if done <= now {
@@ -479,13 +589,11 @@ impl DiskModel {
         let inner = &mut *self.locked();
         let start = self.call(0, inner);
         let done = inner.synced_at(start, 0);
-        let failed = inner.strikes(|wrong| &mut wrong.failing_syncs);
+        let failed = inner.strikes(|wrong| take(&mut wrong.failing_syncs));
         if failed {
             inner.counters.failed_syncs += 1;
             inner.counters.errors += 1;
-        } else if inner.wrong.lies {
-            inner.counters.lies += 1;
-        } else {
+        } else if !inner.lies() {
             inner.names.sync(done);
         }
         if failed {

@@ -85,8 +85,14 @@ impl Scene {
         }
     }
 
-    /// The blocked links of a shape.
+    /// The blocked links of a shape; none, if the cluster is too small for it.
     pub fn partition(&self, shape: &Shape) -> Vec<Rule> {
+        let mut rules = self.sides(shape);
+        rules.retain(Rule::is_of_any);
+        rules
+    }
+
+    fn sides(&self, shape: &Shape) -> Vec<Rule> {
         let nodes = &self.nodes;
         let others = |side: &BTreeSet<u32>| nodes.difference(side).copied().collect::<BTreeSet<u32>>();
         let one_way = |from: &BTreeSet<u32>, to: &BTreeSet<u32>| Rule {
@@ -136,6 +142,35 @@ impl Scene {
                 nodes.iter().map(|node| one_way(&BTreeSet::from([*node]), &blocked(node))).collect()
             }
             Shape::Clients(side) => apart(&side.iter().copied().collect(), &self.clients),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_that_cuts_nothing_has_no_rules() {
+        let cut = |nodes: u32, shape: &Shape| {
+            let scene = Scene { nodes: (0..nodes).collect(), clients: [900].into(), ..Scene::default() };
+            scene.partition(shape).len()
+        };
+        let shapes = [
+            (Shape::Ring, 4),
+            (Shape::Bridge(0), 3),
+            (Shape::Split(vec![0]), 2),
+            (Shape::Leader, 2),
+            (Shape::OneWay(vec![0]), 2),
+            (Shape::DeafLeader, 2),
+            (Shape::MuteLeader, 2),
+            (Shape::Islands(vec![vec![0], vec![1]]), 2),
+            (Shape::Clients(vec![0]), 1),
+        ];
+        for (shape, least) in shapes {
+            for nodes in 1..6 {
+                assert_eq!(cut(nodes, &shape) > 0, nodes >= least, "{shape:?} of {nodes}");
+            }
         }
     }
 }

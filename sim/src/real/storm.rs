@@ -91,7 +91,10 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
     match &fault.kind {
         FaultKind::Partition { shape } => {
             let between_nodes = !matches!(shape, Shape::Clients(_));
-            links(&cluster, kind, scene.partition(shape), between_nodes, duration).await;
+            let rules = scene.partition(shape);
+            if !rules.is_empty() {
+                links(&cluster, kind, rules, between_nodes, duration).await;
+            }
         }
         FaultKind::Delay { min_ms, max_ms } => {
             let effect = Effect::Delay { min_ns: ns(*min_ms), max_ns: ns(*max_ms) };

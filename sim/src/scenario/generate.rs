@@ -265,6 +265,32 @@ fn clock_change(rng: &mut StdRng) -> ClockChange {
     }
 }
 
+/// A partition that cuts something in a cluster of this size.
+fn shape(rng: &mut StdRng, nodes: u32) -> Shape {
+    let least = |shape: &u32| match shape {
+        8 => 4,
+        12 => 1,
+        13 => 3,
+        _ => 2,
+    };
+    let fit: Vec<u32> = (0..14).filter(|shape| least(shape) <= nodes).collect();
+    match fit[rng.random_range(0..fit.len())] {
+        0..3 => Shape::Split(some_nodes(rng, nodes)),
+        3..6 => Shape::Leader,
+        6 => Shape::OneWay(some_nodes(rng, nodes)),
+        7 => Shape::DeafLeader,
+        8 => Shape::Ring,
+        9 => Shape::MuteLeader,
+        10 => {
+            let from = rng.random_range(0..nodes);
+            Shape::Link { from, to: (from + rng.random_range(1..nodes)) % nodes }
+        }
+        11 => islands(rng, nodes),
+        12 => Shape::Clients(some_nodes(rng, nodes)),
+        _ => Shape::Bridge(rng.random_range(0..nodes)),
+    }
+}
+
 /// Each node on one of up to four islands.
 fn islands(rng: &mut StdRng, nodes: u32) -> Shape {
     let mut groups = vec![Vec::new(); rng.random_range(2..=4)];
@@ -273,6 +299,13 @@ fn islands(rng: &mut StdRng, nodes: u32) -> Shape {
         groups[group].push(node);
     }
     groups.retain(|group| !group.is_empty());
+    // All on one are not apart.
+    if let [all] = &mut groups[..]
+        && all.len() > 1
+    {
+        let alone = all.swap_remove(rng.random_range(0..all.len()));
+        groups.push(vec![alone]);
+    }
     Shape::Islands(groups)
 }
 
@@ -285,21 +318,7 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
     let election = settings.election_timeout_max_ms;
     let fault = match kind {
         "partition" => {
-            let shape = match rng.random_range(0..14) {
-                0..3 => Shape::Split(some_nodes(rng, nodes)),
-                3..6 => Shape::Leader,
-                6 => Shape::OneWay(some_nodes(rng, nodes)),
-                7 => Shape::DeafLeader,
-                8 => Shape::Ring,
-                9 => Shape::MuteLeader,
-                10 if nodes > 1 => {
-                    let from = rng.random_range(0..nodes);
-                    Shape::Link { from, to: (from + rng.random_range(1..nodes)) % nodes }
-                }
-                11 => islands(rng, nodes),
-                12 => Shape::Clients(some_nodes(rng, nodes)),
-                _ => Shape::Bridge(rng.random_range(0..nodes)),
-            };
+            let shape = shape(rng, nodes);
             (log_uniform(rng, 200, 16_000), FaultKind::Partition { shape })
         }
         // Gossip must get over the half of it that is mild without an error; for that it may last.
@@ -452,4 +471,21 @@ fn locks(rng: &mut StdRng, nodes: u32, duration_ms: u64) -> Vec<PlannedOp> {
         }
     }
     planned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::scene::Scene;
+
+    #[test]
+    fn every_partition_that_is_drawn_cuts_something() {
+        for nodes in 1..=5 {
+            let scene = Scene { nodes: (0..nodes).collect(), clients: [900].into(), ..Scene::default() };
+            for seed in 0..300 {
+                let shape = shape(&mut stream(seed, "test"), nodes);
+                assert!(!scene.partition(&shape).is_empty(), "{shape:?} of {nodes}");
+            }
+        }
+    }
 }

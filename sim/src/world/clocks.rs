@@ -1,5 +1,6 @@
 //! Faults of clocks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{MILD_RATES, World};
@@ -7,6 +8,29 @@ use crate::bend::{Bend, Course};
 use crate::scenario::{ClockChange, Fault, stream};
 
 const MS: u64 = 1_000_000;
+
+/// What the faults in force want of the rates of clocks: the latest of them is heard, and when it is over the one before.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    /// By node and number of the fault.
+    wanted: BTreeMap<(u32, u64), u64>,
+    /// The last number.
+    begun: u64,
+}
+
+impl Rates {
+    fn want(&mut self, node: u32, number: u64, rate: Option<u64>) {
+        match rate {
+            Some(rate) => self.wanted.insert((node, number), rate),
+            None => self.wanted.remove(&(node, number)),
+        };
+    }
+
+    /// What the latest fault wants of the clock of a node, if there is one.
+    fn of(&self, node: u32) -> Option<u64> {
+        self.wanted.range((node, 0)..=(node, u64::MAX)).next_back().map(|(_, rate)| *rate)
+    }
+}
 
 impl World {
     /// The clock of a node goes wrong for a while.
@@ -19,9 +43,10 @@ impl World {
             ClockChange::Rate(rate) => {
                 let harsh = !MILD_RATES.contains(&rate);
                 self.disturb(harsh, true);
-                pump.set_rate(node, rate);
+                let number = self.next_rate();
+                self.steer_to(node, number, Some(rate));
                 self.universe.sleep(duration).await;
-                self.usual_rate(node);
+                self.steer_to(node, number, None);
                 self.disturb(harsh, false);
             }
             ClockChange::Jump(ms) => {
@@ -53,22 +78,36 @@ impl World {
         }
     }
 
-    fn usual_rate(&self, node: u32) {
+    /// A number for what a fault does to the rate of a clock.
+    fn next_rate(&self) -> u64 {
+        let rates = &mut self.state().rates;
+        rates.begun += 1;
+        rates.begun
+    }
+
+    /// A fault wants a clock at this rate, or no longer wants anything of it.
+    fn steer_to(&self, node: u32, number: u64, rate: Option<u64>) {
         let usual = self.scenario.clocks.get(node as usize).copied().unwrap_or_default();
-        self.universe.pump.set_rate(node, usual.rate_ppm);
+        let wanted = {
+            let rates = &mut self.state().rates;
+            rates.want(node, number, rate);
+            rates.of(node)
+        };
+        self.universe.pump.set_rate(node, wanted.unwrap_or(usual.rate_ppm));
     }
 
     /// The rate of a clock follows a course, at most `most_ppm` off.
     async fn steer(&self, node: u32, course: &Course, most_ppm: u64, duration: Duration) {
         let harsh = most_ppm > MILD_RATES.end() - 1_000_000;
         self.disturb(harsh, true);
+        let number = self.next_rate();
         let began = self.now();
         let end = began.saturating_add(duration.as_nanos() as u64);
         while self.now() < end {
-            self.universe.pump.set_rate(node, course.rate_ppm(self.now() - began));
+            self.steer_to(node, number, Some(course.rate_ppm(self.now() - began)));
             self.universe.sleep_until(self.now().saturating_add(course.step_ns()).min(end)).await;
         }
-        self.usual_rate(node);
+        self.steer_to(node, number, None);
         self.disturb(harsh, false);
     }
 
@@ -77,5 +116,25 @@ impl World {
         let number = self.universe.pump.bend_wall(node, bend);
         self.universe.sleep(duration).await;
         self.universe.pump.straighten_wall(node, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_fault_of_a_clock_is_heard_and_then_the_one_before() {
+        let mut rates = Rates::default();
+        rates.want(1, 1, Some(900_000));
+        rates.want(2, 2, Some(800_000));
+        rates.want(1, 3, Some(700_000));
+        // What goes on while another is heard is not.
+        rates.want(1, 1, Some(950_000));
+        assert_eq!((rates.of(0), rates.of(1), rates.of(2)), (None, Some(700_000), Some(800_000)));
+        rates.want(1, 3, None);
+        assert_eq!(rates.of(1), Some(950_000));
+        rates.want(1, 1, None);
+        assert_eq!((rates.of(1), rates.of(2)), (None, Some(800_000)));
     }
 }

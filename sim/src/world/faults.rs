@@ -6,9 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
+use tokio::sync::mpsc;
 
 use super::{LEAVES_WITHIN, LOOK_EVERY, World};
 use crate::check::{self, Stop};
+use crate::disk::Wrong;
 use crate::experiment::Hands;
 use crate::fault::scene::Scene;
 use crate::fault::{Effect, Hosts, Rule};
@@ -34,6 +36,7 @@ impl World {
         }
     }
 
+    /// A fault has struck: from now on it counts, and is in force until its course ends.
     pub(super) fn begins(&self, fault: &Fault, what: &str) {
         let kind = fault.kind.name();
         self.universe.pump.note(WORLD, "fault", format!("{kind} for {} ms: {what}", fault.for_ms));
@@ -41,27 +44,18 @@ impl World {
         let mut state = self.state();
         *state.happened.entry(kind.to_owned()).or_default() += 1;
         *state.under_way.entry((fault.at_ms, kind)).or_default() += 1;
-    }
-
-    /// Tells the trace that a fault is over, if it ever began.
-    fn ends(&self, fault: &Fault) {
-        let key = (fault.at_ms, fault.kind.name());
-        let began = {
-            let mut state = self.state();
-            let began = state.under_way.get_mut(&key).filter(|under_way| **under_way > 0);
-            began.map(|under_way| *under_way -= 1).is_some()
-        };
-        if began {
-            let text = format!("{} planned for {} ms", key.1, key.0);
-            self.universe.pump.note(WORLD, "fault-over", text);
-        }
+        drop(state);
+        self.watch.tell(self.now(), WORLD, check::Event::Fault { kind, begins: true });
     }
 
     /// A fault takes its course. The heal ends those that the storm's end cuts short.
     pub(super) async fn happen(self: Arc<World>, fault: Fault) {
-        let _in_force = InForce::begin(&self, fault.kind.name());
+        let mut course = Course::new(&self, &fault);
         self.clone().strike(&fault).await;
-        self.ends(&fault);
+        if course.ends() {
+            let text = format!("{} planned for {} ms", fault.kind.name(), fault.at_ms);
+            self.universe.pump.note(WORLD, "fault-over", text);
+        }
     }
 
     async fn strike(self: Arc<World>, fault: &Fault) {
@@ -69,6 +63,10 @@ impl World {
         match &fault.kind {
             FaultKind::Partition { shape } => {
                 let rules = self.scene().partition(shape);
+                // In a cluster that has shrunk there may be nobody on one of the sides.
+                if rules.is_empty() {
+                    return;
+                }
                 self.begins(fault, &format!("{shape:?}"));
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
@@ -227,17 +225,16 @@ impl World {
         crash_after_ms: Option<u64>,
     ) {
         let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
-        self.begins(fault, &format!("{syncs} on n{node}"));
-        let before = machine.disk.counters().failed_syncs;
-        machine.disk.fail_syncs(syncs);
-        let Some(crash_after_ms) = crash_after_ms else { return };
         let until = self.now().saturating_add(fault.for_ms.saturating_mul(1_000_000));
-        while machine.disk.counters().failed_syncs == before {
-            if self.now() >= until {
-                return;
-            }
-            self.universe.sleep(Duration::from_millis(1)).await;
+        let (told, mut struck) = mpsc::unbounded_channel();
+        // In force until it strikes, or the heal.
+        let wrong = Wrong { failing_syncs: syncs, ..Wrong::default() };
+        machine.disk.add_trouble(wrong, Some(told));
+        if struck.recv().await.is_none() {
+            return;
         }
+        self.begins(fault, &format!("{syncs} on n{node}"));
+        let Some(crash_after_ms) = crash_after_ms.filter(|_| self.now() < until) else { return };
         self.universe.sleep(Duration::from_millis(crash_after_ms)).await;
         self.restart(node, Stop::Kill).await;
     }
@@ -290,27 +287,40 @@ impl World {
     }
 }
 
-/// Tells the checks that a fault is in force, for as long as this lives: a fault that the storm's end cuts short ends too.
-struct InForce {
+/// The course of a fault, from when it may strike on. It tells the checks that the fault is no longer in force, if it ever was: also when
+/// the storm's end cuts it short.
+struct Course {
     world: Arc<World>,
+    at_ms: u64,
     kind: &'static str,
+    over: bool,
 }
 
-impl InForce {
-    fn begin(world: &Arc<World>, kind: &'static str) -> InForce {
-        let in_force = InForce { world: world.clone(), kind };
-        in_force.tell(true);
-        in_force
+impl Course {
+    fn new(world: &Arc<World>, fault: &Fault) -> Course {
+        Course { world: world.clone(), at_ms: fault.at_ms, kind: fault.kind.name(), over: false }
     }
 
-    fn tell(&self, begins: bool) {
-        self.world.watch.tell(self.world.now(), WORLD, check::Event::Fault { kind: self.kind, begins });
+    /// Ends it; whether the fault ever began.
+    fn ends(&mut self) -> bool {
+        if std::mem::replace(&mut self.over, true) {
+            return false;
+        }
+        let mut state = self.world.state();
+        let began = state.under_way.get_mut(&(self.at_ms, self.kind)).filter(|under_way| **under_way > 0);
+        let began = began.map(|under_way| *under_way -= 1).is_some();
+        drop(state);
+        if began {
+            let event = check::Event::Fault { kind: self.kind, begins: false };
+            self.world.watch.tell(self.world.now(), WORLD, event);
+        }
+        began
     }
 }
 
-impl Drop for InForce {
+impl Drop for Course {
     fn drop(&mut self) {
-        self.tell(false);
+        self.ends();
     }
 }
 

@@ -68,6 +68,7 @@ use crate::scenario::{
 use crate::standing::Standing;
 use crate::trace::{Trace, WORLD};
 use crate::workload::{AsClient, Clients, FIRST_CLIENT, HTTP_PORT, client_ip};
+use clocks::Rates;
 
 /// How long a cluster may take to form when nothing is wrong.
 const FORMED_WITHIN: Duration = Duration::from_secs(60);
@@ -446,7 +447,7 @@ struct State {
     harsh: u32,
     /// Who stays away after the storm, and the rules that keep away who runs.
     away: (BTreeSet<u32>, Vec<u64>),
-    /// How many faults of each kind took place.
+    /// How many faults of each kind have struck.
     happened: BTreeMap<String, u64>,
     /// How many faults are under way, by when they were to begin and their kind.
     under_way: BTreeMap<(u64, &'static str), u32>,
@@ -462,6 +463,8 @@ struct State {
     protocols: BTreeMap<u32, u8>,
     /// How far the operator is who changes gossip's keys.
     keys: Step,
+    /// What faults want of the rates of clocks.
+    rates: Rates,
 }
 
 struct World {
@@ -812,7 +815,7 @@ impl World {
         for (node, machine) in self.machines() {
             self.universe.pump.set_rate(node, 1_000_000);
             machine.disk.heal();
-            machine.processor.set_cost(0);
+            machine.processor.heal();
         }
         // The faults that the storm's end cut short.
         let cut_short = self.state().harsh;
@@ -1009,11 +1012,10 @@ impl World {
         End { at_ns: self.now(), live, stores, services, events, ..account }
     }
 
-    /// Whether a node's disk kept all that it was given.
+    /// Whether a node's disk kept all that it promised to keep. An error of the disk's is none of what excuses the loss of something
+    /// that was answered for.
     fn kept(&self, node: u32) -> bool {
-        let Some(machine) = self.machine(node) else { return false };
-        let counters = machine.disk.counters();
-        counters.errors + counters.damages + counters.lies == 0 && !self.state().lost.contains(&node)
+        self.machine(node).is_some_and(|machine| machine.disk.counters().kept_all())
     }
 
     fn losses(&self) -> Losses {

@@ -20,10 +20,10 @@ impl World {
                 let node = self.target(*target);
                 let Some(machine) = self.machine(node) else { return };
                 self.begins(fault, &format!("n{node}, {step_us} us a step"));
-                machine.processor.set_cost(step_us.saturating_mul(1_000));
+                let number = machine.processor.slow_down(step_us.saturating_mul(1_000));
                 self.disturb(true, true);
                 self.universe.sleep(duration).await;
-                machine.processor.set_cost(0);
+                machine.processor.speed_up(number);
                 self.disturb(true, false);
             }
             FaultKind::RestartStorm { nodes, every_ms } => {
