@@ -16,8 +16,10 @@
 //!   succeeds, having nothing to do. This is what Linux may do, and why an error from a sync must stop a node;
 //! * reads and writes fail, reads end too soon, a full disk refuses to grow;
 //! * calls are slow, or do not return for a while;
-//! * a write lands elsewhere in its file, a read comes from elsewhere: often from where a write went astray before, as
-//!   with an address line that is stuck, so that a read may find what is whole and old;
+//! * a write lands elsewhere in its file; some sectors of a read come from elsewhere: often from where a write went astray
+//!   before, as with an address line that is stuck, or from where the sector was before the disk moved it, as with an
+//!   outdated map, so that a read may find what is whole and old. A place that was read wrongly is right the next two
+//!   times: what comes twice in a row no program could doubt;
 //! * sectors rot while the host is down;
 //! * a sync says that it is done and is not. No program can do anything about that: a run in which it
 //!   happens is judged by less.
@@ -39,7 +41,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::clock::{Life, Pump};
 use crate::scenario::{DiskSettings, Weather};
 use crate::trace::Event;
-use content::{Change, FileModel, SECTOR};
+use content::{Change, FileModel, SECTOR, sectors};
 use names::Names;
 
 /// How long a read or write takes on a disk that is slow by one, in nanoseconds.
@@ -74,8 +76,10 @@ pub struct Wrong {
     pub misdirected_writes: u32,
     /// They are to files whose names begin so.
     pub misdirected_write_aim: Option<&'static str>,
-    /// The next so many reads come from elsewhere in their file.
+    /// In the next so many reads some sectors come from elsewhere in their file: in those in which that makes a difference.
     pub misdirected_reads: u32,
+    /// They come from where what was there before still is.
+    pub outdated: bool,
     /// Syncs promise what they do not do.
     pub lies: bool,
     /// Everything takes so many times as long; 0 and 1 are as usual.
@@ -120,8 +124,8 @@ enum Misread {
     Fails,
     /// It ends too soon.
     Short,
-    /// It comes from elsewhere.
-    Astray,
+    /// Some of it may come from elsewhere, as this trouble has it; with `outdated`, from what was there before.
+    Astray { trouble: u64, outdated: bool },
 }
 
 /// How long a sync takes that was waited for.
@@ -232,7 +236,7 @@ impl Inner {
     /// What becomes of a read of this file. Whatever has good reads left counts this as one of them.
     fn misread(&mut self, index: usize) -> Option<Misread> {
         let name = &self.files[index].name;
-        for trouble in self.troubles.values_mut() {
+        for (number, trouble) in &mut self.troubles {
             let wrong = &mut trouble.wrong;
             let left = u64::from(wrong.failing_reads)
                 + u64::from(wrong.short_reads)
@@ -249,10 +253,7 @@ impl Inner {
                 trouble.strikes();
                 return Some(Misread::Short);
             }
-            if take(&mut wrong.misdirected_reads) {
-                trouble.strikes();
-                return Some(Misread::Astray);
-            }
+            return Some(Misread::Astray { trouble: *number, outdated: wrong.outdated });
         }
         None
     }
@@ -475,19 +476,22 @@ impl DiskModel {
                 self.strange("a read ends too soon");
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            Some(Misread::Astray) => {
-                inner.damaged(index);
-                let last = len - buffer.len() as u64;
-                let rng = &mut inner.weather.at(self.pump.now());
-                let before = inner.files[index].astray.filter(|before| *before <= last && *before != offset);
-                let from = match before {
-                    Some(before) if rng.random_bool(0.5) => before,
-                    _ => rng.random_range(0..=last / SECTOR) * SECTOR,
-                };
-                inner.files[index].current.read(from, buffer);
-                self.strange("a read comes from elsewhere");
+            astray => {
+                let file = &mut inner.files[index];
+                file.current.read(offset, buffer);
+                let spared = file.spared(&sectors(offset, buffer.len()));
+                if let Some(Misread::Astray { trouble, outdated }) = astray
+                    && let rng = &mut inner.weather.at(self.pump.now())
+                    && let Some(what) = file.misread(rng, offset, buffer, &spared, outdated)
+                {
+                    if let Some(trouble) = inner.troubles.get_mut(&trouble) {
+                        take(&mut trouble.wrong.misdirected_reads);
+                        trouble.strikes();
+                    }
+                    inner.damaged(index);
+                    self.strange(&what);
+                }
             }
-            None => inner.files[index].current.read(offset, buffer),
         }
         Ok(())
     }
@@ -507,11 +511,15 @@ impl DiskModel {
         let name = inner.files[index].name.clone();
         let is_meant =
             |wrong: &Wrong| wrong.misdirected_write_aim.is_none_or(|prefix| name.starts_with(prefix));
-        if len > data.len() as u64
+        if len >= data.len() as u64 + SECTOR
             && inner.strikes(|wrong| is_meant(wrong) && take(&mut wrong.misdirected_writes))
         {
             inner.damaged(index);
             to = inner.weather.at(at).random_range(0..=(len - data.len() as u64) / SECTOR) * SECTOR;
+            // Where it belongs is not elsewhere.
+            if to == offset {
+                to = if to < SECTOR { SECTOR } else { to - SECTOR };
+            }
             inner.files[index].astray = Some(to);
             self.strange(&format!(
                 "a write of {} bytes to {offset} of {} lands at {to}",

@@ -74,10 +74,21 @@ pub enum DiskFault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         of: Option<FileKind>,
     },
-    /// Reads come from elsewhere in their file. The process is killed when it begins.
+    /// In reads some sectors come from elsewhere in their file. The process is killed when it begins.
+    ///
+    /// However many reads it strikes, a place that was read wrongly is right the next two times. A node believes a copy of its vote that
+    /// it has read twice in a row: were all three to come old twice, nothing could tell that from the truth, and it would be
+    /// unfair to ask. Once each is fair, and a node that believes a copy at first sight is found out.
     MisdirectedRead {
-        /// So many.
+        /// So many, of those in which it makes a difference.
         reads: u32,
+        /// After so many that are right.
+        #[serde(default, skip_serializing_if = "is_none")]
+        after_reads: u32,
+        /// From where the sector was before the disk moved it: what comes is whole, belongs there, and is old. Of identity and
+        /// vote only, because nothing else is read twice.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        outdated: bool,
         /// Of these files only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         of: Option<FileKind>,
@@ -106,6 +117,10 @@ pub enum DiskFault {
         /// Whether the power fails, and not only the process dies.
         power_loss: bool,
     },
+}
+
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The files of a node, by what is in them.
@@ -255,10 +270,18 @@ pub fn draw(
         "short-read" => {
             (log_uniform(rng, SHORTEST_MISREAD_MS, 4_000), DiskFault::ShortRead { reads: few, of: aim(rng) })
         }
-        "misdirected-read" => (
-            log_uniform(rng, SHORTEST_MISREAD_MS, 4_000),
-            DiskFault::MisdirectedRead { reads: some, of: astray },
-        ),
+        "misdirected-read" => {
+            // A start first looks whether the last file of the log is blank, and only then reads what matters; more is read later.
+            let most = if astray.is_some() { 8 } else { 64 };
+            let after_reads = if rng.random_bool(0.6) { log_uniform(rng, 1, most) as u32 } else { 0 };
+            let fault = if astray == Some(FileKind::Meta) && rng.random_bool(0.5) {
+                // The newest copy counts, so an old vote is believed only if all three are old when a start reads them.
+                DiskFault::MisdirectedRead { reads: 2 + some, after_reads: 0, outdated: true, of: astray }
+            } else {
+                DiskFault::MisdirectedRead { reads: some, after_reads, outdated: false, of: astray }
+            };
+            (log_uniform(rng, SHORTEST_MISREAD_MS, 8_000), fault)
+        }
         "misdirected-write" => {
             let power_loss_after_ms = log_uniform(rng, 1, 2_000);
             (log_uniform(rng, 500, 8_000), DiskFault::MisdirectedWrite { power_loss_after_ms, of: astray })
@@ -283,4 +306,34 @@ pub fn draw(
     }
     let target = if fault.damages() { Target::Node(*victims.get(at)?) } else { target };
     Some((for_ms, FaultKind::Disk { target, fault }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misread_of_an_older_plan_is_one_of_the_first_reads_and_some_are_of_an_old_vote() {
+        let older = r#"{"misdirected-read":{"reads":2,"of":"meta"}}"#;
+        let fault: DiskFault = serde_json::from_str(older).unwrap();
+        let of = Some(FileKind::Meta);
+        assert_eq!(fault, DiskFault::MisdirectedRead { reads: 2, after_reads: 0, outdated: false, of });
+        assert_eq!(serde_json::to_string(&fault).unwrap(), older);
+        let drawn: Vec<DiskFault> = (0..100)
+            .filter_map(|seed| {
+                let (rng, target) = (&mut stream(seed, "test"), Target::Leader);
+                let (_, kind) = draw(rng, "misdirected-read", target, of, &BTreeSet::from([1]), false)?;
+                match kind {
+                    FaultKind::Disk { fault, target: Target::Node(1) } => Some(fault),
+                    _ => None,
+                }
+            })
+            .collect();
+        let old = |fault: &&DiskFault| {
+            // Three copies, each read once by whoever believes it at first sight.
+            matches!(fault, DiskFault::MisdirectedRead { outdated: true, after_reads: 0, reads: 3.., .. })
+        };
+        let later = |fault: &&DiskFault| matches!(fault, DiskFault::MisdirectedRead { after_reads: 1.., .. });
+        assert!(drawn.iter().filter(old).count() > 20 && drawn.iter().filter(later).count() > 20);
+    }
 }

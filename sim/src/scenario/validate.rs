@@ -24,8 +24,8 @@ use driftline::env::hazard::POINTS;
 use super::news::MOST_BYTES;
 use super::rights::{LINKED, Level, RULED, RightDeed};
 use super::{
-    ClockChange, DiskFault, Fault, FaultKind, Joins, MembershipChange, OLDEST, PairDeed, PlannedAction,
-    Scenario, ServiceDeed, VERSION,
+    ClockChange, DiskFault, Fault, FaultKind, FileKind, Joins, MembershipChange, OLDEST, PairDeed,
+    PlannedAction, Scenario, ServiceDeed, VERSION,
 };
 use super::{agents, joins};
 
@@ -300,6 +300,14 @@ impl Scenario {
                     place("kind.disk.fault.bit-rot.sectors"),
                     format!("{sectors}, want at most {MOST_ROT}"),
                 );
+            }
+            if let FaultKind::Disk { fault: DiskFault::MisdirectedRead { outdated: true, of, .. }, .. } =
+                &fault.kind
+                && *of != Some(FileKind::Meta)
+                && !self.beyond
+            {
+                let place = place("kind.disk.fault.misdirected-read.of");
+                return wrong(place, "only identity and vote are read twice; the plan must say \"beyond\"");
             }
             if let FaultKind::Slow { step_us, .. } = &fault.kind
                 && *step_us > MOST_PAUSE_MS * 1_000
@@ -819,6 +827,13 @@ mod tests {
             kind(FaultKind::Disk { target: Target::Node(1), fault: DiskFault::LyingSync }),
             "faults[0].kind",
             "beyond repair",
+        );
+        let outdated =
+            DiskFault::MisdirectedRead { reads: 3, after_reads: 0, outdated: true, of: Some(FileKind::Log) };
+        refused(
+            kind(FaultKind::Disk { target: Target::Node(1), fault: outdated }),
+            "faults[0].kind.disk.fault.misdirected-read.of",
+            "read twice",
         );
         let point = "nowhere".to_owned();
         refused(kind(FaultKind::CrashPoint { point, power: true }), "faults[0].kind", "no place named");

@@ -49,8 +49,14 @@ impl World {
                 let wrong = Wrong { short_reads: reads, read_aim: prefix(of), ..calm };
                 self.misread(fault, &text, machine, wrong, until).await;
             }
-            DiskFault::MisdirectedRead { reads, of } => {
-                let wrong = Wrong { misdirected_reads: reads, read_aim: prefix(of), ..calm };
+            DiskFault::MisdirectedRead { reads, after_reads, outdated, of } => {
+                let wrong = Wrong {
+                    misdirected_reads: reads,
+                    good_reads: after_reads,
+                    outdated,
+                    read_aim: prefix(of),
+                    ..calm
+                };
                 self.misread(fault, &text, machine, wrong, until).await;
             }
             DiskFault::WriteError { writes } => {
