@@ -87,7 +87,7 @@ pub enum DiskFault {
         after_reads: u32,
         /// From where the sector was before the disk moved it: what comes is whole, belongs there, and is old. Of identity and
         /// vote only, because nothing else is read twice.
-        #[serde(default, skip_serializing_if = "is_off")]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         outdated: bool,
         /// Of these files only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,10 +121,6 @@ pub enum DiskFault {
 
 fn is_none(number: &u32) -> bool {
     *number == 0
-}
-
-fn is_off(flag: &bool) -> bool {
-    !flag
 }
 
 /// The files of a node, by what is in them.
