@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sim::report::RunReport;
 use sim::saved::SavedCase;
-use sim::scenario::{ClockSetting, DiskFault, Fault, FaultKind, FileKind, Limits, Scenario, Target};
 
 /// The lines of a trace that tell the story, with times cut to hundredths of a second and Raft ids by name.
 fn story(trace: &str) -> String {
@@ -136,51 +135,4 @@ fn a_leader_that_is_cut_off_is_replaced_and_its_write_is_not_lost() {
     let trace = directory.path().join("trace");
     replay("leader-cut-off.json", &["--trace".as_ref(), trace.as_os_str()]);
     insta::assert_snapshot!(story(&std::fs::read_to_string(trace).unwrap()));
-}
-
-/// A storm of three nodes with these faults, each from when to for how long, in milliseconds.
-fn storm(faults: Vec<(u64, u64, FaultKind)>) -> Scenario {
-    let limits = Limits { nodes: Some(3), duration_s: Some(12), ..Limits::default() };
-    let mut scenario = Scenario::generate(3, &limits);
-    scenario.beyond = false;
-    scenario.clocks.fill(ClockSetting::default());
-    scenario.faults = faults.into_iter().map(|(at_ms, for_ms, kind)| Fault { at_ms, for_ms, kind }).collect();
-    scenario
-}
-
-fn judged(scenario: Scenario, mutant: Option<&str>) -> RunReport {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    SavedCase::bare(scenario).save(&path, true).unwrap();
-    report(&path, mutant)
-}
-
-#[test]
-fn what_is_wrong_with_a_disk_that_nobody_uses_has_not_happened() {
-    let disk = |node, fault| FaultKind::Disk { target: Target::Node(node), fault };
-    let report = judged(
-        storm(vec![
-            (500, 4_000, FaultKind::Kill { target: Target::Node(1) }),
-            (1_000, 1_000, disk(1, DiskFault::WriteError { writes: 1 })),
-            (1_000, 3_000, disk(0, DiskFault::Slow { factor: 5 })),
-        ]),
-        None,
-    );
-    assert!(report.ok, "{}", report.text("", ""));
-    let faults: Vec<_> = report.faults.iter().map(|(kind, times)| (kind.as_str(), *times)).collect();
-    assert_eq!(faults, [("disk-slow", 1), ("kill", 1)]);
-}
-
-#[test]
-fn an_old_vote_that_is_read_once_misleads_only_who_does_not_read_it_again() {
-    let crash = |at_ms| (at_ms, 1_500, FaultKind::Kill { target: Target::Leader });
-    let fault =
-        DiskFault::MisdirectedRead { reads: 3, after_reads: 0, outdated: true, of: Some(FileKind::Meta) };
-    let old_vote = FaultKind::Disk { target: Target::Node(1), fault };
-    let plan = storm(vec![crash(500), crash(3_000), crash(5_500), (8_500, 3_000, old_vote)]);
-    let report = judged(plan.clone(), None);
-    assert!(report.ok && report.faults["misdirected-read"] == 1, "{}", report.text("", ""));
-    let report = judged(plan, Some("S09"));
-    let found: Vec<_> = report.violations.iter().map(|violation| violation.check.as_str()).collect();
-    assert!(found.contains(&"MV"), "{}", report.text("", ""));
 }
