@@ -644,11 +644,17 @@ impl Server {
                 // Who waits is woken by whatever is applied, and most of that changes neither what was asked for nor who may
                 // see it. To find that out must cost little: there may be thousands who wait.
                 let judged = judged_at.replace(rights) == Some(rights);
-                let look = newer || left.is_zero() || !judged;
+                let look = newer || left.is_zero() || !judged || mutant::is("R35");
                 (newer, look.then(|| self.look(token, query, state)))
             });
+            let mut over = newer || left.is_zero();
+            // Mutant R35: a reader that waits is not woken, and told what it would have been told at once.
+            if mutant::is("R35") && !over {
+                self.inner.env.sleep(left).await;
+                over = true;
+            }
             // What is not given away is not kept through the wait either.
-            if let Some((found, filtered)) = looked.transpose()?.filter(|_| newer || left.is_zero()) {
+            if let Some((found, filtered)) = looked.transpose()?.filter(|_| over) {
                 return Ok(Answer {
                     index: found.index,
                     value: found.value,
@@ -660,10 +666,6 @@ impl Server {
                     },
                     filtered,
                 });
-            }
-            // Mutant R35: a reader that waits is not woken.
-            if mutant::is("R35") {
-                self.inner.env.sleep(left).await;
             }
             let _ = self.inner.env.timeout(left, applied.changed()).await;
         }
