@@ -42,18 +42,17 @@ pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str)
     }
     scenario.settings.joins = Joins::First;
     scenario.faults.retain(|fault| !matches!(fault.kind, FaultKind::Move { .. }));
-    if limits.without.contains("move") {
-        return;
-    }
     let at_ms = rng.random_range(0..scenario.duration_ms);
     let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
-    scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::Move { target: Target::Node(0) } });
-    if rng.random_bool(0.5) && !limits.without.contains("power-loss") {
+    let mut added = vec![Fault { at_ms, for_ms, kind: FaultKind::Move { target: Target::Node(0) } }];
+    if rng.random_bool(0.5) {
         let at_ms = at_ms + rng.random_range(0..=for_ms);
         let for_ms = log_uniform(rng, 50, 8_000).min(scenario.duration_ms - at_ms);
         let nodes = (1..scenario.nodes).chain(scenario.agents()).collect();
-        scenario.faults.push(Fault { at_ms, for_ms, kind: FaultKind::PowerLoss { nodes } });
+        added.push(Fault { at_ms, for_ms, kind: FaultKind::PowerLoss { nodes } });
     }
+    added.retain(|fault| !limits.without.contains(fault.kind.name()));
+    scenario.faults.extend(added);
     scenario.faults.sort_by_key(|fault| fault.at_ms);
 }
 

@@ -708,6 +708,7 @@ mod tests {
         refused(|s| s.operations[1].node = 3, "operations[1].node", "no node 3, only 0 to 2");
         let mut joined = of(3);
         (joined.nodes, joined.clocks) = (3, Vec::new());
+        (joined.settings.joins, joined.settings.missing) = (Joins::All, None);
         let change = MembershipChange::Add;
         joined.faults = vec![Fault { at_ms: 5, for_ms: 5, kind: FaultKind::Membership { change } }];
         joined.operations.iter_mut().for_each(|op| op.node %= 4);
@@ -718,6 +719,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut Scenario), place: &str, problem: &str) {
         let mut scenario = of(3);
         scenario.nodes = 3;
+        (scenario.settings.joins, scenario.settings.missing) = (Joins::All, None);
         scenario.clocks.clear();
         scenario.faults = vec![Fault {
             at_ms: 5,
