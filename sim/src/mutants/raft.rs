@@ -1,10 +1,7 @@
 //! Bugs of Raft and the clients of it: consensus, snapshots, membership, reads and sessions.
 
 use super::{AWAY, LAG, LOST_REPLIES, Mutant, RESTARTS};
-
-/// Everything that makes a server begin anew: one joins, loses its disk, or finds its data damaged.
-const NEW_SERVERS: &[&str] =
-    &["bit-rot", "lose-disk", "lying-sync", "membership", "misdirected-read", "misdirected-write"];
+use crate::scenario::missing::RENEW;
 
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
@@ -76,7 +73,7 @@ pub const TABLE: &[Mutant] = &[
         id: "R16",
         what: "a server without a log is sent no snapshot",
         origin: "databendlabs/openraft #1828",
-        needs: NEW_SERVERS,
+        needs: RENEW,
         checks: &["LIVE"],
     },
     Mutant {

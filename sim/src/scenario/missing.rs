@@ -16,9 +16,10 @@ use super::{Limits, Scenario, stream};
 /// The share of seeds with one, if nothing speaks against it.
 const SHARE: f64 = 0.6;
 
-/// Faults by which a server may begin anew, as another: of those that are left then, fewer are voters.
-const RENEW: [&str; 6] =
-    ["bit-rot", "lose-disk", "lying-sync", "membership", "misdirected-read", "misdirected-write"];
+/// Faults by which a server begins anew, as another: one joins, loses its disk, or finds its data damaged. Of those that are
+/// left then, fewer are voters.
+pub const RENEW: &[&str] =
+    &["bit-rot", "lose-disk", "lying-sync", "membership", "misdirected-read", "misdirected-write"];
 
 /// Who stays away, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
