@@ -270,7 +270,8 @@ fn versus_blind(args: &HuntArgs, runner: &Runner) -> Result<bool, Unusable> {
             }
             progress.inc(1);
         }
-        let caught = |trial: &Trial| trial.mutant == *id && trial.limit == limit && trial.guided.is_some();
+        let caught =
+            |trial: &Trial| trial.mutant == *id && trial.limit == limit && trial.guided.runs.is_some();
         sound &= trials.iter().any(caught);
     }
     progress.finish_and_clear();
@@ -288,6 +289,7 @@ fn write_trials(path: &Path, trials: &[Trial]) -> Result<(), Unusable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hunt::measure::Search;
     use crate::report::RunReport;
     use clap::Parser;
 
@@ -356,7 +358,8 @@ mod tests {
     fn what_was_measured_within_another_limit_is_measured_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("measured.json");
-        let older = Trial { mutant: "R27".into(), start: 1, limit: 8, blind: None, guided: None };
+        let missed = Search::default();
+        let older = Trial { mutant: "R27".into(), start: 1, limit: 8, blind: missed, guided: missed };
         write_trials(&path, std::slice::from_ref(&older)).unwrap();
         let mut caught = RunReport { ok: true, ..RunReport::default() };
         for check in mutants::find("R27").unwrap().checks {
@@ -371,7 +374,8 @@ mod tests {
         };
         // Within the same limit nothing is run, and nothing was caught.
         assert_eq!(measured("8"), (false, vec![older.clone()]));
-        let higher = Trial { limit: 16, blind: Some(1), guided: Some(1), ..older.clone() };
+        let at_once = Search { runs: Some(1), events: 0 };
+        let higher = Trial { limit: 16, blind: at_once, guided: at_once, ..older.clone() };
         assert_eq!(measured("16"), (true, vec![older.clone(), higher.clone()]));
         assert_eq!(measured("16"), (true, vec![older, higher]));
     }

@@ -112,6 +112,19 @@ impl Corpus {
 
     /// A plan to change, drawn by energy.
     pub fn choose(&mut self, rng: &mut StdRng) -> Option<u64> {
+        let number = self.draw(rng)?;
+        if let Some(plan) = self.plans.get_mut(&number) {
+            plan.chosen += 1;
+        }
+        Some(number)
+    }
+
+    /// A second parent, drawn the same way: what two rich plans have between them is richer than what one has and a poor one.
+    pub fn second(&self, rng: &mut StdRng) -> Option<&Plan> {
+        self.plans.get(&self.draw(rng)?)
+    }
+
+    fn draw(&self, rng: &mut StdRng) -> Option<u64> {
         let energies: Vec<(u64, f64)> =
             self.plans.iter().map(|(number, plan)| (*number, self.energy(plan))).collect();
         let total: f64 = energies.iter().map(|(_, energy)| energy).sum();
@@ -120,17 +133,7 @@ impl Corpus {
             left -= energy;
             left < 0.0
         });
-        let number = drawn.or(energies.last()).map(|(number, _)| *number)?;
-        if let Some(plan) = self.plans.get_mut(&number) {
-            plan.chosen += 1;
-        }
-        Some(number)
-    }
-
-    /// Any plan, for a second parent.
-    pub fn any(&self, rng: &mut StdRng) -> Option<&Plan> {
-        let at = (!self.plans.is_empty()).then(|| rng.random_range(0..self.plans.len()))?;
-        self.plans.values().nth(at)
+        drawn.or(energies.last()).map(|(number, _)| *number)
     }
 
     /// Takes over the plans and counts of another: as if its runs had been made here as well. The same for any order

@@ -3,6 +3,9 @@
 //! Both stop at the first run in which a check that is named for the mutant objects; other objections count as nothing.
 //! Each is done from several starts that have nothing in common, and compared by the median. What was measured is kept
 //! as data (`fixtures/hunting.json`), and `docs/hunting.md` shows it.
+//!
+//! A hunt goes to plans in which much happens, and these take longer to run. So runs are not all that is counted: the events of
+//! all traces say how much was simulated, on any machine the same.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,10 +25,6 @@ const APART: u64 = 1_000_000;
 /// Runs that either may take, if nobody says how many.
 pub const USUAL_LIMIT: u64 = 400;
 
-fn usual_limit() -> u64 {
-    USUAL_LIMIT
-}
-
 /// One start, within one limit: what was not caught within a low one says nothing of a higher one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,40 +33,60 @@ pub struct Trial {
     pub mutant: String,
     /// The number of the start.
     pub start: u64,
-    /// Runs that either may take; a row that does not say so is of [`USUAL_LIMIT`].
-    #[serde(default = "usual_limit")]
+    /// Runs that either may take.
     pub limit: u64,
-    /// Runs until blind seeds caught it; none: not within the limit.
-    pub blind: Option<u64>,
-    /// The same for a hunt.
-    pub guided: Option<u64>,
+    /// Of blind seeds.
+    pub blind: Search,
+    /// Of a hunt.
+    pub guided: Search,
+}
+
+/// What a search for a mutant took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// Runs until it was caught, with the one that caught it; none: not within the limit.
+    pub runs: Option<u64>,
+    /// Events in the traces of all runs that were made.
+    pub events: u64,
+}
+
+impl Search {
+    /// Counts runs in their order, until one catches the mutant.
+    fn count<'a>(&mut self, mutant: &Mutant, before: u64, reports: impl IntoIterator<Item = &'a RunReport>) {
+        for (report, number) in reports.into_iter().zip(before + 1..) {
+            self.events += report.trace_events;
+            if caught(mutant, report) {
+                self.runs = Some(number);
+                return;
+            }
+        }
+    }
 }
 
 fn caught(mutant: &Mutant, report: &RunReport) -> bool {
     mutant.checks.iter().any(|check| report.violates(check))
 }
 
-/// How many of the seeds from a start it takes.
+/// What the seeds from a start take.
 ///
 /// # Errors
 /// If a seed is refused.
-pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Result<Option<u64>, Refused> {
+pub fn blind(runner: &Runner, mutant: &Mutant, start: u64, limit: u64) -> Result<Search, Refused> {
     let first = start * APART + 1;
     let cases: Vec<Case> = (first..first + limit)
         .map(|seed| Case { seed, mutant: Some(mutant.id.to_owned()), ..Case::default() })
         .collect();
-    let (mut runs, mut found) = (0, None);
+    let (mut before, mut search) = (0, Search::default());
     runner.run_in_order(&cases, &mut |_| {}, &mut |_, report| {
-        runs += 1;
-        if caught(mutant, &report) {
-            found = Some(runs);
-        }
-        found.is_none()
+        search.count(mutant, before, [&report]);
+        before += 1;
+        search.runs.is_none()
     })?;
-    Ok(found)
+    Ok(search)
 }
 
-/// How many runs of a hunt it takes.
+/// What a hunt takes that begins with nothing.
 ///
 /// # Errors
 /// The system's, when plans cannot be written to the folder for temporary files; that one is refused.
@@ -77,18 +96,20 @@ pub fn guided(
     start: u64,
     limit: u64,
     fresh: &Fresh<'_>,
-) -> io::Result<Option<u64>> {
+) -> io::Result<Search> {
+    let mut search = Search::default();
     let mut hunt = Hunt::new(start, Some(mutant.id.to_owned()));
     while hunt.runs() < limit {
         let round = hunt.next_round(Shard::WHOLE, fresh);
         let case = Case { mutant: Some(mutant.id.to_owned()), ..Case::default() };
         let reports = run_round(runner, &round, &case)?;
-        if let Some(at) = reports.iter().position(|report| caught(mutant, report)) {
-            return Ok(Some(hunt.runs() + at as u64 + 1));
+        search.count(mutant, hunt.runs(), &reports);
+        if search.runs.is_some() {
+            break;
         }
         hunt.learn(&round, &reports, |_| true);
     }
-    Ok(None)
+    Ok(search)
 }
 
 /// Runs a round, as many at once as there are jobs; the reports come in the round's order.
@@ -111,26 +132,33 @@ pub fn run_round(runner: &Runner, round: &[Candidate], case: &Case) -> io::Resul
 }
 
 /// The middle of the runs; what was not caught counts as more than the limit.
-fn median(runs: &[Option<u64>]) -> Option<u64> {
-    let mut runs: Vec<u64> = runs.iter().map(|runs| runs.unwrap_or(u64::MAX)).collect();
+fn median(searches: &[Search]) -> Option<u64> {
+    let mut runs: Vec<u64> = searches.iter().map(|search| search.runs.unwrap_or(u64::MAX)).collect();
     runs.sort_unstable();
     runs.get(runs.len().saturating_sub(1) / 2).copied().filter(|runs| *runs != u64::MAX)
+}
+
+/// Events of all searches for each that caught the mutant; none, if none did.
+fn events_a_catch(searches: &[Search]) -> Option<f64> {
+    let caught = searches.iter().filter(|search| search.runs.is_some()).count();
+    let events: u64 = searches.iter().map(|search| search.events).sum();
+    (caught > 0 && events > 0).then(|| events as f64 / caught as f64)
 }
 
 /// The trials as a Markdown table, by mutant and limit. The limit is named where a mutant was measured within several.
 pub fn table(trials: &[Trial]) -> String {
     let mut text = String::from(
-        "| mutant | bug | caught by | starts | blind: median runs (all) | guided: median runs (all) | blind / guided |\n\
-         |---|---|---|---|---|---|---|\n",
+        "| mutant | bug | caught by | starts | blind: median runs (all) | guided: median runs (all) | blind / guided | by events |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     let rows: BTreeSet<(&str, u64)> =
         trials.iter().map(|trial| (trial.mutant.as_str(), trial.limit)).collect();
     for (id, limit) in &rows {
         let (id, limit) = (*id, *limit);
         let Some(mutant) = mutants::find(id) else { continue };
-        let of = |runs: fn(&Trial) -> Option<u64>| -> Vec<Option<u64>> {
+        let of = |search: fn(&Trial) -> Search| -> Vec<Search> {
             let in_row = |trial: &&Trial| trial.mutant == id && trial.limit == limit;
-            trials.iter().filter(in_row).map(runs).collect()
+            trials.iter().filter(in_row).map(search).collect()
         };
         let alone = rows.iter().filter(|(other, _)| *other == id).count() == 1;
         let name = if alone { id.to_owned() } else { format!("{id}, of {limit}") };
@@ -141,10 +169,14 @@ pub fn table(trials: &[Trial]) -> String {
             (Some(blind), None) => format!("less than {:.1}", blind as f64 / limit as f64),
             (None, None) => "-".to_owned(),
         };
+        let by_events = match (events_a_catch(&blind), events_a_catch(&guided)) {
+            (Some(blind), Some(guided)) => format!("{:.1}", blind / guided),
+            _ => "-".to_owned(),
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} | {} | {ratio} |",
+            "| {name} | {} | {} | {} | {} | {} | {ratio} | {by_events} |",
             mutant.what,
             mutant.checks.join(", "),
             blind.len(),
@@ -155,11 +187,11 @@ pub fn table(trials: &[Trial]) -> String {
     text
 }
 
-fn shown(runs: &[Option<u64>], limit: u64) -> String {
+fn shown(searches: &[Search], limit: u64) -> String {
     let one = |runs: Option<u64>| runs.map_or(format!("> {limit}"), |runs| runs.to_string());
-    let mut sorted = runs.to_vec();
+    let mut sorted: Vec<Option<u64>> = searches.iter().map(|search| search.runs).collect();
     sorted.sort_by_key(|runs| runs.unwrap_or(u64::MAX));
-    format!("**{}** ({})", one(median(runs)), sorted.into_iter().map(one).collect::<Vec<_>>().join(", "))
+    format!("**{}** ({})", one(median(searches)), sorted.into_iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -168,16 +200,23 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    /// A search of runs of a thousand events each.
+    fn took(runs: Option<u64>) -> Search {
+        Search { runs, events: runs.unwrap_or(200) * 1_000 }
+    }
+
     fn trial(start: u64, blind: Option<u64>, guided: Option<u64>) -> Trial {
-        Trial { mutant: "S04".into(), start, limit: 200, blind, guided }
+        Trial { mutant: "S04".into(), start, limit: 200, blind: took(blind), guided: took(guided) }
     }
 
     #[test]
     fn what_is_not_caught_counts_as_more_than_the_limit() {
-        assert_eq!(median(&[Some(3), None, Some(9)]), Some(9));
-        assert_eq!(median(&[Some(3), None, None]), None);
-        assert_eq!(median(&[Some(3), Some(5)]), Some(3));
+        assert_eq!(median(&[Some(3), None, Some(9)].map(took)), Some(9));
+        assert_eq!(median(&[Some(3), None, None].map(took)), None);
+        assert_eq!(median(&[Some(3), Some(5)].map(took)), Some(3));
         assert_eq!(median(&[]), None);
+        assert_eq!(events_a_catch(&[Some(3), None, Some(9)].map(took)), Some(106_000.0));
+        assert_eq!(events_a_catch(&[None].map(took)), None);
     }
 
     #[test]
@@ -185,7 +224,7 @@ mod tests {
         let table =
             table(&[trial(1, Some(150), Some(30)), trial(2, None, Some(10)), trial(3, Some(90), None)]);
         assert!(table.contains("**150** (90, 150, > 200)"), "{table}");
-        assert!(table.contains("**30** (10, 30, > 200) | 5.0 |"), "{table}");
+        assert!(table.contains("**30** (10, 30, > 200) | 5.0 | 1.8 |"), "{table}");
     }
 
     #[test]
@@ -197,8 +236,6 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("| S04, of 400 |") && table.contains("**70** (70)"), "{table}");
-        let older = r#"{"mutant":"S04","start":1,"blind":null,"guided":70}"#;
-        assert_eq!(serde_json::from_str::<Trial>(older).unwrap(), within(USUAL_LIMIT, Some(70)));
     }
 
     #[test]
@@ -209,7 +246,7 @@ mod tests {
         let document = std::fs::read_to_string(root.join("docs/hunting.md")).unwrap();
         assert!(document.contains(&table(&trials)), "docs/hunting.md wants:\n{}", table(&trials));
         // It knows nothing yet, so what it caught speaks for no guidance, and the document has to say so.
-        let of_first_round = |trial: &&Trial| trial.guided.is_some_and(|runs| runs <= ROUND as u64);
+        let of_first_round = |trial: &&Trial| trial.guided.runs.is_some_and(|runs| runs <= ROUND as u64);
         assert_eq!(
             trials.iter().filter(of_first_round).count(),
             document.matches("in its first round").count()
@@ -225,7 +262,7 @@ mod tests {
             --scenario) seed=$(sed 's/.*"seed":\([0-9]*\),"nodes.*/\1/' "$2");;
             esac
             if [ $((seed % 8)) = 0 ]; then check=DUR; else check=LIVE; fi
-            echo "{\"seed\":$seed,\"coverage\":[$((seed % 97))],\"violations\":[{\"check\":\"$check\",\"detail\":\"\"}]}""#;
+            echo "{\"seed\":$seed,\"trace_events\":10,\"coverage\":[$((seed % 97))],\"violations\":[{\"check\":\"$check\",\"detail\":\"\"}]}""#;
         let runner = Runner {
             program: "/bin/sh".into(),
             prefix: ["-c", script, "sh"].map(Into::into).into(),
@@ -234,10 +271,10 @@ mod tests {
             check_determinism: false,
         };
         let mutant = mutants::find("S04").unwrap();
-        assert_eq!(blind(&runner, mutant, 1, 20), Ok(Some(8)));
-        assert_eq!(blind(&runner, mutant, 1, 7), Ok(None));
+        assert_eq!(blind(&runner, mutant, 1, 20), Ok(Search { runs: Some(8), events: 80 }));
+        assert_eq!(blind(&runner, mutant, 1, 7), Ok(Search { runs: None, events: 70 }));
         let runs = guided(&runner, mutant, 1, 400, &plain).unwrap();
-        assert!(runs.is_some());
+        assert!(runs.runs.is_some_and(|number| runs.events == number * 10), "{runs:?}");
         assert_eq!(guided(&Runner { jobs: 1, ..runner }, mutant, 1, 400, &plain).unwrap(), runs);
     }
 }

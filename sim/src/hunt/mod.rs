@@ -35,8 +35,8 @@ use mutate::Parent;
 
 /// Runs in a round.
 pub const ROUND: usize = 8;
-/// The first rounds are of fresh seeds only.
-const BLIND_ROUNDS: u64 = 1;
+/// The first rounds are of fresh seeds only: plans differ tenfold in how much they reach, and one in ten is rich.
+const BLIND_ROUNDS: u64 = 3;
 /// One run in so many is of a fresh seed.
 const FRESH_ONE_IN: u32 = 8;
 
@@ -101,7 +101,7 @@ impl Hunt {
             let stranger = || fresh(seed);
             let bred = chosen.and_then(|number| {
                 let plan = self.corpus.plans().get(&number)?;
-                let other = self.corpus.any(rng).map_or_else(stranger, |other| other.scenario.clone());
+                let other = self.corpus.second(rng).map_or_else(stranger, |other| other.scenario.clone());
                 let parent = Parent { scenario: &plan.scenario, moments: &plan.moments };
                 Some(mutate::child(&parent, &other, rng))
             });

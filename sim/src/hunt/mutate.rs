@@ -52,7 +52,8 @@ const MUTATORS: &[(u32, Mutator)] = &[
     (6, new_fault),
     (4, drop_some),
     (2, thin_out),
-    (4, splice),
+    (6, splice),
+    (6, adopt),
     (3, settings),
     (2, clocks),
     (3, workload),
@@ -71,6 +72,14 @@ pub fn child(parent: &Parent<'_>, other: &Scenario, rng: &mut StdRng) -> Scenari
         let changes = 1 + (rng.random_range(0..64u32) | 1).leading_zeros().saturating_sub(26);
         for _ in 0..changes {
             choose(rng)(&mut plan, parent, other, rng);
+        }
+        // What the parent's luck did not bring about, another may; what it did is there again only with the same.
+        if rng.random_bool(0.5) {
+            reseed(&mut plan, parent, other, rng);
+        }
+        // Any of them: what came last is what is new.
+        while plan.faults.len() > MOST_FAULTS {
+            plan.faults.swap_remove(rng.random_range(0..plan.faults.len()));
         }
         tidy(&mut plan);
         if plan != *parent.scenario && plan.validate().is_ok() {
@@ -96,7 +105,6 @@ fn choose(rng: &mut StdRng) -> Mutator {
 
 /// Keeps a plan within what can be run, where that is only a matter of bounds.
 fn tidy(plan: &mut Scenario) {
-    plan.faults.truncate(MOST_FAULTS);
     plan.operations.truncate(MOST_OPERATIONS);
     let end = plan.duration_ms;
     for fault in &mut plan.faults {
@@ -319,6 +327,12 @@ fn splice(plan: &mut Scenario, _: &Parent<'_>, other: &Scenario, rng: &mut StdRn
         plan.faults.retain(|fault| fault.at_ms < cut);
     }
     plan.faults.extend(other.faults.iter().filter(|fault| fault.at_ms >= cut).cloned());
+}
+
+/// All that another plan has of one kind of fault, besides what there is.
+fn adopt(plan: &mut Scenario, _: &Parent<'_>, other: &Scenario, rng: &mut StdRng) {
+    let Some(kind) = pick(&other.faults, rng).map(|fault| fault.kind.name()) else { return };
+    plan.faults.extend(other.faults.iter().filter(|fault| fault.kind.name() == kind).cloned());
 }
 
 fn settings(plan: &mut Scenario, _: &Parent<'_>, other: &Scenario, rng: &mut StdRng) {
