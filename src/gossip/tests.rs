@@ -359,6 +359,41 @@ async fn who_is_gone_for_long_is_forgotten_and_may_come_back() {
 }
 
 #[tokio::test]
+async fn who_is_forgotten_is_not_remembered_again_by_those_who_tell_each_other_all_they_know() {
+    let forgetful = |node_id| Options {
+        // They see it fail, and forget it, at different times, and talk more often than they forget.
+        timing: Timing { reap_after_ms: 2_000, push_pull_interval_ms: 50, ..quick() },
+        founded: Some(7),
+        ..options(node_id, 1, any_port())
+    };
+    let mut nodes = Vec::new();
+    for node_id in 1..=4 {
+        let node = start(forgetful(node_id)).await;
+        if let Some(first) = nodes.first().map(Node::addr) {
+            node.gossip.join(&[first]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 4)).await;
+    nodes.pop().unwrap().gossip.shutdown().await;
+    until("it has failed", || nodes.iter().all(|node| node.sees("n4") == Some(Status::Failed))).await;
+    // Who comes after that hears of it, and how long ago it was.
+    let env = env_in_memory(0);
+    env.sleep(Duration::from_millis(1_000)).await;
+    let late = start(forgetful(5)).await;
+    late.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    assert_eq!(late.sees("n4"), Some(Status::Failed));
+    nodes.push(late);
+    let came = env.now();
+    until("it is forgotten", || nodes.iter().all(|node| node.sees("n4").is_none())).await;
+    assert!(env.now().since(came) < Duration::from_millis(1_900), "{:?}", env.now().since(came));
+    for _ in 0..100 {
+        env.sleep(Duration::from_millis(10)).await;
+        assert!(nodes.iter().all(|node| node.sees("n4").is_none()));
+    }
+}
+
+#[tokio::test]
 async fn force_leave_makes_a_failed_member_left_everywhere_and_prune_removes_it() {
     let mut nodes = cluster(4).await;
     nodes.pop().unwrap().gossip.shutdown().await;

@@ -77,7 +77,7 @@ impl Sender {
 
     fn decode(bytes: &[u8]) -> Result<Sender, Garbage> {
         let (sender, rest) = postcard::take_from_bytes::<Sender>(bytes).map_err(|_| Garbage::Malformed)?;
-        Ok(Sender { of: Belongs::decode(rest)?, ..sender })
+        Ok(Sender { of: Belongs::decode(rest)?.0, ..sender })
     }
 }
 

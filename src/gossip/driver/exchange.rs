@@ -178,8 +178,7 @@ impl Driver {
 
     /// All this node knows.
     pub(super) fn state(&self, join: bool) -> pushpull::State {
-        let incarnations: BTreeMap<Identity, u16> =
-            self.foca.iter_membership_state().map(|member| (*member.id(), member.incarnation())).collect();
+        let (incarnations, now) = (self.incarnations(), self.env.now());
         let members = self
             .table
             .iter()
@@ -189,6 +188,7 @@ impl Driver {
                 live: entry.live,
                 profile: entry.profile.as_ref().map(|p| (p.revision, p.name.clone(), p.meta.clone())),
                 intent: entry.intent,
+                gone_for_ms: entry.gone_for(now).as_millis().try_into().unwrap_or(u64::MAX),
             })
             .collect();
         let mut user = self.delegate.local_state(join);
@@ -202,8 +202,13 @@ impl Driver {
             live: true,
             profile: Some((self.me.revision, self.me.name.clone(), self.me.meta.clone())),
             intent: None,
+            gone_for_ms: 0,
         };
         pushpull::State { join, sender, members, user, of: self.belongs() }
+    }
+
+    fn incarnations(&self) -> BTreeMap<Identity, u16> {
+        self.foca.iter_membership_state().map(|member| (*member.id(), member.incarnation())).collect()
     }
 
     /// Merges what a peer knows. Its word on who lives is taken; its word that somebody we see alive is dead
@@ -237,7 +242,10 @@ impl Driver {
         let id = record.id;
         let known = self.table.get(id.node_id).map(|entry| (entry.id, entry.live));
         let claim = |state| foca::Member::new(id, record.incarnation, state);
+        let gone_for = millis(record.gone_for_ms);
         match (record.live, known) {
+            // Forgotten here, or it would be by now.
+            (false, None) if gone_for >= millis(self.timing.reap_after_ms) => {}
             (true, None) => {
                 self.env.reachable("an exchange of state brings a member that gossip had not");
                 self.apply(claim(State::Alive), true);
@@ -259,7 +267,7 @@ impl Driver {
             }
             (true, Some(_)) => {}
             (false, None) => {
-                self.table.remember_down(id, now);
+                self.table.remember_down(id, gone_for, now);
                 // So that no rumour of its life makes it appear.
                 self.apply(claim(State::Down), false);
             }
@@ -274,7 +282,7 @@ impl Driver {
             (false, Some((known, _))) if id.generation > known.generation => {
                 self.apply(claim(State::Down), true);
                 self.settle(now);
-                self.table.remember_down(id, now);
+                self.table.remember_down(id, gone_for, now);
             }
             (false, Some(_)) => {}
         }
