@@ -226,6 +226,32 @@ async fn who_is_killed_has_failed_and_comes_back_with_its_next_life() {
 }
 
 #[tokio::test]
+async fn who_is_back_among_many_is_not_told_everything_by_each_of_them() {
+    let seldom = |node_id, generation, addr| Options {
+        timing: Timing { push_pull_interval_ms: 600_000, ..quick() },
+        ..options(node_id, generation, addr)
+    };
+    let mut nodes = Vec::new();
+    for node_id in 1..=25 {
+        let node = start(seldom(node_id, 1, any_port())).await;
+        if let Some(first) = nodes.first().map(Node::addr) {
+            node.gossip.join(&[first]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 25)).await;
+    let addr = nodes.pop().unwrap().addr();
+    until("it has failed", || nodes.iter().all(|node| node.sees("n25") == Some(Status::Failed))).await;
+    let begun = || nodes.iter().map(|node| stat(node, "push_pulls")).sum::<u64>();
+    let before = begun();
+    let back = start(seldom(25, 2, addr)).await;
+    back.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is back", || nodes.iter().all(|node| node.sees("n25") == Some(Status::Alive))).await;
+    let begun = begun() - before;
+    assert!(begun < 20, "{begun} of 24 exchanged state with it");
+}
+
+#[tokio::test]
 async fn a_node_that_forgot_its_generation_is_told_and_comes_back_without_joining_by_hand() {
     let mut nodes = cluster(3).await;
     let dead = nodes.pop().unwrap();

@@ -72,6 +72,8 @@ const JUMP_PAUSE: Duration = Duration::from_secs(1);
 const MAX_TOLD: usize = 1_024;
 /// How many failed members are knocked on at once.
 const KNOCKS: usize = 16;
+/// So many members, as chance has it, exchange state with one that is back.
+const HEALERS: usize = 8;
 /// How many dead lives beyond those in the table are remembered.
 const MAX_STRAYS: usize = 4_096;
 /// How long no stream is accepted after accepting failed: the cause, such as too many open files, takes time
@@ -1039,10 +1041,12 @@ impl Driver {
             }
         }
         self.resize();
-        // Somebody came back. If a partition healed, the two sides have a lot to tell each other.
+        // Somebody came back. If a partition healed, the two sides have a lot to tell each other. But if it was one node that was
+        // away, all the others see it come, and it must not be told by each of a thousand what a few can tell.
         if let Some(addr) = healed
             && self.is_member()
             && self.last_heal.is_none_or(|last| now.since(last) >= Duration::from_secs(1))
+            && (self.live <= HEALERS || self.rng.random_range(0..self.live) < HEALERS)
         {
             self.last_heal = Some(now);
             self.exchange(addr, false, None);
