@@ -652,6 +652,33 @@ async fn garbage_is_counted_and_does_no_harm() {
 }
 
 #[tokio::test]
+async fn a_datagram_full_of_questions_gets_one_answer() {
+    let node = start(options(1, 1, any_port())).await;
+    let socket = std::net::UdpSocket::bind(any_port()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let id = Identity { node_id: 2, addr: socket.local_addr().unwrap(), generation: 1, leaving: false };
+    let sender = wire::Sender { id, revision: 1, of: None };
+    let cluster = wire::cluster_number("test");
+    let mut builder = wire::DatagramBuilder::new(wire::NEWEST, wire::NEWEST, cluster, &sender, &[]);
+    while builder.push(&wire::Part::WhoIs.encode()) {}
+    let asked = builder.parts() as u64;
+    assert!(asked > 400);
+    socket.send_to(&builder.finish(), node.addr()).unwrap();
+    until("the rest is counted", || stat(&node, "dropped_malformed") == asked - 1).await;
+    let (mut profiles, mut buffer) = (0, [0; wire::MAX_DATAGRAM]);
+    until("it is answered", || {
+        while let Ok(length) = socket.recv(&mut buffer) {
+            let datagram = wire::decode_datagram(&buffer[..length], cluster, wire::NEWEST).unwrap();
+            let of_itself = |part: &wire::Part| matches!(part, wire::Part::Profile(it) if it.id.node_id == 1);
+            profiles += datagram.parts.iter().filter(|part| of_itself(part)).count();
+        }
+        profiles > 0
+    })
+    .await;
+    assert_eq!(profiles, 1);
+}
+
+#[tokio::test]
 async fn after_shutdown_the_ports_are_free_and_calls_say_stopped() {
     let node = start(options(1, 1, any_port())).await;
     let addr = node.addr();

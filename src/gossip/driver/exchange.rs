@@ -244,6 +244,7 @@ impl Driver {
         let claim = |state| foca::Member::new(id, record.incarnation, state);
         let gone_for = millis(record.gone_for_ms);
         match (record.live, known) {
+            (_, None) if self.is_crowded() => self.counters.table_full += 1,
             // Forgotten here, or it would be by now.
             (false, None) if gone_for >= millis(self.timing.reap_after_ms) => {}
             (true, None) => {
@@ -315,9 +316,12 @@ impl Driver {
     }
 
     pub(super) fn ordered_out(&mut self, intent: Intent, now: Instant) {
-        if self.is_member() && intent.generation >= self.id().generation {
-            let at = now + millis(self.timing.refute_delay_ms);
-            self.alarms.set(at, Alarm::Refute(intent.generation));
+        if !self.is_member() || intent.generation < self.id().generation {
+            return;
         }
+        if self.ordered_out.is_none() {
+            self.alarms.set(now + millis(self.timing.refute_delay_ms), Alarm::Refute);
+        }
+        self.ordered_out = self.ordered_out.max(Some(intent.generation));
     }
 }

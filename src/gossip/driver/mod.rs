@@ -225,6 +225,8 @@ pub(super) struct Driver {
     slowness: u32,
     /// The last suspicion of this node that it refuted: generation and incarnation.
     refuted: Option<(u64, u16)>,
+    /// The highest generation of this node that was ordered to leave and has not contradicted yet.
+    ordered_out: Option<u64>,
     /// Whether foca raised a suspicion while handling the current alarm.
     raised: bool,
     /// Whether others were asked to probe the member that is being probed.
@@ -352,6 +354,7 @@ impl Driver {
             live: 1,
             slowness: 0,
             refuted: None,
+            ordered_out: None,
             raised: false,
             asked_others: false,
             accept_after: now,
@@ -730,8 +733,9 @@ impl Driver {
                 self.reap(now);
             }
             Alarm::Accept => {}
-            Alarm::Refute(generation) => {
+            Alarm::Refute => {
                 let me = self.id();
+                let Some(generation) = self.ordered_out.take() else { return };
                 if self.is_member() && me.generation <= generation && generation < MAX_GENERATION {
                     self.env.reachable("a node contradicts an order to leave");
                     self.become_identity(Identity { generation, ..me }.next());
