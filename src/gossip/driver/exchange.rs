@@ -215,14 +215,21 @@ impl Driver {
     /// is not: that node is told instead, and takes a new generation that everybody believes.
     fn merge(&mut self, theirs: pushpull::State, join: bool, now: Instant) {
         let peer = theirs.sender.id.node_id;
+        let incarnations = self.incarnations();
         for record in std::iter::once(theirs.sender).chain(theirs.members) {
             let id = record.id;
             if id.node_id == self.id().node_id {
                 self.about_me(&record, now);
                 continue;
             }
-            self.merge_record(&record, now);
-            self.settle(now);
+            // Foca looks for whom it is told of among all whom it knows, and almost all of what members tell each other is no news.
+            let is_news = !record.live
+                || self.table.get(id.node_id).is_none_or(|entry| entry.id != id || !entry.live)
+                || incarnations.get(&id).is_none_or(|known| record.incarnation > *known);
+            if is_news {
+                self.merge_record(&record, now);
+                self.settle(now);
+            }
             if let Some(profile) = record.profile()
                 && self.table.describe(&profile)
                 && id.node_id == peer

@@ -235,6 +235,8 @@ pub(super) struct Driver {
     /// No stream is accepted before.
     accept_after: Instant,
     receive_failures: u32,
+    /// The other members that live, as programs were told of them, by name.
+    names: BTreeMap<String, BTreeSet<u64>>,
     conflicts: BTreeSet<(u64, u64)>,
     counters: Counters,
 }
@@ -360,6 +362,7 @@ impl Driver {
             accept_after: now,
             burst: 0,
             receive_failures: 0,
+            names: BTreeMap::new(),
             conflicts: BTreeSet::new(),
             counters: Counters::default(),
             phase: Phase::Member,
@@ -1012,6 +1015,7 @@ impl Driver {
             }
             let before = self.shared.view().members.insert(node_id, member.clone());
             let known_before = before.is_some();
+            self.note_name(before.as_ref(), member);
             if let Some(before) = before.filter(|before| before.addr != member.addr) {
                 self.member_moved(&before, member, now);
             }
@@ -1059,7 +1063,7 @@ impl Driver {
 
     /// Follows the number of live members.
     fn resize(&mut self) {
-        let live = self.table.iter().filter(|entry| entry.live).count() + 1;
+        let live = self.table.live() + 1;
         if live == self.live {
             return;
         }
@@ -1070,16 +1074,28 @@ impl Driver {
         }
     }
 
+    fn note_name(&mut self, before: Option<&Member>, after: &Member) {
+        if let Some(before) = before.filter(|before| before.status.is_live())
+            && let Some(namesakes) = self.names.get_mut(&before.name)
+        {
+            namesakes.remove(&before.node_id);
+            if namesakes.is_empty() {
+                self.names.remove(&before.name);
+            }
+        }
+        if after.status.is_live() {
+            self.names.entry(after.name.clone()).or_default().insert(after.node_id);
+        }
+    }
+
     fn check_name(&mut self, member: &Member) {
+        let mut namesakes = self.names.get(&member.name).into_iter().flatten();
+        let other = namesakes.find(|node_id| **node_id != member.node_id);
         let twin = {
             let view = self.shared.view();
-            view.members
-                .values()
-                .chain(std::iter::once(&view.local))
-                .find(|other| {
-                    other.node_id != member.node_id && other.name == member.name && other.status.is_live()
-                })
-                .cloned()
+            let local =
+                (view.local.name == member.name && view.local.status.is_live()).then_some(&view.local);
+            other.and_then(|node_id| view.members.get(node_id)).or(local).cloned()
         };
         let Some(twin) = twin else { return };
         let pair = (twin.node_id.min(member.node_id), twin.node_id.max(member.node_id));
