@@ -7,11 +7,13 @@
 //!
 //! A node whose `serfHealth` is there and that gossip does not know may only not be known *yet*: a leader that has just
 //! started sees the others come one by one. So it counts as failed after a minute, and as gone when gossip, had it known
-//! it, would have forgotten it. Taking it out at once ended sessions that were in use (seed 58 of the sweep, once).
+//! it, would have forgotten it. Taking it out at once ended sessions that were in use (seed 58 of the sweep, once). One that
+//! this leader's gossip did know, and has forgotten, has been gone for as long as that already ([`Missing`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::env::Instant;
 use crate::gossip::{Member, Status as Fate};
 use crate::mutant;
 use crate::state::CatalogCommand;
@@ -54,10 +56,46 @@ fn serf_health(lives: bool) -> CheckInfo {
 }
 
 /// The nodes that the catalog has as members and that gossip does not know.
-pub fn unknown(members: &[Member], entered: &Entered) -> BTreeSet<String> {
+fn unknown(members: &[Member], entered: &Entered) -> BTreeSet<String> {
     let known: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let entered = entered.checks.iter().filter(|row| row.check.info.id == SERF_HEALTH);
     entered.filter(|row| !known.contains(row.node.as_str())).map(|row| row.node.clone()).collect()
+}
+
+/// How long gossip has not known the nodes that it does not know.
+#[derive(Debug, Default)]
+pub struct Missing {
+    /// The members that were known, as long as they are, or are in the catalog.
+    met: BTreeSet<String>,
+    since: BTreeMap<String, Instant>,
+}
+
+impl Missing {
+    /// Others have led, or nobody: from now on it is counted anew.
+    pub fn begin_anew(&mut self) {
+        self.since.clear();
+    }
+
+    /// Looks at the members and the catalog. Who was known to this node's gossip and is not any more has been forgotten, which
+    /// happens only to who has been gone for long.
+    pub fn look(
+        &mut self,
+        members: &[Member],
+        entered: &Entered,
+        now: Instant,
+    ) -> BTreeMap<String, Duration> {
+        let missed = unknown(members, entered);
+        self.since.retain(|node, _| missed.contains(node));
+        self.met.retain(|node| missed.contains(node));
+        let missed_for = missed.into_iter().map(|node| {
+            let since = *self.since.entry(node.clone()).or_insert(now);
+            let gone_for = if self.met.contains(&node) { REAPED_AFTER } else { now.since(since) };
+            (node, gone_for)
+        });
+        let missed_for = missed_for.collect();
+        self.met.extend(members.iter().map(|member| member.name.clone()));
+        missed_for
+    }
 }
 
 /// What to write so that the catalog agrees with gossip. `unknown_for` tells for how long this leader has not known
@@ -280,5 +318,27 @@ mod tests {
         let told = follow(&mut state, &alone, &[("bb", Duration::from_secs(60))]);
         assert_eq!(told, ["register node \"bb\" with check \"serfHealth\" critical"]);
         assert_eq!(follow(&mut state, &alone, &[("bb", REAPED_AFTER)]), ["deregister node \"bb\""]);
+    }
+
+    #[test]
+    fn who_was_known_and_has_been_forgotten_is_gone_already() {
+        let (server, client) = (member("a", Fate::Alive, true), member("bb", Fate::Failed, false));
+        let mut state = State::default();
+        follow(&mut state, &[server.clone(), member("bb", Fate::Alive, false)], &[]);
+        let at = |seconds: u64| Instant(1_000_000_000 * seconds);
+        let alone = [server.clone()];
+        let both = [server, client];
+        let mut missing = Missing::default();
+        let bb = |gone_for| BTreeMap::from([("bb".to_owned(), gone_for)]);
+        assert_eq!(missing.look(&alone, &entered(&state), at(1)), bb(Duration::ZERO), "not known yet");
+        assert_eq!(missing.look(&alone, &entered(&state), at(8)), bb(Duration::from_secs(7)));
+        assert_eq!(missing.look(&both, &entered(&state), at(9)), BTreeMap::new());
+        for again in 10..12 {
+            assert_eq!(missing.look(&alone, &entered(&state), at(again)), bb(REAPED_AFTER));
+            missing.begin_anew();
+        }
+        // It is out of the catalog; another of its name that comes there is another.
+        assert_eq!(missing.look(&alone, &entered(&State::default()), at(12)), BTreeMap::new());
+        assert_eq!(missing.look(&alone, &entered(&state), at(13)), bb(Duration::ZERO));
     }
 }

@@ -4,8 +4,8 @@
 //! needs to know is who has which: [`Keyring`] counts. Changing a key is safe in three steps, each of which has to be
 //! everywhere before the next begins (see [`crate::gossip::keyring`]); each may be repeated until it is.
 //!
-//! A member that has failed cannot be asked. It is named, because it will be kept out when it comes back, if meanwhile the
-//! key that it encrypts with was removed.
+//! A member that has failed cannot be asked. It is named, because it comes back with the keys that it had: it will be kept out, if meanwhile
+//! the one that it encrypts with was removed, and any other that was removed it understands still.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,8 @@ impl Keyring {
         }
         for name in not_asked {
             ring.messages.entry(name).or_insert_with(|| {
-                "has failed and was not asked; it is kept out when it is back, if its key is removed by then"
+                "has failed and was not asked; when it is back it has the keys that it had, and is kept out if the one that it \
+                 encrypts with was removed"
                     .to_owned()
             });
         }

@@ -43,7 +43,7 @@ use crate::state::{AclCommand, Command, KvCommand, Outcome, Request, RequestId, 
 use super::autopilot::{self, Judged, View};
 use super::bootstrap::{found_together, founders};
 use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Forwarded, Reply};
-use super::census::{self, Entered};
+use super::census::{self, Entered, Missing};
 use super::coordinates::{self, Gathered};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
 use super::lan::{self, Lan, advertised};
@@ -983,15 +983,14 @@ impl Server {
     async fn enter_members(self) {
         let env = &self.inner.env;
         let mut members = self.inner.lan.changes();
-        // Since when this leader has not known a node that the catalog has.
-        let mut unknown: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut missing = Missing::default();
         let mut led = false;
         loop {
             tokio::select! {
                 biased;
                 changed = members.changed() => if changed.is_err() { return },
                 // Mutant C06: only a change of the members makes a leader look.
-                () = self.inner.node.leadership_changed(led), if !mutant::is("C06") => unknown.clear(),
+                () = self.inner.node.leadership_changed(led), if !mutant::is("C06") => missing.begin_anew(),
                 () = env.sleep(ENTER_EVERY), if !mutant::is("C06") => {}
             }
             led = self.inner.node.is_leader();
@@ -1004,14 +1003,9 @@ impl Server {
                         continue;
                     }
                 };
-                let (known, now) = (self.inner.lan.remembered(), env.now());
-                let missed = census::unknown(&known, &entered);
-                unknown.retain(|node, _| missed.contains(node));
-                let missed_for = missed.into_iter().map(|node| {
-                    let since = *unknown.entry(node.clone()).or_insert(now);
-                    (node, now.since(since))
-                });
-                let plan = census::plan(&known, &entered, &missed_for.collect());
+                let known = self.inner.lan.remembered();
+                let missed_for = missing.look(&known, &entered, env.now());
+                let plan = census::plan(&known, &entered, &missed_for);
                 if plan.is_empty() {
                     break;
                 }

@@ -32,15 +32,16 @@ impl Belongs {
         it.map(|it| postcard::to_stdvec(&it).unwrap_or_default()).unwrap_or_default()
     }
 
-    /// What follows a sender or a state; nothing there says nothing.
+    /// What follows a sender or a state; nothing there says nothing. Gives what is behind it, too.
     ///
     /// # Errors
     /// When it is something else.
-    pub fn decode(bytes: &[u8]) -> Result<Option<Belongs>, Garbage> {
+    pub fn decode(bytes: &[u8]) -> Result<(Option<Belongs>, &[u8]), Garbage> {
         if bytes.is_empty() {
-            return Ok(None);
+            return Ok((None, bytes));
         }
-        postcard::from_bytes(bytes).map(Some).map_err(|_| Garbage::Malformed)
+        let (it, rest) = postcard::take_from_bytes(bytes).map_err(|_| Garbage::Malformed)?;
+        Ok((Some(it), rest))
     }
 }
 

@@ -331,7 +331,7 @@ impl Delegate for UserEvents {
     }
 
     fn merge_remote_state(&self, bytes: &[u8], join: bool) {
-        let Ok((clock, events)) = postcard::from_bytes::<(u64, Vec<UserEvent>)>(bytes) else { return };
+        let Some((clock, events)) = recent(bytes) else { return };
         if join {
             let mut state = self.lock();
             if clock <= state.clock.saturating_add(LEAP_LIMIT) {
@@ -392,6 +392,22 @@ impl fmt::Debug for UserEvents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserEvents").field("clock", &self.clock()).finish_non_exhaustive()
     }
+}
+
+/// What a node tells of its events: its clock and the recent ones, of which there are never more than [`RING`].
+fn recent(state: &[u8]) -> Option<(u64, Vec<UserEvent>)> {
+    let ((clock, count), mut rest) = postcard::take_from_bytes::<(u64, u64)>(state).ok()?;
+    // In memory an event is many times as long as the shortest is here.
+    if count > RING as u64 {
+        return None;
+    }
+    let mut events = Vec::new();
+    for _ in 0..count {
+        let (event, after) = postcard::take_from_bytes(rest).ok()?;
+        events.push(event);
+        rest = after;
+    }
+    Some((clock, events))
 }
 
 /// When full, the oldest event by its Lamport time is dropped without a word, be it this one: gossip brings news out of order, and

@@ -9,7 +9,7 @@
 //! which facts arrive does not matter.
 //!
 //! The table outlives foca's memory on purpose: failed members stay, so that somebody knocks on them again
-//! after a partition, until they are reaped.
+//! after a partition, until they are reaped. When that is, all agree on: whoever hears of a dead member hears how long it has been gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -100,6 +100,8 @@ pub struct Entry {
     pub sure: bool,
     /// Since when `live` is what it is.
     since: Instant,
+    /// How long it had been gone then, as whoever told of it knew. Nothing if this node saw it live.
+    gone_before: Duration,
     /// What programs were told last.
     shown: Option<Member>,
 }
@@ -122,6 +124,12 @@ impl Entry {
     /// would bring it back.
     pub fn is_pruned(&self) -> bool {
         !self.live && self.is_forced_out() && self.intent.is_some_and(|intent| intent.prune)
+    }
+
+    /// For how long it has been gone, which counts on when one member tells another: were it counted anew by each, whoever has
+    /// forgotten it would hear of it again from those who have not yet, without end.
+    pub fn gone_for(&self, now: Instant) -> Duration {
+        if self.live { Duration::ZERO } else { self.gone_before + now.since(self.since) }
     }
 
     fn view(&self) -> Option<Member> {
@@ -160,12 +168,19 @@ pub enum Up {
 pub struct Table {
     entries: BTreeMap<u64, Entry>,
     touched: BTreeSet<u64>,
+    /// How many entries are live.
+    live: usize,
 }
 
 impl Table {
     /// The entry of a node.
     pub fn get(&self, node_id: u64) -> Option<&Entry> {
         self.entries.get(&node_id)
+    }
+
+    /// How many members live.
+    pub fn live(&self) -> usize {
+        self.live
     }
 
     /// All entries, by node.
@@ -176,7 +191,7 @@ impl Table {
     /// Foca says that this life is active.
     pub fn up(&mut self, id: Identity, now: Instant) -> Up {
         let Some(entry) = self.entries.get_mut(&id.node_id) else {
-            return if self.insert(id, true, now) { Up::Current } else { Up::Full };
+            return if self.insert(id, None, now) { Up::Current } else { Up::Full };
         };
         // Of two lives of one generation the one that is here stays: the other will hear of it and step up.
         let rival = entry.live && id.generation == entry.id.generation && id.addr != entry.id.addr;
@@ -187,6 +202,8 @@ impl Table {
         }
         if !entry.live {
             entry.since = now;
+            entry.gone_before = Duration::ZERO;
+            self.live += 1;
         }
         entry.id = id;
         entry.live = true;
@@ -218,6 +235,7 @@ impl Table {
         {
             entry.live = false;
             entry.since = now;
+            self.live -= 1;
             self.touched.insert(id.node_id);
         }
     }
@@ -235,15 +253,15 @@ impl Table {
         }
     }
 
-    /// Somebody remembers this life, which is over. Only news if the node is unknown here, or known by an
+    /// Somebody remembers this life, which has been over for `gone_for`. Only news if the node is unknown here, or known by an
     /// earlier life that is over as well.
-    pub fn remember_down(&mut self, id: Identity, now: Instant) {
+    pub fn remember_down(&mut self, id: Identity, gone_for: Duration, now: Instant) {
         match self.entries.get_mut(&id.node_id) {
             None => {
-                self.insert(id, false, now);
+                self.insert(id, Some(gone_for), now);
             }
             Some(entry) if !entry.live && id.generation > entry.id.generation => {
-                entry.id = id;
+                (entry.id, entry.since, entry.gone_before) = (id, now, gone_for);
                 self.touched.insert(id.node_id);
             }
             Some(_) => {}
@@ -277,7 +295,7 @@ impl Table {
         let old: Vec<Identity> = self
             .entries
             .values()
-            .filter(|entry| !entry.live && now.since(entry.since) >= after)
+            .filter(|entry| !entry.live && entry.gone_for(now) >= after)
             .map(|entry| entry.id)
             .collect();
         for id in &old {
@@ -315,20 +333,23 @@ impl Table {
         changes
     }
 
-    fn insert(&mut self, id: Identity, live: bool, now: Instant) -> bool {
+    /// One that lives, or has been gone for so long.
+    fn insert(&mut self, id: Identity, gone_for: Option<Duration>, now: Instant) -> bool {
         if self.entries.len() >= TABLE_LIMIT {
             return false;
         }
+        self.live += usize::from(gone_for.is_none());
         self.entries.insert(
             id.node_id,
             Entry {
                 id,
-                live,
+                live: gone_for.is_none(),
                 profile: None,
                 intent: None,
                 heard: Instant(0),
                 sure: false,
                 since: now,
+                gone_before: gone_for.unwrap_or_default(),
                 shown: None,
             },
         );
@@ -408,7 +429,7 @@ mod tests {
         table.order_out(1, Intent { generation: 2, prune: true });
         assert!(matches!(&table.changes()[..], [Change::Listed(m)] if m.pruned && m.status == Status::Left));
         assert!(table.get(1).unwrap().is_pruned());
-        table.remember_down(id(1, 1, 2), Instant(9));
+        table.remember_down(id(1, 1, 2), Duration::ZERO, Instant(9));
         assert_eq!(table.changes(), [], "a laggard does not bring it back");
         table.up(id(1, 1, 3), Instant(9));
         assert!(matches!(&table.changes()[..], [Change::Joined(_)]));
@@ -420,8 +441,16 @@ mod tests {
         table.up(id(2, 2, 1), Instant(1));
         table.down(id(1, 1, 1), Instant(10));
         assert_eq!(table.reap(Instant(19), Duration::from_nanos(10)), []);
+        assert_eq!((table.live(), table.iter().count()), (1, 2));
         assert_eq!(table.reap(Instant(20), Duration::from_nanos(10)), [id(1, 1, 1)]);
         assert!(table.get(1).is_none() && table.get(2).is_some());
+        // Of what others tell, their time counts too.
+        table.remember_down(id(1, 1, 1), Duration::from_nanos(7), Instant(30));
+        assert_eq!(table.get(1).unwrap().gone_for(Instant(31)), Duration::from_nanos(8));
+        assert_eq!(table.reap(Instant(32), Duration::from_nanos(10)), []);
+        table.up(id(2, 2, 2), Instant(32));
+        assert_eq!(table.live(), 1);
+        assert_eq!(table.reap(Instant(33), Duration::from_nanos(10)), [id(1, 1, 1)]);
     }
 
     #[derive(Clone, Debug)]
@@ -448,7 +477,7 @@ mod tests {
     fn learn(facts: &[Fact]) -> Vec<(Identity, Option<Profile>, Option<Intent>)> {
         let mut table = Table::default();
         for node in 0..3 {
-            table.remember_down(id(node, 1, 0), Instant(0));
+            table.remember_down(id(node, 1, 0), Duration::ZERO, Instant(0));
         }
         for fact in facts {
             match fact {
@@ -458,7 +487,7 @@ mod tests {
                 Fact::Intent(node, intent) => {
                     table.order_out(*node, *intent);
                 }
-                Fact::Down(id) => table.remember_down(*id, Instant(0)),
+                Fact::Down(id) => table.remember_down(*id, Duration::ZERO, Instant(0)),
             }
         }
         table.iter().map(|e| (e.id, e.profile.clone(), e.intent)).collect()

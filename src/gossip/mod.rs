@@ -36,8 +36,8 @@
 //! whom only one side believes that it lives is told to take a new generation as well. No user acts.
 //!
 //! # What is deliberately absent
-//! Queries, compression, and any
-//! promise that a message is delivered: only that it is likely to be.
+//! Queries, compression, probes over a stream (memberlist falls back to them: whoever can be reached by TCP and not by UDP would live,
+//! and get no news), and any promise that a message is delivered: only that it is likely to be.
 
 pub mod allegiance;
 pub mod beside;

@@ -49,6 +49,10 @@ pub struct Record {
     pub profile: Option<(u64, String, Bytes)>,
     /// The last order to leave.
     pub intent: Option<Intent>,
+    /// For how long it has been gone, if it does not live. Who does not say which cluster it is of does not say this either:
+    /// then it counts as gone just now.
+    #[serde(skip)]
+    pub gone_for_ms: u64,
 }
 
 impl Record {
@@ -77,10 +81,16 @@ pub struct State {
 }
 
 impl State {
-    /// As it stands in a frame.
+    /// As it stands in a frame. Which cluster the sender is of, and how long the dead have been gone, were added behind the rest; who
+    /// does not know of it passes over it.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
-        bytes.extend(Belongs::encode(self.of));
+        if self.of.is_some() {
+            bytes.extend(Belongs::encode(self.of));
+            for record in self.members.iter().filter(|record| !record.live) {
+                bytes.extend(postcard::to_stdvec(&record.gone_for_ms).unwrap_or_default());
+            }
+        }
         bytes
     }
 
@@ -89,12 +99,34 @@ impl State {
     /// # Errors
     /// When it is no state, or one of more members than there may be.
     pub fn decode(body: &[u8]) -> Result<State, FrameError> {
-        let (state, rest) = postcard::take_from_bytes::<State>(body).map_err(|_| Garbage::Malformed)?;
-        if state.members.len() > TABLE_LIMIT {
+        let (join, rest) = take(body)?;
+        let (sender, rest) = take(rest)?;
+        let (count, mut rest) = take::<u64>(rest)?;
+        // Before they are read: in memory a record is many times as long as in a frame.
+        if count > TABLE_LIMIT as u64 {
             return Err(Garbage::Malformed.into());
         }
-        Ok(State { of: Belongs::decode(rest)?, ..state })
+        let mut members = Vec::new();
+        for _ in 0..count {
+            let (record, after) = take::<Record>(rest)?;
+            members.push(record);
+            rest = after;
+        }
+        let (user, rest) = take(rest)?;
+        let (of, mut rest) = Belongs::decode(rest)?;
+        for record in members.iter_mut().filter(|record| !record.live) {
+            // A node that does not know of them adds none.
+            if rest.is_empty() {
+                break;
+            }
+            (record.gone_for_ms, rest) = take(rest)?;
+        }
+        Ok(State { join, sender, members, user, of })
     }
+}
+
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), Garbage> {
+    postcard::take_from_bytes(bytes).map_err(|_| Garbage::Malformed)
 }
 
 /// What both sides of an exchange need to know.
@@ -238,14 +270,23 @@ mod tests {
             live: true,
             profile: Some((1, "a".into(), Bytes::from_static(b"m"))),
             intent: Some(Intent { generation: 2, prune: true }),
+            gone_for_ms: 0,
         };
         let of = Some(Belongs { cluster: 7, sure: true });
-        let state =
-            State { join: true, sender: sender.clone(), members: vec![sender], user: Bytes::new(), of };
-        for of in [of, None] {
-            let state = State { of, ..state.clone() };
-            assert_eq!(State::decode(&state.encode()).unwrap(), state);
-        }
+        let dead = Record { live: false, gone_for_ms: 300, ..sender.clone() };
+        let members = vec![dead.clone(), sender.clone(), Record { gone_for_ms: 5, ..dead.clone() }];
+        let state = State { join: true, sender, members, user: Bytes::from_static(b"u"), of };
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes).unwrap(), state);
+        // As builds have written it that did not know how long anybody was gone, and as one that says nothing of itself.
+        let ages = [300u64, 5].map(|age| postcard::to_stdvec(&age).unwrap().len()).iter().sum::<usize>();
+        let mut gone_now = state.clone();
+        gone_now.members.iter_mut().for_each(|record| record.gone_for_ms = 0);
+        assert_eq!(State::decode(&bytes[..bytes.len() - ages]).unwrap(), gone_now);
+        assert_eq!(
+            State::decode(&State { of: None, ..state }.encode()).unwrap(),
+            State { of: None, ..gone_now }
+        );
     }
 
     proptest! {

@@ -226,6 +226,32 @@ async fn who_is_killed_has_failed_and_comes_back_with_its_next_life() {
 }
 
 #[tokio::test]
+async fn who_is_back_among_many_is_not_told_everything_by_each_of_them() {
+    let seldom = |node_id, generation, addr| Options {
+        timing: Timing { push_pull_interval_ms: 600_000, ..quick() },
+        ..options(node_id, generation, addr)
+    };
+    let mut nodes = Vec::new();
+    for node_id in 1..=25 {
+        let node = start(seldom(node_id, 1, any_port())).await;
+        if let Some(first) = nodes.first().map(Node::addr) {
+            node.gossip.join(&[first]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 25)).await;
+    let addr = nodes.pop().unwrap().addr();
+    until("it has failed", || nodes.iter().all(|node| node.sees("n25") == Some(Status::Failed))).await;
+    let begun = || nodes.iter().map(|node| stat(node, "push_pulls")).sum::<u64>();
+    let before = begun();
+    let back = start(seldom(25, 2, addr)).await;
+    back.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    until("it is back", || nodes.iter().all(|node| node.sees("n25") == Some(Status::Alive))).await;
+    let begun = begun() - before;
+    assert!(begun < 20, "{begun} of 24 exchanged state with it");
+}
+
+#[tokio::test]
 async fn a_node_that_forgot_its_generation_is_told_and_comes_back_without_joining_by_hand() {
     let mut nodes = cluster(3).await;
     let dead = nodes.pop().unwrap();
@@ -356,6 +382,41 @@ async fn who_is_gone_for_long_is_forgotten_and_may_come_back() {
     second.gossip.join(&[first.addr()]).await.unwrap();
     until("it is back", || first.sees("n2") == Some(Status::Alive)).await;
     assert_eq!(second.gossip.local().generation, 1);
+}
+
+#[tokio::test]
+async fn who_is_forgotten_is_not_remembered_again_by_those_who_tell_each_other_all_they_know() {
+    let forgetful = |node_id| Options {
+        // They see it fail, and forget it, at different times, and talk more often than they forget.
+        timing: Timing { reap_after_ms: 2_000, push_pull_interval_ms: 50, ..quick() },
+        founded: Some(7),
+        ..options(node_id, 1, any_port())
+    };
+    let mut nodes = Vec::new();
+    for node_id in 1..=4 {
+        let node = start(forgetful(node_id)).await;
+        if let Some(first) = nodes.first().map(Node::addr) {
+            node.gossip.join(&[first]).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    until("all see all", || nodes.iter().all(|node| node.gossip.members().len() == 4)).await;
+    nodes.pop().unwrap().gossip.shutdown().await;
+    until("it has failed", || nodes.iter().all(|node| node.sees("n4") == Some(Status::Failed))).await;
+    // Who comes after that hears of it, and how long ago it was.
+    let env = env_in_memory(0);
+    env.sleep(Duration::from_millis(1_000)).await;
+    let late = start(forgetful(5)).await;
+    late.gossip.join(&[nodes[0].addr()]).await.unwrap();
+    assert_eq!(late.sees("n4"), Some(Status::Failed));
+    nodes.push(late);
+    let came = env.now();
+    until("it is forgotten", || nodes.iter().all(|node| node.sees("n4").is_none())).await;
+    assert!(env.now().since(came) < Duration::from_millis(1_900), "{:?}", env.now().since(came));
+    for _ in 0..100 {
+        env.sleep(Duration::from_millis(10)).await;
+        assert!(nodes.iter().all(|node| node.sees("n4").is_none()));
+    }
 }
 
 #[tokio::test]
@@ -588,6 +649,33 @@ async fn garbage_is_counted_and_does_no_harm() {
     .await;
     assert_eq!(nodes[1].gossip.join(&[nodes[0].addr()]).await.unwrap(), 1);
     assert_eq!(nodes[0].sees("n2"), Some(Status::Alive));
+}
+
+#[tokio::test]
+async fn a_datagram_full_of_questions_gets_one_answer() {
+    let node = start(options(1, 1, any_port())).await;
+    let socket = std::net::UdpSocket::bind(any_port()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let id = Identity { node_id: 2, addr: socket.local_addr().unwrap(), generation: 1, leaving: false };
+    let sender = wire::Sender { id, revision: 1, of: None };
+    let cluster = wire::cluster_number("test");
+    let mut builder = wire::DatagramBuilder::new(wire::NEWEST, wire::NEWEST, cluster, &sender, &[]);
+    while builder.push(&wire::Part::WhoIs.encode()) {}
+    let asked = builder.parts() as u64;
+    assert!(asked > 400);
+    socket.send_to(&builder.finish(), node.addr()).unwrap();
+    until("the rest is counted", || stat(&node, "dropped_malformed") == asked - 1).await;
+    let (mut profiles, mut buffer) = (0, [0; wire::MAX_DATAGRAM]);
+    until("it is answered", || {
+        while let Ok(length) = socket.recv(&mut buffer) {
+            let datagram = wire::decode_datagram(&buffer[..length], cluster, wire::NEWEST).unwrap();
+            let of_itself = |part: &wire::Part| matches!(part, wire::Part::Profile(it) if it.id.node_id == 1);
+            profiles += datagram.parts.iter().filter(|part| of_itself(part)).count();
+        }
+        profiles > 0
+    })
+    .await;
+    assert_eq!(profiles, 1);
 }
 
 #[tokio::test]

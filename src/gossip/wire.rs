@@ -77,7 +77,7 @@ impl Sender {
 
     fn decode(bytes: &[u8]) -> Result<Sender, Garbage> {
         let (sender, rest) = postcard::take_from_bytes::<Sender>(bytes).map_err(|_| Garbage::Malformed)?;
-        Ok(Sender { of: Belongs::decode(rest)?, ..sender })
+        Ok(Sender { of: Belongs::decode(rest)?.0, ..sender })
     }
 }
 
@@ -158,6 +158,11 @@ pub enum Part {
 }
 
 impl Part {
+    /// Whether the receiver answers it with a datagram. Such a part has a datagram for itself.
+    pub fn asks(&self) -> bool {
+        matches!(self, Part::WhoIs | Part::Suspicion { .. })
+    }
+
     /// As it stands in a datagram, without its length.
     pub fn encode(&self) -> Bytes {
         // Serializing plain data into memory has no way to fail; an empty part would be skipped.

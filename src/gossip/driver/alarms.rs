@@ -24,8 +24,8 @@ pub(super) enum Alarm {
     Reap,
     /// Streams may be accepted again; there is nothing to do but to look.
     Accept,
-    /// Contradict an order to leave that names this generation.
-    Refute(u64),
+    /// Contradict the orders to leave.
+    Refute,
     /// The departure has been announced for long enough.
     LeaveCluster,
     /// Spread the departure; so many rounds are left.

@@ -13,7 +13,7 @@ use crate::gossip::members::TABLE_LIMIT;
 use crate::gossip::wire::{self, DatagramBuilder, Garbage, Part, Sender};
 use crate::mutant;
 
-/// How many addresses foca may know. At that many, only known members may add any: somebody invents them.
+/// How many addresses foca may know. At that many nobody adds any: somebody invents them.
 const MAX_ADDRESSES: usize = 2 * TABLE_LIMIT;
 
 /// A probe of foca's that is under way: for the round trip that its answer ends.
@@ -61,8 +61,7 @@ impl Driver {
             // Past that, more are spoken to in the oldest version, which everybody understands.
             self.modern.insert(sender.id.addr);
         }
-        let crowded = self.foca.iter_membership_state().len() >= MAX_ADDRESSES;
-        if crowded && self.table.get(sender.id.node_id).is_none_or(|entry| entry.id != sender.id) {
+        if self.is_crowded() && self.names_strangers(sender.id, datagram.swim) {
             self.counters.table_full += 1;
             return;
         }
@@ -87,7 +86,13 @@ impl Driver {
         self.table.heard(sender.id, now);
         self.table.belongs(sender.id.node_id, sender.of);
         self.compare_profiles(&sender, now);
+        let mut asked = false;
         for part in datagram.parts {
+            // Nobody asks twice at once. Each question costs a datagram, and a datagram has room for hundreds of them.
+            if part.asks() && std::mem::replace(&mut asked, true) {
+                self.counters.malformed += 1;
+                continue;
+            }
             self.on_part(part, &sender, now);
         }
         // Foca would take the next generation at once and say so, be told again that it is too low, and so on as fast
@@ -100,6 +105,18 @@ impl Driver {
                 "a node hears of its own death and comes back with a higher incarnation",
             );
         }
+    }
+
+    /// Whether foca knows as many addresses as it may.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.foca.iter_membership_state().len() >= MAX_ADDRESSES
+    }
+
+    /// Whether foca would learn of an address from a datagram of this sender.
+    fn names_strangers(&self, sender: Identity, swim: &[u8]) -> bool {
+        let told = updates(swim).unwrap_or_default();
+        let mut named = told.iter().map(|member| *member.id()).chain([sender]);
+        named.any(|id| !self.foca.iter_membership_state().any(|known| known.id().addr == id.addr))
     }
 
     /// Counts what was not believed, and says once in a while who is a stranger.
@@ -184,7 +201,9 @@ impl Driver {
             }
             Part::Profile(profile) => {
                 let id = profile.id;
-                if self.table.get(id.node_id).is_none_or(|entry| id.generation > entry.id.generation) {
+                if self.is_crowded() && self.table.get(id.node_id).is_none() {
+                    self.counters.table_full += 1;
+                } else if self.table.get(id.node_id).is_none_or(|entry| id.generation > entry.id.generation) {
                     self.apply(foca::Member::alive(id), true);
                     self.settle(now);
                 }
@@ -219,13 +238,12 @@ impl Driver {
                     self.refute(incarnation, sender.id);
                 }
             }
+            Part::Suspicion { .. } if self.table.get(sender.id.node_id).is_none_or(|entry| !entry.live) => {}
             Part::Suspicion { suspect, incarnation, jury: true } => {
                 self.take_case(suspect, incarnation, sender.id, now);
             }
             Part::Suspicion { suspect, incarnation, jury: false } => {
-                if self.table.get(sender.id.node_id).is_some_and(|entry| entry.live) {
-                    self.confirm(suspect, incarnation, sender.id.node_id, now);
-                }
+                self.confirm(suspect, incarnation, sender.id.node_id, now);
             }
         }
     }
@@ -278,7 +296,47 @@ pub(super) fn is_forwarded_ack(packet: &[u8]) -> bool {
     header(packet).is_some_and(|header| matches!(header.message, foca::Message::ForwardedAck { .. }))
 }
 
+/// What a packet of foca's tells of members, if it can be read.
+fn updates(packet: &[u8]) -> Option<Vec<foca::Member<Identity>>> {
+    let (_, rest) = postcard::take_from_bytes::<foca::Header<Identity>>(packet).ok()?;
+    let (count, mut rest) = rest.split_first_chunk::<2>()?;
+    let mut told = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (member, after) = postcard::take_from_bytes(rest).ok()?;
+        told.push(member);
+        rest = after;
+    }
+    Some(told)
+}
+
 /// What a packet of foca's says first.
 pub(super) fn header(packet: &[u8]) -> Option<foca::Header<Identity>> {
     postcard::take_from_bytes::<foca::Header<Identity>>(packet).ok().map(|(header, _)| header)
+}
+
+#[cfg(test)]
+mod tests {
+    use foca::{AccumulatingRuntime, Foca, Member, PostcardCodec};
+
+    use super::*;
+    use crate::env::real::env_in_memory;
+
+    #[test]
+    fn what_a_packet_tells_of_members_is_read_as_foca_writes_it() {
+        let id = |node_id: u64| {
+            let addr = SocketAddr::from(([127, 0, 0, 1], node_id as u16));
+            Identity { node_id, addr, generation: 300, leaving: false }
+        };
+        let env = env_in_memory(1);
+        let mut foca = Foca::new(id(1), foca::Config::simple(), env.rng("foca"), PostcardCodec);
+        let mut runtime = AccumulatingRuntime::new();
+        let told = [Member::alive(id(2)), Member::new(id(3), 7, foca::State::Down)];
+        foca.apply_many(told.iter().cloned(), true, &mut runtime).unwrap();
+        foca.gossip(&mut runtime).unwrap();
+        let (_, packet) = runtime.to_send().unwrap();
+        let mut read = updates(&packet).unwrap();
+        read.sort_by_key(|member| *member.id());
+        assert_eq!(read, told);
+        assert_eq!(updates(&packet[..packet.len() - 1]), None);
+    }
 }

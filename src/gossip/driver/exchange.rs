@@ -178,8 +178,7 @@ impl Driver {
 
     /// All this node knows.
     pub(super) fn state(&self, join: bool) -> pushpull::State {
-        let incarnations: BTreeMap<Identity, u16> =
-            self.foca.iter_membership_state().map(|member| (*member.id(), member.incarnation())).collect();
+        let (incarnations, now) = (self.incarnations(), self.env.now());
         let members = self
             .table
             .iter()
@@ -189,6 +188,7 @@ impl Driver {
                 live: entry.live,
                 profile: entry.profile.as_ref().map(|p| (p.revision, p.name.clone(), p.meta.clone())),
                 intent: entry.intent,
+                gone_for_ms: entry.gone_for(now).as_millis().try_into().unwrap_or(u64::MAX),
             })
             .collect();
         let mut user = self.delegate.local_state(join);
@@ -202,22 +202,34 @@ impl Driver {
             live: true,
             profile: Some((self.me.revision, self.me.name.clone(), self.me.meta.clone())),
             intent: None,
+            gone_for_ms: 0,
         };
         pushpull::State { join, sender, members, user, of: self.belongs() }
+    }
+
+    fn incarnations(&self) -> BTreeMap<Identity, u16> {
+        self.foca.iter_membership_state().map(|member| (*member.id(), member.incarnation())).collect()
     }
 
     /// Merges what a peer knows. Its word on who lives is taken; its word that somebody we see alive is dead
     /// is not: that node is told instead, and takes a new generation that everybody believes.
     fn merge(&mut self, theirs: pushpull::State, join: bool, now: Instant) {
         let peer = theirs.sender.id.node_id;
+        let incarnations = self.incarnations();
         for record in std::iter::once(theirs.sender).chain(theirs.members) {
             let id = record.id;
             if id.node_id == self.id().node_id {
                 self.about_me(&record, now);
                 continue;
             }
-            self.merge_record(&record, now);
-            self.settle(now);
+            // Foca looks for whom it is told of among all whom it knows, and almost all of what members tell each other is no news.
+            let is_news = !record.live
+                || self.table.get(id.node_id).is_none_or(|entry| entry.id != id || !entry.live)
+                || incarnations.get(&id).is_none_or(|known| record.incarnation > *known);
+            if is_news {
+                self.merge_record(&record, now);
+                self.settle(now);
+            }
             if let Some(profile) = record.profile()
                 && self.table.describe(&profile)
                 && id.node_id == peer
@@ -237,7 +249,11 @@ impl Driver {
         let id = record.id;
         let known = self.table.get(id.node_id).map(|entry| (entry.id, entry.live));
         let claim = |state| foca::Member::new(id, record.incarnation, state);
+        let gone_for = millis(record.gone_for_ms);
         match (record.live, known) {
+            (_, None) if self.is_crowded() => self.counters.table_full += 1,
+            // Forgotten here, or it would be by now.
+            (false, None) if gone_for >= millis(self.timing.reap_after_ms) => {}
             (true, None) => {
                 self.env.reachable("an exchange of state brings a member that gossip had not");
                 self.apply(claim(State::Alive), true);
@@ -259,7 +275,7 @@ impl Driver {
             }
             (true, Some(_)) => {}
             (false, None) => {
-                self.table.remember_down(id, now);
+                self.table.remember_down(id, gone_for, now);
                 // So that no rumour of its life makes it appear.
                 self.apply(claim(State::Down), false);
             }
@@ -274,7 +290,7 @@ impl Driver {
             (false, Some((known, _))) if id.generation > known.generation => {
                 self.apply(claim(State::Down), true);
                 self.settle(now);
-                self.table.remember_down(id, now);
+                self.table.remember_down(id, gone_for, now);
             }
             (false, Some(_)) => {}
         }
@@ -307,9 +323,12 @@ impl Driver {
     }
 
     pub(super) fn ordered_out(&mut self, intent: Intent, now: Instant) {
-        if self.is_member() && intent.generation >= self.id().generation {
-            let at = now + millis(self.timing.refute_delay_ms);
-            self.alarms.set(at, Alarm::Refute(intent.generation));
+        if !self.is_member() || intent.generation < self.id().generation {
+            return;
         }
+        if self.ordered_out.is_none() {
+            self.alarms.set(now + millis(self.timing.refute_delay_ms), Alarm::Refute);
+        }
+        self.ordered_out = self.ordered_out.max(Some(intent.generation));
     }
 }

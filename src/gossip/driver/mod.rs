@@ -72,6 +72,8 @@ const JUMP_PAUSE: Duration = Duration::from_secs(1);
 const MAX_TOLD: usize = 1_024;
 /// How many failed members are knocked on at once.
 const KNOCKS: usize = 16;
+/// So many members, as chance has it, exchange state with one that is back.
+const HEALERS: usize = 8;
 /// How many dead lives beyond those in the table are remembered.
 const MAX_STRAYS: usize = 4_096;
 /// How long no stream is accepted after accepting failed: the cause, such as too many open files, takes time
@@ -223,6 +225,8 @@ pub(super) struct Driver {
     slowness: u32,
     /// The last suspicion of this node that it refuted: generation and incarnation.
     refuted: Option<(u64, u16)>,
+    /// The highest generation of this node that was ordered to leave and has not contradicted yet.
+    ordered_out: Option<u64>,
     /// Whether foca raised a suspicion while handling the current alarm.
     raised: bool,
     /// Whether others were asked to probe the member that is being probed.
@@ -231,6 +235,8 @@ pub(super) struct Driver {
     /// No stream is accepted before.
     accept_after: Instant,
     receive_failures: u32,
+    /// The other members that live, as programs were told of them, by name.
+    names: BTreeMap<String, BTreeSet<u64>>,
     conflicts: BTreeSet<(u64, u64)>,
     counters: Counters,
 }
@@ -350,11 +356,13 @@ impl Driver {
             live: 1,
             slowness: 0,
             refuted: None,
+            ordered_out: None,
             raised: false,
             asked_others: false,
             accept_after: now,
             burst: 0,
             receive_failures: 0,
+            names: BTreeMap::new(),
             conflicts: BTreeSet::new(),
             counters: Counters::default(),
             phase: Phase::Member,
@@ -728,8 +736,9 @@ impl Driver {
                 self.reap(now);
             }
             Alarm::Accept => {}
-            Alarm::Refute(generation) => {
+            Alarm::Refute => {
                 let me = self.id();
+                let Some(generation) = self.ordered_out.take() else { return };
                 if self.is_member() && me.generation <= generation && generation < MAX_GENERATION {
                     self.env.reachable("a node contradicts an order to leave");
                     self.become_identity(Identity { generation, ..me }.next());
@@ -1006,6 +1015,7 @@ impl Driver {
             }
             let before = self.shared.view().members.insert(node_id, member.clone());
             let known_before = before.is_some();
+            self.note_name(before.as_ref(), member);
             if let Some(before) = before.filter(|before| before.addr != member.addr) {
                 self.member_moved(&before, member, now);
             }
@@ -1039,10 +1049,12 @@ impl Driver {
             }
         }
         self.resize();
-        // Somebody came back. If a partition healed, the two sides have a lot to tell each other.
+        // Somebody came back. If a partition healed, the two sides have a lot to tell each other. But if it was one node that was
+        // away, all the others see it come, and it must not be told by each of a thousand what a few can tell.
         if let Some(addr) = healed
             && self.is_member()
             && self.last_heal.is_none_or(|last| now.since(last) >= Duration::from_secs(1))
+            && (self.live <= HEALERS || self.rng.random_range(0..self.live) < HEALERS)
         {
             self.last_heal = Some(now);
             self.exchange(addr, false, None);
@@ -1051,7 +1063,7 @@ impl Driver {
 
     /// Follows the number of live members.
     fn resize(&mut self) {
-        let live = self.table.iter().filter(|entry| entry.live).count() + 1;
+        let live = self.table.live() + 1;
         if live == self.live {
             return;
         }
@@ -1062,16 +1074,28 @@ impl Driver {
         }
     }
 
+    fn note_name(&mut self, before: Option<&Member>, after: &Member) {
+        if let Some(before) = before.filter(|before| before.status.is_live())
+            && let Some(namesakes) = self.names.get_mut(&before.name)
+        {
+            namesakes.remove(&before.node_id);
+            if namesakes.is_empty() {
+                self.names.remove(&before.name);
+            }
+        }
+        if after.status.is_live() {
+            self.names.entry(after.name.clone()).or_default().insert(after.node_id);
+        }
+    }
+
     fn check_name(&mut self, member: &Member) {
+        let mut namesakes = self.names.get(&member.name).into_iter().flatten();
+        let other = namesakes.find(|node_id| **node_id != member.node_id);
         let twin = {
             let view = self.shared.view();
-            view.members
-                .values()
-                .chain(std::iter::once(&view.local))
-                .find(|other| {
-                    other.node_id != member.node_id && other.name == member.name && other.status.is_live()
-                })
-                .cloned()
+            let local =
+                (view.local.name == member.name && view.local.status.is_live()).then_some(&view.local);
+            other.and_then(|node_id| view.members.get(node_id)).or(local).cloned()
         };
         let Some(twin) = twin else { return };
         let pair = (twin.node_id.min(member.node_id), twin.node_id.max(member.node_id));

@@ -123,11 +123,14 @@ impl Driver {
 
     /// The tick runs only while there is something to send and somebody to send it to.
     pub(super) fn arm_gossip(&mut self, now: Instant) {
+        if self.gossip_armed || self.foca.num_members() == 0 {
+            return;
+        }
         let waiting = self.foca.updates_backlog() > 0
             || !self.queue.is_empty()
             || self.delegate_pending
             || self.table.iter().any(|entry| entry.live && entry.profile.is_none());
-        if !self.gossip_armed && waiting && self.foca.num_members() > 0 {
+        if waiting {
             self.gossip_armed = true;
             self.alarms.set(now + millis(self.timing.gossip_interval_ms), Alarm::Gossip);
         }

@@ -127,7 +127,8 @@ impl Driver {
         if (claim.id, claim.incarnation) != (suspect, incarnation) {
             *claim = fresh();
         }
-        if claim.from.insert(from) {
+        // More than enough of them do not make it shorter.
+        if claim.from.len() <= CONFIRMATIONS && claim.from.insert(from) {
             let (own, others) = (claim.own.is_some(), claim.from.len() > 1);
             self.env.sometimes(own && others, "a suspicion is confirmed by another member");
             self.arm_suspicion(suspect.node_id, now);
