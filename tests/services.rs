@@ -429,6 +429,8 @@ fn what_is_registered_in_the_catalog_has_to_make_sense() {
     for (more, said) in [
         (json!({ "ID": "bad" }), "Bad node ID"),
         (json!({ "Service": { "Service": "x", "Address": "0.0.0.0" } }), "Invalid service address"),
+        (json!({ "Service": { "Service": "x", "Meta": { "consul-x": "c" } } }), "reserved for internal use"),
+        (json!({ "Service": ["", "x", "x"] }), "invalid type: sequence, expected struct Service"),
         (json!({ "Check": { "Node": "n8", "Name": "x" } }), "does not match node"),
     ] {
         let (status, text) = whole(more);

@@ -91,14 +91,16 @@ fn wrong_weights((passing, warning): (u32, u32)) -> Option<&'static str> {
     }
 }
 
-/// What a service may say of itself: the limits are Consul's.
-fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
+/// What is wrong with a service, whoever tells of it: nobody can reach anything where a server listens that listens
+/// everywhere, and of labels there are Consul's limits.
+pub fn unfit(service: &ServiceInfo) -> Option<String> {
     const RESERVED: &str = "consul-";
-    if let Some(wrong) = wrong_weights(service.weights) {
-        return Err(bad(wrong));
+    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+        return Some("Invalid service address".to_owned());
     }
     if service.meta.len() > 64 {
-        return Err(bad("Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs"));
+        let wrong = "Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs";
+        return Some(wrong.to_owned());
     }
     for (key, value) in &service.meta {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -110,17 +112,11 @@ fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
             () if value.len() > 512 => "Value is too long (limit: 512 characters)",
             () => continue,
         };
-        return Err(bad(format!(
+        return Some(format!(
             "Invalid Service Meta: Couldn't load metadata pair ('{key}', '{value}'): {wrong}"
-        )));
+        ));
     }
-    Ok(())
-}
-
-/// What is wrong with the address that a service is to have, if something is: nobody can reach anything where a server listens
-/// that listens everywhere.
-pub fn bad_address(address: &str) -> Option<&'static str> {
-    matches!(address, "0.0.0.0" | "::" | "[::]").then_some("Invalid service address")
+    None
 }
 
 /// A service with its checks. `scripts`: whether checks may run programs.
@@ -134,10 +130,12 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if service.name.is_empty() {
         return Err(bad("Missing service name"));
     }
-    if let Some(why) = bad_address(&service.address) {
+    if let Some(why) = unfit(&service) {
         return Err(bad(why));
     }
-    sensible(&service)?;
+    if let Some(wrong) = wrong_weights(service.weights) {
+        return Err(bad(wrong));
+    }
     for (name, (address, _)) in &service.tagged_addresses {
         let family = match name.as_str() {
             "lan_ipv4" | "wan_ipv4" if !matches!(address.parse(), Ok(IpAddr::V4(_))) => "ipv4",
