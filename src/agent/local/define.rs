@@ -239,7 +239,7 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
         });
         Probe::Http {
             url: of.http.clone(),
-            method: if of.method.is_empty() { "GET".to_owned() } else { of.method.to_uppercase() },
+            method: if of.method.is_empty() { "GET".to_owned() } else { of.method.clone() },
             headers: headers.collect(),
             body: of.body.clone(),
             server_name: of.tlsservername.clone(),
@@ -300,7 +300,11 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
     }
     let initial = match of.status.as_str() {
         "" => Status::Critical,
-        word => Status::of_word(word).ok_or_else(|| bad("Bad check status"))?,
+        word => Status::of_word(word).ok_or_else(|| {
+            // Consul has words of their own for the checks of a service.
+            let of_service = "Status for checks must 'passing', 'warning', 'critical'";
+            bad(if default_id.is_empty() { "Bad check status" } else { of_service })
+        })?,
     };
     let slow = if matches!(probe, Probe::Script(_)) { 30 } else { 10 };
     let id = [of.checkid, of.id, default_id.to_owned()].into_iter().find(|id| !id.is_empty());
@@ -443,6 +447,7 @@ mod tests {
             ),
             (json!({ "ttl": "1s", "alias_service": "b" }), Err("TTL must be not be set for Alias checks")),
             (json!({ "http": "ftp://a/", "interval": "1s" }), Err("http:// or https://")),
+            (json!({ "ttl": "1s", "status": "fluffy" }), Err("Status for checks must")),
         ] {
             match (said(check.clone()), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{check}"),
@@ -450,6 +455,16 @@ mod tests {
                 (found, _) => panic!("{check}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_verb_is_sent_as_it_is_written() {
+        let verb = |check: Value| match probe(&serde_json::from_value(check).unwrap()) {
+            Ok(Some(Probe::Http { method, .. })) => method,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(verb(json!({ "http": "http://a/", "method": "abc" })), "abc");
+        assert_eq!(verb(json!({ "http": "http://a/" })), "GET");
     }
 
     #[test]
