@@ -128,6 +128,33 @@ fn a_check_goes_where_an_answer_refers_to_and_says_no_more_than_it_may() {
 }
 
 #[test]
+fn a_check_that_follows_a_service_here_needs_no_server() {
+    // A client that knows nobody.
+    let home = Home::new();
+    let data = text_of(&home.data());
+    let node = Node::start("a", &[&["--data-dir", &data][..], &ANY_PORTS[..]].concat());
+    let follow = r#"{"Name":"alias","AliasService":"web"}"#;
+    assert_eq!(node.http().put("/v1/agent/check/register", follow).status, 200);
+    let says = |status: &str, output: &str| {
+        let wanted = (status.to_owned(), output.to_owned());
+        eventually(output, || (check(node.http(), "alias") == wanted).then_some(()));
+    };
+    says("critical", "Service web could not be found on node a");
+    register(node.http(), r#"{"Name":"web","Check":{"TTL":"10m"}}"#);
+    says("critical", "Aliased check \"Service 'web' check\" failing: ");
+    for (told, status, output) in [
+        ("pass", "passing", "All checks passing."),
+        ("warn", "warning", "Aliased check \"Service 'web' check\" failing: so so"),
+    ] {
+        let path = format!("/v1/agent/check/{told}/service:web?note=so%20so");
+        assert_eq!(node.http().put(&path, "").status, 200);
+        says(status, output);
+    }
+    assert_eq!(node.http().put("/v1/agent/check/deregister/service:web", "").status, 200);
+    says("passing", "No checks found.");
+}
+
+#[test]
 fn what_files_define_comes_and_goes_with_them() {
     let home = Home::new();
     let folder = home.path("agent.d");
@@ -429,6 +456,8 @@ fn what_is_registered_in_the_catalog_has_to_make_sense() {
     for (more, said) in [
         (json!({ "ID": "bad" }), "Bad node ID"),
         (json!({ "Service": { "Service": "x", "Address": "0.0.0.0" } }), "Invalid service address"),
+        (json!({ "Service": { "Service": "x", "Meta": { "consul-x": "c" } } }), "reserved for internal use"),
+        (json!({ "Service": ["", "x", "x"] }), "invalid type: sequence, expected struct Service"),
         (json!({ "Check": { "Node": "n8", "Name": "x" } }), "does not match node"),
     ] {
         let (status, text) = whole(more);
@@ -626,11 +655,24 @@ fn the_command_line_takes_what_it_is_told_out_of_service() {
         "exit 0\nWhat     ID     Reason\nnode     a      rain\nservice  web/1  a new disk\n"
     );
     assert_eq!(check(node.http(), "_service_maintenance:web/1").0, "critical");
+    let fares = || {
+        let by_id = node.http().get("/v1/agent/health/service/id/web%2F1?format=text");
+        let by_name = node.http().get("/v1/agent/health/service/name/web");
+        let named: Value = serde_json::from_str(&by_name.text()).unwrap();
+        assert_eq!(
+            (named[0]["AggregatedStatus"].as_str(), by_name.status),
+            (Some(&*by_id.text()), by_id.status)
+        );
+        (by_id.text(), by_id.status)
+    };
+    assert_eq!(fares(), ("maintenance".to_owned(), 503));
     assert_eq!(
         ask(&["maint", "--disable", "--service", "web/1"]),
         "exit 0\nDone: service web/1 is not in maintenance any more.\n"
     );
+    assert_eq!(fares(), ("maintenance".to_owned(), 503), "the node is, still");
     assert_eq!(ask(&["maint", "--disable"]), "exit 0\nDone: the node is not in maintenance any more.\n");
+    assert_eq!(fares(), ("passing".to_owned(), 200));
     assert_eq!(ask(&["maint", "--json"]), "exit 0\n{}\n");
 
     let unknown = ask(&["maint", "--enable", "--service", "none"]);

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, forward_to_deserialize_any};
 use serde_json::{Map, Value};
 
 use super::duration::parse_duration;
@@ -22,7 +23,80 @@ const USERS_OWN: [&str; 5] = ["meta", "nodemeta", "header", "taggedaddresses", "
 /// # Errors
 /// The decoder's words.
 pub fn value<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
-    serde_json::from_value(squashed(value))
+    exact(squashed(value))
+}
+
+/// Reads a value whose keys are in the one form. No list is taken for an object, wherever it stands: serde reads one as
+/// fields in their order, and an empty one as an object of defaults.
+///
+/// # Errors
+/// The decoder's words.
+pub fn exact<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    T::deserialize(Exact(value))
+}
+
+/// See [`exact`].
+struct Exact(Value);
+
+impl IntoDeserializer<'_, serde_json::Error> for Exact {
+    type Deserializer = Exact;
+
+    fn into_deserializer(self) -> Exact {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Exact {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> serde_json::Result<V::Value> {
+        match self.0 {
+            Value::Array(values) => visitor.visit_seq(SeqDeserializer::new(values.into_iter().map(Exact))),
+            Value::Object(fields) => {
+                let fields = fields.into_iter().map(|(key, value)| (key, Exact(value)));
+                visitor.visit_map(MapDeserializer::new(fields))
+            }
+            value => value.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> serde_json::Result<V::Value> {
+        match self.0 {
+            Value::Array(_) => Err(serde_json::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> serde_json::Result<V::Value> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> serde_json::Result<V::Value> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> serde_json::Result<V::Value> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
 }
 
 /// A value with its keys in the one form, and without its nulls.

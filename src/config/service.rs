@@ -203,7 +203,7 @@ fn strict<T: DeserializeOwned + Serialize + Default>(value: Value) -> Result<T, 
     for check in value.get("check").into_iter().chain(checks) {
         only_known::<Check>(check).map_err(|reason| format!("its check: {reason}"))?;
     }
-    serde_json::from_value(value).map_err(|error| error.to_string())
+    loose::exact(value).map_err(|error| error.to_string())
 }
 
 fn only_known<T: Serialize + Default>(value: &Value) -> Result<(), String> {
@@ -248,6 +248,8 @@ mod tests {
         let check = json!({ "name": "a", "checks": [{ "tcp": "x", "intervall": "1s" }] });
         assert!(of(check).starts_with("its check: the key intervall is unknown"));
         assert_eq!(of(json!("web")), "must be a table of keys");
+        let weights = json!({ "name": "a", "weights": [1, 1] });
+        assert!(of(weights).starts_with("invalid type: sequence, expected struct Weights"));
         assert!(of(json!({ "name": 1 })).contains("expected a string"));
     }
 

@@ -131,7 +131,7 @@ pub async fn register(api: Arc<Api>, call: Call) -> Reply {
     if service.as_ref().is_some_and(|service| service.name.is_empty()) {
         return Err(Failure::bad_request("Must provide service name with ID"));
     }
-    if let Some(why) = service.as_ref().and_then(|service| define::bad_address(&service.address)) {
+    if let Some(why) = service.as_ref().and_then(define::unfit) {
         return Err(Failure::bad_request(why));
     }
     let checks: Vec<CheckBody> = body.check.into_iter().chain(body.checks).collect();

@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::config::service::Service;
 
-use crate::config::loose::value;
 pub use crate::config::loose::{GoDuration, Labels};
+use crate::config::loose::{exact, value};
 
 use super::reply::Failure;
 
 /// A service in a body. Of weights that are there, one that is not named is 0, as in the Go structs that Consul reads
 /// a body into; in a file, it is 1.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Told(pub Service);
 
 impl<'de> Deserialize<'de> for Told {
@@ -24,7 +24,7 @@ impl<'de> Deserialize<'de> for Told {
                 weights.entry(name).or_insert_with(|| 0.into());
             }
         }
-        serde_json::from_value(service).map(Told).map_err(D::Error::custom)
+        exact(service).map(Told).map_err(D::Error::custom)
     }
 }
 
@@ -37,8 +37,7 @@ pub fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     object(serde_json::from_slice(bytes).map_err(failed)?, "the body").map_err(failed)
 }
 
-/// Reads an object. `what` it is. A list is refused here, because serde takes one for an object whose fields come in
-/// order, and an empty one for an object of defaults: by `[]` a token would be made.
+/// Reads an object. `what` it is.
 ///
 /// # Errors
 /// The decoder's words.
@@ -101,6 +100,50 @@ mod tests {
         assert_eq!(weights(r#"{"Name":"a","Weights":{"Passing":10}}"#), (10, 0));
         assert_eq!(weights(r#"{"Name":"a","Weights":{"Passing":10,"Warning":3}}"#), (10, 3));
         assert_eq!(weights(r#"{"Name":"a","Weights":{"Warning":3}}"#), (0, 3));
+    }
+
+    #[test]
+    fn no_list_is_taken_for_an_object_in_an_object() {
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        #[serde(default)]
+        struct Outer {
+            one: Sample,
+            maybe: Option<Sample>,
+            several: Vec<Sample>,
+            named: BTreeMap<String, Sample>,
+            told: Option<Told>,
+        }
+        let read = |text: &str| body::<Outer>(text.as_bytes()).map_err(|failure| failure.text);
+        assert_eq!(
+            read(r#"{"One":{},"Maybe":null,"Told":null,"Several":[],"Named":{}}"#),
+            Ok(Outer::default())
+        );
+        let one = || Sample { tags: vec!["a".into()], ..Sample::default() };
+        let all = r#"{"One":X,"Maybe":X,"Several":[X],"Named":{"a":X},"Told":X}"#;
+        let outer = Outer {
+            one: one(),
+            maybe: Some(one()),
+            several: vec![one()],
+            named: [("a".to_owned(), one())].into(),
+            told: Some(Told(Service { tags: vec!["a".into()], ..Service::default() })),
+        };
+        assert_eq!(read(&all.replace('X', r#"{"Tags":["a"],"unknown":[[1]]}"#)), Ok(outer));
+        for text in [
+            r#"{"One":[]}"#,
+            r#"{"Maybe":["s"]}"#,
+            r#"{"Several":[[]]}"#,
+            r#"{"Named":{"a":["s",[]]}}"#,
+            r#"{"Told":[]}"#,
+            r#"{"Told":{"Weights":[1,2]}}"#,
+            r#"{"Told":{"Check":[]}}"#,
+            r#"{"Told":{"TaggedAddresses":{"lan":["a",1]}}}"#,
+        ] {
+            let refused = read(text).unwrap_err();
+            assert!(
+                refused.starts_with("Request decode failed: invalid type: sequence, expected struct "),
+                "{text}: {refused}"
+            );
+        }
     }
 
     #[test]

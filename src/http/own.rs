@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::agent::local::book::{Book, Definition, MAX_OUTPUT, OwnCheck, Unknown};
 use crate::agent::local::define::{self, Bad, Whole};
-use crate::agent::local::{NODE_MAINTENANCE, service_maintenance};
+use crate::agent::local::{NODE_MAINTENANCE, SERVICE_MAINTENANCE, is_maintenance};
 use crate::config::service;
 use crate::state::acl::{Access, Authorizer, Denied, Kind};
 use crate::state::catalog::{CheckRow, Row, ServiceInfo, Status};
@@ -349,19 +349,24 @@ fn health(
     let book = api.agent.local().book();
     let datacenter = api.agent.config().datacenter.clone();
     let text = wants_text(call);
-    let mut worst = Status::Passing;
+    let (mut worst, mut word) = (Status::Passing, Status::Passing.word());
     let mut found = Vec::new();
     for service in book.services().values().filter(|service| wanted(service)) {
-        // A check of the node speaks for all that is on it.
-        let status = book.worst_of(&service.id).max(book.worst_of(""));
-        worst = worst.max(status);
-        let own = book.checks().values().filter(|check| {
-            check.definition.service_id == service.id || check.definition.service_id.is_empty()
-        });
+        let status = book.checks_for(&service.id).map(|check| check.status).max().unwrap_or(Status::Passing);
+        // Who is being worked on is not said to fail.
+        let aggregated_status =
+            if book.checks_for(&service.id).any(|check| is_maintenance(&check.definition.id)) {
+                "maintenance"
+            } else {
+                status.word()
+            };
+        if status > worst {
+            (worst, word) = (status, aggregated_status);
+        }
         found.push(Health {
-            aggregated_status: status.word(),
+            aggregated_status,
             service: Own::new(service, &datacenter),
-            checks: own.map(|check| row(api, check, book.services())).collect(),
+            checks: book.checks_for(&service.id).map(|check| row(api, check, book.services())).collect(),
         });
     }
     if found.is_empty() {
@@ -377,14 +382,14 @@ fn health(
         return Ok(reply::because(response, &missing));
     }
     let mut response: Response = if text {
-        reply::text(StatusCode::OK, worst.word())
+        reply::text(StatusCode::OK, word)
     } else if many {
         reply::json(&found, call.params.pretty())?
     } else {
         reply::json(&found[0], call.params.pretty())?
     };
     *response.status_mut() = code(worst);
-    Ok(reply::because(response, worst.word()))
+    Ok(reply::because(response, word))
 }
 
 /// How this agent's instances of a service fare.
@@ -467,5 +472,5 @@ pub async fn service_maintenance_mode(api: Arc<Api>, call: Call) -> Reply {
     if !api.agent.local().book().services().contains_key(&id) {
         return Err(Unknown::Service(id).into());
     }
-    maintenance(&api, call, service_maintenance(&id), id, "service", on).await
+    maintenance(&api, call, format!("{SERVICE_MAINTENANCE}{id}"), id, "service", on).await
 }

@@ -68,10 +68,24 @@ impl Sample {
     }
 }
 
-/// The last complete interval, or with `?format=prometheus` the totals since the start.
+/// Whether what a client accepts says that it is a scraper of Prometheus', as Consul decides it.
+fn scrapes(accepted: &str) -> bool {
+    accepted.split(',').any(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        // Consul looks for 0.4.0, and the format's version is 0.0.4.
+        let versions = ["version=0.0.4", "version=0.4.0"];
+        name == "application/openmetrics-text"
+            || name == "text/plain" && parts.next().is_some_and(|version| versions.contains(&version))
+    })
+}
+
+/// The last complete interval, or for `?format=prometheus` and for scrapers the totals since the start.
 pub async fn metrics(api: Arc<Api>, call: Call) -> Reply {
     let stats = api.agent.stats();
-    match call.params.text("format") {
+    let accepted = call.head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let scraper = accepted.is_some_and(scrapes).then_some("prometheus");
+    match call.params.text("format").or(scraper) {
         None => {
             let interval = api.agent.metrics().last_interval();
             let gauges = gauges(&stats).into_iter();
@@ -227,6 +241,22 @@ mod tests {
             ]
         );
         assert_eq!(as_hclog("no JSON\n"), "no JSON\n");
+    }
+
+    #[test]
+    fn scrapers_are_known_by_what_they_accept() {
+        for accepted in ["", ";;;", ",,,", "*/*", "text/plain", "text/html;version=0.0.4", "text/plain;q=1"] {
+            assert!(!scrapes(accepted), "{accepted}");
+        }
+        for accepted in [
+            "text/plain;version=0.4.0,",
+            "text/plain   ;   version=0.4.0",
+            "text/plain;version=0.0.4;q=1,*/*;q=0.1",
+            "*/*, application/openmetrics-text ;q=1",
+            "Application/OpenMetrics-Text; version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        ] {
+            assert!(scrapes(accepted), "{accepted}");
+        }
     }
 
     #[test]

@@ -176,12 +176,12 @@ fn operation(api: &Api, wanted: Wanted) -> Result<TxnOp, Failure> {
 }
 
 /// Why an operation cannot be, whatever there is: what the calls for one thing alone refuse as well.
-fn impossible(op: &TxnOp) -> Option<&'static str> {
+fn impossible(op: &TxnOp) -> Option<String> {
     let TxnOp::Catalog(written) = op else { return None };
     match &written.row {
         _ if !op.writes() => None,
-        CatalogRow::Node(node) => bad_node_id(&node.id),
-        CatalogRow::Service { service, .. } => define::bad_address(&service.address),
+        CatalogRow::Node(node) => bad_node_id(&node.id).map(str::to_owned),
+        CatalogRow::Service { service, .. } => define::unfit(service),
         CatalogRow::Check { .. } => None,
     }
 }
@@ -212,7 +212,7 @@ pub async fn txn(api: Arc<Api>, call: Call) -> Reply {
     let pretty = call.params.pretty();
     let errors: Vec<OpError> = (0..)
         .zip(&ops)
-        .filter_map(|(op_index, op)| Some(OpError { op_index, what: impossible(op)?.to_owned() }))
+        .filter_map(|(op_index, op)| Some(OpError { op_index, what: impossible(op)? }))
         .collect();
     if !errors.is_empty() {
         return show(&api, &Err(errors), pretty);

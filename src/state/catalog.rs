@@ -279,6 +279,8 @@ pub struct Catalog {
 struct Places {
     /// Nodes by their names in small letters.
     nodes_named: Sorted<String, String>,
+    /// Nodes by their ids in small letters, if they have one.
+    nodes_of_id: Sorted<String, String>,
     /// Nodes by their addresses, if those are numbers.
     nodes_at: Sorted<IpAddr, String>,
     /// Instances by the names of their services in small letters.
@@ -291,6 +293,9 @@ impl Places {
     /// A node is there, or is no more.
     fn node(&mut self, node: &NodeInfo, there: bool) {
         self.nodes_named.set(node.name.to_ascii_lowercase(), &node.name, there);
+        if !node.id.is_empty() {
+            self.nodes_of_id.set(node.id.to_ascii_lowercase(), &node.name, there);
+        }
         if let Ok(address) = node.address.parse() {
             self.nodes_at.set(address, &node.name, there);
         }
@@ -421,11 +426,11 @@ impl Catalog {
         if known.is_some_and(|known| skip || known.info == *node) {
             return;
         }
-        let create_index = known.map_or(index, |known| known.create_index);
+        let former = self.node_by_id(&node.id).cloned();
+        let create_index = former.as_ref().or(known).map_or(index, |row| row.create_index);
         // An id means one node: under a new name, it is the old one no more.
-        let former = self.node_by_id(&node.id).map(|row| row.info.name.clone());
-        if let Some(former) = former.filter(|former| *former != node.name) {
-            self.remove_node(index, &former, losses);
+        if let Some(former) = former.filter(|former| former.info.name != node.name) {
+            self.remove_node(index, &former.info.name, losses);
         }
         if let Some(known) = self.nodes.get(&node.name) {
             self.places.node(&known.info, false);
@@ -565,7 +570,14 @@ impl Catalog {
 
     /// The instances of a service, whatever the case of its name, in the order of their keys.
     fn instances_named(&self, service: &str) -> impl Iterator<Item = (&OnNode, &Row<ServiceInfo>)> {
-        let keys = self.places.services_named.of(service.to_ascii_lowercase());
+        self.instances_of(self.places.services_named.of(service.to_ascii_lowercase()))
+    }
+
+    /// The instances of these keys.
+    fn instances_of<'a>(
+        &'a self,
+        keys: impl Iterator<Item = &'a OnNode>,
+    ) -> impl Iterator<Item = (&'a OnNode, &'a Row<ServiceInfo>)> {
         keys.filter_map(|key| Some((key, self.services.get(key)?)))
     }
 
@@ -606,8 +618,15 @@ impl Catalog {
 
     /// A node by its id.
     pub fn node_by_id(&self, id: &str) -> Option<&Row<NodeInfo>> {
-        let named = |row: &&Row<NodeInfo>| !row.info.id.is_empty() && row.info.id.eq_ignore_ascii_case(id);
-        self.nodes.iter().map(|(_, row)| row).find(named)
+        self.rows_of(self.places.nodes_of_id.of(id.to_ascii_lowercase())).next()
+    }
+
+    /// The nodes of these names.
+    fn rows_of<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a String>,
+    ) -> impl Iterator<Item = &'a Row<NodeInfo>> {
+        names.filter_map(|name| self.nodes.get(name))
     }
 
     /// A service of a node.
@@ -851,7 +870,9 @@ impl Asked for OneNode {
         let catalog = state.catalog();
         let name = self.row(catalog).map_or(&self.node, |node| &node.info.name);
         let checks = if self.checks { catalog.node_checks_changed.index_of(name) } else { 0 };
-        catalog.nodes_changed.index_of(name).max(checks)
+        // Whose an id is changes with the nodes that there are, and there is no mark by ids.
+        let nodes = if catalog.node(&self.node).is_some() { 0 } else { catalog.nodes.newest() };
+        catalog.nodes_changed.index_of(name).max(checks).max(nodes)
     }
 }
 
@@ -873,9 +894,8 @@ impl Asked for NodesAt {
 
     fn ask(&self, state: &State) -> Indexed<Self::Found> {
         let catalog = state.catalog();
-        let names = catalog.places.nodes_at.of(self.address);
-        let found = names.filter_map(|name| catalog.nodes.get(name).cloned()).collect();
-        Indexed { index: catalog.nodes.newest(), value: found }
+        let found = catalog.rows_of(catalog.places.nodes_at.of(self.address));
+        Indexed { index: catalog.nodes.newest(), value: found.cloned().collect() }
     }
 }
 
@@ -891,8 +911,8 @@ impl Asked for InstancesAt {
 
     fn ask(&self, state: &State) -> Indexed<Vec<Instance>> {
         let catalog = state.catalog();
-        let keys = catalog.places.services_at.of(self.address);
-        let found = keys.filter_map(|key| catalog.instance(key, catalog.services.get(key)?, false));
+        let at = catalog.instances_of(catalog.places.services_at.of(self.address));
+        let found = at.filter_map(|(key, service)| catalog.instance(key, service, false));
         let index = catalog.services.newest().max(catalog.nodes.newest());
         Indexed { index, value: found.collect() }
     }
@@ -910,9 +930,8 @@ impl Asked for NodesLike {
 
     fn ask(&self, state: &State) -> Indexed<Self::Found> {
         let catalog = state.catalog();
-        let names = catalog.places.nodes_named.of(self.name.to_ascii_lowercase());
-        let found = names.filter_map(|name| catalog.nodes.get(name).cloned()).collect();
-        Indexed { index: catalog.nodes.newest(), value: found }
+        let found = catalog.rows_of(catalog.places.nodes_named.of(self.name.to_ascii_lowercase()));
+        Indexed { index: catalog.nodes.newest(), value: found.cloned().collect() }
     }
 }
 
@@ -1040,7 +1059,9 @@ pub(super) mod tests {
         let own = prop_oneof![Just(String::new()), address()];
         let a_service = (name(), name(), own)
             .prop_map(|(id, name, address)| ServiceInfo { address, ..service(&id, &name) });
-        let a_node = (name(), address()).prop_map(|(name, address)| NodeInfo { address, ..node(&name) });
+        let id = prop::sample::select(vec!["", "ID-1", "id-2"]).prop_map(str::to_owned);
+        let a_node =
+            (name(), address(), id).prop_map(|(name, address, id)| NodeInfo { address, id, ..node(&name) });
         let a_check = (name(), prop::sample::select(vec!["", "a", "b"]), status)
             .prop_map(|(id, service, status)| check(&id, service, status));
         prop_oneof![
@@ -1079,6 +1100,11 @@ pub(super) mod tests {
             }
             read!(Checks { of: ChecksOf::Node(name.into()), node_meta: BTreeMap::new() });
             read!(Checks { of: ChecksOf::Service(name.into()), node_meta: BTreeMap::new() });
+        }
+        for id in ["id-1", "ID-2"] {
+            for flag in [true, false] {
+                read!(OneNode { node: id.into(), checks: flag });
+            }
         }
         for name in ["A", "b"] {
             read!(NodesLike { name: name.into() });
@@ -1167,7 +1193,8 @@ pub(super) mod tests {
         catalog.apply(1, &named("old"));
         let (_, losses) = catalog.apply(2, &named("new"));
         assert_eq!(losses, [Loss::Node("old".into())]);
-        assert_eq!(catalog.node_by_id("id-1").unwrap().info.name, "new");
+        let renamed = catalog.node_by_id("id-1").unwrap();
+        assert_eq!((renamed.info.name.as_str(), renamed.create_index, renamed.modify_index), ("new", 1, 2));
         let refused = catalog.apply(3, &named("id-1")).0;
         let Outcome::Refused { refusal, .. } = refused else { panic!("{refused:?}") };
         assert_eq!(refusal.to_string(), "Node name \"id-1\" is the ID of node \"new\"");

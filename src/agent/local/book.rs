@@ -336,16 +336,17 @@ impl Book {
         before.difference(&self.configured).cloned().collect()
     }
 
-    /// Whether the catalog has to hear of something.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.untold.is_empty()
-    }
-
     /// Adds a service, or replaces it. What the configuration had there is registered from now on.
     pub fn set_service(&mut self, service: ServiceInfo) {
-        self.configured.remove(&Item::Service(service.id.clone()));
-        self.dirty.insert(Item::Service(service.id.clone()));
-        self.services.insert(service.id.clone(), service);
+        let item = Item::Service(service.id.clone());
+        self.configured.remove(&item);
+        // By whose right it is may be another now, and is kept with it.
+        self.dirty.unsaved.insert(item.clone());
+        // Those who register again and again what is there tell the catalog nothing.
+        if self.services.get(&service.id) != Some(&service) {
+            self.dirty.untold.insert(item);
+            self.services.insert(service.id.clone(), service);
+        }
     }
 
     /// Removes a service and its checks. Gives the ids of the checks.
@@ -385,7 +386,9 @@ impl Book {
             _ => None,
         };
         let over_at = ttl.map(|ttl| now + ttl);
-        let check = match self.checks.remove(&id) {
+        let known = self.checks.remove(&id);
+        let looked = known.as_ref().map(OwnCheck::info);
+        let check = match known {
             Some(known) if known.definition == definition => OwnCheck { over_at, ..known },
             // What its thresholds are was counted for may be another thing now.
             Some(known) => OwnCheck {
@@ -399,16 +402,21 @@ impl Book {
             None => OwnCheck {
                 status: definition.initial,
                 critical_since: (definition.initial == Status::Critical).then_some(now),
-                definition,
                 output: String::new(),
-                successes: 0,
-                failures: 0,
+                // What it finds first counts at once, as in Consul: nothing was known that could be doubted.
+                successes: definition.success_before_passing,
+                failures: definition.failures_before_critical,
+                definition,
                 over_at,
                 told_until: None,
             },
         };
-        self.checks.insert(id.clone(), check);
-        self.dirty.insert(Item::Check(id));
+        let item = Item::Check(id.clone());
+        self.dirty.unsaved.insert(item.clone());
+        if looked.as_ref() != Some(&check.info()) {
+            self.dirty.untold.insert(item);
+        }
+        self.checks.insert(id, check);
         Ok(())
     }
 
@@ -472,11 +480,11 @@ impl Book {
     }
 
     /// Makes a check critical if the time of what it was told is over. If it was told something at the last moment, that
-    /// counts.
-    pub fn expire(&mut self, id: &str, now: Instant) {
-        let Some(check) = self.checks.get_mut(id) else { return };
+    /// counts. Whether it stands otherwise now.
+    pub fn expire(&mut self, id: &str, now: Instant) -> bool {
+        let Some(check) = self.checks.get_mut(id) else { return false };
         if check.over_at.is_none_or(|over_at| over_at > now) {
-            return;
+            return false;
         }
         check.told_until = None;
         self.dirty.unsaved.insert(Item::Check(id.to_owned()));
@@ -486,33 +494,35 @@ impl Book {
             last if last.starts_with("TTL expired") => last.to_owned(),
             last => format!("TTL expired (last output before timeout follows): {last}"),
         };
-        self.found(id, Status::Critical, output, now);
+        self.found(id, Status::Critical, output, now)
     }
 
-    /// A check found out how things are. Counts towards its thresholds.
-    pub fn found(&mut self, id: &str, found: Status, output: String, now: Instant) {
-        let Some(check) = self.checks.get_mut(id) else { return };
+    /// A check found out how things are. Counts towards its thresholds. Whether it stands otherwise now.
+    pub fn found(&mut self, id: &str, found: Status, output: String, now: Instant) -> bool {
+        let Some(check) = self.checks.get_mut(id) else { return false };
         let output = cut(output, LONGEST);
         let critical = found == Status::Critical;
         check.successes = if critical { 0 } else { check.successes.saturating_add(1) };
         check.failures = if critical { check.failures.saturating_add(1) } else { 0 };
         let definition = &check.definition;
-        // Who is told how things are does not wait to be told again.
         let told = matches!(definition.probe, Some(Probe::Ttl(_)));
         let status = match found {
-            found if told => found,
+            // Who is told how things are does not wait to be told again.
+            found if !definition.probe.as_ref().is_some_and(Probe::looks) => found,
             Status::Critical if check.failures >= definition.failures_before_critical => found,
             Status::Critical if check.failures >= definition.failures_before_warning => Status::Warning,
             Status::Passing | Status::Warning if check.successes >= definition.success_before_passing => {
                 found
             }
-            _ => check.status,
+            // Too few in a row: it is as if nothing had been found.
+            _ => return false,
         };
-        if status == check.status && output == check.output {
-            return;
+        let turns = status != check.status;
+        if !turns && output == check.output {
+            return false;
         }
         // Output alone is told with the next comparison: a chatty check must not write all the time.
-        if status != check.status {
+        if turns {
             self.dirty.insert(Item::Check(id.to_owned()));
         } else if told {
             self.dirty.unsaved.insert(Item::Check(id.to_owned()));
@@ -524,6 +534,7 @@ impl Book {
         };
         check.status = status;
         check.output = output;
+        turns
     }
 
     /// The services whose checks have been critical for longer than they allow.
@@ -536,10 +547,12 @@ impl Book {
         services.filter(|id| !id.is_empty()).collect()
     }
 
-    /// The worst of the checks of a service, or of the node.
-    pub fn worst_of(&self, service_id: &str) -> Status {
-        let own = self.checks.values().filter(|check| check.definition.service_id == service_id);
-        own.map(|check| check.status).max().unwrap_or(Status::Passing)
+    /// The checks that speak for a service: its own, and the node's. With an empty id, the node's.
+    pub fn checks_for(&self, service_id: &str) -> impl Iterator<Item = &OwnCheck> {
+        self.checks.values().filter(move |check| {
+            let of = &check.definition.service_id;
+            of.is_empty() || of == service_id
+        })
     }
 
     fn register_service(&self, node: &NodeInfo, service: &ServiceInfo) -> CatalogCommand {
@@ -724,6 +737,7 @@ pub(super) mod tests {
         let of = Definition { failures_before_warning: 2, failures_before_critical: 3, ..looking("c") };
         book.set_check(Definition { initial: Status::Passing, ..of }, Instant(0)).unwrap();
         let mut seen = Vec::new();
+        book.found("c", Status::Passing, String::new(), Instant(0));
         for found in [Status::Critical; 4].into_iter().chain([Status::Passing]) {
             book.found("c", found, String::new(), Instant(0));
             seen.push(book.checks()["c"].status);
@@ -756,11 +770,22 @@ pub(super) mod tests {
             book.checks()["c"].status
         };
         use Status::{Critical, Passing};
-        let seen: Vec<Status> = [Passing, Critical, Passing, Passing, Critical, Passing, Critical, Critical]
-            .into_iter()
-            .map(&mut after)
-            .collect();
-        assert_eq!(seen, [Critical, Critical, Critical, Passing, Passing, Passing, Passing, Critical]);
+        // The first counts at once.
+        let found = [Passing, Critical, Passing, Critical, Critical, Passing, Critical, Passing, Passing];
+        let seen = found.map(&mut after);
+        let so_far = [Passing, Passing, Passing, Passing, Critical, Critical, Critical, Critical, Passing];
+        assert_eq!(seen, so_far);
+        book.set_check(
+            Definition { initial: Passing, failures_before_critical: 2, ..looking("bad") },
+            Instant(0),
+        )
+        .unwrap();
+        assert!(book.found("bad", Critical, String::new(), Instant(0)));
+        // What does not count is not said either.
+        for (found, counts) in [("once", false), ("twice", true)] {
+            assert_eq!(book.found("c", Critical, found.into(), Instant(0)), counts, "{found}");
+        }
+        assert_eq!(book.checks()["c"].output, "twice");
         // Who is told does not wait to be told again.
         book.set_check(Definition { failures_before_critical: 2, ..definition("told", "") }, Instant(0))
             .unwrap();
@@ -850,6 +875,25 @@ pub(super) mod tests {
         book.remove_check("c").unwrap();
         book.set_check(Definition { initial: Status::Warning, ..definition("c", "web") }, at(70)).unwrap();
         assert_eq!(stands(&book), (String::new(), Status::Warning, String::new()));
+    }
+
+    #[test]
+    fn what_is_registered_again_as_it_is_is_no_news_to_the_catalog() {
+        let mut book = Book::default();
+        let mut news = |tag: &str, notes: &str| {
+            book.set_service(service("web", tag));
+            let of = Definition { notes: notes.into(), ..definition("c", "web") };
+            book.set_check(of, Instant(0)).unwrap();
+            assert_eq!(book.take_unsaved().len(), 2, "with whatever right it has now");
+            book.take_dirty().len()
+        };
+        let seen = [news("a", ""), news("a", ""), news("b", ""), news("b", "x"), news("b", "x")];
+        assert_eq!(seen, [2, 0, 1, 1, 0]);
+        // It has gone, and is back before anybody heard of it.
+        book.remove_service("web").unwrap();
+        book.set_service(service("web", "b"));
+        let both = BTreeSet::from([Item::Service("web".into()), Item::Check("c".into())]);
+        assert_eq!(book.take_dirty(), both);
     }
 
     #[test]

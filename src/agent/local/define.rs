@@ -91,14 +91,16 @@ fn wrong_weights((passing, warning): (u32, u32)) -> Option<&'static str> {
     }
 }
 
-/// What a service may say of itself: the limits are Consul's.
-fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
+/// What is wrong with a service, whoever tells of it: nobody can reach anything where a server listens that listens
+/// everywhere, and of labels there are Consul's limits.
+pub fn unfit(service: &ServiceInfo) -> Option<String> {
     const RESERVED: &str = "consul-";
-    if let Some(wrong) = wrong_weights(service.weights) {
-        return Err(bad(wrong));
+    if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+        return Some("Invalid service address".to_owned());
     }
     if service.meta.len() > 64 {
-        return Err(bad("Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs"));
+        let wrong = "Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs";
+        return Some(wrong.to_owned());
     }
     for (key, value) in &service.meta {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -110,17 +112,11 @@ fn sensible(service: &ServiceInfo) -> Result<(), Bad> {
             () if value.len() > 512 => "Value is too long (limit: 512 characters)",
             () => continue,
         };
-        return Err(bad(format!(
+        return Some(format!(
             "Invalid Service Meta: Couldn't load metadata pair ('{key}', '{value}'): {wrong}"
-        )));
+        ));
     }
-    Ok(())
-}
-
-/// What is wrong with the address that a service is to have, if something is: nobody can reach anything where a server listens
-/// that listens everywhere.
-pub fn bad_address(address: &str) -> Option<&'static str> {
-    matches!(address, "0.0.0.0" | "::" | "[::]").then_some("Invalid service address")
+    None
 }
 
 /// A service with its checks. `scripts`: whether checks may run programs.
@@ -134,10 +130,12 @@ pub fn service(mut of: Service, scripts: bool) -> Result<Whole, Bad> {
     if service.name.is_empty() {
         return Err(bad("Missing service name"));
     }
-    if let Some(why) = bad_address(&service.address) {
+    if let Some(why) = unfit(&service) {
         return Err(bad(why));
     }
-    sensible(&service)?;
+    if let Some(wrong) = wrong_weights(service.weights) {
+        return Err(bad(wrong));
+    }
     for (name, (address, _)) in &service.tagged_addresses {
         let family = match name.as_str() {
             "lan_ipv4" | "wan_ipv4" if !matches!(address.parse(), Ok(IpAddr::V4(_))) => "ipv4",
@@ -241,7 +239,7 @@ fn probe(of: &Check) -> Result<Option<Probe>, Bad> {
         });
         Probe::Http {
             url: of.http.clone(),
-            method: if of.method.is_empty() { "GET".to_owned() } else { of.method.to_uppercase() },
+            method: if of.method.is_empty() { "GET".to_owned() } else { of.method.clone() },
             headers: headers.collect(),
             body: of.body.clone(),
             server_name: of.tlsservername.clone(),
@@ -302,7 +300,11 @@ fn define(of: Check, default_id: &str, default_name: &str, scripts: bool) -> Res
     }
     let initial = match of.status.as_str() {
         "" => Status::Critical,
-        word => Status::of_word(word).ok_or_else(|| bad("Bad check status"))?,
+        word => Status::of_word(word).ok_or_else(|| {
+            // Consul has words of their own for the checks of a service.
+            let of_service = "Status for checks must 'passing', 'warning', 'critical'";
+            bad(if default_id.is_empty() { "Bad check status" } else { of_service })
+        })?,
     };
     let slow = if matches!(probe, Probe::Script(_)) { 30 } else { 10 };
     let id = [of.checkid, of.id, default_id.to_owned()].into_iter().find(|id| !id.is_empty());
@@ -445,6 +447,7 @@ mod tests {
             ),
             (json!({ "ttl": "1s", "alias_service": "b" }), Err("TTL must be not be set for Alias checks")),
             (json!({ "http": "ftp://a/", "interval": "1s" }), Err("http:// or https://")),
+            (json!({ "ttl": "1s", "status": "fluffy" }), Err("Status for checks must")),
         ] {
             match (said(check.clone()), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{check}"),
@@ -452,6 +455,16 @@ mod tests {
                 (found, _) => panic!("{check}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_verb_is_sent_as_it_is_written() {
+        let verb = |check: Value| match probe(&serde_json::from_value(check).unwrap()) {
+            Ok(Some(Probe::Http { method, .. })) => method,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(verb(json!({ "http": "http://a/", "method": "abc" })), "abc");
+        assert_eq!(verb(json!({ "http": "http://a/" })), "GET");
     }
 
     #[test]

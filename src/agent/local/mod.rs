@@ -38,7 +38,7 @@ use crate::state::{CatalogCommand, Command, Outcome};
 
 use super::tokens::Purpose;
 use super::{Agent, Bearer, Consistency, QueryOptions, WriteError, uuid_of};
-use book::{Book, Definition, Item, Probe, Unknown, scale};
+use book::{Book, Definition, Item, OwnCheck, Probe, Unknown, scale};
 use define::{Configured, Whole};
 use shelf::{Change, Found, Shelf, Stood, Tokens};
 
@@ -58,9 +58,12 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 /// The check that says that the node is being worked on.
 pub const NODE_MAINTENANCE: &str = "_node_maintenance";
 
-/// The id of the check that says that a service is being worked on.
-pub fn service_maintenance(id: &str) -> String {
-    format!("_service_maintenance:{id}")
+/// What the id of the check begins with that says that a service is being worked on; then comes the service's id.
+pub const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
+
+/// Whether this is the id of a check that says that something is being worked on.
+pub fn is_maintenance(id: &str) -> bool {
+    id == NODE_MAINTENANCE || id.starts_with(SERVICE_MAINTENANCE)
 }
 
 /// The agent's services and checks. Clones are the same ones.
@@ -375,7 +378,10 @@ impl Local {
             // Mutant C14: the time to live of a check begins when it is first told something.
             Some(Probe::Ttl(_)) if mutant::is("C14") => None,
             Some(Probe::Ttl(ttl)) => Some(env.spawn(self.clone().expire(id.clone(), ttl))),
-            Some(Probe::Alias { node, service }) => {
+            Some(Probe::Alias { node: None, service }) => {
+                Some(env.spawn(self.clone().follow_own(agent.clone(), id.clone(), service)))
+            }
+            Some(Probe::Alias { node: Some(node), service }) => {
                 Some(env.spawn(self.clone().follow(agent.clone(), id.clone(), node, service)))
             }
             Some(probe) => Some(env.spawn(self.clone().look(agent.clone(), definition, probe))),
@@ -438,13 +444,10 @@ impl Local {
         self.change(|book| book.found(id, status, output, now));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Book)) {
-        let dirty = {
-            let mut book = self.locked();
-            change(&mut book);
-            book.is_dirty()
-        };
-        if dirty {
+    /// `change` says whether it is news to anybody.
+    fn change(&self, change: impl FnOnce(&mut Book) -> bool) {
+        let news = change(&mut self.locked());
+        if news {
             self.note_change();
         }
     }
@@ -472,13 +475,29 @@ impl Local {
         }
     }
 
-    /// Says what the checks of another service say.
-    async fn follow(self, agent: Agent, id: String, node: Option<String>, service: String) {
+    /// Says what the checks of another service here say. No server has to be asked for that, and so none has to be there.
+    async fn follow_own(self, agent: Agent, id: String, service: String) {
+        loop {
+            let changed = self.changed();
+            let checks: Option<Vec<CheckInfo>> = self.with_book(|book| {
+                let there = book.services().contains_key(&service);
+                there.then(|| book.checks_for(&service).map(OwnCheck::info).collect())
+            });
+            let (status, text) = match checks {
+                Some(checks) => aliased(checks.iter().filter(|check| check.id != id)),
+                None => not_found(&service, &agent.config().node_name),
+            };
+            self.found(&id, status, text);
+            // What a check says wakes nobody while it stands as it stood.
+            let _ = self.inner.env.timeout(COMPARE_EVERY, changed).await;
+        }
+    }
+
+    /// Says what the checks of a service of another node say, or of the node.
+    async fn follow(self, agent: Agent, id: String, node: String, service: String) {
         let env = self.inner.env.clone();
         let mut index = 0;
         loop {
-            let own = agent.local_member().name;
-            let node = node.clone().unwrap_or(own);
             let options =
                 QueryOptions { consistency: Consistency::Default, min_index: index, wait: COMPARE_EVERY };
             match agent.query(options, &OneNode { node: node.clone(), checks: true }).await {
@@ -494,10 +513,7 @@ impl Local {
                                 (check.service_id.is_empty() || check.service_id == service) && check.id != id
                             }))
                         }
-                        None => {
-                            let text = format!("Service {service} could not be found on node {node}");
-                            (Status::Critical, text)
-                        }
+                        None => not_found(&service, &node),
                     };
                     self.found(&id, status, text);
                 }
@@ -656,6 +672,11 @@ impl Local {
         }
         untold
     }
+}
+
+/// What a check says that looks at a service that is not there.
+fn not_found(service: &str, node: &str) -> (Status, String) {
+    (Status::Critical, format!("Service {service} could not be found on node {node}"))
 }
 
 /// What a check says that looks at these: how the worst of them stands, in Consul's words.

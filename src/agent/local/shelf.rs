@@ -404,7 +404,9 @@ mod tests {
                     3 => drop(book.remove_check(id)),
                     4 => drop(book.tell(id, Status::Passing, other.into(), now)),
                     5 => book.counts_until(id, until),
-                    6 => book.expire(id, now),
+                    6 => {
+                        book.expire(id, now);
+                    }
                     7 => book.doubt(id, now),
                     8 => drop(book.configure([Item::Service(id.into()), Item::Check(other.into())].into())),
                     9 => {
