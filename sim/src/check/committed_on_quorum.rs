@@ -15,10 +15,8 @@
 //! three and commit with two (the class of hashicorp/consul#6113). One exception is what autopilot promises: of an
 //! even number of voters one may go, which is one more than the odd number that bears as many failures.
 //!
-//! A voter whose node has become another since (it lost its disk) has what it had by then, and gets no more.
-//!
 //! Let pass: everything before the first configuration is seen, and the entry of a voter that was never
-//! heard of.
+//! heard of, or whose node has since become another voter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +75,7 @@ fn majority(voters: &[u64], expelled: &[u64], index: u64, term: u64, view: &View
     let voters: Vec<u64> = voters.iter().chain(expelled).copied().collect();
     let with = voters
         .iter()
-        .filter(|voter| view.last_of(**voter).is_none_or(|node| has_entry(node, index, term)))
+        .filter(|voter| view.by_raft_id(**voter).is_none_or(|(_, node)| has_entry(node, index, term)))
         // Mutant T05: a voter that is down counts as one that never had the entry.
         .filter(|voter| !mutant::is("T05") || view.by_raft_id(**voter).is_none_or(|(_, node)| node.up))
         .count();
@@ -144,9 +142,9 @@ fn describe(sets: &[Vec<u64>], index: u64, term: u64, view: &View) -> String {
     let mut voters: Vec<u64> = sets.iter().flatten().copied().collect();
     voters.sort_unstable();
     voters.dedup();
-    let known = |voter: &u64| match view.last_of(*voter) {
-        Some(node) if has_entry(node, index, term) => format!("{voter} has it"),
-        Some(node) => match (node.log.get(index), node.durable) {
+    let known = |voter: &u64| match view.by_raft_id(*voter) {
+        Some((_, node)) if has_entry(node, index, term) => format!("{voter} has it"),
+        Some((_, node)) => match (node.log.get(index), node.durable) {
             (Some((other, _)), _) if other != term => format!("{voter} has term {other} there"),
             (Some(_), durable) => format!("{voter} has it, durable up to {}", shown(durable)),
             (None, _) => format!("{voter}'s log ends at {}", shown(node.log.last())),
@@ -253,17 +251,6 @@ mod tests {
     fn nobody_else_is_spare() {
         shrunk_from(5, 3).rejects("not durable on a majority");
         shrunk_from(4, 2).rejects("not durable on a majority");
-    }
-
-    #[test]
-    fn a_voter_that_has_become_another_has_what_it_had_by_then_and_no_more() {
-        let anew = Observed::Recovered { raft_id: 77, term: 0, last_index: 0, applied: 0, log: vec![] };
-        // It said that it has the first entry, and lost its disk; the second can only be on one of three.
-        let bench = bench().syncs(0, 1).syncs(2, 1).says(2, anew).applies(0, 1, 1);
-        bench.accepts();
-        let bench = bench.appends(0, 2, 1).syncs(0, 2).applies(0, 2, 1);
-        bench.rejects("applied entry 2 of term 1");
-        bench.rejects("3's log ends at 1");
     }
 
     #[test]

@@ -17,8 +17,6 @@ use super::{At, Event};
 pub struct View {
     nodes: BTreeMap<u32, NodeView>,
     by_raft_id: BTreeMap<u64, u32>,
-    /// By Raft id: what a node was when it last bore that id, if it has another now.
-    former: BTreeMap<u64, NodeView>,
 }
 
 /// One node as observed.
@@ -204,11 +202,6 @@ impl View {
         Some((node, self.nodes.get(&node).filter(|view| view.raft_id == Some(raft_id))?))
     }
 
-    /// What the bearer of this Raft id was when it last bore it: as it is now, or as it was before its node became another.
-    pub fn last_of(&self, raft_id: u64) -> Option<&NodeView> {
-        self.by_raft_id(raft_id).map(|(_, node)| node).or_else(|| self.former.get(&raft_id))
-    }
-
     /// The node that runs, or last ran, under this gossip name.
     pub fn by_name(&self, name: &str) -> Option<(u32, &NodeView)> {
         self.nodes().find(|(_, view)| view.name == name)
@@ -228,13 +221,10 @@ impl View {
             }
             Event::Stopped(_) => node.up = false,
             Event::Observed(observed) => {
+                node.on(observed);
                 if let Observed::Recovered { raft_id, .. } = observed {
-                    if let Some(former) = node.raft_id.filter(|former| former != raft_id) {
-                        self.former.insert(former, node.clone());
-                    }
                     self.by_raft_id.insert(*raft_id, at.node);
                 }
-                node.on(observed);
             }
             Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram | Event::Fault { .. } => {
             }
