@@ -27,7 +27,7 @@ pub enum HistoryError {
         source: std::io::Error,
     },
     /// The line is not an operation.
-    #[error("line {line}: not an operation: {source}")]
+    #[error("line {line}: not an operation: {}", of_one_line(source))]
     Json {
         /// Where.
         line: usize,
@@ -54,6 +54,11 @@ pub enum HistoryError {
     /// There is not one operation in it, so that it is probably something else.
     #[error("line 1: there is no operation in it")]
     Empty,
+}
+
+/// What a parser says that was given one line out of many: of the place it knows the column only.
+fn of_one_line(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 impl From<edn::EdnError> for HistoryError {
@@ -185,7 +190,7 @@ fn read_within(input: impl BufRead, model: Model, limit: usize) -> Result<Vec<Op
             continue;
         }
         let operation: Operation =
-            serde_json::from_str(&text).map_err(|source| HistoryError::Json { line, source })?;
+            serde_json::from_str(text.trim_end()).map_err(|source| HistoryError::Json { line, source })?;
         if let Some(problem) = operation.problem() {
             return Err(HistoryError::Impossible { line, problem });
         }
@@ -306,8 +311,11 @@ mod tests {
         let good = r#"{"id":1,"client":0,"node":0,"key":"k","action":"get","invoked_ns":1,"outcome":{"failed":"refused"}}"#;
         let twice = format!("# a comment\n{good}\n\n{good}\n");
         assert_eq!(read(twice.as_bytes()).unwrap_err().to_string(), "line 4: operation 1 is there twice");
-        let torn = format!("{good}\n{}", &good[..40]);
-        assert!(read(torn.as_bytes()).unwrap_err().to_string().starts_with("line 2: not an operation"));
+        for end in ["", "\n", "\r\n"] {
+            let torn = format!("{good}\n{}{end}", &good[..42]);
+            let expected = "line 2: not an operation: EOF while parsing a string at column 42";
+            assert_eq!(read(torn.as_bytes()).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]

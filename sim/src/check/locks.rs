@@ -14,7 +14,7 @@
 //! time by as much as the fastest clock of the run is fast; a session expires after twice its TTL.
 //!
 //! A holder is told apart from all before it by the key's create index and lock index (Burrows 2006, 2.4: sequencers): both
-//! together only grow, from each holder to the next. And if a session that deletes what it holds ended with the lock, whoever
+//! together only grow, from each holder to every later one, and never go back while one holds it. And if a session that deletes what it holds ended with the lock, whoever
 //! gets it next has made the key anew.
 //!
 //! After the heal nobody holds a lock for ever: once every session that could be there has had the time to expire, and the
@@ -255,13 +255,14 @@ fn fenced(key: &str, sessions: &[Known<'_>], findings: &mut Findings) {
         .filter_map(|(id, step, shown)| shown.map(|shown| (id, step, shown)))
         .collect();
     looks.sort_by_key(|(_, step, _)| step.invoked_ns);
-    for pair in looks.windows(2) {
-        let [(earlier, before, (old, deletes)), (later, step, (new, _))] = pair else { continue };
-        if earlier == later || before.returned_ns >= step.invoked_ns {
-            continue;
-        }
-        let kept = *deletes && new.0 <= old.0;
-        if new <= old || kept {
+    for (at, (later, step, (new, _))) in looks.iter().enumerate() {
+        let wrong = looks[..at].iter().find(|(earlier, before, (old, deletes))| {
+            let another = earlier != later;
+            before.returned_ns < step.invoked_ns
+                && (new < old || (another && (new == old || (*deletes && new.0 <= old.0))))
+        });
+        if let Some((earlier, _, (old, deletes))) = wrong {
+            let kept = earlier != later && *deletes && new.0 <= old.0;
             let why =
                 if kept { "which deletes it, and it was not made anew" } else { "and a fence must grow" };
             let detail = format!(
@@ -397,6 +398,22 @@ mod tests {
         story(fenced(5, 1, true), fenced(5, 2, false)).rejects("not made anew");
         let given_back = story(fenced(5, 1, true), fenced(5, 2, false));
         given_back.step("a", (4, 4), What::Releases).accepts();
+    }
+
+    #[test]
+    fn a_fence_that_goes_back_behind_one_of_long_ago_or_its_own_is_rejected() {
+        let fenced = |created, taken| What::Fenced { created, taken, deletes: false };
+        let own = Story::default().holder("a", 0, 1).step("a", (2, 3), fenced(5, 2));
+        own.step("a", (4, 5), fenced(5, 1)).rejects("a fence must grow");
+        // The look between is so slow that it says nothing of either.
+        Story::default()
+            .holder("a", 0, 1)
+            .step("a", (2, 3), fenced(5, 3))
+            .holder("b", 2, 35)
+            .step("b", (3, 80), fenced(5, 9))
+            .holder("c", 70, 71)
+            .step("c", (75, 76), fenced(5, 2))
+            .rejects("session c holds it as (created, taken) (5, 2), and a had it as (5, 3)");
     }
 
     #[test]

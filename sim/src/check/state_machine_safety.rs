@@ -2,8 +2,8 @@
 //! it (Raft, 5.4.3, and determinism of the state machine). What a node applies is what its log holds.
 //!
 //! A snapshot from the leader must be the state that applying gave at its index. Within one life an
-//! index is applied once and the next is larger; after a restart they may be applied again, which is
-//! judged against the first time.
+//! index is applied once and is followed by the next, if no snapshot stands for what is between; after a restart they may be
+//! applied again, which is judged against the first time.
 
 use driftline::env::Observed;
 
@@ -65,8 +65,7 @@ impl Check for StateMachineSafety {
             Event::Observed(&Observed::Applied { index, term, entry, state }) => {
                 let before = view.node(node).applied;
                 // 0 is what a node with nothing applied says, and the first index as well.
-                if index > 0 && before.is_some_and(|before| index <= before) {
-                    let before = before.unwrap_or(0);
+                if let Some(before) = before.filter(|before| index > 0 && index != before.saturating_add(1)) {
                     findings.add(
                         "SMS",
                         at,
@@ -139,7 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn going_back_within_a_life_is_rejected() {
+    fn going_back_or_leaving_out_an_entry_within_a_life_is_rejected() {
         bench().applies(0, 2, 1).rejects("applied index 2 after index 2");
+        bench().applies(0, 4, 1).rejects("applied index 4 after index 2");
     }
 }

@@ -184,7 +184,7 @@ fn judge(args: &CheckArgs) -> Result<Judgement, String> {
         None => {
             let base = undecided(&operations, Limit::Time, watch);
             let words = format!(
-                "unknown: the time limit was met before the search of {} operations could begin",
+                "unknown: the time limit was met before the search of {} operations came to an end",
                 base.operations
             );
             Judgement { words, ..base }

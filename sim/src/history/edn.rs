@@ -8,6 +8,7 @@
 //! is known to [`Value::canonical`].
 //! Left out: namespaces' meaning, and everything that only code has.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufRead};
 
@@ -458,6 +459,15 @@ impl<R: BufRead> Reader<R> {
         if values.len() % 2 == 1 {
             return Err(self.wrong("a map with a key that has no value"));
         }
+        // Which of two values a field has nobody knows.
+        let mut names = BTreeSet::new();
+        for key in values.iter().step_by(2) {
+            if let Value::Keyword(name) = key
+                && !names.insert(name)
+            {
+                return Err(self.wrong(format!("a map with :{name} in it twice")));
+            }
+        }
         let mut values = values.into_iter();
         let mut pairs = Vec::new();
         while let (Some(key), Some(value)) = (values.next(), values.next()) {
@@ -697,7 +707,8 @@ mod tests {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::List),
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::Set),
-                proptest::collection::vec((inner.clone(), inner.clone()), 0..4).prop_map(Value::Map),
+                proptest::collection::btree_map(inner.clone(), inner.clone(), 0..4)
+                    .prop_map(|pairs| Value::Map(pairs.into_iter().collect())),
                 ("[a-z]{1,5}", inner).prop_map(|(tag, value)| Value::Tagged(tag, Box::new(value))),
             ]
         })

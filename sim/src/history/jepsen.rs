@@ -263,7 +263,7 @@ impl Events {
             .parse()
             .map_err(|_| wrong(format!("{} is no number of a process", event.process)))?;
         let function = Function::of(&event.function, self.model).map_err(wrong)?;
-        let at_ns = self.place(event.time);
+        let at_ns = self.place(line, event.time)?;
         let says_something = match event.kind.as_str() {
             "invoke" => matches!(function, Function::Write | Function::Append | Function::Cas),
             "ok" => function == Function::Read,
@@ -371,17 +371,20 @@ impl Events {
         }
     }
 
-    /// When an event happened: later than the one before, whatever its time says.
-    fn place(&mut self, time: Option<u64>) -> u64 {
+    /// When an event happened: later than the one before, whatever its time says. Two at one time would have happened at once,
+    /// so where there is no later time the history cannot be judged.
+    fn place(&mut self, line: usize, time: Option<u64>) -> Result<u64, HistoryError> {
         self.timed |= time.is_some();
         let at = match (time, self.last_ns) {
-            (Some(time), None) => time,
-            (Some(time), Some(last)) => time.max(last.saturating_add(1)),
-            (None, None) => 0,
-            (None, Some(last)) => last.saturating_add(APART_NS),
+            (Some(time), None) => Some(time),
+            (Some(time), Some(last)) => last.checked_add(1).map(|next| next.max(time)),
+            (None, None) => Some(0),
+            (None, Some(last)) => last.checked_add(APART_NS),
         };
+        let problem = "the time of the event before leaves none for this one";
+        let at = at.ok_or_else(|| impossible(line, problem))?;
         self.last_ns = Some(at);
-        at
+        Ok(at)
     }
 
     /// The key that an event names, if it names one, and what it says of it.
@@ -671,6 +674,16 @@ mod tests {
                  --model kv",
             ),
             ("7".to_owned(), "line 1: an event without :process: 7"),
+            (
+                "{:process 0, :type :invoke, :f :read, :value nil, :time 18446744073709551615}\n\
+                 {:process 1, :type :invoke, :f :read, :value nil, :time 7}"
+                    .to_owned(),
+                "line 2: the time of the event before leaves none for this one",
+            ),
+            (
+                "{:process 0, :type :invoke, :f :write, :value 1, :value 2}".to_owned(),
+                "line 1, column 59: a map with :value in it twice",
+            ),
         ] {
             assert_eq!(edn(&text, Model::Register), Err(expected.to_owned()), "{text}");
         }

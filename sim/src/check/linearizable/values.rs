@@ -85,7 +85,7 @@ impl<'a> Values<'a> {
 
     /// What they take in memory, roughly, without the texts themselves.
     pub(super) fn memory(&self) -> usize {
-        self.contents.len() * 160
+        self.contents.len() * 160 + self.appended.len() * 32
     }
 
     /// How long a content is, in bytes.
