@@ -727,6 +727,10 @@ fn a_semaphore_has_so_many_holders_and_no_more() {
     }
     let fourth = ended(locking(&node, &["-n", "2", "pool", "true"]));
     assert!(fourth.status.success(), "{}", shown(&fourth));
+    // Nothing is left of it, so that others may agree on something else.
+    assert_eq!(node.http().get("/v1/kv/pool/?keys").status, 404);
+    let alone = ended(locking(&node, &["--try", "20s", "pool", "true"]));
+    assert!(alone.status.success(), "{}", shown(&alone));
 }
 
 #[test]

@@ -56,9 +56,9 @@ pub struct KvGet {
     #[arg(default_value = "")]
     key: String,
     /// Print all entries under the prefix, as key:value lines
-    #[arg(long, conflicts_with = "keys")]
+    #[arg(long)]
     recurse: bool,
-    /// Print the keys under the prefix
+    /// Print the keys under the prefix, and nothing else of them
     #[arg(long)]
     keys: bool,
     /// Cut the keys after this, when it follows the prefix; an empty one shows them whole [default: /]
@@ -74,7 +74,7 @@ pub struct KvGet {
     #[arg(long)]
     base64: bool,
     /// Print all that is known of an entry
-    #[arg(long, conflicts_with = "keys")]
+    #[arg(long)]
     detailed: bool,
     #[command(flatten)]
     format: Format,
@@ -87,7 +87,7 @@ pub struct KvPut {
     /// The key
     key: String,
     /// The value; `-` reads standard input, `@FILE` a file
-    #[arg(default_value = "")]
+    #[arg(default_value = "", allow_negative_numbers = true)]
     value: String,
     /// Write only if the entry's modify index is this; 0: only if there is no entry
     #[arg(long, value_name = "INDEX", visible_alias = "modify-index")]
@@ -466,6 +466,11 @@ fn value_of(entry: &Value, base64: bool) -> Result<Vec<u8>, Problem> {
         .map_err(|error| Problem::failed(format!("the agent's value is not base64 ({error})")))
 }
 
+/// A key, or the beginning of some, as it is meant: none begins with a slash, but many people write one.
+pub fn rooted(key: &str) -> &str {
+    key.strip_prefix('/').unwrap_or(key)
+}
+
 async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
     if args.keys {
         let KvGet { key: prefix, separator, stale, format, api, .. } = args;
@@ -473,18 +478,19 @@ async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
         let separator = Some(separator.unwrap_or_else(|| "/".to_owned())).filter(|cut| !cut.is_empty());
         return kv_list(env, KvList { prefix, separator, stale, format, api }).await;
     }
-    if args.key.is_empty() && !args.recurse {
+    let key = rooted(&args.key);
+    if key.is_empty() && !args.recurse {
         return Err(Problem::usage("kv get needs a key, or --recurse for all of them"));
     }
     let query = query([("recurse", switch(args.recurse)), ("stale", switch(args.stale))]);
-    let path = format!("/v1/kv/{}{query}", path(&args.key));
+    let path = format!("/v1/kv/{}{query}", path(key));
     let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
     if response.status == 404 {
         // Of all keys under a prefix there may be none.
         if args.recurse {
             return Ok(if args.format.is_json() { pretty(&Value::Array(Vec::new())) } else { Vec::new() });
         }
-        return Err(Problem::failed(format!("no key {:?}", args.key)));
+        return Err(Problem::failed(format!("no key {key:?}")));
     }
     let entries = parse(&response)?;
     if args.format.is_json() {
@@ -519,7 +525,7 @@ async fn kv_get(env: &Env, args: KvGet) -> Result<Vec<u8>, Problem> {
 
 async fn kv_list(env: &Env, args: KvList) -> Result<Vec<u8>, Problem> {
     let query = query([("keys", switch(true)), ("separator", args.separator), ("stale", switch(args.stale))]);
-    let path = format!("/v1/kv/{}{query}", path(&args.prefix));
+    let path = format!("/v1/kv/{}{query}", path(rooted(&args.prefix)));
     let response = ask(env, &args.api, Method::GET, &path, Bytes::new(), true).await?;
     // No keys are an empty list, not a failure.
     let keys = if response.status == 404 { Value::Array(Vec::new()) } else { parse(&response)? };
@@ -541,6 +547,9 @@ fn held(response: &Response, key: &str, why_not: &str) -> Result<(), Problem> {
 const NOT_THE_INDEX: &str = "its modify index is not the one that --cas gives";
 
 async fn kv_put(env: &Env, args: KvPut) -> Result<Vec<u8>, Problem> {
+    if args.key.starts_with('/') {
+        return Err(Problem::usage(format!("a key must not begin with a '/': {}", args.key)));
+    }
     let mut value = content(args.value)?;
     if args.base64 {
         value = BASE64
@@ -568,15 +577,16 @@ async fn kv_put(env: &Env, args: KvPut) -> Result<Vec<u8>, Problem> {
 }
 
 async fn kv_delete(env: &Env, args: KvDelete) -> Result<Vec<u8>, Problem> {
-    if args.key.is_empty() && !args.recurse {
+    let key = rooted(&args.key);
+    if key.is_empty() && !args.recurse {
         return Err(Problem::usage("kv delete needs a key, or --recurse for all of them"));
     }
     let query = query([("recurse", switch(args.recurse)), ("cas", args.cas.map(|index| index.to_string()))]);
-    let path = format!("/v1/kv/{}{query}", path(&args.key));
+    let path = format!("/v1/kv/{}{query}", path(key));
     let response = ask(env, &args.api, Method::DELETE, &path, Bytes::new(), false).await?;
-    held(&response, &args.key, NOT_THE_INDEX)?;
+    held(&response, key, NOT_THE_INDEX)?;
     let what = if args.recurse { "keys with prefix" } else { "key" };
-    Ok(lines([format!("Success! Deleted {what}: {}", args.key).as_str()]))
+    Ok(lines([format!("Success! Deleted {what}: {key}").as_str()]))
 }
 
 /// Rows as columns of equal width, the last one ragged.

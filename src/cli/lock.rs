@@ -57,7 +57,7 @@ const INTERRUPTED: &str = "interrupted before the lock was had";
     after_help = "It ends with the exit code of the command; with 1 if the lock could not be had, or was lost."
 )]
 pub struct Lock {
-    /// Give up when the lock cannot be had within this time, as in 30s; without it, wait
+    /// Give up when the lock cannot be had within this time, as in 30s; with 0 or without it, wait
     #[arg(long = "try", visible_alias = "timeout", value_name = "DURATION")]
     within: Option<String>,
     /// How many may hold it at once; all contenders must say the same
@@ -94,16 +94,7 @@ pub struct Lock {
 /// Runs the command while the lock is held.
 pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
     without_shell(args.shell)?;
-    let within = match &args.within {
-        None => None,
-        Some(text) => {
-            let nanos = parse_duration(text).filter(|nanos| *nanos > 0);
-            let nanos = nanos.ok_or_else(|| {
-                Problem::usage(format!("--try {text:?}: must be a duration such as 30s or 1m30s"))
-            })?;
-            Some(Duration::from_nanos(nanos.unsigned_abs()))
-        }
-    };
+    let within = args.within.as_deref().map(patience).transpose()?.flatten();
     let (env, api) = args.api.reach(env)?;
     let token = args.api.token.secret()?;
     let prefix = args.prefix.trim_matches('/').to_owned();
@@ -131,6 +122,14 @@ pub async fn lock(env: &Env, args: Lock) -> Result<Vec<u8>, Problem> {
         complain("the session ends by itself, the agent does not answer");
     }
     done
+}
+
+/// How long to try; as long as it takes, if that is none.
+fn patience(text: &str) -> Result<Option<Duration>, Problem> {
+    let nanos = parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    let wrong = || Problem::usage(format!("--try {text:?}: must be a duration such as 30s or 1m30s"));
+    let within = Duration::from_nanos(nanos.ok_or_else(wrong)?);
+    Ok(Some(within).filter(|within| !within.is_zero()))
 }
 
 /// One contender.
@@ -458,12 +457,10 @@ impl Claim {
             complain(&format!("the session ends by itself, it could not be ended now: {text}"));
         }
         // Nobody holds the lock, or waits for it: nothing is left of it.
-        if self.holders == 1
-            && let Ok((_, entries)) = self.entries(0).await
-            && let Some(entry) =
-                entries.first().filter(|entry| is_locks(entry) && text(entry, "Session").is_empty())
+        if let Ok((_, entries)) = self.entries(0).await
+            && let Some(index) = unused(&entries, &self.prefix, self.holders)
         {
-            let at = format!("{}?cas={}", self.lock_key(), entry["ModifyIndex"]);
+            let at = format!("{}?cas={index}", self.lock_key());
             let _ = self.must(Method::DELETE, &at, String::new()).await;
         }
     }
@@ -554,6 +551,18 @@ fn decide(entries: &[Value], prefix: &str, session: &str, limit: u32) -> Slot {
     Slot::Take { cas, list: serde_json::to_string(&list).unwrap_or_default() }
 }
 
+/// The modify index of `PREFIX/.lock`, if it is such a lock's or semaphore's and holds nobody who is alive.
+fn unused(entries: &[Value], prefix: &str, limit: u32) -> Option<u64> {
+    if limit == 1 {
+        let entry = entries.first()?;
+        let free = is_locks(entry) && text(entry, "Session").is_empty();
+        return entry["ModifyIndex"].as_u64().filter(|_| free);
+    }
+    let (index, list) = listed(entries, prefix)?;
+    let alive = |holder: &String| entries.iter().any(|entry| text(entry, "Session") == holder);
+    (!list?.holders.keys().any(alive)).then_some(index)
+}
+
 /// The list of holders without one of them. Nothing if it is not on it.
 fn without(entries: &[Value], prefix: &str, session: &str) -> Option<(u64, String)> {
     let (cas, list) = listed(entries, prefix)?;
@@ -618,11 +627,33 @@ mod tests {
     }
 
     #[test]
+    fn no_time_to_try_is_all_the_time_that_it_takes() {
+        let tried = |text: &str| patience(text).map_err(|problem| problem.code);
+        assert_eq!(tried("1m30s"), Ok(Some(Duration::from_secs(90))));
+        assert_eq!((tried("0"), tried("0s")), (Ok(None), Ok(None)));
+        assert_eq!((tried("-10s"), tried("blah")), (Err(2), Err(2)));
+    }
+
+    #[test]
     fn a_command_that_fails_is_told_of_by_its_own_code_or_consuls() {
         use std::os::unix::process::ExitStatusExt;
         let (failed, killed) = (ExitStatus::from_raw(7 << 8), ExitStatus::from_raw(9));
         assert_eq!((exit_code(failed, false), exit_code(killed, false)), (7, 1));
         assert_eq!((exit_code(failed, true), exit_code(killed, true)), (2, 2));
+    }
+
+    #[test]
+    fn what_nobody_uses_can_go() {
+        let unused = |entries: &[Value]| unused(entries, "p", 2);
+        assert_eq!(unused(&[list(2, &[])]), Some(7));
+        assert_eq!(unused(&[list(2, &["a"]), contender("a", true)]), None);
+        // Of a dead one's entry, the session is gone.
+        assert_eq!(unused(&[list(2, &["a"]), contender("a", false)]), Some(7));
+        let lock = |flags: u64, session: &str| json!({ "Key": "p/.lock", "Flags": flags, "Session": session, "ModifyIndex": 5 });
+        assert_eq!((unused(&[]), unused(&[lock(LOCK_FLAGS, "")])), (None, None));
+        let unused = |entry: Value| super::unused(&[entry], "p", 1);
+        assert_eq!(unused(lock(LOCK_FLAGS, "")), Some(5));
+        assert_eq!((unused(lock(LOCK_FLAGS, "a")), unused(list(1, &[]))), (None, None));
     }
 
     #[test]

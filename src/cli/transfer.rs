@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ask::{
-    LEFT_OUT, TIMEOUT, ask, ask_within, content, is_filtered, items, lines, parse, path, query, text,
+    LEFT_OUT, TIMEOUT, ask, ask_within, content, is_filtered, items, lines, parse, path, query, rooted, text,
 };
 use super::{Api, Problem, hand_over};
 
@@ -54,7 +54,7 @@ struct Entry {
 pub async fn export(env: &Env, args: Export) -> Result<Vec<u8>, Problem> {
     let stale = args.stale.then(String::new);
     let query = query([("recurse", Some(String::new())), ("stale", stale)]);
-    let path = format!("/v1/kv/{}{query}", path(&args.prefix));
+    let path = format!("/v1/kv/{}{query}", path(rooted(&args.prefix)));
     let response = ask_within(env, &args.api, Method::GET, &path, Bytes::new(), true, TIMEOUT).await?;
     if is_filtered(&response) {
         // Whoever restores it would take what is missing for deleted.

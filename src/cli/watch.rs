@@ -1,7 +1,7 @@
 //! `driftline watch`: shows something, or runs a program whenever it changes.
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgAction, Args};
 use driftline::config::watch::{Kind, Watch as Look};
 use driftline::env::Env;
 use driftline::watch::{Follower, look_at};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::ask::{LEFT_OUT, ask, pretty};
+use super::dashes::truth;
 use super::programs::{Told, run_until_told, without_shell};
 use super::{Api, Problem, complain};
 
@@ -31,8 +32,16 @@ pub struct Watch {
     /// With --type service: only instances with this tag
     #[arg(long, default_value = "")]
     tag: String,
-    /// With --type service: only instances whose checks all pass
-    #[arg(long, alias = "passing-only")]
+    /// With --type service: only instances whose checks all pass, or all of them
+    // With a value, as Consul's has: without, the `true` of `-passingonly true` would be the handler.
+    #[arg(
+        long,
+        alias = "passing-only",
+        action = ArgAction::Set,
+        default_value = "false",
+        value_name = "true|false",
+        value_parser = yes_or_no
+    )]
     passingonly: bool,
     /// With --type checks: only those in this status
     #[arg(long, default_value = "")]
@@ -56,6 +65,10 @@ pub struct Watch {
 
 fn kind(text: &str) -> Result<Kind, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    truth(text).ok_or("must be true or false")
 }
 
 /// Prints, or runs the handler until it fails.
@@ -141,4 +154,31 @@ async fn run(
 fn interrupted(signal: Signal) -> Problem {
     let code = u8::try_from(signal.as_raw() + 128).unwrap_or(1);
     Problem { code, text: "interrupted".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::super::dashes::doubled;
+    use super::super::{Cli, Command};
+
+    #[test]
+    fn what_is_said_of_health_is_not_the_handler() {
+        let told = |options: &str| {
+            let line = format!("driftline watch -type service -service web {options} ./notify -v");
+            let words = doubled(line.split_whitespace().map(Into::into), &Cli::command()).unwrap();
+            let Command::Watch(watch) = Cli::try_parse_from(words).unwrap().command else { panic!("{line}") };
+            (watch.passingonly, watch.handler.join(" "))
+        };
+        for (options, passing) in [
+            ("", false),
+            ("-passingonly=true", true),
+            ("-passingonly true", true),
+            ("--passingonly f", false),
+            ("--passing-only 1", true),
+        ] {
+            assert_eq!(told(options), (passing, "./notify -v".to_owned()), "{options}");
+        }
+    }
 }

@@ -5,15 +5,24 @@ use std::time::Duration;
 /// A duration in Go's notation ("10s", "1m30s", "1.5h", "-2ms", "0") in nanoseconds. `None` if it is no
 /// duration or does not fit, as in Go.
 pub fn parse_duration(text: &str) -> Option<i64> {
+    read_duration(text).ok()
+}
+
+/// The same, for whoever tells why it is none.
+///
+/// # Errors
+/// What Go says.
+pub fn read_duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if rest == "0" {
-        return Some(0);
+        return Ok(0);
     }
     if rest.is_empty() {
-        return None;
+        return Err(invalid());
     }
     let mut total: i128 = 0;
     while !rest.is_empty() {
@@ -23,7 +32,7 @@ pub fn parse_duration(text: &str) -> Option<i64> {
             None => ("", after),
         };
         if whole.is_empty() && fraction.is_empty() {
-            return None;
+            return Err(invalid());
         }
         let unit_len = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_len);
@@ -34,24 +43,24 @@ pub fn parse_duration(text: &str) -> Option<i64> {
             "s" => 1_000_000_000,
             "m" => 60 * 1_000_000_000,
             "h" => 3_600 * 1_000_000_000,
-            _ => return None,
+            "" => return Err(format!("time: missing unit in duration {text:?}")),
+            unknown => return Err(format!("time: unknown unit {unknown:?} in duration {text:?}")),
         };
         // Past 18 digits a part is beyond the range, or below a nanosecond.
         if whole.trim_start_matches('0').len() > 19 {
-            return None;
+            return Err(invalid());
         }
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i128>().ok() };
         let fraction = &fraction[..fraction.len().min(18)];
-        let scale = 10i128.pow(u32::try_from(fraction.len()).ok()?);
-        let fraction: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-        total += whole * unit + fraction * unit / scale;
+        let (whole, part) = number(whole).zip(number(fraction)).ok_or_else(invalid)?;
+        total += whole * unit + part * unit / 10i128.pow(fraction.len() as u32);
         if total > i128::from(i64::MAX) {
-            return None;
+            return Err(invalid());
         }
         rest = after;
     }
-    let total = i64::try_from(total).ok()?;
-    Some(if negative { -total } else { total })
+    let total = i64::try_from(total).map_err(|_| invalid())?;
+    Ok(if negative { -total } else { total })
 }
 
 /// A duration in Go's notation, as its `Duration.String` has it: "1m30s", "1h0m0s", "1.5ms", "0s".
@@ -120,6 +129,20 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn why_it_is_no_duration_is_told_as_in_go() {
+        for (text, why) in [
+            ("", "time: invalid duration \"\""),
+            ("soon", "time: invalid duration \"soon\""),
+            ("1h.s", "time: invalid duration \"1h.s\""),
+            ("9223372036854775808ns", "time: invalid duration \"9223372036854775808ns\""),
+            ("1m10", "time: missing unit in duration \"1m10\""),
+            ("10z", "time: unknown unit \"z\" in duration \"10z\""),
+        ] {
+            assert_eq!(read_duration(text), Err(why.to_owned()));
         }
     }
 

@@ -409,8 +409,13 @@ impl Call {
         let escaped = self.head.uri.path().strip_prefix(prefix).unwrap_or_default();
         let bytes = params::unescape(escaped, false)
             .ok_or_else(|| Failure::bad_request(format!("Invalid escape in path {escaped:?}")))?;
-        String::from_utf8(bytes)
-            .map_err(|_| Failure::bad_request(format!("Invalid path {escaped:?}: not UTF-8")))
+        let name = String::from_utf8(bytes)
+            .map_err(|_| Failure::bad_request(format!("Invalid path {escaped:?}: not UTF-8")))?;
+        // They would come out again in logs and on terminals.
+        if name.contains(char::is_control) {
+            return Err(Failure::bad_request(format!("Invalid path {escaped:?}: not printable")));
+        }
+        Ok(name)
     }
 }
 
@@ -718,7 +723,8 @@ fn token(head: &request::Parts, params: &mut Params) -> Secret {
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = || {
         let (scheme, token) = header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        // A token has no space in it: RFC 6750, 2.1.
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.split_whitespace().next())?
     };
     let asked = params.take("token").filter(|token| !token.is_empty());
     let headed = || header("x-consul-token").filter(|token| !token.is_empty()).or_else(bearer);
@@ -741,6 +747,26 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(nameless(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_token_is_shown_in_one_of_three_ways() {
+        let shown = |path: &str, headers: &[(&str, &str)]| {
+            let mut request = axum::http::Request::get(path);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            token(&head, &mut Params::parse(head.uri.query()).unwrap()).expose().to_owned()
+        };
+        let bearer = |value| shown("/v1/kv/a", &[("Authorization", value)]);
+        assert_eq!(bearer("Bearer one"), "one");
+        assert_eq!(bearer("bearer     one  the rest is nobody's  "), "one");
+        for none in ["Beer one", "Bearer", "Bearer  ", "Bearerone"] {
+            assert_eq!(bearer(none), "", "{none}");
+        }
+        let both = [("Authorization", "Bearer one"), ("X-Consul-Token", "two")];
+        assert_eq!((shown("/?token=", &both), shown("/?token=three", &both)), ("two".into(), "three".into()));
     }
 
     #[test]

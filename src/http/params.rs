@@ -152,6 +152,10 @@ impl Params {
     fn consistency(&self) -> Result<Consistency, Failure> {
         // Whoever says how old an answer may be takes an old one.
         let stale = self.has("stale") || self.max_stale()?.is_some();
+        if self.has("cached") && self.has("consistent") {
+            let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
+            return Err(Failure::bad_request(text));
+        }
         match (stale, self.has("consistent")) {
             (true, true) => {
                 Err(Failure::bad_request("Cannot specify ?stale with ?consistent, conflicting semantics."))
@@ -260,6 +264,10 @@ mod tests {
         assert_eq!(
             text("stale&consistent"),
             "Cannot specify ?stale with ?consistent, conflicting semantics."
+        );
+        assert_eq!(
+            text("cached&consistent"),
+            "Cannot specify ?cached with ?consistent, conflicting semantics."
         );
         assert!(params("cas=x").number("cas").unwrap_err().text.starts_with("Invalid cas \"x\""));
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::agent::{Consistency, QueryOptions, uuid};
-use crate::config::duration::{parse_duration, show_duration};
+use crate::config::duration::{read_duration, show_duration};
 use crate::gossip::Status;
 use crate::state::acl::{Access, Kind};
 use crate::state::catalog::{OneNode, SERF_HEALTH, Status as Health};
@@ -99,22 +99,24 @@ async fn new_session(api: &Api, fields: &Fields) -> Result<NewSession, Failure> 
     };
     let node_checks = node_checks(fields.texts("NodeChecks")?, fields.texts("Checks")?);
     let service_checks = fields.service_checks()?;
+    let (name, behavior, ttl) = (fields.text("Name")?, fields.text("Behavior")?, fields.text("TTL")?);
+    let lock_delay_ns = fields.lock_delay()?;
     // First: whether a node has a check is told to those only who may hold a session there.
     api.who().await?.require(Kind::Session, &node, Access::Write)?;
-    registered(api, &node, &node_checks, &service_checks).await?;
 
-    let behavior = match fields.text("Behavior")?.as_deref() {
+    let behavior = match behavior.as_deref() {
         None | Some("" | "release") => Behavior::Release,
         Some("delete") => Behavior::Delete,
         Some(other) => return Err(Failure::refused(format!("Invalid Behavior setting '{other}'"))),
     };
-    let ttl = fields.text("TTL")?.unwrap_or_default();
+    let ttl = ttl.unwrap_or_default();
     let ttl_ns = if ttl.is_empty() { 0 } else { time_to_live(api, &ttl)? };
+    registered(api, &node, &node_checks, &service_checks).await?;
     Ok(NewSession {
         id: api.agent.new_session_id(),
-        name: fields.text("Name")?.unwrap_or_default(),
+        name: name.unwrap_or_default(),
         node,
-        lock_delay_ns: fields.lock_delay()?,
+        lock_delay_ns,
         behavior,
         ttl,
         ttl_ns,
@@ -172,10 +174,8 @@ async fn registered(
 }
 
 fn time_to_live(api: &Api, ttl: &str) -> Result<u64, Failure> {
-    let Some(nanos) = parse_duration(ttl) else {
-        let why = format!("time: invalid duration {ttl:?}");
-        return Err(Failure::refused(format!("Session TTL '{ttl}' invalid: {why}")));
-    };
+    let nanos =
+        read_duration(ttl).map_err(|why| Failure::refused(format!("Session TTL '{ttl}' invalid: {why}")))?;
     let shortest = Duration::from_millis(api.limits().session_ttl_min_ms);
     let fits = u64::try_from(nanos)
         .ok()
@@ -318,9 +318,8 @@ impl Fields {
     fn lock_delay(&self) -> Result<u64, Failure> {
         let nanos = match self.get("LockDelay") {
             None => return Ok(LOCK_DELAY.as_nanos() as u64),
-            Some(Value::String(text)) => parse_duration(text)
-                .and_then(|nanos| u64::try_from(nanos).ok())
-                .ok_or_else(|| undecodable(format!("time: invalid duration {text:?}")))?,
+            Some(Value::String(text)) => u64::try_from(read_duration(text).map_err(undecodable)?)
+                .map_err(|_| undecodable("LockDelay must not be negative"))?,
             Some(Value::Number(number)) => {
                 let number = number.as_f64().filter(|number| *number >= 0.0);
                 let number = number.ok_or_else(|| undecodable("LockDelay must not be negative"))?;
