@@ -436,6 +436,15 @@ impl Config {
             let reason = format!("{:?}: may hold nothing but letters, digits, `-` and `_`", self.datacenter);
             return invalid("datacenter", reason);
         }
+        let in_labels = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let unfit =
+            |key: &&String| key.is_empty() || !key.chars().all(in_labels) || key.starts_with("consul-");
+        if let Some(key) = self.tags.keys().find(unfit) {
+            let reason = format!(
+                "{key:?}: a label is called by letters, digits, `-` and `_`, and `consul-` is how Consul's own begin"
+            );
+            return invalid("tags", reason);
+        }
         for (number, watch) in (1..).zip(&self.watches) {
             let right = watch.check().and_then(|()| watch.check_handler(self.enable_script_checks));
             if let Err(reason) = right {

@@ -474,6 +474,13 @@ fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
     let mut args = vec!["--config", &config, "--data-dir", &data, "--server", "--bootstrap"];
     args.extend(ports());
     let node = Node::start("a", &args);
+    eventually("a leader", || node.http().leader());
+    let early = node.http().showing(ROOT).get("/v1/acl/tokens");
+    assert_eq!(early.status, 403);
+    assert_eq!(
+        early.text(),
+        "ACL system must be bootstrapped before making any requests that require authorization: ACL not found"
+    );
     let first = made(&eventually("a first token", || {
         Some(node.http().put("/v1/acl/bootstrap", "")).filter(|response| response.status == 200)
     }));
@@ -482,7 +489,7 @@ fn the_first_token_is_made_once_and_again_by_who_has_the_disk() {
     let again = node.http().put("/v1/acl/bootstrap", "");
     assert_eq!(again.status, 403);
     let index = again.text();
-    let index = index.strip_prefix("ACL bootstrap no longer allowed (reset index: ");
+    let index = index.strip_prefix("Permission denied: ACL bootstrap no longer allowed (reset index: ");
     let index = index.and_then(|rest| rest.strip_suffix(")")).expect("the index").to_owned();
     std::fs::write(home.data().join("acl-bootstrap-reset"), format!("{index}\n")).unwrap();
     // Who bootstraps again has lost all tokens, but may still show one.
@@ -534,7 +541,27 @@ fn what_is_not_there_is_said_and_what_was_read_can_be_written_back() {
     assert_eq!(made(&root.put(&path, token.to_string()))["ExpirationTime"], token["ExpirationTime"]);
     token["ExpirationTime"] = "2100-01-01T00:00:00Z".into();
     let refused = root.put(&path, token.to_string());
-    assert_eq!((refused.status, refused.text().as_str()), (500, "Cannot change expiration time"));
+    let accessor = token["AccessorID"].as_str().unwrap();
+    assert_eq!(refused.status, 500);
+    assert_eq!(refused.text(), format!("Cannot change expiration time of {accessor}"));
+
+    let of_one_datacenter = json!([{ "ServiceName": "web", "Datacenters": ["dc1"] }]);
+    let unfit = [
+        (json!({ "ExpirationTTL": "1s" }), "ExpirationTime cannot be less than 1m0s in the future (was 1s)"),
+        (
+            json!({ "ExpirationTTL": "25h" }),
+            "ExpirationTime cannot be more than 24h0m0s in the future (was 25h0m0s)",
+        ),
+        (json!({ "AuthMethod": "m" }), "AuthMethod field is disallowed outside of Login"),
+        (
+            json!({ "Local": true, "ServiceIdentities": of_one_datacenter }),
+            "Service identity \"web\" cannot specify a list of datacenters on a local token",
+        ),
+    ];
+    for (body, expected) in unfit {
+        let refused = root.put("/v1/acl/token", body.to_string());
+        assert_eq!((refused.status, refused.text().as_str()), (400, expected));
+    }
 }
 
 #[test]

@@ -242,6 +242,13 @@ fn nodes_have_places_and_answers_can_be_sorted_by_them() {
         // Who has no place sorts nothing.
         assert_eq!(order("/v1/catalog/service/web?near=nobody"), ["far", "here", "near"]);
     }
+    // But a query finds nothing nearer to a node than the node.
+    let body = json!({ "Node": "lost", "Address": "10.0.0.9", "Service": { "Service": "web" } }).to_string();
+    assert_eq!(a.http().put("/v1/catalog/register", body).status, 200);
+    for _ in 0..8 {
+        let found = b.http().json("/v1/query/web/execute?near=lost&limit=1").unwrap();
+        assert_eq!(found["Nodes"][0]["Node"]["Node"], "lost");
+    }
     let told = run(&["rtt", "here", "far", "--http-addr", &b.at.http.to_string()]);
     assert_eq!(shown(&told), "exit 0\nEstimated here <-> far rtt: 200.020 ms (using LAN coordinates)\n");
     let told = run(&["rtt", "here", "nowhere", "--http-addr", &b.at.http.to_string()]);

@@ -109,6 +109,9 @@ fn a_directory_is_read_in_the_order_of_its_names() {
     let long = "x".repeat(500);
     for (text, why) in [
         (format!("tags.long = '{long}'"), "tags: encoded with the node's facts they take "),
+        ("tags.'the rack' = '1'".to_owned(), "tags: \"the rack\": a label is called by letters"),
+        ("tags.consul-rack = '1'".to_owned(), "tags: \"consul-rack\": "),
+        ("tags.'' = '1'".to_owned(), "tags: \"\": "),
         ("encrypt_file = '/nowhere/key'".to_owned(), "cannot read /nowhere/key"),
         ("[tls]\nca_file = '/nowhere/ca.pem'".to_owned(), "/nowhere/ca.pem"),
         (

@@ -90,6 +90,8 @@ fn a_restored_cluster_holds_what_was_saved_on_every_server_and_only_goes_forward
     assert!(response.header("x-consul-index").is_some() && response.header("x-consul-knownleader").is_some());
     let said = shown(&run(&["snapshot", "inspect", &file]));
     assert!(said.starts_with("exit 0\nID ") && said.contains("Section kv"), "{said}");
+    let stale = follower.http().put("/v1/snapshot?stale", response.body);
+    assert_eq!((stale.status, stale.text().as_str()), (400, "stale not allowed for restore"));
     let saved = keys(http);
 
     // Changed, and then restored through the client agent, which has no state of its own.

@@ -37,6 +37,10 @@ pub const NO_SERVERS: &str = "No known Consul servers";
 /// What is said of a token that nobody knows; Consul's words.
 pub const NO_TOKEN: &str = "ACL not found";
 
+/// The same while nobody has any rights yet; Consul's words.
+pub const NOT_BOOTSTRAPPED: &str =
+    "ACL system must be bootstrapped before making any requests that require authorization: ACL not found";
+
 /// By whose right something is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bearer {

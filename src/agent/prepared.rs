@@ -66,10 +66,16 @@ pub async fn execute(
     let mut answer = agent.query(at_once(options), &question).await?;
     answer.value.retain(|instance| query.wants(instance));
     answer.value.shuffle(&mut *rng.lock().unwrap_or_else(PoisonError::into_inner));
-    // What is equally near stays shuffled.
-    let near = near.unwrap_or(&query.near);
+    let own = agent.local_member().name;
+    let near = match near.unwrap_or(&query.near) {
+        "_agent" => &own,
+        near => near,
+    };
     if !near.is_empty() {
+        // What is equally near stays shuffled.
         sort_by_distance(agent, near, &mut answer.value, |one| &one.node.info.name).await?;
+        // Nothing is nearer than the node itself, even if nobody has said yet where it is.
+        answer.value.sort_by_key(|one| one.node.info.name != near);
     }
     Ok((query, answer))
 }

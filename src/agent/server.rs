@@ -42,7 +42,7 @@ use crate::state::{AclCommand, Command, KvCommand, Outcome, Request, RequestId, 
 
 use super::autopilot::{self, Judged, View};
 use super::bootstrap::{found_together, founders};
-use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Forwarded, Reply};
+use super::call::{self, Bearer, Call, CallError, Cluster, Configured, Forwarded, NOT_BOOTSTRAPPED, Reply};
 use super::census::{self, Entered, Missing};
 use super::coordinates::{self, Gathered};
 use super::delegate::{Coordinate, DEFAULT_SEGMENT, Delegate, Stats};
@@ -307,7 +307,11 @@ impl Server {
             DefaultPolicy::Allow => ByDefault::Allow,
             DefaultPolicy::Deny => ByDefault::Deny,
         };
-        let holder = state.acl().holder(token, &config.datacenter).ok_or(CallError::NoToken)?;
+        let acl = state.acl();
+        let holder = acl.holder(token, &config.datacenter).ok_or_else(|| match acl.bootstrapped() {
+            0 => CallError::Denied(NOT_BOOTSTRAPPED.to_owned()),
+            _ => CallError::NoToken,
+        })?;
         Ok(Authorizer::of(&holder, default))
     }
 

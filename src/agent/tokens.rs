@@ -48,12 +48,14 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// The purpose that a client calls by this name; older names are taken too.
+    /// The purpose that a client calls by this name; older names are taken too, and `recovery`, as Consul's command has it.
     pub fn named(name: &str) -> Option<Purpose> {
         match name {
             "default" | "acl_token" => Some(Purpose::Default),
             "agent" | "acl_agent_token" => Some(Purpose::Agent),
-            "agent_recovery" | "agent_master" | "acl_agent_master_token" => Some(Purpose::Recovery),
+            "agent_recovery" | "recovery" | "agent_master" | "acl_agent_master_token" => {
+                Some(Purpose::Recovery)
+            }
             "config_file_service_registration" => Some(Purpose::Files),
             "replication" | "acl_replication_token" => Some(Purpose::Replication),
             "dns" => Some(Purpose::Dns),

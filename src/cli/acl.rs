@@ -35,6 +35,9 @@ pub enum Acl {
 #[derive(Args, Debug)]
 pub struct Bootstrap {
     /// File with the secret that the token is to have, a UUID; without it one is drawn
+    #[arg(value_name = "FILE", conflicts_with = "secret_file")]
+    file: Option<PathBuf>,
+    /// The same
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
@@ -243,7 +246,7 @@ pub struct CloneToken {
 
 #[derive(Args, Debug)]
 pub struct SetAgentToken {
-    /// default, agent, agent_recovery, config_file_service_registration, dns, or replication
+    /// default, agent, recovery, config_file_service_registration, dns, or replication
     purpose: String,
     /// File with the token's secret; an empty one takes the token away
     #[arg(value_name = "FILE")]
@@ -516,10 +519,10 @@ async fn send(
 /// Does what the command asks.
 pub async fn run(env: &Env, command: Acl) -> Result<Vec<u8>, Problem> {
     match command {
-        Acl::Bootstrap(Bootstrap { secret_file, shown, api }) => {
+        Acl::Bootstrap(Bootstrap { file, secret_file, shown, api }) => {
             let mut body = json!({});
-            if let Some(file) = &secret_file {
-                body["BootstrapSecret"] = secret(file)?.into();
+            if let Some(file) = file.or(secret_file) {
+                body["BootstrapSecret"] = secret(&file)?.into();
             }
             let made = send(env, &api, Method::PUT, "/v1/acl/bootstrap", Some(body)).await?;
             Ok(show(&made, shown))
@@ -850,7 +853,7 @@ mod tests {
     #[test]
     fn a_token_is_said_to_go_where_a_configuration_has_a_place_for_it() {
         let known = serde_json::to_value(driftline::config::Config::default()).unwrap();
-        let purposes = ["default", "agent", "agent_master", "config_file_service_registration", "dns"];
+        let purposes = ["default", "agent", "recovery", "config_file_service_registration", "dns"];
         for purpose in purposes {
             let key = configured_as(purpose).unwrap();
             assert!(known.pointer(&format!("/{}", key.replace('.', "/"))).is_some(), "{key}");

@@ -18,7 +18,7 @@ pub type Resolve<'a> = &'a dyn Fn(&str, u16) -> Result<SocketAddr, String>;
 pub struct Alias {
     /// Consul's name, with dots.
     pub consul: &'static str,
-    /// Ours, with dots.
+    /// Ours, with dots; empty if there is none and only what says so is taken.
     pub ours: &'static str,
     kind: Kind,
 }
@@ -35,10 +35,12 @@ enum Kind {
     /// A port that goes into this address and leaves its IP.
     Port,
     /// The same for an address that may not be there yet: its IP is then the HTTP API's. -1 means nowhere.
-    DnsPort,
-    /// `true` means a cluster of this server alone.
+    OptionalPort,
+    /// A port that is nowhere here: only -1 comes true.
+    Nowhere,
+    /// `true` means a cluster of this server alone, `false` takes that back.
     BootstrapAlone,
-    /// A number of servers.
+    /// A number of servers, 0 takes it back.
     BootstrapExpect,
 }
 
@@ -74,9 +76,13 @@ pub const ALIASES: &[Alias] = &[
     alias("limits.kv_max_value_size", "limits.value_bytes", Kind::Same),
     alias("node_meta", "tags", Kind::Same),
     alias("performance.rpc_hold_timeout", "raft.request_timeout_ms", Kind::Milliseconds),
-    alias("ports.dns", "dns.addr", Kind::DnsPort),
+    alias("ports.dns", "dns.addr", Kind::OptionalPort),
+    alias("ports.grpc", "", Kind::Nowhere),
+    alias("ports.grpc_tls", "", Kind::Nowhere),
     alias("ports.http", "http_addr", Kind::Port),
+    alias("ports.https", "https_addr", Kind::OptionalPort),
     alias("ports.serf_lan", "gossip_addr", Kind::Port),
+    alias("ports.serf_wan", "", Kind::Nowhere),
     alias("ports.server", "rpc_addr", Kind::Port),
     alias("raft_snapshot_threshold", "raft.snapshot_entries", Kind::Same),
     alias("raft_trailing_logs", "raft.trailing_entries", Kind::Same),
@@ -146,20 +152,33 @@ pub fn canonical(
                 addr.set_port(port);
                 put(&mut found, alias.ours, json!(addr));
             }
-            Kind::DnsPort if value.as_i64() == Some(-1) => put(&mut found, alias.ours, Value::Null),
-            Kind::DnsPort => {
+            Kind::Nowhere if value.as_i64() == Some(-1) => {}
+            Kind::Nowhere => return Err(wrong("must be -1: there is none here")),
+            Kind::OptionalPort if value.as_i64() == Some(-1) => put(&mut found, alias.ours, Value::Null),
+            Kind::OptionalPort => {
                 let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
                 let port = port.ok_or_else(|| wrong("must be a port, 0 to 65535, or -1 for none"))?;
                 let beside = address(&found, &table, base, "http_addr")
                     .ok_or_else(|| wrong("there is no address for this port"))?;
                 put(&mut found, alias.ours, json!(SocketAddr::new(beside.ip(), port)));
             }
+            // What one of the two takes back is what a file before it has said under the same name.
             Kind::BootstrapAlone => match value.as_bool() {
                 Some(true) => put(&mut found, alias.ours, json!("alone")),
+                Some(false) if base[alias.ours] == "alone" => put(&mut found, alias.ours, json!("wait")),
                 Some(false) => {}
                 None => put(&mut found, alias.ours, value),
             },
-            Kind::BootstrapExpect => put(&mut found, alias.ours, json!({ "expect": value })),
+            Kind::BootstrapExpect => match (value.as_i64(), found.get(alias.ours)) {
+                (Some(0), None) if base[alias.ours].is_object() => put(&mut found, alias.ours, json!("wait")),
+                (Some(0), _) => {}
+                // One that expects itself is alone.
+                (Some(1), Some(said)) if said == "alone" => {}
+                (_, Some(said)) if said == "alone" => {
+                    return Err(wrong("makes no sense beside bootstrap = true: say one of them"));
+                }
+                _ => put(&mut found, alias.ours, json!({ "expect": value })),
+            },
         }
     }
     for (key, value) in found {
@@ -312,6 +331,15 @@ mod tests {
         assert_eq!(read(json!({ "bootstrap": true })).unwrap(), json!({ "bootstrap": "alone" }));
         assert_eq!(read(json!({ "bootstrap": "wait" })).unwrap(), json!({ "bootstrap": "wait" }));
         assert_eq!(read(json!({ "bootstrap": false })).unwrap(), json!({}));
+        let one = json!({ "bootstrap": true, "bootstrap_expect": 1 });
+        assert_eq!(read(one).unwrap(), json!({ "bootstrap": "alone" }));
+        let nowhere = json!({ "ports": { "grpc": -1, "grpc_tls": -1, "serf_wan": -1, "https": -1 } });
+        assert_eq!(read(nowhere).unwrap(), json!({ "https_addr": null }));
+        let https = json!({ "client_addr": "10.0.0.1", "ports": { "https": 8501 } });
+        assert_eq!(
+            read(https).unwrap(),
+            json!({ "http_addr": "10.0.0.1:8500", "https_addr": "10.0.0.1:8501" })
+        );
     }
 
     #[test]
@@ -329,6 +357,8 @@ mod tests {
             (json!({ "node_meta": {}, "tags": {} , "start_join": 3, "join": [] }), "join"),
             (json!({ "raft_trailing_logs": 5, "raft": { "trailing_entries": 6 } }), "raft.trailing_entries"),
             (json!({ "retry_join": ["nobody there"] }), "retry_join"),
+            (json!({ "ports": { "serf_wan": 8302 } }), "ports.serf_wan"),
+            (json!({ "bootstrap": true, "bootstrap_expect": 3 }), "bootstrap_expect"),
         ];
         for (table, key) in mistakes {
             assert_eq!(read(table.clone()).unwrap_err().0, key, "{table}");

@@ -1,7 +1,7 @@
 //! Configuration files: TOML or JSON, laid over one another in order.
 //!
 //! A file says only what differs from the defaults; a later file wins over an earlier one, and tables
-//! are merged key by key; services, checks and watches of all files are gathered. Every mistake is reported with the file and the full name of the key: a
+//! are merged key by key, and to a list each file adds its part. Every mistake is reported with the file and the full name of the key: a
 //! misspelt key that was silently ignored would be a default in force that nobody chose. So would the first of two values
 //! of one key: a file says a key once.
 //!
@@ -427,8 +427,8 @@ fn wanted(key: &str, value: &Value, default: Option<&Value>, error: &serde_json:
     }
 }
 
-/// Of these lists each file has its part.
-const GATHERED: [&str; 3] = ["checks", "services", "watches"];
+/// The lists, of which each file has its part.
+const GATHERED: [&str; 5] = ["checks", "join", "retry_join", "services", "watches"];
 
 /// Lays a file's table over what the files before it say.
 fn add(below: &mut Value, mut table: Map<String, Value>) {
@@ -564,8 +564,12 @@ mod tests {
             merge(&Config::default(), &files).unwrap().config.dns.addr.map(|addr| addr.to_string())
         };
         assert_eq!((dns("8600"), dns("-1")), (Some("10.0.0.1:8600".to_owned()), None));
-        let ports = error("c.toml", "[ports]\ngrpc = 53\nhttp = 80");
-        assert_eq!(ports, "c.toml: unknown key `ports.grpc`; known here: dns, http, serf_lan, server");
+        let ports = error("c.toml", "[ports]\nsidecar_min_port = 53\nhttp = 80");
+        assert_eq!(
+            ports,
+            "c.toml: unknown key `ports.sidecar_min_port`; known here: dns, grpc, grpc_tls, http, https, serf_lan, \
+             serf_wan, server"
+        );
         let performance = error("c.toml", "performance = { raft_multiplier = 1 }");
         assert_eq!(
             performance,
@@ -605,6 +609,26 @@ mod tests {
         assert_eq!((merged.config.raft.heartbeat_ms, merged.config.raft.snapshot_entries), (40, 9));
         assert_eq!(merged.config.tags.len(), 2);
         assert_eq!(merged.process.data_dir, Some("/var/lib/a".into()));
+    }
+
+    #[test]
+    fn a_later_file_takes_back_how_a_cluster_begins_and_adds_whom_to_join() {
+        let first = |text: &str| source("a.json", text);
+        let later = source(
+            "b.json",
+            r#"{"bootstrap":false,"bootstrap_expect":0,"start_join":["10.0.0.2:1"],"retry_join":["c:1","d:1"]}"#,
+        );
+        let after = |text: &str| merge(&Config::default(), &[first(text), later.clone()]).unwrap().config;
+        for text in [r#"{"bootstrap":true}"#, r#"{"bootstrap_expect":3}"#, r#"{"server":true}"#] {
+            assert_eq!(after(text).bootstrap, Bootstrap::Wait, "{text}");
+        }
+        let config = after(r#"{"start_join":["10.0.0.1:1"],"retry_join":["a:1","b:1"]}"#);
+        assert_eq!(
+            config.join.iter().map(|addr| addr.to_string()).collect::<Vec<_>>(),
+            ["10.0.0.1:1", "10.0.0.2:1"]
+        );
+        let places: Vec<String> = config.retry_join.iter().map(|place| place.to_string()).collect();
+        assert_eq!(places, ["a:1", "b:1", "c:1", "d:1"]);
     }
 
     #[test]

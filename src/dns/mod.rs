@@ -270,7 +270,7 @@ impl Resolver {
 
     /// What the catalog has under a name.
     async fn look_up(&self, zone: &Zone, question: &Question, udp: bool) -> Result<Reply, ReadError> {
-        let wanted = name::wanted(&question.labels(), zone.domain(), zone.datacenter());
+        let wanted = name::wanted(&question.labels(), question.rtype, zone.domain(), zone.datacenter());
         let mut _place = None;
         if matches!(wanted, Wanted::Query(_) | Wanted::Reverse(_)) {
             let Ok(place) = self.dear.try_acquire() else { return Ok(Reply::failed(Rcode::SERVFAIL)) };

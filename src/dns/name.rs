@@ -3,7 +3,7 @@
 //! ```text
 //! NAME.node[.DC].consul                a node; NAME may have dots
 //! [TAG.]NAME.service[.DC].consul       the instances of a service that serve; TAG may have dots
-//! _NAME._TAG.service[.DC].consul       the same, as RFC 2782 has it; the tag `tcp` stands for any
+//! _NAME._TAG[.service][.DC].consul     the same, as RFC 2782 has it; the tag `tcp` stands for any. Without `service` for SRV only
 //! NAME.query[.DC].consul               what a prepared query finds; NAME may have dots
 //! _NAME._tcp.query[.DC].consul         the same, as RFC 2782 has it
 //! HEX.addr[.DC].consul                 the address that is written in HEX, for targets that are no node
@@ -13,6 +13,8 @@
 //! `DC` may also be written `DC.dc`. Names are compared without regard to case: they arrive here in small letters.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use domain::base::iana::Rtype;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,28 +44,30 @@ pub enum Wanted {
     Foreign,
 }
 
-/// Understands a name, given as labels in small letters without the root.
-pub fn wanted(labels: &[String], domain: &[String], datacenter: &str) -> Wanted {
+/// Understands a name that is asked for records of this type, given as labels in small letters without the root.
+pub fn wanted(labels: &[String], rtype: Rtype, domain: &[String], datacenter: &str) -> Wanted {
     if let Some(address) = reverse(labels) {
         return Wanted::Reverse(address);
     }
     let Some(labels) = labels.strip_suffix(domain) else { return Wanted::Foreign };
-    let (mut labels, kind) = match labels {
+    let mut labels = match labels {
         [] => return Wanted::Apex,
         [one] if one == "ns" => return Wanted::NameServer,
-        [rest @ .., kind] => (rest, kind.as_str()),
+        labels => labels,
     };
-    let kind = if is_kind(kind) {
-        kind
-    } else {
-        // The last label names the datacenter then, or says that the one before does.
-        let named = if kind == "dc" { take_last(&mut labels) } else { Some(kind) };
-        if named.is_none_or(|named| !named.eq_ignore_ascii_case(datacenter)) {
-            return Wanted::Nothing;
-        }
-        match take_last(&mut labels) {
-            Some(kind) if is_kind(kind) => kind,
-            _ => return Wanted::Nothing,
+    let kind = match take_kind(&mut labels, rtype) {
+        Some(kind) => kind,
+        None => {
+            // The last label names the datacenter then, or says that the one before does.
+            let named = match take_last(&mut labels) {
+                Some("dc") => take_last(&mut labels),
+                named => named,
+            };
+            if named.is_none_or(|named| !named.eq_ignore_ascii_case(datacenter)) {
+                return Wanted::Nothing;
+            }
+            let Some(kind) = take_kind(&mut labels, rtype) else { return Wanted::Nothing };
+            kind
         }
     };
     match (kind, labels) {
@@ -82,6 +86,15 @@ pub fn wanted(labels: &[String], domain: &[String], datacenter: &str) -> Wanted 
         ("addr", [hex]) => spelled(hex).map_or(Wanted::Nothing, Wanted::Address),
         _ => Wanted::Nothing,
     }
+}
+
+/// What these labels end with, if that says what they are of. RFC 2782 has no such word: there it is a service.
+fn take_kind<'a>(labels: &mut &'a [String], rtype: Rtype) -> Option<&'a str> {
+    let last = labels.last()?;
+    if rtype == Rtype::SRV && last.starts_with('_') {
+        return Some("service");
+    }
+    is_kind(last).then(|| take_last(labels)).flatten()
 }
 
 /// What can stand before the domain.
@@ -144,8 +157,8 @@ mod tests {
         name.split('.').filter(|label| !label.is_empty()).map(str::to_owned).collect()
     }
 
-    fn ask(name: &str) -> Wanted {
-        wanted(&labels(name), &labels("consul"), "dc1")
+    fn ask(name: &str, rtype: Rtype) -> Wanted {
+        wanted(&labels(name), rtype, &labels("consul"), "dc1")
     }
 
     fn service(name: &str, tag: Option<&str>) -> Wanted {
@@ -186,12 +199,22 @@ mod tests {
             ("256.0.0.10.in-addr.arpa", Wanted::Foreign),
         ];
         for (name, expected) in cases {
-            assert_eq!(ask(name), expected, "{name:?}");
+            assert_eq!(ask(name, Rtype::A), expected, "{name:?}");
+        }
+        let by_srv = [
+            ("_web._tcp.consul", service("web", None)),
+            ("_web._v1.dc1.consul", service("web", Some("v1"))),
+            ("_web._v1.dc1.dc.consul", service("web", Some("v1"))),
+            ("_web._v1.dc2.consul", Wanted::Nothing),
+        ];
+        for (name, expected) in by_srv {
+            assert_eq!(ask(name, Rtype::SRV), expected, "{name:?}");
+            assert_eq!(ask(name, Rtype::A), Wanted::Nothing, "{name:?}");
         }
         let v6 = "2001:db8::2".parse::<Ipv6Addr>().unwrap();
         let nibbles: Vec<String> = spell(v6.into()).chars().rev().map(String::from).collect();
-        assert_eq!(ask(&format!("{}.ip6.arpa", nibbles.join("."))), Wanted::Reverse(v6.into()));
-        assert_eq!(wanted(&labels("web.service.a.b"), &labels("a.b"), "dc1"), service("web", None));
+        assert_eq!(ask(&format!("{}.ip6.arpa", nibbles.join(".")), Rtype::PTR), Wanted::Reverse(v6.into()));
+        assert_eq!(wanted(&labels("web.service.a.b"), Rtype::A, &labels("a.b"), "dc1"), service("web", None));
     }
 
     proptest! {
@@ -200,7 +223,9 @@ mod tests {
             labels in prop::collection::vec("[a-z0-9._-]{0,4}|node|service|addr|dc|dc1|consul|arpa|ip6", 0..40),
             bits in any::<u128>(),
         ) {
-            let _ = wanted(&labels, &["consul".to_owned()], "dc1");
+            for rtype in [Rtype::A, Rtype::SRV] {
+                let _ = wanted(&labels, rtype, &["consul".to_owned()], "dc1");
+            }
             for address in [IpAddr::from(Ipv6Addr::from_bits(bits)), Ipv4Addr::from_bits(bits as u32).into()] {
                 prop_assert_eq!(spelled(&spell(address)), Some(address));
             }

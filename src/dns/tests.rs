@@ -389,6 +389,7 @@ fn what_is_no_question_is_refused_or_passed_over() {
     assert_eq!(changed(2, u8::from(Opcode::UPDATE) << 3), "NOTIMP");
     assert_eq!(changed(5, 0), "FORMERR");
     assert_eq!(changed(good.len() - 1, 3), "REFUSED");
+    assert_eq!(rcode(&asked("consul", Rtype::AXFR, None)), "NOTIMP");
     let mut edns = asked("web.service.consul", Rtype::A, Some(1_232));
     let version = edns.len() - 5;
     edns[version] = 1;
@@ -409,7 +410,7 @@ proptest! {
             let answer = encode(&question, &reply, question.udp_limit());
             prop_assert!(!answer.is_empty() && answer.len() <= question.udp_limit());
             prop_assert!(read(&answer).is_err());
-            let _ = name::wanted(&question.labels(), zone.domain(), "dc1");
+            let _ = name::wanted(&question.labels(), question.rtype, zone.domain(), "dc1");
         }
     }
 

@@ -68,6 +68,10 @@ pub fn read(bytes: &[u8]) -> Result<Question, NoQuestion> {
         return Err(failed(Rcode::NOTIMP));
     }
     let asked = message.sole_question().map_err(|_| failed(Rcode::FORMERR))?;
+    // Nobody is given the whole domain.
+    if matches!(asked.qtype(), Rtype::AXFR | Rtype::IXFR) {
+        return Err(failed(Rcode::NOTIMP));
+    }
     let opt = message.opt();
     let question = Question {
         id: header.id(),

@@ -275,18 +275,22 @@ fn is_identity(name: &str) -> bool {
 }
 
 impl GrantsBody {
-    fn links(self) -> Result<(Grants<Link>, Vec<Link>), Failure> {
+    /// What a `holder`, a token or a role, is given.
+    fn links(self, holder: &str) -> Result<(Grants<Link>, Vec<Link>), Failure> {
         if !self.templatedpolicies.is_empty() {
             return Err(Failure::bad_request(
                 "Templated policies are not supported: use a policy, or ServiceIdentities and NodeIdentities",
             ));
         }
-        let nameless = self.serviceidentities.iter().any(|one| one.servicename.is_empty())
-            || self.nodeidentities.iter().any(|one| one.nodename.is_empty() || one.datacenter.is_empty());
-        if nameless {
-            return Err(Failure::bad_request(
-                "A service identity needs a ServiceName, a node identity a NodeName and a Datacenter",
-            ));
+        let missing = |what: &str| Err(Failure::bad_request(format!("{what} field on this {holder}")));
+        if self.serviceidentities.iter().any(|one| one.servicename.is_empty()) {
+            return missing("Service identity is missing the service name");
+        }
+        if self.nodeidentities.iter().any(|one| one.nodename.is_empty()) {
+            return missing("Node identity is missing the node name");
+        }
+        if self.nodeidentities.iter().any(|one| one.datacenter.is_empty()) {
+            return missing("Node identity is missing the datacenter");
         }
         let services = self.serviceidentities.iter().map(|one| ("Service", &one.servicename));
         let nodes = self.nodeidentities.iter().map(|one| ("Node", &one.nodename));
@@ -296,17 +300,35 @@ impl GrantsBody {
                  allowed, no '-' or '_' at its ends, and {MAX_IDENTITY} characters at most"
             )));
         }
-        let services = self.serviceidentities.into_iter();
-        let nodes = self.nodeidentities.into_iter();
-        let grants = Grants {
-            policies: self.policies.into_iter().map(LinkBody::link).collect(),
-            services: services
-                .map(|one| ServiceIdentity { name: one.servicename, datacenters: one.datacenters })
-                .collect(),
-            nodes: nodes.map(|one| NodeIdentity { name: one.nodename, datacenter: one.datacenter }).collect(),
-        };
+        let mut nodes: Vec<NodeIdentity> = Vec::new();
+        for NodeBody { nodename: name, datacenter } in self.nodeidentities {
+            let one = NodeIdentity { name, datacenter };
+            if !nodes.contains(&one) {
+                nodes.push(one);
+            }
+        }
+        let policies = self.policies.into_iter().map(LinkBody::link).collect();
+        let grants = Grants { policies, services: once_each(self.serviceidentities), nodes };
         Ok((grants, self.roles.into_iter().map(LinkBody::link).collect()))
     }
+}
+
+/// Each service once, in all datacenters that it is said of; no list of them means all there are.
+fn once_each(bodies: Vec<ServiceBody>) -> Vec<ServiceIdentity> {
+    let mut services: Vec<ServiceIdentity> = Vec::new();
+    for ServiceBody { servicename: name, mut datacenters } in bodies {
+        match services.iter_mut().find(|known| known.name == name) {
+            None => services.push(ServiceIdentity { name, datacenters }),
+            Some(known) if known.datacenters.is_empty() || datacenters.is_empty() => {
+                known.datacenters.clear()
+            }
+            Some(known) => {
+                datacenters.retain(|one| !known.datacenters.contains(one));
+                known.datacenters.extend(datacenters);
+            }
+        }
+    }
+    services
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -318,6 +340,7 @@ struct TokenBody {
     local: bool,
     expirationttl: GoDuration,
     expirationtime: String,
+    authmethod: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -397,23 +420,36 @@ struct Known {
 
 /// What the body says, on top of ids: one that was made before keeps what it has.
 fn token_of(api: &Api, bytes: &[u8], known: Option<Known>) -> Result<NewToken, Failure> {
-    let TokenBody { accessorid, secretid, description, local, expirationttl, expirationtime } =
+    let TokenBody { accessorid, secretid, description, local, expirationttl, expirationtime, authmethod } =
         body(bytes, "Token")?;
-    let (grants, roles) = body::<GrantsBody>(bytes, "Token")?.links()?;
+    if !authmethod.is_empty() {
+        return Err(Failure::bad_request("AuthMethod field is disallowed outside of Login"));
+    }
+    let (grants, roles) = body::<GrantsBody>(bytes, "Token")?.links("token")?;
+    if let Some(one) = grants.services.iter().find(|one| local && !one.datacenters.is_empty()) {
+        return Err(Failure::bad_request(format!(
+            "Service identity {:?} cannot specify a list of datacenters on a local token",
+            one.name
+        )));
+    }
     match &known {
         None if !expirationtime.is_empty() => {
             return Err(Failure::bad_request("ExpirationTime is not supported: give an ExpirationTTL"));
         }
         // Whoever reads a token, changes something else, and writes it back sends this too.
         Some(known) if !expirationtime.is_empty() && known.expires.as_ref() != Some(&expirationtime) => {
-            return Err(Failure::refused("Cannot change expiration time"));
+            return Err(Failure::refused(format!("Cannot change expiration time of {}", known.accessor)));
         }
         _ => {}
     }
     let ttl = expirationttl.0;
     if !ttl.is_zero() && !TTL.contains(&ttl) {
-        let (least, most) = (show_duration(*TTL.start()), show_duration(*TTL.end()));
-        return Err(Failure::bad_request(format!("ExpirationTTL must be between {least} and {most}")));
+        let (bound, limit) = if ttl < *TTL.start() { ("less", TTL.start()) } else { ("more", TTL.end()) };
+        return Err(Failure::bad_request(format!(
+            "ExpirationTime cannot be {bound} than {} in the future (was {})",
+            show_duration(*limit),
+            show_duration(ttl)
+        )));
     }
     let (accessor, secret) = match known {
         Some(Known { accessor, .. }) => {
@@ -462,7 +498,7 @@ fn policy_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<Policy, F
 fn role_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewRole, Failure> {
     let NamedBody { id, name, description, .. } = body(bytes, "Role")?;
     well_named(&name, "Role", 256)?;
-    let (grants, roles) = body::<GrantsBody>(bytes, "Role")?.links()?;
+    let (grants, roles) = body::<GrantsBody>(bytes, "Role")?.links("role")?;
     if !roles.is_empty() {
         return Err(Failure::bad_request("A role cannot have roles"));
     }
@@ -479,7 +515,9 @@ fn role_of(api: &Api, bytes: &[u8], known: Option<String>) -> Result<NewRole, Fa
 async fn change(api: &Api, command: AclCommand) -> Result<Option<Made>, Failure> {
     match api.agent.write(Command::Acl(command)).await? {
         Outcome::Returned { value: Returned::Acl(made), .. } => Ok(Some(*made)),
-        Outcome::Refused { refusal: Refusal::Denied(text), .. } => Err(Failure::denied(text)),
+        Outcome::Refused { refusal: Refusal::Denied(text), .. } => {
+            Err(Failure::denied(format!("Permission denied: {text}")))
+        }
         Outcome::Refused { refusal: Refusal::NotFound(text), .. } => Err(Failure::refused(text)),
         Outcome::Refused { refusal, .. } => Err(Failure::refused(refusal.to_string())),
         Outcome::Stale => Err(Failure::forgotten()),
@@ -785,10 +823,55 @@ pub async fn set_token(api: Arc<Api>, call: Call) -> Reply {
 mod tests {
     use super::*;
 
+    fn links(text: &str, holder: &str) -> Result<Grants<Link>, Failure> {
+        decode::body::<GrantsBody>(text.as_bytes())?.links(holder).map(|(grants, _)| grants)
+    }
+
+    #[test]
+    fn an_identity_counts_once_and_a_service_wherever_it_is_said_to() {
+        let given = links(
+            r#"{"ServiceIdentities": [
+                {"ServiceName": "web", "Datacenters": ["dc2", "dc3"]},
+                {"ServiceName": "db", "Datacenters": ["dc2"]},
+                {"ServiceName": "web", "Datacenters": ["dc1", "dc2"]},
+                {"ServiceName": "db"},
+                {"ServiceName": "db", "Datacenters": ["dc3"]}],
+                "NodeIdentities": [
+                {"NodeName": "a", "Datacenter": "dc1"},
+                {"NodeName": "a", "Datacenter": "dc2"},
+                {"NodeName": "a", "Datacenter": "dc1"}]}"#,
+            "token",
+        );
+        let given = given.unwrap();
+        let service = |name: &str, datacenters: &[&str]| ServiceIdentity {
+            name: name.to_owned(),
+            datacenters: datacenters.iter().map(|one| (*one).to_owned()).collect(),
+        };
+        assert_eq!(given.services, [service("web", &["dc2", "dc3", "dc1"]), service("db", &[])]);
+        assert_eq!(given.nodes.iter().map(|one| one.datacenter.as_str()).collect::<Vec<_>>(), ["dc1", "dc2"]);
+    }
+
+    #[test]
+    fn an_identity_without_a_name_is_refused_in_consuls_words() {
+        let cases = [
+            (
+                "{\"ServiceIdentities\": [{}]}",
+                "Service identity is missing the service name field on this role",
+            ),
+            ("{\"NodeIdentities\": [{}]}", "Node identity is missing the node name field on this role"),
+            (
+                "{\"NodeIdentities\": [{\"NodeName\": \"a\"}]}",
+                "Node identity is missing the datacenter field on this role",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(links(text, "role").unwrap_err().text, expected);
+        }
+    }
+
     #[test]
     fn an_identity_has_a_name_that_consul_takes() {
-        let links =
-            |text: &str| decode::body::<GrantsBody>(text.as_bytes())?.links().map(|(grants, _)| grants);
+        let links = |text: &str| links(text, "role");
         let longest = "a".repeat(MAX_IDENTITY);
         for name in ["web", "web-1", "a_b", "7", &longest] {
             let services = format!(r#"{{"ServiceIdentities":[{{"ServiceName":"{name}"}}]}}"#);

@@ -42,6 +42,9 @@ async fn save(api: Arc<Api>, call: Call) -> Reply {
 
 /// Makes the state what a file says.
 async fn restore(api: Arc<Api>, call: Call) -> Reply {
+    if call.params.switch("stale") {
+        return Err(Failure::bad_request("stale not allowed for restore"));
+    }
     let Ok(turn) = api.restoring.clone().try_acquire_owned() else {
         let text = "This agent is restoring another snapshot: wait for that to end";
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, text));

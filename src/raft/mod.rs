@@ -945,6 +945,12 @@ impl RaftNode {
             if members.iter().filter(|member| member.voter).count() == 1 {
                 return Err(LeaderError::Refused("the last voter cannot be removed".to_owned()));
             }
+            // A leader that is out of the configuration leads on for a moment, in which it can change nothing more: openraft
+            // panics if it tries. So the heir takes it out.
+            if node_id == self.inner.me.node_id {
+                self.transfer_to(None).await?;
+                return Err(LeaderError::NotLeader { leader: self.leader() });
+            }
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node_id]));
             self.change("removing a voter", self.inner.core.change_membership(change, false)).await?;
             self.inner.env.linger(hazard::VOTER_REMOVED).await;
@@ -1540,6 +1546,11 @@ mod tests {
                 to_a.write(set("k", "last")).await.unwrap();
                 to_a.remove_server(a.me().node_id).await.unwrap();
                 to_b.write(set("k", "without a")).await.unwrap();
+                // Who leads hands over before it is taken out, and changes nothing any more.
+                to_b.remove_server(c.me().node_id).await.unwrap();
+                let late = c.add_learner(c.me()).await;
+                assert!(matches!(late, Err(LeaderError::NotLeader { .. })), "{late:?}");
+                to_b.write(set("k", "without c")).await.unwrap();
                 for node in [a, b, c] {
                     node.shutdown().await;
                 }

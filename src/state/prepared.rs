@@ -290,6 +290,9 @@ impl PreparedQuery {
         if self.service.is_empty() {
             return Err("Must provide a Service name to query".to_owned());
         }
+        if self.node_meta.contains_key("") {
+            return Err("NodeMeta: Key cannot be blank".to_owned());
+        }
         let mut all = 0;
         for (what, text) in self.texts() {
             let most = if what == "Name" { MOST_OF_NAME } else { MOST_OF_TEXT };
@@ -596,6 +599,9 @@ pub(super) mod tests {
         }
         let named = |bytes: usize| query("q", &"n".repeat(bytes)).check();
         assert!(named(MOST_OF_NAME).is_ok() && named(MOST_OF_NAME + 1).is_err());
+        let mut blank = query("q", "");
+        blank.node_meta = BTreeMap::from([(String::new(), "x".to_owned())]);
+        assert!(blank.check().unwrap_err().contains("cannot be blank"));
         let mut many = query("q", "many");
         many.tags = vec!["x".repeat(MOST_OF_TEXT); MOST_OF_QUERY / MOST_OF_TEXT];
         assert!(many.check().unwrap_err().contains("too long"));

@@ -145,10 +145,9 @@ impl Authorizer {
         self.plain(|limits| (limits.operator, true), wanted)
     }
 
-    /// Whether gossip's keys may be looked at or changed. Who may do so with the servers may with the keys, unless a
-    /// rule is about these.
+    /// Whether gossip's keys may be looked at or changed.
     pub fn keyring(&self, wanted: Access) -> bool {
-        self.plain(|limits| (limits.keyring.or(limits.operator), true), wanted)
+        self.plain(|limits| (limits.keyring, true), wanted)
     }
 
     /// Whether tokens, policies and roles may be looked at or changed. To write is to have every right there is.
@@ -291,7 +290,7 @@ mod tests {
         let operator = with(&["operator = \"write\" keyring = \"read\" acl = \"read\""], Default::Deny);
         assert!(operator.operator(Access::Write) && !operator.keyring(Access::Write));
         assert!(operator.acl(Access::Read) && !operator.acl(Access::Write));
-        assert!(with(&["operator = \"write\""], Default::Deny).keyring(Access::Write));
+        assert!(!with(&["operator = \"write\""], Default::Deny).keyring(Access::Read));
         let everything = Authorizer::of(
             &Holder { accessor: String::new(), rules: vec![Rules::everything()] },
             Default::Deny,

@@ -532,11 +532,16 @@ impl Acl {
 
     fn put_token(&mut self, index: u64, token: &NewToken, new: bool) -> Judged<Made> {
         let known = self.tokens.get(&token.accessor);
-        let digest = token.secret.digest();
+        // Accessor ids are told to many: one that is a secret too would tell it, or make one of what is told.
+        let is_secret = |text: &Secret| self.by_secret.contains_key(&text.digest());
+        let is_accessor = |text: &Secret| self.tokens.get(&text.expose().to_owned()).is_some();
         match known {
             Some(_) if new => return invalid("Invalid Token: AccessorID is already in use"),
             None if !new => return missing(format!("Cannot find token {:?}", token.accessor)),
-            None if self.by_secret.contains_key(&digest) => {
+            None if is_secret(&Secret::new(token.accessor.as_str())) => {
+                return invalid("Invalid Token: AccessorID is already in use");
+            }
+            None if is_secret(&token.secret) || is_accessor(&token.secret) => {
                 return invalid("Invalid Token: SecretID is already in use");
             }
             None if self.tokens.len() >= MAX_ROWS => {
@@ -1070,6 +1075,17 @@ pub(super) mod tests {
             (AclCommand::DeletePolicy { id: GLOBAL_MANAGEMENT.into() }, "not permitted on the builtin"),
             (AclCommand::PutToken { token: new_token("t", &[]), new: true }, "AccessorID is already in use"),
             (AclCommand::PutToken { token: stolen, new: true }, "SecretID is already in use"),
+            (
+                AclCommand::PutToken { token: new_token("secret of t", &[]), new: true },
+                "AccessorID is already in use",
+            ),
+            (
+                AclCommand::PutToken {
+                    token: NewToken { secret: Secret::new("t"), ..new_token("v", &[]) },
+                    new: true,
+                },
+                "SecretID is already in use",
+            ),
             (AclCommand::PutToken { token: changed, new: false }, "SecretID is not permitted"),
             (
                 AclCommand::PutToken { token: new_token("v", &["nope"]), new: true },

@@ -157,18 +157,26 @@ impl Rules {
     }
 
     fn set_plain(&mut self, word: &str, access: &str) -> Result<(), BadRules> {
+        let mut nothing = None;
         let slot = match word {
             "operator" => &mut self.operator,
             "keyring" => &mut self.keyring,
             "acl" => &mut self.acl,
             // There is no mesh and there are no peers: nothing to allow.
-            "mesh" | "peering" => return access_of(word, access).map(drop),
+            "mesh" | "peering" => &mut nothing,
             _ if Kind::of_word(word).is_some() => {
                 return bad(format!("{word:?} needs a name: {word} \"name\" {{ policy = {access:?} }}"));
             }
             _ => return bad(unknown(word)),
         };
+        // As in Consul, who leaves the quotes empty says nothing.
+        if access.is_empty() {
+            return Ok(());
+        }
         let access = access_of(word, access)?;
+        if access == Access::List {
+            return bad(format!("{word}: \"list\" is for keys only"));
+        }
         *slot = Some(slot.map_or(access, |before| before.with(access)));
         Ok(())
     }
@@ -425,6 +433,7 @@ mod tests {
         assert_eq!(read, expected);
         assert_eq!(Rules::parse("  \n# nothing\n").unwrap(), Rules::default());
         assert_eq!(Rules::parse("{}").unwrap(), Rules::default());
+        assert_eq!(Rules::parse("operator = \"\" mesh = \"\"").unwrap(), Rules::default());
     }
 
     #[test]
@@ -449,6 +458,7 @@ mod tests {
             ("{\"key\": {\"a\": {}}}", "says nothing"),
             ("{\"key\": {\"a\": {\"policy\": 1}}}", "must be a text"),
             ("{\"operator\": \"maybe\"}", "is none of"),
+            ("acl = \"list\"", "line 1: acl: \"list\" is for keys only"),
             ("{", "EOF"),
         ];
         for (text, expected) in mistakes {
