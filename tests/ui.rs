@@ -413,6 +413,7 @@ fn without_a_leader_what_an_agent_knew_last_is_shown_as_old() {
     let mut other = start("b", &["--retry-join", &gossip]);
     eventually("a leader", || node.http().leader());
     assert!(node.http().set("app/name", "one"));
+    eventually("the key here", || node.http().local_value("app/name"));
     other.kill();
     let ui = Ui { node, browser: Browser::start() };
     ui.browser.open(&format!("http://{}/ui/#/kv/app/name", ui.node.at.http));
