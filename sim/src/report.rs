@@ -7,6 +7,7 @@
 pub mod explain;
 pub mod page;
 pub mod story;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

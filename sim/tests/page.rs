@@ -199,6 +199,15 @@ fn a_stale_read_is_there_to_see_without_a_network_and_without_a_complaint() {
     assert_eq!(text("again"), "cargo sim run --seed 7");
     let broke = text("broke");
     assert!(broke.as_str().unwrap().contains("could not have found \"old\" any more"), "{broke}");
+    // On a phone the page is as wide as the screen, and the picture has most of it.
+    let narrow = json!({ "width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true });
+    browser
+        .tell("/goog/cdp/execute", json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": narrow }));
+    browser.frame();
+    let wide = browser
+        .js("return [document.documentElement.scrollWidth, document.getElementById('picture').clientWidth]");
+    assert_eq!(wide, json!([390, 390]));
+    browser.tell("/goog/cdp/execute", json!({ "cmd": "Emulation.clearDeviceMetricsOverride", "params": {} }));
     // The page begins where it broke, and a screen reader is told where that is.
     assert!(number(&said, "from") > 0);
     let label = browser.js("return document.getElementById('picture').getAttribute('aria-label')");

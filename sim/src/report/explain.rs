@@ -185,6 +185,8 @@ pub struct Named {
     pub terms: BTreeSet<u64>,
     /// Quoted texts: keys, members.
     pub quoted: BTreeSet<String>,
+    /// Sessions, and paths of the API: what clients ask about beside keys.
+    pub things: BTreeSet<String>,
 }
 
 /// Finds what a detail names: "op 7", "node 2", "index 12" or "entry 12", "term 3", "\"n1\"".
@@ -209,6 +211,12 @@ pub fn named(detail: &str) -> Named {
         rest.push('_');
     }
     let words: Vec<&str> = rest.split_whitespace().collect();
+    for word in &words {
+        let word = word.trim_end_matches([',', ':', ';', '.', ')']);
+        if word.starts_with("/v1/") || (word.len() == 36 && word.matches('-').count() == 4) {
+            named.things.insert(word.to_owned());
+        }
+    }
     for pair in words.windows(2) {
         let digits: String = pair[1].chars().take_while(char::is_ascii_digit).collect();
         let Ok(number) = digits.parse::<u64>() else { continue };
@@ -348,5 +356,9 @@ mod tests {
         assert_eq!(found.operations, [270].into());
         assert_eq!((found.nodes, found.indexes, found.terms), ([2].into(), [9, 12].into(), [3].into()));
         assert_eq!(found.quoted, ["n\"1".to_owned()].into());
+        let session = "7e19aa98-7988-486a-910f-50235a75f26b";
+        let found =
+            named(&format!("lock \"lock-1\": session {session} holds it; /v1/health/service/x, late"));
+        assert_eq!(found.things, [session.to_owned(), "/v1/health/service/x".to_owned()].into());
     }
 }

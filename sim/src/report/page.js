@@ -43,7 +43,7 @@ for (const rule of page.rules) {
   if (!rule.senders && !rule.receivers) continue;
   const all = lanes.map((lane) => lane.node);
   const from = rule.senders || all, to = rule.receivers || all;
-  const names = (nodes) => nodes.map((node) => 'n' + node).join(' ');
+  const names = (hosts) => [...hosts.filter((host) => host < firstClient).map((host) => 'n' + host), ...(hosts.some((host) => host >= firstClient) ? ['clients'] : [])].join(' ');
   for (const node of from) {
     const others = to.filter((other) => other !== node);
     if (others.length) laneOf.get(node)?.cuts.push({ from_ns: rule.from_ns, to_ns: rule.to_ns, text: rule.blocks ? 'does not reach ' + names(others) : `to ${names(others)}: ${rule.effect}`, blocks: rule.blocks, apart: rule.blocks && from.length <= to.length });
@@ -70,10 +70,13 @@ for (const op of page.operations) {
 const opById = new Map(page.operations.map((op) => [op.id, op]));
 // A client asks for one thing after the other; a history from elsewhere may know better, so bars that overlap get rows of their own.
 const clientRows = [];
-for (const [client, ops] of [...byClient].sort((a, b) => a[0] - b[0])) {
+// Clients that the violation in question is about stand nearest to the nodes.
+const blamed = new Set(page.operations.filter((op) => page.violations[page.lead]?.operations.includes(op.id)).map((op) => op.client));
+for (const [client, ops] of [...byClient].sort((a, b) => blamed.has(b[0]) - blamed.has(a[0]) || a[0] - b[0])) {
   const rows = [];
   for (const op of ops) {
-    op.words = (op.key + ': ' + op.label).toString();
+    op.words = (op.key ? op.key + ': ' : '') + op.label;
+    op.name = op.beside ? 'request' : 'op ' + op.id;
     let row = rows.find((row) => row[row.length - 1].to_ns === undefined || row[row.length - 1].to_ns <= op.from_ns);
     if (!row) rows.push(row = []);
     op.at = row.length;
@@ -211,8 +214,8 @@ const roleWords = (role) => role.role === 'follower' && role.leader ? `follows $
 // --- The picture: rows from top to bottom.
 
 const canvas = $('picture'), ctx = canvas.getContext('2d'), scroll = $('scroll');
-const GUTTER = 128, AXIS = 24, FAULT_ROW = 17, LANE = 92, CLIENT_ROW = 30, ROLE = 22;
-let rows = [], tall = 0, width = 0, height = 0, ratio = 1, drawn = 0, hits = [], pointer = null, frame = 0, printing = false;
+const AXIS = 24, FAULT_ROW = 17, LANE = 92, CLIENT_ROW = 30, ROLE = 22;
+let GUTTER = 128, rows = [], tall = 0, width = 0, height = 0, ratio = 1, drawn = 0, hits = [], pointer = null, frame = 0, printing = false;
 
 // Faults side by side in as few rows as hold them.
 const faultRows = [];
@@ -224,6 +227,7 @@ page.faults.forEach((fault) => {
 
 function layout() {
   rows = [];
+  GUTTER = scroll.clientWidth < 600 ? 84 : 128;
   let y = AXIS + 22;
   // Where there is room the lanes stand further apart: messages are easier to follow.
   const nodes = lanes.filter((lane) => shown.nodes.get(lane.node)).length;
@@ -378,6 +382,11 @@ function draw() {
   hits = [];
   drawn = 0;
   const seen = rows.filter((row) => row.y + row.h >= top && row.y <= top + height);
+  // What begins before the view does not reach into the names.
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(GUTTER - 2, top, width - GUTTER + 2, height);
+  ctx.clip();
   grid(top);
   for (const row of seen) if (row.kind === 'lane') ground(row);
   for (const row of seen) if (row.kind === 'faults') drawFaults(row);
@@ -386,6 +395,7 @@ function draw() {
   for (const row of seen) if (row.kind === 'client') drawClient(row);
   if (shown.layers.get('order') && order) drawOrder();
   drawEvidence();
+  ctx.restore();
   for (const row of seen) gutter(row);
   axis(top);
   drawFlags(top);
@@ -454,10 +464,11 @@ function gutter(row) {
   if (row.kind === 'faults') return write(row.title, 10, row.y + row.h / 2, GUTTER - 18, colour.dim, SANS);
   if (row.kind === 'client') return write(row.row.name, 10, row.y + row.h / 2, GUTTER - 18, colour.ink, SANS);
   const { lane } = row, at = pointer ? timeOf(Math.max(pointer.x, GUTTER)) : Math.min(view.to, end);
-  write(lane.name, 10, row.y + 13, 40, colour.ink, '700 15px system-ui, "DejaVu Sans", sans-serif');
+  write(lane.name, 10, row.y + 13, GUTTER - 14, colour.ink, '700 15px system-ui, "DejaVu Sans", sans-serif');
+  const after = 18 + ctx.measureText(lane.name).width;
   const gone = lane.processes.find((one) => one.from_ns <= at && at < one.to_ns && one.state !== 'frozen');
   const role = gone ? null : roleAt(lane, at);
-  write(gone ? { down: 'down', 'power-loss': 'no power', absent: 'not there' }[gone.state] : role ? role.role + ' t' + role.term : '', 44, row.y + 14, GUTTER - 52, colour.dim, SMALL);
+  write(gone ? { down: 'down', 'power-loss': 'no power', absent: 'not there' }[gone.state] : role ? role.role + ' t' + role.term : lane.client ? 'client' : '', after, row.y + 14, GUTTER - 6 - after, colour.dim, SMALL);
   const i = lower(lane.at, at + 1) - 1;
   if (i >= 0) {
     write(`log ${lane.last[i]}`, 10, row.y + 33, GUTTER - 18, colour.dim, SMALL);
@@ -500,8 +511,10 @@ function ground({ y, h, lane }) {
 
 function drawLane({ y, h, lane }) {
   // The part it plays; until it says so, only that it runs.
-  box(0, end, y + 2, ROLE, hatch(colour.band, colour.line, true, 3));
-  for (const mark of inView(lane.boots, 'at_ns', 'until_ns')) {
+  if (lane.client) box(0, end, y + 2, ROLE, colour.band);
+  if (lane.client) write('client agent: no part in Raft, asks the servers', GUTTER + 6, y + 2 + ROLE / 2, plotWidth() - 8, colour.dim, SANS);
+  else box(0, end, y + 2, ROLE, hatch(colour.band, colour.line, true, 3));
+  if (!lane.client) for (const mark of inView(lane.boots, 'at_ns', 'until_ns')) {
     const x = Math.max(GUTTER, xOf(mark.at_ns));
     write('runs, no role yet', x + 6, y + 2 + ROLE / 2, xOf(mark.until_ns) - x - 8, colour.dim, SMALL);
   }
@@ -614,7 +627,13 @@ function drawClock(y, h, lane) {
     const x = Math.max(GUTTER, xOf(piece.at_ns)) + 3, next = xOf(pieces[i + 1]?.at_ns ?? end);
     if (piece.at_ns > view.to || next < GUTTER || x < free) return;
     const words = clockWords(lane, Math.max(piece.at_ns, view.from));
-    if (words) { if (next - x > 60) { write('clock ' + words, x, y + h / 2, Math.min(next - x - 4, 200), colour.clock, SMALL); free = x + 130; } }
+    if (!words || next - x <= 60) return;
+    ctx.font = SMALL;
+    const room = Math.min(next - x - 4, 230), size = Math.min(room, ctx.measureText('clock ' + words).width);
+    ctx.fillStyle = colour.band;
+    ctx.fillRect(x - 2, y, size + 4, h);
+    write('clock ' + words, x, y + h / 2, room, colour.clock, SMALL);
+    free = x + size + 12;
   });
   hits.push({ x: GUTTER, y, w: width, h, low: true, item: { type: 'clock', lane } });
 }
@@ -854,9 +873,12 @@ function drawMessages(top) {
 }
 
 function drawFlags(top) {
-  page.violations.forEach((violation, i) => {
+  // Names stand where there is room, that of the violation in question before the others.
+  const taken = [];
+  const byWeight = page.violations.map((violation, i) => [violation, i]).sort((a, b) => (b[1] === shown.violation) - (a[1] === shown.violation));
+  byWeight.forEach(([violation, i]) => {
     if (!violation.at_ns || violation.at_ns < view.from || violation.at_ns > view.to) return;
-    if (page.violations.findIndex((other) => other.at_ns === violation.at_ns) !== i) return;
+    if (byWeight.find(([other]) => other.at_ns === violation.at_ns)[1] !== i) return;
     const x = Math.round(xOf(violation.at_ns)) + 0.5;
     ctx.strokeStyle = colour.bad;
     ctx.lineWidth = i === shown.violation ? 1.5 : 0.6;
@@ -870,6 +892,8 @@ function drawFlags(top) {
     ctx.font = BOLD;
     const size = ctx.measureText(words).width + 10;
     const left = Math.min(x, width - size);
+    if (taken.some((other) => left < other + size + 2 && other < left + size + 2)) return;
+    taken.push(left);
     ctx.fillStyle = colour.bad;
     ctx.fillRect(left, top + 3, size, 18);
     write(words, left + 5, top + 12.5, size, dark() ? '#12161c' : '#fff');
@@ -975,7 +999,7 @@ function describe(item, at) {
     case 'op': {
       const { op } = item;
       const placed = order ? order.placed.findIndex((one) => one.id === op.id) : -1;
-      return [['operation', `op ${op.id} of ${clientName(op.client)}` + (op.node !== undefined ? `, through n${op.node}` : '')], ['does', op.words],
+      return [['operation', `${op.name} of ${clientName(op.client)}` + (op.node !== undefined ? `, through n${op.node}` : '')], ['does', op.words],
         ['result', { ok: 'ok', failed: 'failed: it did not happen', unknown: 'unknown: it may have happened, may yet, or never' }[op.result] + (op.told ? ` (${op.told})` : '')],
         ['from', seconds(op.from_ns)], ['to', op.to_ns === undefined ? 'never answered' : `${seconds(op.to_ns)}, after ${span(op.to_ns - op.from_ns)}`],
         ...(placed >= 0 ? [['in the order', `number ${placed + 1} of ${order.placed.length}`]] : []),
@@ -1023,6 +1047,8 @@ function select(item, at) {
   list.replaceChildren();
   for (const [name, text] of item ? describe(item, at) : []) list.append(element('dt', name), element('dd', text));
   if (item) $('selected').scrollIntoView({ block: 'nearest' });
+  const y = item?.op ? rowY(item.op.id) : null;
+  if (y !== null && (y < scroll.scrollTop + AXIS || y > scroll.scrollTop + scroll.clientHeight - CLIENT_ROW)) scroll.scrollTop = y - scroll.clientHeight / 2;
   redraw();
 }
 
@@ -1036,7 +1062,7 @@ function report(flying, seen) {
   $('status').textContent = parts.join('  ·  ');
   // For whoever tests the page, and for screen readers.
   Object.assign(canvas.dataset, { from: Math.round(view.from), to: Math.round(view.to), drawn, lines: flying.lines, inView: flying.count, lanes: rows.filter((row) => row.kind === 'lane').length, clients: rows.filter((row) => row.kind === 'client').length, operations: hits.filter((hit) => hit.item?.type === 'op').length, culprits: hits.filter((hit) => hit.item?.type === 'op' && culprits.has(hit.item.op.id)).length, frames: Number(canvas.dataset.frames || 0) + 1 });
-  canvas.setAttribute('aria-label', `${page.headline}. ${lanes.length} nodes, ${page.operations.length} operations, shown from ${seconds(Math.max(0, view.from))} to ${seconds(view.to)}.`);
+  canvas.setAttribute('aria-label', `${page.headline}. ${lanes.length} nodes, ${page.operations.filter((op) => !op.beside).length} operations, shown from ${seconds(Math.max(0, view.from))} to ${seconds(view.to)}.`);
 }
 
 // --- Finding.
@@ -1046,7 +1072,7 @@ function find(text) {
   matching = shown.find ? (words) => words.toLowerCase().includes(shown.find) : null;
   matches = [];
   if (matching) {
-    for (const op of page.operations) if (matching(op.words) || `op ${op.id}` === shown.find) matches.push({ at: op.from_ns, to: op.drawn_ns, op });
+    for (const op of page.operations) if (matching(op.words) || op.name === shown.find) matches.push({ at: op.from_ns, to: op.drawn_ns, op });
     for (const lane of lanes) for (const mark of lane.marks) if (matching(mark.text)) matches.push({ at: mark.at_ns, to: mark.at_ns });
     for (const fault of page.faults) if (matching(fault.kind + ' ' + fault.what)) matches.push({ at: fault.from_ns, to: fault.to_ns });
     matches.sort((a, b) => a.at - b.at);
@@ -1126,7 +1152,7 @@ function fill() {
       } else shown.nodes.set(lane.node, now);
     });
   }
-  for (const key of [...new Set(page.operations.map((op) => op.key))].sort().slice(0, 2000)) { const option = element('option', cut(key, 60)); option.value = key; $('key').append(option); }
+  for (const key of [...new Set(page.operations.map((op) => op.key).filter(Boolean))].sort().slice(0, 2000)) { const option = element('option', cut(key, 60)); option.value = key; $('key').append(option); }
   for (const client of [...byClient.keys()].sort((a, b) => a - b).slice(0, 2000)) { const option = element('option', clientName(client)); option.value = client; $('client').append(option); }
   $('key').addEventListener('change', () => { shown.key = $('key').value; layout(); redraw(); });
   $('client').addEventListener('change', () => { shown.client = $('client').value; layout(); redraw(); });
@@ -1154,7 +1180,9 @@ function fill() {
 function broke() {
   const parent = $('broke');
   parent.append(element('h2', page.violations.length ? 'What broke' : 'Nothing broke'));
-  page.violations.forEach((violation, i) => {
+  // The one that says most comes first.
+  const cards = page.violations.map((violation, i) => ({ violation, i })).sort((a, b) => (b.i === page.lead) - (a.i === page.lead));
+  for (const { violation, i } of cards) {
     const card = element('div', undefined, 'card');
     const place = [violation.at_ns ? 'at ' + seconds(violation.at_ns) : '', violation.node !== null ? 'on n' + violation.node : ''].filter(Boolean).join(', ');
     card.append(element('h3', `${violation.check} violated${place ? ', ' + place : ''}`));
@@ -1164,7 +1192,7 @@ function broke() {
     const list = element('ol');
     for (const id of violation.operations) {
       const op = opById.get(id);
-      if (op) list.append(link(`op ${op.id}, ${clientName(op.client)}${op.node !== undefined ? ' through n' + op.node : ''}: ${op.words}`, op.from_ns, op.drawn_ns, () => select({ type: 'op', op }, op.from_ns)));
+      if (op) list.append(link(`${op.beside ? '' : op.name + ', '}${clientName(op.client)}${op.node !== undefined ? ' through n' + op.node : ''}: ${op.words}${op.beside ? ', at ' + seconds(op.to_ns ?? op.from_ns) : ''}`, op.from_ns, op.drawn_ns, () => select({ type: 'op', op }, op.from_ns)));
     }
     for (const event of violation.events.slice(-16)) list.append(link(`${event.text}, at ${seconds(event.at_ns)}`, event.at_ns, event.at_ns));
     if (list.children.length) card.append(list);
@@ -1175,12 +1203,12 @@ function broke() {
     }
     card.addEventListener('click', () => {
       shown.violation = i;
-      [...parent.querySelectorAll('.card')].forEach((other, at) => other.classList.toggle('chosen', at === i));
+      for (const other of parent.querySelectorAll('.card')) other.classList.toggle('chosen', other === card);
       redraw();
     });
     card.classList.toggle('chosen', i === page.lead);
     parent.append(card);
-  });
+  }
   for (const text of page.undecided) parent.append(element('p', 'undecided: ' + text));
 }
 function link(text, from, to, then) {
@@ -1303,6 +1331,8 @@ canvas.addEventListener('pointerup', (event) => {
   if (drag && !drag.moved) { const item = showTip(event); select(item, timeOf(pointer.x)); }
   drag = null;
 });
+// A finger that scrolls the page is the browser's.
+canvas.addEventListener('pointercancel', () => { drag = null; });
 canvas.addEventListener('pointerleave', () => { tip.hidden = true; pointer = null; redraw(); });
 canvas.addEventListener('dblclick', (event) => zoom(0.35, event.clientX - canvas.getBoundingClientRect().left));
 canvas.addEventListener('wheel', (event) => {

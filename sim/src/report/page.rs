@@ -19,10 +19,10 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::explain::{Evidence, Explained, evidence, explain, instants, named};
+use super::explain::{Evidence, Explained, Named, evidence, explain, instants, named};
 use super::story::{
     ClockPiece, FaultSpan, Lane, MARKS, Mark, Messages, ProcessSpan, Progress, RoleSpan, RuleSpan, Story,
-    shortened,
+    Talk, shortened,
 };
 use super::{RunReport, claim};
 use crate::check::linearizable::Broken;
@@ -42,6 +42,9 @@ const MOST_REQUESTS: usize = 60;
 
 /// Before a violation and after it, what is shown at first: so many times what its events span.
 const MARGIN: u64 = 4;
+
+/// So many of the things that clients did beside operations are shown to be what a violation speaks of.
+const MOST_BESIDE: usize = 12;
 
 /// Of the events of a violation so many, its last, are in view at first.
 const NEAREST: usize = 4;
@@ -97,6 +100,9 @@ pub struct Page {
 #[derive(Clone, Debug, Serialize)]
 struct DrawnLane {
     node: u32,
+    /// A client agent: it has no part in Raft.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    client: bool,
     processes: Vec<ProcessSpan>,
     roles: Vec<RoleSpan>,
     clocks: Vec<ClockPiece>,
@@ -148,6 +154,9 @@ struct DrawnOperation {
     result: &'static str,
     /// What it did, in a few signs.
     label: String,
+    /// Whether it is no operation of the history, but something that a client did beside it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    beside: bool,
     /// What the client was told, if that was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     told: Option<String>,
@@ -216,10 +225,15 @@ impl Page {
     pub fn of(story: Story, material: Material<'_>) -> Page {
         let Material { report, history, broken, scenario, .. } = material;
         let explained = broken.map(|broken| explain(broken, history));
+        let is_agent = |node| scenario.is_some_and(|scenario| scenario.is_agent(node));
+        // Of all that clients did beside the operations a page holds the end: there it broke.
+        let first_free = history.iter().map(|one| one.id + 1).max().unwrap_or(0);
+        let beside: Vec<DrawnOperation> =
+            (first_free..).zip(&story.talks).map(|(id, talk)| DrawnOperation::beside(id, talk)).collect();
         let violations: Vec<DrawnViolation> = report
             .violations
             .iter()
-            .map(|one| drawn_violation(one, &story, broken.zip(explained.as_ref())))
+            .map(|one| drawn_violation(one, &story, broken.zip(explained.as_ref()), &beside))
             .collect();
         let lead = lead(&report.violations, material.mutant);
         let first = report.violations.get(lead);
@@ -256,11 +270,14 @@ impl Page {
             stuck: broken.stuck.clone(),
             reader: broken.reader,
         });
-        let focus_ns = violations.get(lead).map(|one| focus(one, history, end_ns));
+        let focus_ns = violations.get(lead).map(|one| focus(one, history, &beside, end_ns));
         let middle = focus_ns.map_or(end_ns, |(from, to)| from + (to - from) / 4 * 3);
         let wanted: BTreeSet<u64> =
             violations.iter().flat_map(|one| one.operations.iter().copied()).collect();
-        let (operations, operations_left_out) = drawn_operations(history, &wanted, broken, middle);
+        let (mut operations, operations_left_out) = drawn_operations(history, &wanted, broken, middle);
+        let room = MOST_OPERATIONS.saturating_sub(operations.len());
+        operations.extend(beside.into_iter().rev().take(room));
+        operations.sort_by_key(|one| (one.from_ns, one.id));
         Page {
             headline,
             verdict: match (first, report.undecided.is_empty()) {
@@ -280,7 +297,11 @@ impl Page {
             heal_ns: story.heal_ns,
             first_client: story.first_client,
             own_client: material.own_client,
-            lanes: story.lanes.into_iter().map(|(node, lane)| DrawnLane::of(node, lane)).collect(),
+            lanes: story
+                .lanes
+                .into_iter()
+                .map(|(node, lane)| DrawnLane::of(node, is_agent(node), lane))
+                .collect(),
             faults: story.faults,
             rules: story.rules,
             messages: DrawnMessages::around(story.messages, middle),
@@ -354,11 +375,11 @@ pub fn free_name(file: &Path) -> PathBuf {
 }
 
 impl DrawnLane {
-    fn of(node: u32, lane: Lane) -> DrawnLane {
+    fn of(node: u32, client: bool, lane: Lane) -> DrawnLane {
         let Lane { processes, roles, clocks, progress, marks } = lane;
         let Progress { at_ns, last, durable, applied } = progress;
         let progress = DrawnProgress { at_ns, last, durable, applied };
-        DrawnLane { node, processes, roles, clocks, progress, marks }
+        DrawnLane { node, client, processes, roles, clocks, progress, marks }
     }
 }
 
@@ -424,6 +445,23 @@ impl DrawnOperation {
             result,
             label: shortened(label(operation)),
             told: told.map(|told| shortened(told.clone())),
+            beside: false,
+        }
+    }
+
+    /// What a client did beside the operations, under an id that none of them has.
+    fn beside(id: u64, talk: &Talk) -> DrawnOperation {
+        DrawnOperation {
+            id,
+            client: talk.client,
+            node: None,
+            key: talk.about.clone(),
+            from_ns: talk.from_ns,
+            to_ns: talk.to_ns,
+            result: if talk.to_ns.is_some() { "ok" } else { "unknown" },
+            label: talk.text.clone(),
+            told: None,
+            beside: true,
         }
     }
 }
@@ -451,9 +489,19 @@ fn drawn_violation(
     violation: &Violation,
     story: &Story,
     lin: Option<(&Broken, &Explained)>,
+    beside: &[DrawnOperation],
 ) -> DrawnViolation {
     let property = check::property_of(&violation.check);
-    let mut operations = named(&violation.detail).operations;
+    let Named { mut operations, things, .. } = named(&violation.detail);
+    if operations.is_empty() {
+        // Of what clients did with the things it names, what came last before it.
+        let speaks = |one: &&DrawnOperation| {
+            let until = if violation.at_ns == 0 { u64::MAX } else { violation.at_ns };
+            one.to_ns.is_some_and(|to_ns| to_ns <= until)
+                && things.iter().any(|thing| one.label.contains(thing))
+        };
+        operations.extend(beside.iter().rev().filter(speaks).take(MOST_BESIDE).map(|one| one.id));
+    }
     let mut sentences = Vec::new();
     if let Some((broken, explained)) = lin
         && violation.check == "LIN"
@@ -474,13 +522,21 @@ fn drawn_violation(
     }
 }
 
-/// The words of a check with nodes in place of their Raft ids, which nobody can tell apart.
+/// The words of a check with nodes by the names of their lanes: in place of their Raft ids, which nobody can tell apart, and of "node 1".
 fn with_names(words: &str, story: &Story) -> String {
     let mut text = String::with_capacity(words.len());
     let mut rest = words;
     while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
         let end = rest[at..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |length| at + length);
         text += &rest[..at];
+        let number = rest[at..end].parse::<u32>().ok().filter(|node| story.lanes.contains_key(node));
+        if let Some(node) = number
+            && let Some(before) = text.strip_suffix("node ").or_else(|| text.strip_suffix("Node "))
+        {
+            text = format!("{before}n{node}");
+            rest = &rest[end..];
+            continue;
+        }
         // A small number may be anything; ids are drawn from all numbers there are.
         let id = rest[at..end].parse::<u64>().ok().filter(|_| end - at > 9);
         match id.and_then(|id| story.names.get(&id)) {
@@ -507,12 +563,20 @@ fn lead(violations: &[Violation], mutant: Option<&str>) -> usize {
 }
 
 /// What to look at first: the violation and what it speaks of, with some room around.
-fn focus(violation: &DrawnViolation, history: &[Operation], end_ns: u64) -> (u64, u64) {
+fn focus(
+    violation: &DrawnViolation,
+    history: &[Operation],
+    beside: &[DrawnOperation],
+    end_ns: u64,
+) -> (u64, u64) {
     let mut times: Vec<u64> = violation.events.iter().rev().take(NEAREST).map(|event| event.at_ns).collect();
     times.extend((violation.at_ns > 0).then_some(violation.at_ns));
     for operation in history.iter().filter(|operation| violation.operations.contains(&operation.id)) {
         times.push(operation.invoked_ns);
         times.extend(operation.returned_ns);
+    }
+    for one in beside.iter().filter(|one| violation.operations.contains(&one.id)) {
+        times.extend(one.to_ns.into_iter().chain([one.from_ns]));
     }
     let (Some(first), Some(last)) = (times.iter().min(), times.iter().max()) else { return (0, end_ns) };
     let room = ((last - first) / MARGIN).max(20_000_000);
@@ -524,7 +588,12 @@ fn facts(material: &Material<'_>) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if report.trace_events > 0 || material.scenario.is_some() {
         facts.push(("seed", report.seed.to_string()));
-        facts.push(("nodes", report.nodes.to_string()));
+        let agents = material.scenario.map_or(0, |scenario| scenario.agents().count());
+        facts.push(match agents {
+            0 => ("nodes", report.nodes.to_string()),
+            1 => ("nodes", format!("{}, and a client agent", report.nodes)),
+            agents => ("nodes", format!("{}, and {agents} client agents", report.nodes)),
+        });
         facts.push(("simulated", format!("{:.1} s", report.sim_seconds)));
         facts.push(("events", report.trace_events.to_string()));
         facts.push(("trace", report.trace_hash.clone()));
@@ -761,11 +830,47 @@ mod tests {
     }
 
     #[test]
+    fn a_violation_speaks_of_what_clients_did_with_the_session_that_it_names() {
+        let session = "7e19aa98-7988-486a-910f-50235a75f26b";
+        let talk = |ms: u64, text: String| Talk {
+            client: 5,
+            from_ns: ms * MS,
+            to_ns: Some(ms * MS),
+            about: "lock-1".into(),
+            text,
+        };
+        let mut story = small().story();
+        story.talks = vec![
+            talk(10, format!("session {session} has the lock")),
+            talk(20, "session of somebody else".into()),
+            talk(30, format!("session {session} reads that nobody has the lock")),
+            talk(40, format!("session {session} is said to be gone")),
+        ];
+        let mut report = RunReport::default();
+        report
+            .violate("LOCK", format!("lock \"lock-1\": session {session} holds it, and a read shows nobody"));
+        report.violations[0].at_ns = 30 * MS;
+        let material = Material {
+            report: &report,
+            history: &[],
+            broken: None,
+            scenario: None,
+            mutant: None,
+            again: None,
+            own_client: None,
+        };
+        let page = Page::of(story, material);
+        assert_eq!(page.operations.len(), 4);
+        assert_eq!(page.violations[0].operations, [0, 2].into());
+        assert!(page.focus_ns.is_some_and(|(from, to)| from < 10 * MS && 30 * MS < to));
+    }
+
+    #[test]
     fn raft_ids_become_the_nodes_that_have_them() {
         let mut story = small().story();
         story.names.insert(238_969_098_475_853_951, 0);
         let words = "node 0 applied 11: voters [[238969098475853951]], digest 1238969098475853951, at 2.5s";
-        let named = "node 0 applied 11: voters [[n0]], digest 1238969098475853951, at 2.5s";
+        let named = "n0 applied 11: voters [[n0]], digest 1238969098475853951, at 2.5s";
         assert_eq!(with_names(words, &story), named);
     }
 

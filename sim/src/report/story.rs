@@ -18,10 +18,11 @@ use driftline::env::Observed;
 use driftline::env::observe::{MemberChange, RaftRole};
 use serde::Serialize;
 
+use super::words;
 use crate::fault::{Effect, Hosts, Rule};
 use crate::record::{Happening, Recorder};
 use crate::scenario::Fault;
-use crate::trace::{Event, Message, Transport};
+use crate::trace::{Event, Message, Transport, WORLD};
 
 /// More messages than this are counted and not kept.
 const MOST_MESSAGES: usize = 2_000_000;
@@ -46,6 +47,9 @@ pub struct Story {
     pub rules: Vec<RuleSpan>,
     /// The messages, by the time they were sent.
     pub messages: Messages,
+    /// What clients did beside reads and writes of keys, by beginning.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub talks: Vec<Talk>,
     /// Hosts from this number on are clients.
     pub first_client: u32,
     /// Which node gave itself which Raft id.
@@ -143,6 +147,21 @@ pub struct Mark {
     /// What kind of thing, one of [`MARKS`].
     pub kind: &'static str,
     /// It, in words.
+    pub text: String,
+}
+
+/// Something that a client did beside reading and writing keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Talk {
+    /// Its number.
+    pub client: u32,
+    /// When it asked.
+    pub from_ns: u64,
+    /// When it was told.
+    pub to_ns: Option<u64>,
+    /// The lock, if it is about one.
+    pub about: String,
+    /// What it asked and was told.
     pub text: String,
 }
 
@@ -251,6 +270,8 @@ pub struct Scribe {
     flying: BTreeMap<Likeness, Flight>,
     faults: Vec<(Fault, usize)>,
     rules: BTreeMap<u64, usize>,
+    /// What clients asked and were not told yet, by client: places in the story's talks.
+    asked: BTreeMap<u32, VecDeque<usize>>,
 }
 
 /// The rows of equal messages.
@@ -278,6 +299,7 @@ impl Scribe {
             flying: BTreeMap::new(),
             faults: Vec::new(),
             rules: BTreeMap::new(),
+            asked: BTreeMap::new(),
         }
     }
 
@@ -302,7 +324,8 @@ impl Scribe {
         for fault in &mut story.faults {
             let begun = story.rules.iter().filter(|rule| rule.blocks && rule.from_ns == fault.from_ns);
             if fault.kind == "partition" {
-                fault.what = apart(&begun.collect::<Vec<_>>()).unwrap_or_else(|| fault.what.clone());
+                fault.what = apart(&begun.collect::<Vec<_>>(), story.first_client)
+                    .unwrap_or_else(|| fault.what.clone());
             }
         }
         story
@@ -506,7 +529,41 @@ impl Scribe {
                 let said = if *verb == "exit" { "the process ends" } else { "a panic" };
                 self.mark(at_ns, host, "fatal", format!("{said}: {text}"));
             }
+            Event::Note { verb, text } if host >= self.story.first_client && host != WORLD => {
+                self.talked(at_ns, host, verb, text);
+            }
             Event::Connection { .. } | Event::Timer { .. } | Event::Sync { .. } | Event::Note { .. } => {}
+        }
+    }
+
+    /// A client asks, is told, or notes what it knows of its lock. What begins with a number is an operation of the history.
+    fn talked(&mut self, at_ns: u64, host: u32, verb: &str, text: &str) {
+        let client = host - self.story.first_client;
+        let rest = text.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        let numbered = rest.len() < text.len() && (rest.starts_with(" at ") || rest.starts_with(": "));
+        let talks = &mut self.story.talks;
+        match verb {
+            "invoke" if !numbered => {
+                self.asked.entry(client).or_default().push_back(talks.len());
+                let text = shortened(text.to_owned());
+                talks.push(Talk { client, from_ns: at_ns, to_ns: None, about: String::new(), text });
+            }
+            "return" if !numbered => {
+                let asked = self.asked.entry(client).or_default();
+                // Of several at once nobody can say whose answer it is.
+                let alone = asked.len() == 1;
+                if let Some(talk) = asked.pop_front().and_then(|at| talks.get_mut(at)) {
+                    talk.to_ns = Some(at_ns);
+                    if alone {
+                        talk.text = shortened(format!("{} → {text}", talk.text));
+                    }
+                }
+            }
+            "lock" => {
+                let Some((about, text)) = words::of_lock(text) else { return };
+                talks.push(Talk { client, from_ns: at_ns, to_ns: Some(at_ns), about, text });
+            }
+            _ => {}
         }
     }
 }
@@ -552,7 +609,7 @@ impl Recorder for Scribe {
                     from_ns: at_ns,
                     to_ns: at_ns,
                     kind: fault.kind.name().to_owned(),
-                    what: shortened(what.to_owned()),
+                    what: shortened(words::of_fault(fault, what)),
                     nodes: fault.kind.nodes(),
                 });
             }
@@ -697,23 +754,23 @@ fn rule_span(at_ns: u64, rule: &Rule) -> RuleSpan {
         Hosts::All => None,
         Hosts::Only(hosts) => Some(hosts.iter().copied().collect()),
     };
-    let effect = match &rule.effect {
-        Effect::Block => "nothing passes".to_owned(),
-        other => format!("{other:?}"),
-    };
     RuleSpan {
         from_ns: at_ns,
         to_ns: at_ns,
         senders: list(&rule.from),
         receivers: list(&rule.to),
         blocks: rule.effect == Effect::Block,
-        effect,
+        effect: words::of_effect(&rule.effect),
     }
 }
 
-/// Who does not reach whom, in words; both ways are told once.
-fn apart(rules: &[&RuleSpan]) -> Option<String> {
-    let list = |nodes: &[u32]| nodes.iter().map(|node| format!("n{node}")).collect::<Vec<_>>().join(" ");
+/// Who does not reach whom, in words; both ways are told once. Of clients, who are from this number on, only that they are there.
+fn apart(rules: &[&RuleSpan], first_client: u32) -> Option<String> {
+    let list = |hosts: &[u32]| {
+        let nodes = hosts.iter().filter(|host| **host < first_client).map(|node| format!("n{node}"));
+        let clients = hosts.iter().any(|host| *host >= first_client).then(|| "clients".to_owned());
+        nodes.chain(clients).collect::<Vec<_>>().join(" ")
+    };
     let mut told: Vec<String> = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
         let (from, to) = (rule.senders.as_ref()?, rule.receivers.as_ref()?);
@@ -872,6 +929,33 @@ mod tests {
         scribe.on(MS, 0, Happening::Traced(&Event::Send(sent)));
         scribe.on(2 * MS, 1, Happening::Traced(&Event::Deliver(arrived)));
         assert_eq!(scribe.story().messages.fate, [Fate::DAMAGED]);
+    }
+
+    #[test]
+    fn what_clients_do_beside_operations_is_told_with_its_answer() {
+        let mut scribe = Scribe::new(1_000, &[]);
+        let notes = [
+            (1, "invoke", "7 at n0: k Get"),
+            (2, "return", "7: Ok"),
+            (3, "invoke", "at n0: PUT /v1/session/renew/7e19"),
+            (4, "return", "200"),
+            (4, "lock", "lock-1 7e19: Renewed"),
+            (5, "invoke", "at n0: GET /v1/kv/lock-1"),
+        ];
+        for (ms, verb, text) in notes {
+            let note = Event::Note { verb, text: text.into() };
+            scribe.on(ms * MS, 1_002, Happening::Traced(&note));
+        }
+        let talks = scribe.story().talks;
+        let told: Vec<_> =
+            talks.iter().map(|talk| (talk.to_ns, talk.about.as_str(), talk.text.as_str())).collect();
+        let expected = [
+            (Some(4 * MS), "", "at n0: PUT /v1/session/renew/7e19 → 200"),
+            (Some(4 * MS), "lock-1", "session 7e19 is renewed"),
+            (None, "", "at n0: GET /v1/kv/lock-1"),
+        ];
+        assert_eq!(told, expected);
+        assert!(talks.iter().all(|talk| talk.client == 2));
     }
 
     #[test]
