@@ -14,7 +14,8 @@
 //! | [`bend`] | how clocks are wrong over time |
 //! | `pace`, `hazard` | a slow processor; pauses and crashes at named places of the node's code |
 //! | [`workload`], [`lockers`], [`registrars`], [`followers`], [`holders`], [`pairs`] | the clients |
-//! | [`operator`], [`inquiry`] | who changes the keys of gossip; what the whole cluster is asked in the end |
+//! | [`operator`], [`orders`] | who changes the keys of gossip; who takes servers out and saves snapshots |
+//! | [`inquiry`] | what the whole cluster is asked in the end |
 //! | [`trace`] | everything that happened, hashed |
 //! | [`record`] | the same as data, for whoever draws or counts it |
 //! | [`diff`] | where two traces part |
@@ -59,6 +60,7 @@ pub mod mutants;
 #[cfg(madsim)]
 pub mod net;
 pub mod operator;
+pub mod orders;
 #[cfg(madsim)]
 pub mod pace;
 pub mod pairs;

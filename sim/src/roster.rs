@@ -21,6 +21,8 @@ pub struct Roster {
     /// The Raft id of each node, as it last said; of none that has lost its disk since.
     ids: BTreeMap<u32, u64>,
     newest: Newest,
+    /// The servers that an operator has ordered out, and whether each has been out since.
+    orders: BTreeMap<u64, bool>,
 }
 
 impl Roster {
@@ -28,7 +30,7 @@ impl Roster {
     pub fn observed(&mut self, node: u32, event: &Observed) {
         match event {
             Observed::Recovered { raft_id, .. } => drop(self.ids.insert(node, *raft_id)),
-            Observed::Membership { index, voters, .. } => {
+            Observed::Membership { index, voters, learners } => {
                 let newest = &mut self.newest;
                 if *index > newest.index || newest.voters != *voters && *index == newest.index {
                     *newest = Newest { index: *index, voters: voters.clone(), nodes: BTreeSet::new() };
@@ -36,6 +38,8 @@ impl Roster {
                 if *index == newest.index {
                     newest.nodes.insert(node);
                 }
+                let is_in = |id: &u64| voters.iter().flatten().chain(learners).any(|member| member == id);
+                self.orders.iter_mut().for_each(|(id, been_out)| *been_out |= !is_in(id));
             }
             _ => {}
         }
@@ -46,13 +50,44 @@ impl Roster {
         self.ids.remove(&node);
     }
 
+    /// Whether each of these nodes votes, as far as anybody knows.
+    pub fn all_vote(&self, mut nodes: impl Iterator<Item = u32>) -> bool {
+        let [voters] = self.newest.voters.as_slice() else { return false };
+        nodes.all(|node| self.ids.get(&node).is_some_and(|id| voters.contains(id)))
+    }
+
+    /// An operator may order this one of the servers out if all of them vote, `nobody_leaves`, and the others can do without it.
+    /// If so, the order is noted; its Raft id.
+    pub fn order_out(
+        &mut self,
+        node: u32,
+        servers: impl Iterator<Item = u32>,
+        nobody_leaves: bool,
+    ) -> Option<u64> {
+        let may = nobody_leaves && self.can_spare(node) && self.all_vote(servers);
+        let raft_id = self.ids.get(&node).copied().filter(|_| may)?;
+        self.orders.insert(raft_id, false);
+        Some(raft_id)
+    }
+
+    /// An order was refused: it will not be carried out.
+    pub fn refused(&mut self, raft_id: u64) {
+        self.orders.remove(&raft_id);
+    }
+
+    /// Whether every server that was ordered out has been out and votes again: no order can still be carried out.
+    fn is_settled(&self) -> bool {
+        let votes = |id| self.newest.voters.iter().flatten().any(|voter| voter == id);
+        self.orders.iter().all(|(id, been_out)| *been_out && votes(id))
+    }
+
     /// Whether every voter is a node that still has its disk.
     pub fn is_whole(&self) -> bool {
         let ids: BTreeSet<u64> = self.ids.values().copied().collect();
         self.newest.voters.iter().flatten().all(|voter| ids.contains(voter))
     }
 
-    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, the
+    /// Whether the cluster can get over the loss of this node's disk: nothing else is missing or about to be, or ordered out; the
     /// others are a majority, and each of them has the configuration in which they are one.
     pub fn can_spare(&self, node: u32) -> bool {
         let [voters] = self.newest.voters.as_slice() else { return false };
@@ -62,6 +97,7 @@ impl Roster {
             && others.all(|(other, _)| self.newest.nodes.contains(other))
             && own.is_some_and(|own| voters.contains(own))
             && self.is_whole()
+            && self.is_settled()
     }
 }
 
@@ -111,5 +147,24 @@ mod tests {
             roster.observed(node, &membership(6, vec![vec![10, 11], vec![10, 11, 12]]));
         }
         assert!(!roster.can_spare(0));
+    }
+
+    #[test]
+    fn nobody_is_ordered_out_before_whoever_was_is_back() {
+        let mut roster = of_three();
+        let all = |roster: &mut Roster, index, voters: &[u64]| {
+            (0..3).for_each(|node| roster.observed(node, &membership(index, vec![voters.to_vec()])));
+        };
+        all(&mut roster, 5, &[10, 11, 12]);
+        assert_eq!(roster.order_out(1, 0..4, true), None, "one does not vote");
+        assert_eq!(roster.order_out(1, 0..3, false), None);
+        assert_eq!(roster.order_out(1, 0..3, true), Some(11));
+        assert!(!roster.can_spare(2) && roster.order_out(2, 0..3, true).is_none(), "it may go at any time");
+        all(&mut roster, 6, &[10, 12]);
+        assert!(!roster.all_vote(0..3) && roster.order_out(2, 0..3, true).is_none());
+        all(&mut roster, 7, &[10, 11, 12]);
+        assert_eq!(roster.order_out(2, 0..3, true), Some(12));
+        roster.refused(12);
+        assert!(roster.can_spare(0));
     }
 }

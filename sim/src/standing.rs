@@ -80,6 +80,17 @@ impl Standing {
         up.filter_map(|(node, life)| Some((life.leads?, *node))).max().map(|(_, node)| node)
     }
 
+    /// How far the furthest has applied the log: what is applied is committed.
+    pub fn furthest(&self) -> u64 {
+        self.lives.values().filter_map(|life| life.applied).map(|(index, _)| index).max().unwrap_or(0)
+    }
+
+    /// Whether a node holds another for failed, whoever it was under that name.
+    pub fn holds_for_failed(&self, node: u32, other: u32) -> bool {
+        let seen = self.lives.get(&node).and_then(|life| life.members.get(&node_name(other)));
+        seen.is_some_and(|ids| ids.values().any(|change| *change == MemberChange::Failed))
+    }
+
     /// What each node has applied, and to what effect.
     pub fn applied(&self) -> Vec<(u32, Option<(u64, u64)>)> {
         self.lives.iter().map(|(node, life)| (*node, life.applied)).collect()
@@ -144,6 +155,8 @@ mod tests {
         standing.observed(1, &member(2, 2, MemberChange::Suspected));
         assert_eq!(standing.disagreement(&nodes, |_| false), None);
         standing.observed(1, &member(2, 2, MemberChange::Failed));
+        assert!(standing.holds_for_failed(1, 2) && !standing.holds_for_failed(0, 2));
+        assert_eq!(standing.furthest(), 7);
         assert!(standing.disagreement(&nodes, |_| false).unwrap().starts_with("n1 sees n2 as "));
         // It came back as somebody else of the same name.
         standing.observed(1, &member(2, 9, MemberChange::Joined));

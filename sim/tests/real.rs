@@ -17,7 +17,7 @@ use sim::real::replay::Replay;
 use sim::report::RunReport;
 use sim::saved::SavedCase;
 use sim::scenario::{
-    ClockChange, Fault, FaultKind, Knobs, PlannedAction, PlannedOp, Scenario, Settings, Shape, Target,
+    ClockChange, Fault, FaultKind, Knobs, Links, PlannedAction, PlannedOp, Scenario, Settings, Shape, Target,
     VERSION, agents,
 };
 
@@ -32,7 +32,7 @@ fn plan(duration_ms: u64) -> Scenario {
     let faults = vec![
         fault(100, 1_500, clock(ClockChange::Rate(1_100_000))),
         fault(200, 600, FaultKind::Kill { target }),
-        fault(1_000, 500, FaultKind::Duplicate { percent: 50 }),
+        fault(1_000, 500, FaultKind::Duplicate { percent: 50, links: Links::All }),
         fault(1_100, 600, FaultKind::Partition { shape: Shape::Leader }),
         fault(1_800, 0, clock(ClockChange::Step(-5_000))),
         fault(2_000, 600, FaultKind::Stall { target }),

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::Instant;
 use crate::gossip::Status;
+use crate::mutant;
 use crate::state::autopilot::AutopilotConfig;
 
 /// A server of the configuration, as the leader sees it.
@@ -148,6 +149,8 @@ pub fn judge(views: Vec<View>, memory: &mut Memory, config: &AutopilotConfig, no
     let judged = views.into_iter().map(|view| {
         let healthy = is_healthy(&view, newest, config);
         let known = memory.since.entry(view.node_id).or_insert((healthy, now));
+        // Mutant C18: who voted and was ill once is never taken for healthy again.
+        let healthy = healthy && (known.0 || !view.voter || !mutant::is("C18"));
         if known.0 != healthy {
             *known = (healthy, now);
         }
@@ -164,6 +167,11 @@ pub fn plan(servers: &[Judged], config: &AutopilotConfig, leading_for: Duration)
     let wanted = if knows { stabilization } else { Duration::ZERO };
     let settled = |server: &&Judged| server.healthy && server.stable_for >= wanted;
     let ready = servers.iter().filter(settled).find(|server| !server.view.voter);
+    // Mutant C15: a leader that has led for long lets nobody vote.
+    let ready = ready.filter(|_| !(knows && mutant::is("C15")));
+    // Mutant C16: who would make the voters odd in number learns for ever, unless it is the first beside the leader.
+    let voting = servers.iter().filter(|server| server.view.voter).count();
+    let ready = ready.filter(|_| voting == 1 || voting % 2 == 1 || !mutant::is("C16"));
     if let Some(ready) = ready {
         return Some(Step::Promote { node_id: ready.view.node_id });
     }
@@ -232,7 +240,12 @@ pub fn health(servers: &[Judged]) -> Health {
     });
     Health {
         healthy: servers.iter().all(|server| server.healthy),
-        failure_tolerance: healthy.saturating_sub(quorum(voters().count() as u64)),
+        // Mutant C17: all that are healthy but one may fail.
+        failure_tolerance: if mutant::is("C17") {
+            healthy.saturating_sub(1)
+        } else {
+            healthy.saturating_sub(quorum(voters().count() as u64))
+        },
         servers: shown.collect(),
     }
 }

@@ -908,6 +908,14 @@ impl Server {
             if !led && self.inner.node.cluster().is_some() {
                 self.is_hindered_by(None);
             }
+            // Mutant R60: what another leader began stays as it is.
+            if led
+                && !mutant::is("R60")
+                && let Err(error) = self.inner.node.end_change().await
+            {
+                tracing::debug!(%error, "a change of voters that another leader began has to wait");
+                pause = RECONCILE_AGAIN;
+            }
             // Newcomers that were asked in this round and could not be added: nobody else waits for them.
             let mut passed_over = BTreeSet::new();
             while self.inner.node.is_leader() {

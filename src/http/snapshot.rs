@@ -13,6 +13,7 @@ use axum::response::Response;
 use http_body_util::BodyExt;
 
 use crate::agent::{Consistency, archive};
+use crate::mutant;
 use crate::state::query::Applied;
 
 use super::reply::{self, Failure, Reply};
@@ -27,6 +28,10 @@ pub async fn snapshot(api: Arc<Api>, call: Call) -> Reply {
 async fn save(api: Arc<Api>, call: Call) -> Reply {
     let mut options = call.params.query_options(|| 0.0)?;
     options.min_index = 0;
+    // Mutant H27: it is the state of whichever server is asked, as it is there.
+    if mutant::is("H27") {
+        options.consistency = Consistency::Stale;
+    }
     let answer = api.agent.query(options, &Applied).await?;
     let state = api.agent.snapshot(options.consistency == Consistency::Stale).await?;
     let packed = api.agent.env().blocking(move || archive::pack(&state).map(|file| (state, file))).await;

@@ -29,7 +29,7 @@ pub fn counts(check: &str, losses: Losses) -> bool {
         "LIVE" | "GC" | "CAT" | "AE" => false,
         "DUR" => !losses.admitted && !losses.lied,
         "LIN" | "TXN" | "IDX" | "ES" | "LM" | "LC" | "SMS" | "CQ" | "CI" | "MV" | "SESS" | "LOCK" | "SRV"
-        | "STALE" | "WATCH" | "BLOCK" | "ACL" | "SAY" => !losses.lied,
+        | "STALE" | "WATCH" | "BLOCK" | "ACL" | "OPS" | "SNAP" | "SAY" => !losses.lied,
         _ => true,
     }
 }

@@ -36,7 +36,9 @@ pub mod log_matching;
 pub mod looks;
 pub mod monotonic;
 pub mod no_resurrection;
+pub mod orders;
 pub mod rights;
+pub mod saved;
 pub mod servers_only;
 pub mod sessions;
 pub mod stale_reads;
@@ -237,6 +239,18 @@ pub const TABLE: &[Property] = &[
         "check/servers_only.rs",
     ),
     property(
+        "OPS",
+        "what an operator is told that is done, is done: a peer is out, a failed member has left",
+        "Consul's operator and agent calls",
+        "check/orders.rs",
+    ),
+    property(
+        "SNAP",
+        "a snapshot that is saved is the state of one index, and has all that was applied before",
+        "Consul's snapshots; Raft section 8",
+        "check/saved.rs",
+    ),
+    property(
         "LOAD",
         "the log grows no faster than clients can make it",
         "none: a cluster that writes to itself without end is not at rest",
@@ -244,7 +258,7 @@ pub const TABLE: &[Property] = &[
     ),
     property(
         "LIVE",
-        "after heal there is a leader and writes succeed everywhere",
+        "after heal there is a leader, every server votes, and writes succeed everywhere",
         "Raft 5.6",
         "world/mod.rs",
     ),
@@ -338,6 +352,10 @@ pub enum Event<'a> {
     FaultEnded,
     /// The node sent a datagram.
     Datagram,
+    /// The node told an operator that what was ordered is done.
+    Ordered(&'a orders::Ordered),
+    /// The node gave an operator a snapshot.
+    Saved(&'a saved::Saved),
     /// A fault begins or ends. It belongs to no node: whose it is does not matter to a check.
     Fault {
         /// Its kind, one of [`crate::scenario::KINDS`].
@@ -506,6 +524,8 @@ impl Checks {
                 Box::new(gossip_traffic::GossipTraffic::new(settings.datagrams_per_second)),
                 Box::new(event_once::EventOnce::default()),
                 Box::new(servers_only::ServersOnly::default()),
+                Box::new(orders::Orders::default()),
+                Box::new(saved::SavedSnapshots::default()),
                 Box::new(log_growth::LogGrowth::default()),
             ],
             completeness: completeness::Completeness::default(),

@@ -16,7 +16,9 @@ use super::anti_entropy::{Came, Deed};
 use super::catalog_watch::Seen;
 use super::event_list::Listed;
 use super::looks::{Look, LookKind};
+use super::orders::Ordered;
 use super::rights::{Attempt, What};
+use super::saved::Saved;
 use super::transactions::{Pairs, Torn};
 use super::{Checks, End, Event, Settings, Violation};
 use crate::history::{Action, Operation, Outcome, Response, Versioned};
@@ -25,7 +27,7 @@ use crate::scenario::ServiceDeed;
 /// The checks that the story breaks.
 pub const BITTEN: &[&str] = &[
     "LIN", "IDX", "ES", "LM", "SMS", "CI", "MV", "DUR", "SESS", "GC", "GA", "GR", "GT", "EV", "STALE",
-    "WATCH", "AE", "NEWS", "BLOCK", "ACL", "LOAD", "TXN",
+    "WATCH", "AE", "NEWS", "BLOCK", "ACL", "LOAD", "TXN", "OPS", "SNAP",
 ];
 
 /// A violation for each check that does not object to what it must reject.
@@ -86,6 +88,9 @@ fn verdict() -> BTreeSet<String> {
     // LOAD: a thousand entries in no time.
     let index = 10_000;
     tell(0, Event::Observed(&Observed::Applied { index, term: 9, entry: 1, state: 1 }));
+    // OPS: nobody is out. SNAP: nothing that can be read.
+    tell(0, Event::Ordered(&Ordered::Out { raft_id: 1, asked_ns: 1 }));
+    tell(0, Event::Saved(&Saved { state: Err("cut short".to_owned()), least: None }));
     // EV: told twice.
     for _ in 0..2 {
         let (name, id) = ("e".to_owned(), "1".to_owned());

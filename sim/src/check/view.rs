@@ -226,8 +226,13 @@ impl View {
                     self.by_raft_id.insert(*raft_id, at.node);
                 }
             }
-            Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram | Event::Fault { .. } => {
-            }
+            Event::Leaves
+            | Event::FaultBegan
+            | Event::FaultEnded
+            | Event::Datagram
+            | Event::Ordered(_)
+            | Event::Saved(_)
+            | Event::Fault { .. } => {}
         }
     }
 }

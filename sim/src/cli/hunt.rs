@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::shrink::{Effort, make_small};
-use super::{Processes, Unusable, experiment, mutant_id, print, progress_bar};
+use super::{Processes, Unusable, code, experiment, mutant_id, print, progress_bar};
 use crate::hunt::Hunt;
 use crate::hunt::folder::{self, FolderError};
 use crate::hunt::measure::{self, Trial, run_round};
@@ -41,6 +41,9 @@ pub struct HuntArgs {
     /// if absent.
     #[arg(long, value_name = "FOLDER", conflicts_with = "versus_blind")]
     corpus: Option<PathBuf>,
+    /// Call the version of the code so; a hash of this program if absent. A hunt goes on with the code that it began with.
+    #[arg(long, value_name = "NAME", conflicts_with = "versus_blind")]
+    code: Option<String>,
     /// Hunt with a bug put back: goes on past what other checks say, and ends when one that is named for it objects.
     #[arg(long, value_name = "ID", value_parser = mutant_id)]
     mutant: Option<String>,
@@ -101,14 +104,22 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
         return versus_blind(args, &runner);
     }
     let folder = &args.folder();
+    let code = code(args.code.as_ref())?;
     let mut hunt = match folder::load(folder)? {
-        Some(hunt) if args.seed.is_some_and(|seed| seed != hunt.seed) => {
+        Some((hunt, _)) if args.seed.is_some_and(|seed| seed != hunt.seed) => {
             let (path, seed) = (folder.display(), hunt.seed);
             return Err(Unusable(format!(
                 "{path} holds a hunt with seed {seed}: leave --seed out to go on with it"
             )));
         }
-        Some(hunt) if hunt.mutant != args.mutant => {
+        Some((_, Some(there))) if there != code => {
+            let path = folder.display();
+            return Err(Unusable(format!(
+                "{path} holds a hunt of code {there}, and this is {code}: what its plans reached says nothing of what they reach \
+                 now. Name another folder with --corpus, or go on all the same with --code {there}"
+            )));
+        }
+        Some((hunt, _)) if hunt.mutant != args.mutant => {
             let with = |mutant: &Option<String>| match mutant {
                 Some(id) => format!("with bug {id}"),
                 None => "of the node as it is".to_owned(),
@@ -119,7 +130,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
                 "{path} holds a hunt {there}; one {wanted} wants a folder of its own: name it with --corpus"
             )));
         }
-        Some(hunt) => {
+        Some((hunt, _)) => {
             eprintln!("going on in {}: {}", folder.display(), hunt.line());
             hunt
         }
@@ -128,7 +139,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
     let shard = args.shard.unwrap_or(Shard::WHOLE);
     let fresh = |seed| experiment().scenario(seed, &Limits::default());
     // Before the first round, which takes a while, and not after it.
-    folder::save(folder, &hunt)?;
+    folder::save(folder, &hunt, Some(&code))?;
     let named = args.mutant.as_deref().and_then(mutants::find);
     let case = Case { mutant: args.mutant.clone(), ..Case::default() };
     let no_round = |error| Unusable(format!("a round cannot be run: {error}"));
@@ -155,7 +166,7 @@ pub fn hunt(args: &HuntArgs) -> Result<bool, Unusable> {
         };
         let found = hunt.learn(&round, &reports, |report| !by_name(report));
         caught = named.is_some() && reports.iter().any(by_name);
-        folder::save(folder, &hunt)?;
+        folder::save(folder, &hunt, Some(&code))?;
         for signature in found {
             progress.suspend(|| eprintln!("found: {signature}"));
             keep(args, folder, &runner, &case, &hunt, &signature)?;
@@ -351,6 +362,21 @@ mod tests {
             let small = folder::case_file(folder, &signature).display().to_string();
             assert!(summary(&hunt, folder, 1.0).contains(&small));
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_hunt_goes_on_with_the_code_that_it_is_of() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("hunt");
+        let kept = Hunt::new(3, None);
+        folder::save(&path, &kept, Some("aa")).unwrap();
+        let name = path.to_str().unwrap();
+        let told = hunt(&given(&["--corpus", name, "--runs", "1", "--code", "bb"])).unwrap_err().to_string();
+        assert!(told.contains("holds a hunt of code aa, and this is bb"), "{told}");
+        let own = hunt(&given(&["--corpus", name, "--runs", "1"])).unwrap_err().to_string();
+        assert!(own.contains("of code aa") && !own.contains("this is aa"), "{own}");
+        assert_eq!(folder::load(&path).unwrap(), Some((kept, Some("aa".to_owned()))));
     }
 
     #[test]

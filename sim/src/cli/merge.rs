@@ -6,7 +6,7 @@
 //! for byte, is known as one, so that an older copy of a hunt that went on is not.
 //!
 //! Reports of runs also say what they are of: the program and its code, the bug that was put back, the shape that was asked for.
-//! All that say so must agree. Older ones do not say it, or not of which code, and are taken at their caller's word.
+//! Coverage and hunts name their code. All that say so must agree. Older ones do not say it, or not of which code, and are taken at their caller's word.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -39,7 +39,8 @@ pub struct MergeArgs {
 enum Part {
     Reports(Vec<RunReport>),
     Reached(Reached),
-    Hunt(Box<crate::hunt::Hunt>),
+    /// With the code that it is of, if it says so.
+    Hunt(Box<crate::hunt::Hunt>, Option<String>),
 }
 
 impl Part {
@@ -48,7 +49,7 @@ impl Part {
         match self {
             Part::Reports(reports) => reports.is_empty(),
             Part::Reached(reached) => reached.runs == 0,
-            Part::Hunt(hunt) => hunt.rounds == 0,
+            Part::Hunt(hunt, _) => hunt.rounds == 0,
         }
     }
 }
@@ -68,6 +69,7 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     let mut contents: BTreeMap<(usize, u64), &Path> = BTreeMap::new();
     let mut seeds: BTreeMap<u64, &Path> = BTreeMap::new();
     let mut origin: Option<(Origin, &Path)> = None;
+    let mut known: Option<(String, &Path)> = None;
     for path in &args.parts {
         let place = path.canonicalize().unwrap_or_else(|_| path.clone());
         if let Some(first) = places.insert(place, path) {
@@ -112,14 +114,20 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
                     reports.insert(report.seed, report);
                 }
             }
-            Part::Reached(part) => reached.get_or_insert_default().merge(&part),
-            Part::Hunt(part) => match &mut hunt {
-                Some(hunt) if hunt.mutant != part.mutant => {
-                    return Err(Unusable("these hunts are not with the same bug put back".to_owned()));
+            Part::Reached(part) => {
+                is_of_same_code(&mut known, part.code.as_deref(), path)?;
+                reached.get_or_insert_default().merge(&part);
+            }
+            Part::Hunt(part, code) => {
+                is_of_same_code(&mut known, code.as_deref(), path)?;
+                match &mut hunt {
+                    Some(hunt) if hunt.mutant != part.mutant => {
+                        return Err(Unusable("these hunts are not with the same bug put back".to_owned()));
+                    }
+                    Some(hunt) => folder::merge(hunt, &part),
+                    None => hunt = Some(*part),
                 }
-                Some(hunt) => folder::merge(hunt, &part),
-                None => hunt = Some(*part),
-            },
+            }
         }
     }
     if args.partial && reports.is_empty() {
@@ -132,7 +140,7 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
         (true, Some(reached), None) => whole_coverage(args, &reached),
         (true, None, Some(hunt)) => {
             if let Some(out) = &args.out {
-                folder::save(out, &hunt)?;
+                folder::save(out, &hunt, known.as_ref().map(|(code, _)| code.as_str()))?;
             }
             print(&format!("{}\n", hunt.line()))?;
             Ok(hunt.failures.is_empty())
@@ -142,16 +150,31 @@ pub fn merge(args: &MergeArgs) -> Result<bool, Unusable> {
     }
 }
 
+/// Whether a part names the code that those before it name. One that names none is taken at its caller's word.
+fn is_of_same_code<'a>(
+    known: &mut Option<(String, &'a Path)>,
+    code: Option<&str>,
+    path: &'a Path,
+) -> Result<(), Unusable> {
+    let Some(code) = code else { return Ok(()) };
+    let (known, first) = known.get_or_insert_with(|| (code.to_owned(), path));
+    if known == code {
+        return Ok(());
+    }
+    let (path, first) = (path.display(), first.display());
+    Err(Unusable(format!("{path} is of other code than {first}: built of code {code}, and there {known}")))
+}
+
 /// A part, and the length and hash of the file that it is in.
 fn read(path: &Path) -> Result<(Part, (usize, u64)), Unusable> {
     let wrong = |problem: String| Unusable(format!("{}: {problem}", path.display()));
     let content = |bytes: &[u8]| (bytes.len(), xxhash_rust::xxh3::xxh3_64(bytes));
     if path.is_dir() {
-        let Some(hunt) = folder::load(path)? else {
+        let Some((hunt, code)) = folder::load(path)? else {
             return Err(wrong("there is no hunt in this folder".to_owned()));
         };
         let bytes = std::fs::read(folder::state_file(path)).map_err(|error| wrong(error.to_string()))?;
-        return Ok((Part::Hunt(Box::new(hunt)), content(&bytes)));
+        return Ok((Part::Hunt(Box::new(hunt), code), content(&bytes)));
     }
     // Once only: it may be a pipe.
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
@@ -312,6 +335,15 @@ mod tests {
             seeds.iter().for_each(|seed| reached.add(&report(*seed)));
             reached
         };
+        let built = |code: &str| {
+            let mut reached = of(&[9]);
+            reached.code = Some(code.to_owned());
+            reached
+        };
+        write_reached(&path("one"), &built("aa")).unwrap();
+        write_reached(&path("two"), &built("bb")).unwrap();
+        let other = merged(&[path("one"), path("two")], &path("out0")).unwrap_err().to_string();
+        assert!(other.contains("one: built of code bb, and there aa"), "{other}");
         write_reached(&path("a"), &of(&[1, 4])).unwrap();
         write_reached(&path("b"), &of(&[2])).unwrap();
         assert!(merged(&[path("a"), path("b")], &path("out")).unwrap());
@@ -332,19 +364,24 @@ mod tests {
         let path = |name: &str| top.path().join(name);
         let mut hunt = crate::hunt::Hunt::new(1, None);
         for name in ["fresh", "untouched"] {
-            folder::save(&path(name), &hunt).unwrap();
+            folder::save(&path(name), &hunt, None).unwrap();
         }
         hunt.rounds = 3;
         for name in ["a", "copy"] {
-            folder::save(&path(name), &hunt).unwrap();
+            folder::save(&path(name), &hunt, Some("aa")).unwrap();
         }
         hunt.rounds = 4;
-        folder::save(&path("b"), &hunt).unwrap();
+        folder::save(&path("b"), &hunt, Some("aa")).unwrap();
         let twice = merged(&[path("b"), path("a"), path("copy")], &path("out")).unwrap_err().to_string();
         assert!(twice.contains("copy says the same as ") && twice.contains("/a, so"), "{twice}");
         assert!(!path("out").exists());
         assert!(merged(&["a", "fresh", "b", "untouched"].map(path), &path("out")).unwrap());
-        assert_eq!(folder::load(&path("out")).unwrap().unwrap().rounds, 7);
+        let (whole, code) = folder::load(&path("out")).unwrap().unwrap();
+        assert_eq!((whole.rounds, code.as_deref()), (7, Some("aa")));
+        hunt.rounds = 9;
+        folder::save(&path("other"), &hunt, Some("bb")).unwrap();
+        let other = merged(&[path("a"), path("other")], &path("out2")).unwrap_err().to_string();
+        assert!(other.contains("a: built of code bb, and there aa"), "{other}");
     }
 
     #[test]

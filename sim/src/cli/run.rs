@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// Also write the JSON objects to FILE, for `merge`.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// What the reports call the code that ran; a hash of this program if absent. For machines that each build it for themselves.
+    /// What the reports, and where the runs have been, call the code that ran; a hash of this program if absent. For machines that each build it for themselves.
     #[arg(long, value_name = "NAME")]
     code: Option<String>,
     /// Write to FILE where the runs have been: every point by how often it was reached. `merge` adds such files up.
@@ -100,8 +100,9 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
         return Err(Unusable(format!("{names} want one --seed or --scenario")));
     }
     let reports = args.json || args.out.is_some();
-    if args.code.is_some() && !reports {
-        return Err(Unusable("--code is told in reports: it wants --out or --json".to_owned()));
+    if args.code.is_some() && !reports && args.coverage_report.is_none() {
+        let text = "--code is told in reports: it wants --out, --json or --coverage-report";
+        return Err(Unusable(text.to_owned()));
     }
     let written = [
         &args.trace,
@@ -142,6 +143,9 @@ pub fn run(args: &RunArgs) -> Result<bool, Unusable> {
     let watch = Stopwatch::start();
     let mut summary = Summary::of(cases.len());
     let mut reached = Reached::default();
+    if args.coverage_report.is_some() {
+        reached.code = Some(code(args.code.as_ref())?);
+    }
     let mut trouble: Result<(), Unusable> = Ok(());
     let progress = progress_bar(cases.len(), single);
     let mut failures: Vec<(Case, RunReport)> = Vec::new();

@@ -152,7 +152,12 @@ impl Coverage {
                 Some(if *begins { Landmark::FaultBegan } else { Landmark::FaultEnded })
             }
             Event::Observed(observed) => self.observed(at, observed, view),
-            Event::Leaves | Event::FaultBegan | Event::FaultEnded | Event::Datagram => None,
+            Event::Leaves
+            | Event::FaultBegan
+            | Event::FaultEnded
+            | Event::Datagram
+            | Event::Ordered(_)
+            | Event::Saved(_) => None,
         };
         if let Some(landmark) = landmark {
             self.note(at, landmark, kind, view);

@@ -24,9 +24,15 @@ pub struct Scene {
     pub probe_period_ms: u64,
 }
 
+/// The rules that cut one node off from everybody.
+pub fn cut_off(node: u32) -> [Rule; 2] {
+    let one = || Hosts::only([node]);
+    [(one(), Hosts::All), (Hosts::All, one())].map(|(from, to)| Rule { from, to, effect: Effect::Block })
+}
+
 impl Scene {
     /// Whether messages that take this much longer can make a probe late, there and back.
-    pub fn is_slow(&self, max_ms: u64) -> bool {
+    fn is_slow(&self, max_ms: u64) -> bool {
         max_ms > self.probe_period_ms / 8
     }
 
@@ -36,6 +42,17 @@ impl Scene {
             FaultKind::Loss { links, percent } => {
                 let effect = Effect::Lose(f64::from(*percent).min(100.0) / 100.0);
                 (links, effect, *percent > MILD_LOSS_PERCENT)
+            }
+            FaultKind::Delay { links, min_ms, max_ms } => {
+                let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
+                (links, effect, self.is_slow(*max_ms))
+            }
+            FaultKind::Reorder { links, percent, max_ms } => {
+                let probability = f64::from(*percent).min(100.0) / 100.0;
+                (links, Effect::Reorder { probability, max_ns: max_ms * 1_000_000 }, self.is_slow(*max_ms))
+            }
+            FaultKind::Duplicate { links, percent } => {
+                (links, Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0), false)
             }
             FaultKind::Lag { links, spread } => (links, Effect::Lag(*spread), self.is_slow(spread.most_ms())),
             FaultKind::Bandwidth { links, bytes_per_s } => (links, Effect::Bandwidth(*bytes_per_s), true),

@@ -1,13 +1,13 @@
 //! A hunt on disk: one file for the plans and counts of each round's end, and the cases that it found.
 //!
 //! ```text
-//!   FOLDER/hunt.json        seed, rounds, the corpus, the ways to fail
+//!   FOLDER/hunt.json        seed, the code that was run, rounds, the corpus, the ways to fail
 //!   FOLDER/cases/NAME.json  one case for each way to fail, made small
 //!   FOLDER/cases/NAME.whole.json  the same as it was found, with the bug that was put back
 //! ```
 //!
 //! `hunt.json` is written anew after a round and put in place by a rename, so a hunt that is killed goes on from the last
-//! round that was complete. What is wrong with a folder is said with the file's name; nothing is overwritten then.
+//! round that was complete. What a plan reached, and how rare that is, holds for the code that ran it: a folder names it. What is wrong with a folder is said with the file's name; nothing is overwritten then.
 
 // This is outside the simulation: real files are allowed here.
 #![allow(clippy::disallowed_methods)]
@@ -34,6 +34,9 @@ struct Saved {
     seed: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mutant: Option<String>,
+    /// Which code ran; those of an older build do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
     rounds: u64,
     news: Vec<usize>,
     failures: Vec<SavedFailure>,
@@ -90,11 +93,11 @@ pub fn kept_file(folder: &Path, signature: &Signature) -> Option<PathBuf> {
     [case_file(folder, signature), whole_file(folder, signature)].into_iter().find(|path| path.exists())
 }
 
-/// The hunt that is in a folder, if there is one.
+/// The hunt that is in a folder, if there is one, and the code that it is of, if it says so.
 ///
 /// # Errors
 /// When there is something else, or something that cannot be read.
-pub fn load(folder: &Path) -> Result<Option<Hunt>, FolderError> {
+pub fn load(folder: &Path) -> Result<Option<(Hunt, Option<String>)>, FolderError> {
     let path = state_file(folder);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -116,21 +119,22 @@ pub fn load(folder: &Path) -> Result<Option<Hunt>, FolderError> {
         .failures
         .into_iter()
         .map(|failure| (failure.signature, Failure { scenario: failure.scenario, times: failure.times }));
-    Ok(Some(Hunt {
+    let hunt = Hunt {
         seed: saved.seed,
         mutant: saved.mutant,
         rounds: saved.rounds,
         corpus: Corpus::restored(saved.plans, saved.times),
         failures: failures.collect(),
         news: saved.news,
-    }))
+    };
+    Ok(Some((hunt, saved.code)))
 }
 
-/// Puts a hunt into a folder, in place of what it was.
+/// Puts a hunt of this code into a folder, in place of what it was.
 ///
 /// # Errors
 /// The system's.
-pub fn save(folder: &Path, hunt: &Hunt) -> Result<(), FolderError> {
+pub fn save(folder: &Path, hunt: &Hunt, code: Option<&str>) -> Result<(), FolderError> {
     let failures = hunt.failures.iter().map(|(signature, failure)| SavedFailure {
         signature: signature.clone(),
         times: failure.times,
@@ -140,6 +144,7 @@ pub fn save(folder: &Path, hunt: &Hunt) -> Result<(), FolderError> {
         version: VERSION,
         seed: hunt.seed,
         mutant: hunt.mutant.clone(),
+        code: code.map(str::to_owned),
         rounds: hunt.rounds,
         news: hunt.news.clone(),
         failures: failures.collect(),
@@ -205,9 +210,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()).unwrap(), None);
         let mut hunt = some_hunt(5);
-        save(folder.path(), &hunt).unwrap();
-        let mut again = load(folder.path()).unwrap().unwrap();
-        assert_eq!(again, hunt);
+        save(folder.path(), &hunt, Some("aa")).unwrap();
+        let (mut again, code) = load(folder.path()).unwrap().unwrap();
+        assert_eq!((&again, code.as_deref()), (&hunt, Some("aa")));
         assert_eq!(again.next_round(Shard::WHOLE, &plain), hunt.next_round(Shard::WHOLE, &plain));
         let [first, second] = ["1/2", "2/2"].map(|shard| hunt.next_round(shard.parse().unwrap(), &plain));
         assert_ne!(first, second, "shards that go on from one folder draw on their own");
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_no_hunt_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &some_hunt(5)).unwrap();
+        save(folder.path(), &some_hunt(5), None).unwrap();
         let path = state_file(folder.path());
         let good = fs::read_to_string(&path).unwrap();
         for (bad, because) in [

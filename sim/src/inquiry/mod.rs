@@ -4,12 +4,14 @@
 //! | module | what must follow | judged by |
 //! |---|---|---|
 //! | [`census`] | the catalog follows gossip | CAT |
+//! | [`health`] | autopilot says that all servers are well | LIVE |
 //! | [`locks`] | a lock that nobody holds on to can be had | LOCK |
 //! | [`services`] | the catalog follows the agents | AE |
 //! | [`news`] | an event comes to every node | NEWS |
 //! | [`waiters`] | a change of the catalog wakes whoever waits for it | BLOCK |
 
 pub mod census;
+pub mod health;
 pub mod locks;
 pub mod news;
 pub mod services;
@@ -139,6 +141,9 @@ impl Inquirer<'_> {
         }
         if let Some(detail) = self.catalog_lags().await {
             return Some(("CAT", detail));
+        }
+        if let Some(detail) = self.health_lags().await {
+            return Some(("LIVE", detail));
         }
         if !planned.services.is_empty()
             && let Some(detail) = self.services_lag().await

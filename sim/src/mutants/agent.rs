@@ -2,6 +2,18 @@
 
 use super::{LOST_REPLIES, Mutant, RESTARTS, SILENCE};
 
+/// Faults after which a server has yet to become a voter: it begins anew, or was ordered out. A client agent has no vote.
+const NEWCOMERS: &[&str] = &[
+    "bit-rot",
+    "force-leave",
+    "lose-disk",
+    "lying-sync",
+    "membership",
+    "misdirected-read",
+    "misdirected-write",
+    "remove-peer",
+];
+
 /// The bugs, in the order of their ids.
 pub const TABLE: &[Mutant] = &[
     Mutant {
@@ -103,5 +115,33 @@ pub const TABLE: &[Mutant] = &[
         origin: "design; Consul's TTL checks",
         needs: &[],
         checks: &["AE"],
+    },
+    Mutant {
+        id: "C15",
+        what: "a leader that has led for long lets nobody vote who does not yet",
+        origin: "design; Consul's autopilot",
+        needs: NEWCOMERS,
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "C16",
+        what: "a server that would make the voters odd in number learns for ever",
+        origin: "design; Consul's autopilot",
+        needs: &[],
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "C17",
+        what: "autopilot says that all healthy voters but one may fail",
+        origin: "design; Consul's autopilot",
+        needs: &[],
+        checks: &["LIVE"],
+    },
+    Mutant {
+        id: "C18",
+        what: "a voter that was ill once is never said to be healthy again",
+        origin: "design; Consul's autopilot",
+        needs: LOST_REPLIES,
+        checks: &["LIVE"],
     },
 ];

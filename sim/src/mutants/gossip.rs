@@ -146,6 +146,20 @@ pub const TABLE: &[Mutant] = &[
         checks: &["GC"],
     },
     Mutant {
+        id: "G30",
+        what: "a node that is ordered out is meant by the life before",
+        origin: "design; Serf's force-leave",
+        needs: &["force-leave"],
+        checks: &["OPS"],
+    },
+    Mutant {
+        id: "G31",
+        what: "a node that is to be forgotten is listed as one that left",
+        origin: "design; Serf's force-leave with prune",
+        needs: &["force-leave"],
+        checks: &["OPS"],
+    },
+    Mutant {
         id: "K01",
         what: "only the key that a node encrypts with is tried on what it receives",
         origin: "design; Serf's keyring",

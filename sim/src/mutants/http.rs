@@ -188,4 +188,11 @@ pub const TABLE: &[Mutant] = &[
         needs: &[],
         checks: &["BLOCK"],
     },
+    Mutant {
+        id: "H27",
+        what: "a snapshot is of whatever state the asked server has",
+        origin: "design; the class of hashicorp/consul#54",
+        needs: &["save-snapshot"],
+        checks: &["SNAP"],
+    },
 ];

@@ -45,7 +45,8 @@ pub struct Mutant {
     pub checks: &'static [&'static str],
 }
 
-/// Everything that can make a client wait in vain for the answer to a write that happened.
+/// Everything that can make a client wait in vain for the answer to a write that happened; and what shows an operator a snapshot,
+/// for those bugs that are in it.
 pub const LOST_REPLIES: &[&str] = &[
     "bandwidth",
     "bit-rot",
@@ -59,6 +60,7 @@ pub const LOST_REPLIES: &[&str] = &[
     "disk-full",
     "disk-slow",
     "disk-stall",
+    "force-leave",
     "fsync-fail",
     "hazard",
     "kill",
@@ -74,8 +76,10 @@ pub const LOST_REPLIES: &[&str] = &[
     "power-loss",
     "read-error",
     "refusal",
+    "remove-peer",
     "reorder",
     "restart-storm",
+    "save-snapshot",
     "short-read",
     "slow",
     "stall",
@@ -95,6 +99,7 @@ pub const RESTARTS: &[&str] = &[
     "crash-loop",
     "crash-point",
     "disk-full",
+    "force-leave",
     "fsync-fail",
     "kill",
     "lose-disk",
@@ -105,6 +110,7 @@ pub const RESTARTS: &[&str] = &[
     "move",
     "power-loss",
     "read-error",
+    "remove-peer",
     "restart-storm",
     "short-read",
     "sync-crash",
@@ -127,6 +133,7 @@ pub const SILENCE: &[&str] = &[
     "disk-full",
     "disk-slow",
     "disk-stall",
+    "force-leave",
     "fsync-fail",
     "kill",
     "lag",
@@ -141,6 +148,7 @@ pub const SILENCE: &[&str] = &[
     "power-loss",
     "read-error",
     "refusal",
+    "remove-peer",
     "reorder",
     "restart-storm",
     "short-read",

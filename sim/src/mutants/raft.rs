@@ -259,4 +259,32 @@ pub const TABLE: &[Mutant] = &[
         needs: AWAY,
         checks: &["LIVE"],
     },
+    Mutant {
+        id: "R57",
+        what: "a server that an operator takes out loses its vote and stays a learner",
+        origin: "design; Consul's remove-peer",
+        needs: &["remove-peer"],
+        checks: &["OPS"],
+    },
+    Mutant {
+        id: "R58",
+        what: "a removal that was not committed in time is said to be done",
+        origin: "design",
+        needs: &["remove-peer"],
+        checks: &["OPS"],
+    },
+    Mutant {
+        id: "R59",
+        what: "a snapshot forgets the sessions",
+        origin: "design",
+        needs: LAG,
+        checks: &["SNAP", "SMS"],
+    },
+    Mutant {
+        id: "R60",
+        what: "a leader does not end a change of the voters that another leader began",
+        origin: "found here, seed 12: openraft leaves that to whoever calls it",
+        needs: LOST_REPLIES,
+        checks: &["LIVE"],
+    },
 ];

@@ -87,6 +87,9 @@ pub struct Times {
 pub struct Reached {
     /// Version of the format.
     version: u32,
+    /// Which code ran; older ones do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// How many runs.
     pub runs: u64,
     /// What they came to, by claim.
@@ -97,7 +100,13 @@ pub struct Reached {
 
 impl Default for Reached {
     fn default() -> Reached {
-        let mut none = Reached { version: VERSION, runs: 0, points: BTreeMap::new(), never: BTreeSet::new() };
+        let mut none = Reached {
+            version: VERSION,
+            code: None,
+            runs: 0,
+            points: BTreeMap::new(),
+            never: BTreeSet::new(),
+        };
         none.never = none.missing().map(str::to_owned).collect();
         none
     }
@@ -115,8 +124,11 @@ impl Reached {
         self.never.retain(|claim| !report.points.contains_key(claim));
     }
 
-    /// Adds the runs of another.
+    /// Adds the runs of another, of the same code as far as they say.
     pub fn merge(&mut self, other: &Reached) {
+        if self.code.is_none() {
+            self.code.clone_from(&other.code);
+        }
         self.runs += other.runs;
         for (claim, times) in &other.points {
             let sum = self.points.entry(claim.clone()).or_default();

@@ -245,7 +245,8 @@ impl Check for Sightings {
             Event::Stopped(stop) => self.stopped(at, *stop, view, findings),
             Event::Leaves => self.nodes.entry(at.node).or_default().leaves = true,
             Event::Observed(observed) => self.observed(at, observed, view, findings),
-            Event::FaultBegan | Event::FaultEnded | Event::Datagram => {}
+            Event::FaultBegan | Event::FaultEnded | Event::Datagram | Event::Ordered(_) | Event::Saved(_) => {
+            }
         }
     }
 }

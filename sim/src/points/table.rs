@@ -91,6 +91,7 @@ pub const TABLE: &[Point] = &[
     point("membership", Sometimes, "a leader adds a server that gossip found"),
     point("membership", Sometimes, "a leader removes a server that said it leaves"),
     point("membership", Reachable, "a change of the configuration is tried again"),
+    point("membership", Reachable, "a leader ends a change of voters that another began"),
     point("membership", Reachable, "a membership change is not committed in time"),
     point("membership", Sometimes, "a membership change waits for another to end"),
     point("membership", Reachable, "a server that lost its disk takes the place of its former self"),

@@ -28,11 +28,14 @@ use tokio::sync::mpsc;
 use super::clock::HostClock;
 use super::process::{Process, Said};
 use super::proxy::{GOSSIP_PORT, Ground, Links, RPC_PORT};
+use crate::check::orders::Ordered;
+use crate::check::saved::Saved;
 use crate::check::{Stop, Violation};
 use crate::fault::scene::Scene;
 use crate::holders;
 use crate::inquiry::{self, Inquirer, Planned, glance};
 use crate::operator::{Operator, Site};
+use crate::orders::Orderer;
 use crate::points::table;
 use crate::roster::Roster;
 use crate::scenario::keys::Step;
@@ -67,6 +70,8 @@ pub enum What {
     Observed(Observed),
     Claimed(Assertion),
     Datagram,
+    Ordered(Ordered),
+    Saved(Saved),
     Leaves,
     FaultBegan,
     FaultEnded,
@@ -433,6 +438,45 @@ impl Cluster {
         locked(&self.roster).can_spare(node) && !self.leaving()
     }
 
+    /// Whether a server may be ordered out now: if so, it is as good as done. Its Raft id.
+    pub fn order_out(&self, node: u32) -> Option<u64> {
+        let servers = self.nodes().into_iter().filter(|node| *node < agents::FIRST);
+        let raft_id = locked(&self.roster).order_out(node, servers, !self.leaving())?;
+        self.tell(node, What::Leaves);
+        Some(raft_id)
+    }
+
+    /// An order was refused.
+    pub fn refused(&self, raft_id: u64) {
+        locked(&self.roster).refused(raft_id);
+    }
+
+    /// An operator who asks this node.
+    pub fn orderer(&self, asked: u32) -> Orderer<'_> {
+        Orderer { clients: &self.clients, env: &self.own, asked }
+    }
+
+    /// The first node after this one that runs.
+    pub fn up_after(&self, node: u32) -> Option<u32> {
+        let up: BTreeSet<u32> = self.nodes().into_iter().filter(|node| self.is_up(*node)).collect();
+        up.range(node + 1..).next().or(up.iter().find(|other| **other != node)).copied()
+    }
+
+    /// Whether a node holds another for failed.
+    pub fn holds_for_failed(&self, node: u32, other: u32) -> bool {
+        locked(&self.standing).holds_for_failed(node, other)
+    }
+
+    /// Whether every server votes.
+    pub fn all_vote(&self) -> bool {
+        locked(&self.roster).all_vote(self.nodes().into_iter().filter(|node| *node < agents::FIRST))
+    }
+
+    /// How far the furthest has applied the log.
+    pub fn furthest(&self) -> u64 {
+        locked(&self.standing).furthest()
+    }
+
     /// A node's disk is replaced by an empty one. It must not be running.
     ///
     /// # Errors
@@ -717,6 +761,12 @@ impl Cluster {
         if let Some(host) = locked(&self.hosts).get_mut(&node) {
             host.leaving = true;
         }
+    }
+
+    /// The node is declared to have left, which may be acted on for so long.
+    pub fn declared_left(&self, node: u32, for_ns: u64) {
+        let now_ns = self.now_ns();
+        locked(&self.state).left_ns.extend([(node, now_ns), (node, now_ns.saturating_add(for_ns))]);
     }
 
     /// When nodes were told to leave.

@@ -65,7 +65,7 @@ impl Replay {
     pub fn time_limit(scenario: &Scenario) -> Duration {
         let asks = Duration::from_millis(scenario.settings.client_timeout_ms) * 20;
         let storm = Duration::from_millis(scenario.duration_ms);
-        FORMED_WITHIN * 2 + storm + LEFT_WITHIN * 2 + HEALED_WITHIN * 3 + FOLLOWED_WITHIN + asks
+        FORMED_WITHIN * 2 + storm + LEFT_WITHIN * 2 + HEALED_WITHIN * 4 + FOLLOWED_WITHIN + asks
     }
 
     /// Drives a real cluster through the plan.
@@ -162,6 +162,8 @@ fn judge(cluster: &Cluster, end: &End, report: &mut RunReport) {
             What::Stopped(stop) => check::Event::Stopped(*stop),
             What::Observed(observed) => check::Event::Observed(observed),
             What::Leaves => check::Event::Leaves,
+            What::Ordered(ordered) => check::Event::Ordered(ordered),
+            What::Saved(saved) => check::Event::Saved(saved),
             What::FaultBegan => check::Event::FaultBegan,
             What::FaultEnded => check::Event::FaultEnded,
             What::Datagram => check::Event::Datagram,
@@ -240,17 +242,19 @@ async fn does_not(cluster: &Arc<Cluster>) -> Option<&'static str> {
         Some("get the new key of gossip everywhere after the heal")
     } else if !cluster.inquirer(HEALED_WITHIN).writes_everywhere("heal").await {
         Some("serve a write through every node after the heal")
-    } else if !agrees(cluster).await {
+    } else if !comes(|| cluster.disagreement().is_none()).await {
         Some("agree on state and members after the heal")
+    } else if !comes(|| cluster.all_vote()).await {
+        Some("let every server vote again after the heal")
     } else {
         None
     }
 }
 
-/// Waits until all nodes have applied the same to the same effect, and see each other alive.
-async fn agrees(cluster: &Cluster) -> bool {
+/// Waits for something that is to follow from the heal: whether it did in time.
+async fn comes(follows: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + HEALED_WITHIN;
-    while cluster.disagreement().is_some() {
+    while !follows() {
         if Instant::now() > deadline {
             return false;
         }

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use driftline::env::hazard::POINTS;
 use driftline::env::real::puppet::Happens;
+use driftline::state::State;
 use hyper::Method;
 
 use super::cluster::{Cluster, RESTART_AFTER, What};
 use crate::check::Stop;
+use crate::check::saved::Saved;
+use crate::fault::scene::cut_off;
 use crate::fault::{Effect, Hosts, Rule};
+use crate::orders::Came;
 use crate::scenario::{
-    ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape, Target,
-    Traffic,
+    Away, ClockChange, ClockSetting, Fault, FaultKind, MembershipChange, PlannedAction, Scenario, Shape,
+    Target, Traffic,
 };
 
 /// How long a node may take to be gone after it agreed to leave.
@@ -84,10 +88,7 @@ pub fn as_replayed(scenario: &Scenario) -> Scenario {
 pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
     let duration = Duration::from_millis(fault.for_ms);
     let kind = fault.kind.name();
-    let percent = |percent: u32| f64::from(percent).min(100.0) / 100.0;
     let scene = cluster.scene();
-    let slow = |max_ms: u64| scene.is_slow(max_ms);
-    let ns = |ms: u64| ms.saturating_mul(1_000_000);
     match &fault.kind {
         FaultKind::Partition { shape } => {
             let between_nodes = !matches!(shape, Shape::Clients(_));
@@ -96,30 +97,11 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
                 links(&cluster, kind, rules, between_nodes, duration).await;
             }
         }
-        FaultKind::Delay { min_ms, max_ms } => {
-            let effect = Effect::Delay { min_ns: ns(*min_ms), max_ns: ns(*max_ms) };
-            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
-        }
-        FaultKind::Reorder { percent: held, max_ms } => {
-            let effect = Effect::Reorder { probability: percent(*held), max_ns: ns(*max_ms) };
-            links(&cluster, kind, everywhere(effect), slow(*max_ms), duration).await;
-        }
-        FaultKind::Duplicate { percent: twice } => {
-            links(&cluster, kind, everywhere(Effect::Duplicate(percent(*twice))), false, duration).await;
-        }
-        FaultKind::Stall { target } => {
-            let node = cluster.target(*target);
-            if !cluster.stall(node, true) {
-                return;
-            }
-            cluster.count(kind);
-            let harsh = fault.for_ms > cluster.scenario.settings.probe_period_ms;
-            cluster.disturb(harsh, true);
-            tokio::time::sleep(duration).await;
-            cluster.stall(node, false);
-            cluster.disturb(harsh, false);
-        }
+        FaultKind::Stall { target } => stall(&cluster, kind, cluster.target(*target), duration).await,
         FaultKind::Loss { .. }
+        | FaultKind::Delay { .. }
+        | FaultKind::Reorder { .. }
+        | FaultKind::Duplicate { .. }
         | FaultKind::Lag { .. }
         | FaultKind::Bandwidth { .. }
         | FaultKind::Clog { .. }
@@ -211,6 +193,17 @@ pub async fn happen(cluster: Arc<Cluster>, fault: Fault) {
                 cluster.command(leader, Method::POST, "/v1/operator/raft/transfer-leader").await;
             }
         }
+        FaultKind::RemovePeer { node, down } => remove_peer(&cluster, kind, *node, *down, duration).await,
+        FaultKind::ForceLeave { node, how, prune } => {
+            force_leave(&cluster, &fault, *node, *how, *prune).await;
+        }
+        FaultKind::SaveSnapshot { node, stale } if cluster.is_up(*node) => {
+            cluster.count(kind);
+            let least = (!stale).then(|| cluster.furthest());
+            if let Some(state) = cluster.orderer(*node).save(*stale, State::default()).await {
+                cluster.tell(*node, What::Saved(Saved { state, least }));
+            }
+        }
         FaultKind::RestartStorm { nodes, every_ms } => {
             let end = Instant::now() + duration;
             let pause = Duration::from_millis(*every_ms).max(RESTART_AFTER / 10);
@@ -239,10 +232,6 @@ fn at_one_stroke(change: ClockChange) -> bool {
     matches!(change, ClockChange::Rate(_) | ClockChange::Jump(_) | ClockChange::Step(_))
 }
 
-fn everywhere(effect: Effect) -> Vec<Rule> {
-    vec![Rule { from: Hosts::All, to: Hosts::All, effect }]
-}
-
 /// Puts rules in force for a while.
 async fn links(cluster: &Arc<Cluster>, kind: &str, rules: Vec<Rule>, harsh: bool, duration: Duration) {
     cluster.count(kind);
@@ -251,6 +240,70 @@ async fn links(cluster: &Arc<Cluster>, kind: &str, rules: Vec<Rule>, harsh: bool
     tokio::time::sleep(duration).await;
     numbers.into_iter().for_each(|number| cluster.links.remove(number));
     cluster.disturb(harsh, false);
+}
+
+async fn stall(cluster: &Arc<Cluster>, kind: &str, node: u32, duration: Duration) {
+    if !cluster.stall(node, true) {
+        return;
+    }
+    cluster.count(kind);
+    let harsh = duration > Duration::from_millis(cluster.scenario.settings.probe_period_ms);
+    cluster.disturb(harsh, true);
+    tokio::time::sleep(duration).await;
+    cluster.stall(node, false);
+    cluster.disturb(harsh, false);
+}
+
+async fn remove_peer(cluster: &Arc<Cluster>, kind: &str, node: u32, down: bool, duration: Duration) {
+    let until = Instant::now() + duration;
+    let Some(raft_id) = cluster.order_out(node) else { return };
+    cluster.count(kind);
+    if down {
+        cluster.hold_down(node, until);
+        cluster.take_down(node, Stop::Kill);
+    }
+    let leader = cluster.leader().filter(|leader| !down || *leader != node);
+    let Some(asked) = leader.or_else(|| cluster.up_after(node)) else { return };
+    let (came, ordered) = cluster.orderer(asked).remove_peer(node, raft_id).await;
+    if came == Came::Refused {
+        cluster.refused(raft_id);
+    }
+    if let Some(ordered) = ordered {
+        cluster.tell(asked, What::Ordered(ordered));
+    }
+    tokio::time::sleep_until(until.into()).await;
+    cluster.boot_if_due(node);
+}
+
+/// As in simulation: a node is away, and declared to have left when somebody holds it for failed, or half of the time is over.
+async fn force_leave(cluster: &Arc<Cluster>, fault: &Fault, node: u32, how: Away, prune: bool) {
+    let (kind, duration) = (fault.kind.name(), Duration::from_millis(fault.for_ms));
+    let is_agent = cluster.scenario.is_agent(node);
+    if !cluster.is_up(node) || (!is_agent && cluster.order_out(node).is_none()) {
+        return;
+    }
+    let away = async {
+        match how {
+            Away::Down => crash(cluster, kind, &[node], Stop::Kill, duration).await,
+            Away::Frozen => stall(cluster, kind, node, duration).await,
+            Away::Cut => links(cluster, kind, cut_off(node).into(), true, duration).await,
+        }
+    };
+    let declared = async {
+        let late = Instant::now() + duration / 2;
+        let Some(asked) = cluster.up_after(node) else { return };
+        while Instant::now() < late && !cluster.holds_for_failed(asked, node) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        cluster.declared_left(node, (duration / 2).as_nanos() as u64);
+        let orderer = cluster.orderer(asked);
+        let Some(ordered) = orderer.force_leave(node, prune).await else { return };
+        cluster.tell(asked, What::Ordered(ordered));
+        if prune && let Some(listed) = orderer.lists_as_gone(node).await {
+            cluster.tell(asked, What::Ordered(listed));
+        }
+    };
+    futures_util::future::join(away, declared).await;
 }
 
 async fn crash(cluster: &Arc<Cluster>, kind: &str, nodes: &[u32], stop: Stop, duration: Duration) {

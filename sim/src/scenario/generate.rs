@@ -80,7 +80,7 @@ impl Scenario {
         let atlas = disk::atlas(seed, nodes, beyond, is_on("membership") || is_on("lose-disk"));
         let mut clocks = vec![ClockSetting::default(); nodes as usize];
         for kind in KINDS.iter().copied() {
-            if !is_on(kind) || limits.without.contains(kind) {
+            if !is_on(kind) || limits.without.contains(kind) || orders::ORDERS.contains(&kind) {
                 continue;
             }
             let rng = &mut stream(seed, &format!("fault {kind}"));
@@ -139,7 +139,9 @@ impl Scenario {
         rights::add(&mut scenario);
         pairs::add(&mut scenario);
         joins::add(&mut scenario, limits, is_on);
-        missing::add(&mut scenario, limits, is_on);
+        links::add_bursts(&mut scenario, limits, is_on);
+        let stays_away = missing::add(&mut scenario, limits, is_on);
+        orders::add(&mut scenario, limits, is_on, stays_away);
         scenario
     }
 }
@@ -338,14 +340,15 @@ fn draw(rng: &mut StdRng, kind: &str, nodes: u32, settings: &Settings) -> Option
         "delay" => {
             let max_ms = log_uniform(rng, 1, 2 * election);
             let min_ms = rng.random_range(0..=max_ms);
-            (log_uniform(rng, 1_000, 10_000), FaultKind::Delay { min_ms, max_ms })
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Delay { min_ms, max_ms, links: Links::All })
         }
         "reorder" => {
             let (percent, max_ms) = (rng.random_range(5..=50), log_uniform(rng, 2, election));
-            (log_uniform(rng, 1_000, 10_000), FaultKind::Reorder { percent, max_ms })
+            (log_uniform(rng, 1_000, 10_000), FaultKind::Reorder { percent, max_ms, links: Links::All })
         }
         "duplicate" => {
-            (log_uniform(rng, 1_000, 20_000), FaultKind::Duplicate { percent: rng.random_range(5..=50) })
+            let (for_ms, percent) = (log_uniform(rng, 1_000, 20_000), rng.random_range(5..=50));
+            (for_ms, FaultKind::Duplicate { percent, links: Links::All })
         }
         "stall" => {
             // Most are of the order of an election, some of a suspicion, a few outlast everything but the storm.

@@ -4,6 +4,9 @@
 //! streams, one firewall answers for a host that is well. Systems that are told "up" by one protocol and hear nothing
 //! by another misjudge exactly that, so each of these is a kind of fault of its own.
 //!
+//! Many of them come and go: a train of short bursts on the same links ([`add_bursts`]) is what a loose plug or a link that flaps
+//! looks like, and meets what gives up, or trusts again, too soon.
+//!
 //! Left out: routes. Every link between two hosts is as good as any other unless a fault names it.
 
 use rand::RngExt;
@@ -11,7 +14,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use super::generate::{log_uniform, target};
-use super::{FaultKind, Settings, Target};
+use super::{Fault, FaultKind, Limits, Scenario, Settings, Target, stream};
 
 /// Which links, and which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,63 @@ pub(super) fn some_links(rng: &mut StdRng, nodes: u32) -> Links {
     }
 }
 
+/// The kinds that come in bursts, too.
+const IN_BURSTS: [&str; 5] = ["bandwidth", "duplicate", "lag", "loss", "reorder"];
+
+/// The share of seeds with such a kind in which it comes in bursts as well.
+const BURSTS: f64 = 0.5;
+
+/// Adds trains of short faults on some links, each with a stream of its own.
+pub(super) fn add_bursts(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str) -> bool) {
+    let (nodes, duration_ms) = (scenario.nodes, scenario.duration_ms);
+    for kind in IN_BURSTS {
+        let rng = &mut stream(scenario.seed, &format!("bursts {kind}"));
+        if !is_on(kind) || limits.without.contains(kind) || nodes < 2 || !rng.random_bool(BURSTS) {
+            continue;
+        }
+        for _ in 0..rng.random_range(1..=2) {
+            let kind = burst(rng, kind, nodes, scenario.settings.election_timeout_max_ms);
+            let (mut at_ms, count) = (rng.random_range(0..duration_ms), rng.random_range(3..=6));
+            let (burst_ms, rest_ms) = (log_uniform(rng, 50, 1_500), log_uniform(rng, 50, 3_000));
+            for _ in 0..count {
+                let for_ms = rng.random_range(burst_ms / 2..=burst_ms * 3 / 2);
+                if at_ms + for_ms <= duration_ms {
+                    scenario.faults.push(Fault { at_ms, for_ms, kind: kind.clone() });
+                }
+                at_ms += for_ms + rng.random_range(rest_ms / 2..=rest_ms * 3 / 2);
+            }
+        }
+    }
+    scenario.faults.sort_by_key(|fault| fault.at_ms);
+}
+
+/// What is wrong with some links in each burst of a train.
+fn burst(rng: &mut StdRng, kind: &str, nodes: u32, election: u64) -> FaultKind {
+    let links = loop {
+        let links = some_links(rng, nodes);
+        if links != Links::All {
+            break links;
+        }
+    };
+    match kind {
+        "bandwidth" => FaultKind::Bandwidth { links, bytes_per_s: log_uniform(rng, 1_000, 100_000) },
+        "duplicate" => FaultKind::Duplicate { links, percent: rng.random_range(20..=100) },
+        "lag" => FaultKind::Lag { links, spread: spread(rng, election) },
+        "loss" => FaultKind::Loss { links, percent: rng.random_range(30..=100) },
+        _ => {
+            let (percent, max_ms) = (rng.random_range(20..=100), log_uniform(rng, 2, 2 * election));
+            FaultKind::Reorder { links, percent, max_ms }
+        }
+    }
+}
+
+fn spread(rng: &mut StdRng, election: u64) -> Spread {
+    match rng.random_range(0..2) {
+        0 => Spread::Constant { ms: log_uniform(rng, 1, 2 * election) },
+        _ => Spread::HeavyTail { min_ms: rng.random_range(0..=5), max_ms: log_uniform(rng, 50, 5_000) },
+    }
+}
+
 /// One fault of a kind of this family and its duration.
 pub(super) fn draw(
     rng: &mut StdRng,
@@ -111,15 +171,7 @@ pub(super) fn draw(
     let election = settings.election_timeout_max_ms;
     let links = some_links(rng, nodes);
     let fault = match kind {
-        "lag" => {
-            let spread = match rng.random_range(0..2) {
-                0 => Spread::Constant { ms: log_uniform(rng, 1, 2 * election) },
-                _ => {
-                    Spread::HeavyTail { min_ms: rng.random_range(0..=5), max_ms: log_uniform(rng, 50, 5_000) }
-                }
-            };
-            FaultKind::Lag { links, spread }
-        }
+        "lag" => FaultKind::Lag { links, spread: spread(rng, election) },
         // From a modem to a tenth of a fast network; a heartbeat is some 100 bytes, a snapshot some 10,000.
         "bandwidth" => FaultKind::Bandwidth { links, bytes_per_s: log_uniform(rng, 2_000, 10_000_000) },
         "clog" => {
@@ -135,4 +187,27 @@ pub(super) fn draw(
         _ => return None,
     };
     Some((log_uniform(rng, 500, 16_000), fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_are_short_come_often_and_spare_some_links() {
+        let mut trains = std::collections::BTreeSet::new();
+        for seed in 0..300 {
+            let mut plan = Scenario::generate(seed, &Limits::default());
+            plan.faults.clear();
+            add_bursts(&mut plan, &Limits::default(), |kind| {
+                kind == IN_BURSTS[seed as usize % IN_BURSTS.len()]
+            });
+            assert_eq!(plan.validate(), Ok(()), "seed {seed}");
+            for fault in &plan.faults {
+                assert!(fault.for_ms <= 2_250 && fault.kind.clone().nodes_mut().len() <= 2);
+                trains.insert(fault.kind.name());
+            }
+        }
+        assert_eq!(trains, IN_BURSTS.into());
+    }
 }

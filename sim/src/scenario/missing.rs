@@ -11,6 +11,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::orders::OUT;
 use super::{Limits, Scenario, stream};
 
 /// The share of seeds with one, if nothing speaks against it.
@@ -54,14 +55,14 @@ impl Away {
     }
 }
 
-/// Gives a seed a minority that stays away.
-pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str) -> bool) {
+/// Gives a seed a minority that stays away. Whether there is one, or would be if nothing was left out.
+pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str) -> bool) -> bool {
     let rng = &mut stream(scenario.seed, "missing");
     let most = most(scenario.nodes);
     // Asked of the seed, and not of the plan: to leave a kind out changes nothing else.
     let fits = !RENEW.iter().any(|kind| is_on(kind)) && unfit(scenario).is_none();
     if !rng.random_bool(SHARE) || !fits || most == 0 {
-        return;
+        return false;
     }
     let how = [Away::Down, Away::Frozen, Away::Cut][rng.random_range(0..3)];
     let mut nodes: Vec<u32> = (0..scenario.nodes).collect();
@@ -70,6 +71,7 @@ pub(super) fn add(scenario: &mut Scenario, limits: &Limits, is_on: impl Fn(&str)
     if !limits.without.contains(how.kind()) {
         scenario.settings.missing = Some(Missing { nodes, how });
     }
+    true
 }
 
 /// So many servers may be away.
@@ -85,7 +87,8 @@ pub(super) fn unfit(scenario: &Scenario) -> Option<&'static str> {
     if scenario.settings.gossip_keys.changed_at_ms.is_some() {
         return Some("a change of gossip's keys");
     }
-    scenario.faults.iter().map(|fault| fault.kind.name()).find(|kind| RENEW.contains(kind))
+    let mut kinds = scenario.faults.iter().map(|fault| fault.kind.name());
+    kinds.find(|kind| RENEW.contains(kind) || OUT.contains(kind))
 }
 
 /// What is wrong with it.

@@ -24,6 +24,7 @@ pub mod missing;
 mod named;
 pub mod news;
 pub mod nodes;
+pub mod orders;
 pub mod pairs;
 mod process;
 pub mod rights;
@@ -95,6 +96,10 @@ pub const KINDS: &[&str] = &[
     "hazard",
     "lose-disk",
     "upgrade",
+    // Orders of an operator, as in `orders::ORDERS`.
+    "remove-peer",
+    "force-leave",
+    "save-snapshot",
 ];
 
 /// One run.
@@ -306,12 +311,15 @@ pub enum FaultKind {
         #[serde(default)]
         links: Links,
     },
-    /// Every link is slower.
+    /// Links are slower.
     Delay {
         /// At least so much.
         min_ms: u64,
         /// At most so much.
         max_ms: u64,
+        /// Which links.
+        #[serde(default)]
+        links: Links,
     },
     /// Messages overtake each other.
     Reorder {
@@ -319,11 +327,17 @@ pub enum FaultKind {
         percent: u32,
         /// For how long at most.
         max_ms: u64,
+        /// On which links.
+        #[serde(default)]
+        links: Links,
     },
     /// Datagrams arrive twice.
     Duplicate {
         /// How many of a hundred.
         percent: u32,
+        /// On which links.
+        #[serde(default)]
+        links: Links,
     },
     /// A node gets no processor.
     Stall {
@@ -480,6 +494,31 @@ pub enum FaultKind {
     Own {
         /// What the experiment makes of it.
         detail: serde_json::Value,
+    },
+    /// The operator takes a server out of the Raft configuration. It comes back by itself when it runs. It does not happen while
+    /// a server does not vote, or the others could not do without this one.
+    RemovePeer {
+        /// Which.
+        node: u32,
+        /// Whether its process is killed first, and started again when this ends.
+        down: bool,
+    },
+    /// A node is away, and the operator declares that it has left: when another holds it for failed, or when half of the time is
+    /// over. Of servers, it does not happen when the removal of this one would not.
+    ForceLeave {
+        /// Which.
+        node: u32,
+        /// How it is away until this ends.
+        how: Away,
+        /// Whether the others are to list it no more.
+        prune: bool,
+    },
+    /// The operator saves a snapshot.
+    SaveSnapshot {
+        /// At which node.
+        node: u32,
+        /// Whether as that node has it, however old.
+        stale: bool,
     },
 }
 
@@ -797,6 +836,9 @@ impl FaultKind {
             FaultKind::LoseDisk { .. } => "lose-disk",
             FaultKind::Upgrade { .. } => "upgrade",
             FaultKind::Own { .. } => "own",
+            FaultKind::RemovePeer { .. } => "remove-peer",
+            FaultKind::ForceLeave { .. } => "force-leave",
+            FaultKind::SaveSnapshot { .. } => "save-snapshot",
         }
     }
 }
@@ -804,7 +846,8 @@ impl FaultKind {
 impl FaultKind {
     /// Whether a node, or all that it has, is taken away: whoever is left then is the majority.
     pub fn takes_a_node(&self) -> bool {
-        matches!(self, FaultKind::Membership { .. } | FaultKind::LoseDisk { .. })
+        use FaultKind::{ForceLeave, LoseDisk, Membership, RemovePeer};
+        matches!(self, Membership { .. } | LoseDisk { .. } | RemovePeer { .. } | ForceLeave { .. })
     }
 
     /// Whether what was acknowledged may be gone from a disk afterwards.

@@ -33,6 +33,9 @@ impl FaultKind {
             | FaultKind::CrashLoop { target, .. }
             | FaultKind::FsyncFail { target, .. } => target.named().into_iter().collect(),
             FaultKind::Lag { links, .. }
+            | FaultKind::Delay { links, .. }
+            | FaultKind::Reorder { links, .. }
+            | FaultKind::Duplicate { links, .. }
             | FaultKind::Loss { links, .. }
             | FaultKind::Bandwidth { links, .. }
             | FaultKind::Clog { links, .. }
@@ -40,12 +43,13 @@ impl FaultKind {
             | FaultKind::Refusal { links }
             | FaultKind::Corrupt { links, .. } => links.named(),
             FaultKind::PowerLoss { nodes } | FaultKind::RestartStorm { nodes, .. } => nodes.iter_mut().collect(),
-            FaultKind::LoseDisk { node } | FaultKind::Upgrade { node, .. } => vec![node],
+            FaultKind::LoseDisk { node }
+            | FaultKind::Upgrade { node, .. }
+            | FaultKind::RemovePeer { node, .. }
+            | FaultKind::ForceLeave { node, .. }
+            | FaultKind::SaveSnapshot { node, .. } => vec![node],
             FaultKind::Membership { change: MembershipChange::Leave(node) } => vec![node],
             FaultKind::Membership { change: MembershipChange::Add }
-            | FaultKind::Delay { .. }
-            | FaultKind::Reorder { .. }
-            | FaultKind::Duplicate { .. }
             | FaultKind::Transfer
             | FaultKind::CrashPoint { .. }
             | FaultKind::Hazard { .. }

@@ -369,6 +369,9 @@ impl Scenario {
                 {
                     return wrong(place("kind"), format!("the code has no place named {point:?}"));
                 }
+                FaultKind::RemovePeer { node, .. } if self.is_agent(*node) => {
+                    return wrong(place("kind"), format!("node {node} is a client agent, and no peer"));
+                }
                 FaultKind::RestartStorm { every_ms: 0, .. } => {
                     return wrong(place("kind.restart-storm.every_ms"), "0, want at least 1");
                 }
@@ -454,8 +457,7 @@ impl Scenario {
             return wrong(format!("faults[{first}].kind"), problem);
         }
         if self.faults.iter().any(|fault| fault.kind.takes_a_node()) {
-            let problem =
-                "disks are damaged while nodes come and go or lose theirs, and \"beyond\" is not said";
+            let problem = "disks are damaged while nodes come and go, are ordered out or lose theirs, and \"beyond\" is not said";
             return wrong(format!("faults[{first}].kind"), problem);
         }
         Ok(())
@@ -804,7 +806,7 @@ mod tests {
             "100",
         );
         refused(
-            kind(FaultKind::Delay { min_ms: 9, max_ms: 8 }),
+            kind(FaultKind::Delay { min_ms: 9, max_ms: 8, links: crate::scenario::Links::All }),
             "faults[0].kind.delay.min_ms",
             "the most, 8",
         );
@@ -849,6 +851,27 @@ mod tests {
             kind(FaultKind::Disk { target: Target::Node(1), fault: outdated }),
             "faults[0].kind.disk.fault.misdirected-read.of",
             "read twice",
+        );
+        refused(
+            |s| {
+                s.client_agents = 1;
+                s.faults[0].kind = FaultKind::RemovePeer { node: agents::FIRST, down: false };
+            },
+            "faults[0].kind",
+            "no peer",
+        );
+        refused(
+            kind(FaultKind::SaveSnapshot { node: 3, stale: true }),
+            "faults[0].kind",
+            "no node 3, only 0 to 2",
+        );
+        refused(
+            |s| {
+                s.faults[0].kind = FaultKind::RemovePeer { node: 1, down: true };
+                s.faults.push(Fault { at_ms: 5, for_ms: 5, kind: rot(2) });
+            },
+            "faults[1].kind",
+            "come and go",
         );
         let point = "nowhere".to_owned();
         refused(kind(FaultKind::CrashPoint { point, power: true }), "faults[0].kind", "no place named");

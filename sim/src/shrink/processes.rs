@@ -27,7 +27,7 @@ const LEAST_PATIENCE_S: f64 = 10.0;
 /// what comes after the storm cannot change that, and a candidate need not be run to its end.
 const BY_STORM: &[&str] = &[
     "ES", "LM", "LC", "SMS", "CQ", "CI", "MV", "GA", "GR", "GT", "EV", "SRV", "SAY", "LIN", "TXN", "IDX",
-    "STALE", "LOCK", "SESS", "ACL", "CRASH",
+    "STALE", "LOCK", "SESS", "ACL", "OPS", "SNAP", "CRASH",
 ];
 
 impl Default for Budget {

@@ -151,11 +151,7 @@ impl World {
 
     /// The host is without power until then; something happens to it while it is.
     async fn power_loss_until(self: &Arc<World>, node: u32, until: u64, meanwhile: impl FnOnce()) {
-        {
-            let mut state = self.state();
-            let held = state.down_until.entry(node).or_default();
-            *held = (*held).max(until);
-        }
+        self.hold_down(node, until);
         self.take_down(node, Stop::PowerLoss);
         meanwhile();
         self.universe.sleep_until(until).await;

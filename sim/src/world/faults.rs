@@ -12,8 +12,8 @@ use super::{LEAVES_WITHIN, LOOK_EVERY, World};
 use crate::check::{self, Stop};
 use crate::disk::Wrong;
 use crate::experiment::Hands;
+use crate::fault::Rule;
 use crate::fault::scene::Scene;
-use crate::fault::{Effect, Hosts, Rule};
 use crate::record::Happening;
 use crate::scenario::nodes::node_name;
 use crate::scenario::{ClockSetting, Fault, FaultKind, MembershipChange, Shape, agents};
@@ -71,22 +71,6 @@ impl World {
                 let between_nodes = !matches!(shape, Shape::Clients(_));
                 self.links(rules, between_nodes, duration).await;
             }
-            FaultKind::Delay { min_ms, max_ms } => {
-                self.begins(fault, &format!("{min_ms} to {max_ms} ms"));
-                let effect = Effect::Delay { min_ns: min_ms * 1_000_000, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
-            }
-            FaultKind::Reorder { percent, max_ms } => {
-                self.begins(fault, &format!("{percent} % by up to {max_ms} ms"));
-                let probability = f64::from(*percent).min(100.0) / 100.0;
-                let effect = Effect::Reorder { probability, max_ns: max_ms * 1_000_000 };
-                self.links(vec![everywhere(effect)], self.scene().is_slow(*max_ms), duration).await;
-            }
-            FaultKind::Duplicate { percent } => {
-                self.begins(fault, &format!("{percent} %"));
-                let effect = Effect::Duplicate(f64::from(*percent).min(100.0) / 100.0);
-                self.links(vec![everywhere(effect)], false, duration).await;
-            }
             FaultKind::Stall { target } => self.stall(fault, self.target(*target), duration).await,
             FaultKind::Kill { target } => {
                 self.crash(fault, &[self.target(*target)], Stop::Kill, duration).await;
@@ -106,6 +90,9 @@ impl World {
                 }
             }
             FaultKind::Loss { .. }
+            | FaultKind::Delay { .. }
+            | FaultKind::Reorder { .. }
+            | FaultKind::Duplicate { .. }
             | FaultKind::Lag { .. }
             | FaultKind::Bandwidth { .. }
             | FaultKind::Clog { .. }
@@ -133,6 +120,11 @@ impl World {
             | FaultKind::LoseDisk { .. }
             | FaultKind::Upgrade { .. } => self.harass(fault, duration).await,
             FaultKind::Membership { change } => self.change_members(fault, *change, duration).await,
+            FaultKind::RemovePeer { node, down } => self.remove_peer(fault, *node, *down, duration).await,
+            FaultKind::ForceLeave { node, how, prune } => {
+                self.force_leave(fault, *node, *how, *prune, duration).await;
+            }
+            FaultKind::SaveSnapshot { node, stale } => self.save_snapshot(fault, *node, *stale).await,
             FaultKind::Own { detail } => {
                 self.begins(fault, &detail.to_string());
                 self.disturb(true, true);
@@ -170,7 +162,7 @@ impl World {
         self.disturb(harsh, false);
     }
 
-    async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {
+    pub(super) async fn stall(&self, fault: &Fault, node: u32, duration: Duration) {
         let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else { return };
         self.begins(fault, &node_name(node));
         *self.state().stalls.entry(node).or_default() += 1;
@@ -200,10 +192,7 @@ impl World {
         let until = self.now().saturating_add(duration.as_nanos() as u64);
         let mut down = Vec::new();
         for node in nodes {
-            let mut state = self.state();
-            let held = state.down_until.entry(*node).or_default();
-            *held = (*held).max(until);
-            drop(state);
+            self.hold_down(*node, until);
             if self.take_down(*node, stop) {
                 down.push(*node);
             }
@@ -257,10 +246,9 @@ impl World {
                 }
                 self.begins(fault, &format!("n{node} leaves"));
                 self.watch.tell(self.now(), node, check::Event::Leaves);
+                self.hold_down(node, until);
                 {
                     let mut state = self.state();
-                    let held = state.down_until.entry(node).or_default();
-                    *held = (*held).max(until);
                     state.leaving.insert(node);
                     state.left_ns.push((node, self.now()));
                 }
@@ -358,8 +346,4 @@ impl Hands for Grip {
         self.0.state().down_until.remove(&node);
         self.0.boot_if_due(node);
     }
-}
-
-fn everywhere(effect: Effect) -> Rule {
-    Rule { from: Hosts::All, to: Hosts::All, effect }
 }

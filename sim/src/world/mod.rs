@@ -5,7 +5,7 @@
 //! 3. **Heal.** All links pass, all clocks are right, every node runs. In some plans a minority stays away for longer: the
 //!    rest must then serve without it, within [`HEALED_WITHIN`].
 //! 4. **Verdict.** From here on nothing is an excuse: within [`HEALED_WITHIN`] a write must succeed through
-//!    every node, all must have applied the same to the same effect, and all must see each other alive. The leader
+//!    every node, all must have applied the same to the same effect, all must see each other alive, and every server must vote. The leader
 //!    then has its time to make the catalog follow, and the agents theirs to tell it of their services.
 //!    Then the keys are read once more and the checks judge the whole.
 //!
@@ -21,6 +21,7 @@
 mod clocks;
 mod disks;
 mod faults;
+mod orders;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -662,6 +663,13 @@ impl World {
         said
     }
 
+    /// Keeps a node down until then, at least.
+    fn hold_down(&self, node: u32, until: u64) {
+        let mut state = self.state();
+        let held = state.down_until.entry(node).or_default();
+        *held = (*held).max(until);
+    }
+
     /// Takes a node down, unless it is down already.
     fn take_down(&self, node: u32, stop: Stop) -> bool {
         let Some(machine) = self.machine(node).filter(|machine| machine.is_running()) else {
@@ -939,6 +947,8 @@ impl World {
             Some("serve a write through every node after the heal")
         } else if !self.agrees().await {
             Some("agree on state and members after the heal")
+        } else if !self.all_vote().await {
+            Some("let every server vote again after the heal")
         } else {
             None
         }
@@ -956,6 +966,19 @@ impl World {
             }
             self.universe.sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Waits until every server votes: whoever was replaced or taken out is back.
+    async fn all_vote(&self) -> bool {
+        let deadline = self.now() + HEALED_WITHIN.as_nanos() as u64;
+        let servers = || self.machines().into_keys().filter(|node| !self.scenario.is_agent(*node));
+        while !self.watch.roster().all_vote(servers()) {
+            if self.now() > deadline {
+                return false;
+            }
+            self.universe.sleep(LOOK_EVERY).await;
+        }
+        true
     }
 
     /// What keeps the nodes from being of one mind.

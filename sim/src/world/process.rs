@@ -105,12 +105,8 @@ impl World {
         // Its Raft id will not be heard of again, and may be taken out of the configuration.
         self.watch.tell(self.now(), node, check::Event::Leaves);
         let until = self.now().saturating_add(duration.as_nanos() as u64);
-        {
-            let mut state = self.state();
-            let held = state.down_until.entry(node).or_default();
-            *held = (*held).max(until);
-            state.lost.insert(node);
-        }
+        self.hold_down(node, until);
+        self.state().lost.insert(node);
         self.begins(fault, &node_name(node));
         self.take_down(node, Stop::PowerLoss);
         self.watch.roster().lost(node);

@@ -550,7 +550,9 @@ impl Driver {
             return Err(Error::UnknownMember { name: name.to_owned() });
         }
         for id in targets {
-            let intent = Intent { generation: id.generation, prune };
+            // Mutant G30: the life before is meant. Mutant G31: who is to be forgotten has only left.
+            let generation = id.generation.saturating_sub(u64::from(mutant::is("G30")));
+            let intent = Intent { generation, prune: prune && !mutant::is("G31") };
             self.table.order_out(id.node_id, intent);
             self.announce_order(id, intent);
         }
