@@ -1229,16 +1229,22 @@ impl RaftNode {
         };
         let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
-        // impossible one would make openraft panic.
-        if let Err(error) = self.state().decode(&whole.data) {
+        // impossible one would make openraft panic. Aside: tasks do not stand still for the size of a state.
+        let (state, data) = (self.state().clone(), Bytes::from(whole.data));
+        let checked = data.clone();
+        let checked = self.inner.env.blocking(move || state.decode(&checked).map(drop)).await;
+        if let Err(error) = checked
+            .map_err(|error| error.to_string())
+            .and_then(|decoded| decoded.map_err(|error| error.to_string()))
+        {
             self.inner.env.reachable("a damaged snapshot is refused");
-            return Answer::Failed(error.to_string());
+            return Answer::Failed(error);
         }
         if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
             self.inner.env.unreachable("a leader sends a snapshot that contradicts what is committed here");
             return Answer::Failed(reason);
         }
-        let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        let snapshot = Snapshot { meta: whole.meta, snapshot: data };
         self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),
