@@ -14,7 +14,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::store::{Store, entry_digest};
-use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_index};
 use crate::env::{Env, Observed, hazard};
 use crate::mutant;
 use crate::state::{BadSnapshot, Outcome, Request, State};
@@ -132,6 +132,18 @@ impl StateMachine {
     }
 }
 
+/// A state of so few bytes may be written down as often as anybody likes.
+const SMALL_STATE: u64 = 1 << 20;
+/// A log of more entries than this is not made longer only because the state is large: a start has to apply all of them, and
+/// memory knows where each is.
+const LONG_LOG: u64 = 1 << 20;
+
+/// Whether a state of that many bytes is worth to be written down, after that many bytes and entries of the log. One that is
+/// large is not before the log is as long: so all snapshots together write no more than the log itself.
+fn is_worth_writing(state: u64, logged: u64, entries: u64) -> bool {
+    state <= SMALL_STATE || logged >= state || entries >= LONG_LOG
+}
+
 fn term_of(log_id: Option<LogId>) -> u64 {
     log_id.map_or(0, |log_id| log_id.committed_leader_id().term)
 }
@@ -216,6 +228,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        let applied = self.shared.read(State::applied);
+        let last = self.store.snapshot_meta().and_then(|meta| log_index(&meta.last_log_id)).unwrap_or(0);
+        let (state, logged) = (self.store.snapshot_bytes() as u64, self.store.logged(last, applied));
+        if !force && !is_worth_writing(state, logged, applied.saturating_sub(last)) {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
+    /// Costs next to nothing, however large the state: see [`crate::state::map`].
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
             env: self.env.clone(),
@@ -368,6 +391,45 @@ mod tests {
             }
             assert_eq!(replaced, 2, "one that is damaged, and one that is whole");
             assert!(in_place.kv().get("a").is_none() && in_place.kv().get("other/50").is_some());
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_large_state_is_written_down_no_more_than_the_log() {
+        // What is small, or has never been written down, is as often as openraft asks.
+        assert!(is_worth_writing(0, 0, 1) && is_worth_writing(SMALL_STATE, 0, 1));
+        let large = 100 * SMALL_STATE;
+        assert!(!is_worth_writing(large, large - 1, LONG_LOG - 1));
+        assert!(is_worth_writing(large, large, 1) && is_worth_writing(large, 0, LONG_LOG));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_a_large_state_waits_until_the_log_is_as_long_unless_it_must_be() {
+        let env = env_in_memory(3);
+        env.scope(async {
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, _) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            let large = |bytes: u64| {
+                let (key, value) = ("k".into(), vec![7; bytes as usize].into());
+                Command::Kv(KvCommand::Set { key, value, flags: 0, cas: None })
+            };
+            let append = |index: u64, command: Command| {
+                let (store, entry) = (store.clone(), entry(index, command));
+                async move {
+                    store.append([entry.clone()], openraft::storage::IOFlushed::noop()).await.unwrap();
+                    store.flush().await.unwrap();
+                    futures_util::stream::iter([Ok((entry, None))])
+                }
+            };
+            machine.apply(append(1, large(2 * SMALL_STATE)).await).await.unwrap();
+            let mut builder = machine.try_create_snapshot_builder(false).await.expect("the first");
+            builder.build_snapshot().await.unwrap();
+            machine.apply(append(2, set("a")).await).await.unwrap();
+            assert!(machine.try_create_snapshot_builder(false).await.is_none());
+            assert!(machine.try_create_snapshot_builder(true).await.is_some());
+            machine.apply(append(3, large(3 * SMALL_STATE)).await).await.unwrap();
+            assert!(machine.try_create_snapshot_builder(false).await.is_some());
         })
         .await;
     }
