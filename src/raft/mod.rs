@@ -13,6 +13,7 @@
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`waiters`]: who is woken by an entry that is applied.
 //! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
 //! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
@@ -37,6 +38,7 @@ pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+pub mod waiters;
 #[cfg(test)]
 mod wire_v1;
 

@@ -14,6 +14,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::store::{Store, entry_digest};
+use super::waiters::{News, Waiters};
 use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_index};
 use crate::env::{Env, Observed, hazard};
 use crate::mutant;
@@ -25,6 +26,7 @@ pub struct SharedState {
     blank: Arc<State>,
     inner: Arc<RwLock<Applied>>,
     applied: watch::Sender<u64>,
+    waiters: Arc<Waiters>,
 }
 
 #[derive(Clone, Default)]
@@ -45,6 +47,11 @@ impl SharedState {
     /// The log index up to which the state is, and a way to wait for it to move.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Where to wait for something in the state to change.
+    pub fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 
     /// The state that a snapshot holds.
@@ -91,6 +98,7 @@ impl StateMachine {
             blank: Arc::new(blank),
             inner: Arc::new(RwLock::new(applied)),
             applied: watch::Sender::new(0),
+            waiters: Arc::default(),
         };
         if let Some((meta, data)) = store.load_snapshot().await? {
             env.reachable("a server starts from a snapshot on its disk");
@@ -179,7 +187,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(request) if !skipped => self.applied_aside(index, request).await?,
                 _ => None,
             };
-            let (outcome, digest) = self.shared.change(|applied| {
+            let (outcome, news) = self.shared.change(|applied| {
                 applied.last_applied = Some(entry.log_id);
                 let outcome = match &entry.payload {
                     EntryPayload::Normal(_) if skipped => {
@@ -205,7 +213,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                         Outcome::Done { index }
                     }
                 };
-                (outcome, applied.state.digest())
+                (outcome, News::of(index, &applied.state))
             });
             let earlier = matches!(outcome, Outcome::Done { index: at } | Outcome::Answered { index: at, .. } | Outcome::ConditionFailed { index: at } if at < index);
             self.env.sometimes(earlier, "a write that comes again gets the answer it got the first time");
@@ -215,9 +223,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 index,
                 term: term_of(Some(entry.log_id)),
                 entry: entry_digest(&entry),
-                state: digest,
+                state: self.shared.read(State::digest),
             });
             self.shared.applied.send_replace(index);
+            let command = match &entry.payload {
+                EntryPayload::Normal(request) => Some(&request.command),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            };
+            self.shared.waiters.wake(&news, command);
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
@@ -269,6 +282,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         });
         self.shared.change(|applied| std::mem::swap(applied, &mut restored));
         self.shared.applied.send_replace(index);
+        self.shared.waiters.wake(&News::ALL, None);
         self.installed = true;
         self.free(restored.state).await;
         Ok(())
