@@ -188,7 +188,7 @@ pub struct RaftConfig {
     pub election_timeout_min_ms: u64,
     /// And less than this long.
     pub election_timeout_max_ms: u64,
-    /// A snapshot is taken after this many entries.
+    /// A snapshot is taken after this many entries; of a large state, not before the log is as long.
     pub snapshot_entries: u64,
     /// And after this many bytes of entries, or four times as many as the last snapshot has, if that is more.
     pub snapshot_after_bytes: u64,

@@ -632,10 +632,11 @@ impl Server {
         }
         self.current(options.consistency, hold).await?;
         let deadline = self.inner.env.now() + options.wait;
-        let mut applied = self.inner.node.state().applied();
+        let changes = self.inner.node.state().waiters().of(query);
         let mut judged_at = None;
         loop {
-            applied.mark_unchanged();
+            // Before the look, so that nothing is missed that is applied after it.
+            let changed = changes.notified();
             let left = deadline.since(self.inner.env.now());
             let (newer, looked) = self.inner.node.state().read(|state| {
                 let (newest, rights) = (state.applied(), state.acl().newest());
@@ -645,8 +646,8 @@ impl Server {
                     || options.min_index > newest
                     // Mutant H09: any change wakes every reader.
                     || (mutant::is("H09") && options.min_index < newest);
-                // Who waits is woken by whatever is applied, and most of that changes neither what was asked for nor who may
-                // see it. To find that out must cost little: there may be thousands who wait.
+                // Who waits is woken for others too, and by what changes neither what was asked for nor who may see it. To find
+                // that out must cost little: there may be thousands who wait.
                 let judged = judged_at.replace(rights) == Some(rights);
                 let look = newer || left.is_zero() || !judged || mutant::is("R35");
                 (newer, look.then(|| self.look(token, query, state)))
@@ -671,7 +672,7 @@ impl Server {
                     filtered,
                 });
             }
-            let _ = self.inner.env.timeout(left, applied.changed()).await;
+            let _ = self.inner.env.timeout(left, changed).await;
         }
     }
 

@@ -363,11 +363,18 @@ impl Place {
 impl RealDisk {
     fn open(directory: &Path) -> io::Result<RealDisk> {
         // It will hold the tokens of all, among others: nobody else's to read.
+        let is_new = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+        let new: Vec<&Path> = directory.ancestors().take_while(is_new).collect();
         let above = directory.parent().map_or(Ok(()), fs::create_dir_all);
         let made = above.and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(directory));
         made.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create {}: {error}", directory.display()))
         })?;
+        // Whatever is durable in it would be gone with its name.
+        for above in new.iter().filter_map(|new| new.parent()) {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            fs::File::open(above)?.sync_all()?;
+        }
         let itself = fs::metadata(directory)?.into();
         let place = Place { directory: directory.to_owned(), itself, open: Mutex::default() };
         Ok(RealDisk { place: Arc::new(place), changed: Mutex::default() })

@@ -13,6 +13,7 @@
 //!
 //! * [`runtime`]: the clock, timers and tasks of openraft are those of the node's `Env`.
 //! * [`store`]: log, vote, snapshot, identity on disk; [`log`] and [`state`] are openraft's views of it.
+//! * [`waiters`]: who is woken by an entry that is applied.
 //! * [`elections`]: which votes were refused, for whoever asks why there is no leader.
 //! * [`recover`]: a cluster of what one disk holds, after a quorum was lost for good.
 //! * [`rpc`]: frames, connections, requests between servers; [`network`] is openraft's view of it.
@@ -37,6 +38,7 @@ pub mod rpc;
 pub mod runtime;
 pub mod state;
 pub mod store;
+pub mod waiters;
 #[cfg(test)]
 mod wire_v1;
 
@@ -1264,16 +1266,22 @@ impl RaftNode {
         };
         let Some(whole) = whole else { return Answer::Failed("no snapshot".to_owned()) };
         // Checked before openraft sees it: a damaged snapshot must not get near the state, and an
-        // impossible one would make openraft panic.
-        if let Err(error) = self.state().decode(&whole.data) {
+        // impossible one would make openraft panic. Aside: tasks do not stand still for the size of a state.
+        let (state, data) = (self.state().clone(), Bytes::from(whole.data));
+        let checked = data.clone();
+        let checked = self.inner.env.blocking(move || state.decode(&checked).map(drop)).await;
+        if let Err(error) = checked
+            .map_err(|error| error.to_string())
+            .and_then(|decoded| decoded.map_err(|error| error.to_string()))
+        {
             self.inner.env.reachable("a damaged snapshot is refused");
-            return Answer::Failed(error.to_string());
+            return Answer::Failed(error);
         }
         if let Err(reason) = check_possible(&whole.vote, &whole.meta, self.metrics().local_committed) {
             self.inner.env.unreachable("a leader sends a snapshot that contradicts what is committed here");
             return Answer::Failed(reason);
         }
-        let snapshot = Snapshot { meta: whole.meta, snapshot: whole.data.into() };
+        let snapshot = Snapshot { meta: whole.meta, snapshot: data };
         self.inner.env.linger(hazard::SNAPSHOT_RECEIVED).await;
         match self.inner.core.install_full_snapshot(whole.vote, snapshot).await {
             Ok(SnapshotResponse { vote }) => Answer::Snapshot(Some(SnapshotResponse { vote })),

@@ -14,7 +14,8 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::store::{Store, entry_digest};
-use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::waiters::{News, Waiters};
+use super::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_index};
 use crate::env::{Env, Observed, hazard};
 use crate::mutant;
 use crate::state::{BadSnapshot, Outcome, Request, State};
@@ -25,6 +26,7 @@ pub struct SharedState {
     blank: Arc<State>,
     inner: Arc<RwLock<Applied>>,
     applied: watch::Sender<u64>,
+    waiters: Arc<Waiters>,
 }
 
 #[derive(Clone, Default)]
@@ -45,6 +47,11 @@ impl SharedState {
     /// The log index up to which the state is, and a way to wait for it to move.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Where to wait for something in the state to change.
+    pub fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 
     /// The state that a snapshot holds.
@@ -91,6 +98,7 @@ impl StateMachine {
             blank: Arc::new(blank),
             inner: Arc::new(RwLock::new(applied)),
             applied: watch::Sender::new(0),
+            waiters: Arc::default(),
         };
         if let Some((meta, data)) = store.load_snapshot().await? {
             env.reachable("a server starts from a snapshot on its disk");
@@ -132,6 +140,18 @@ impl StateMachine {
     }
 }
 
+/// A state of so few bytes may be written down as often as anybody likes.
+const SMALL_STATE: u64 = 1 << 20;
+/// A log of more entries than this is not made longer only because the state is large: a start has to apply all of them, and
+/// memory knows where each is.
+const LONG_LOG: u64 = 1 << 20;
+
+/// Whether a state of that many bytes is worth to be written down, after that many bytes and entries of the log. One that is
+/// large is not before the log is as long: so all snapshots together write no more than the log itself.
+fn is_worth_writing(state: u64, logged: u64, entries: u64) -> bool {
+    state <= SMALL_STATE || logged >= state || entries >= LONG_LOG
+}
+
 fn term_of(log_id: Option<LogId>) -> u64 {
     log_id.map_or(0, |log_id| log_id.committed_leader_id().term)
 }
@@ -167,7 +187,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(request) if !skipped => self.applied_aside(index, request).await?,
                 _ => None,
             };
-            let (outcome, digest) = self.shared.change(|applied| {
+            let (outcome, news) = self.shared.change(|applied| {
                 applied.last_applied = Some(entry.log_id);
                 let outcome = match &entry.payload {
                     EntryPayload::Normal(_) if skipped => {
@@ -193,7 +213,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                         Outcome::Done { index }
                     }
                 };
-                (outcome, applied.state.digest())
+                (outcome, News::of(index, &applied.state))
             });
             let earlier = matches!(outcome, Outcome::Done { index: at } | Outcome::Answered { index: at, .. } | Outcome::ConditionFailed { index: at } if at < index);
             self.env.sometimes(earlier, "a write that comes again gets the answer it got the first time");
@@ -203,9 +223,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 index,
                 term: term_of(Some(entry.log_id)),
                 entry: entry_digest(&entry),
-                state: digest,
+                state: self.shared.read(State::digest),
             });
             self.shared.applied.send_replace(index);
+            let command = match &entry.payload {
+                EntryPayload::Normal(request) => Some(&request.command),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            };
+            self.shared.waiters.wake(&news, command);
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
@@ -216,6 +241,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        let applied = self.shared.read(State::applied);
+        let last = self.store.snapshot_meta().and_then(|meta| log_index(&meta.last_log_id)).unwrap_or(0);
+        let (state, logged) = (self.store.snapshot_bytes() as u64, self.store.logged(last, applied));
+        if !force && !is_worth_writing(state, logged, applied.saturating_sub(last)) {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
+    /// Costs next to nothing, however large the state: see [`crate::state::map`].
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
             env: self.env.clone(),
@@ -246,6 +282,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         });
         self.shared.change(|applied| std::mem::swap(applied, &mut restored));
         self.shared.applied.send_replace(index);
+        self.shared.waiters.wake(&News::ALL, None);
         self.installed = true;
         self.free(restored.state).await;
         Ok(())
@@ -368,6 +405,45 @@ mod tests {
             }
             assert_eq!(replaced, 2, "one that is damaged, and one that is whole");
             assert!(in_place.kv().get("a").is_none() && in_place.kv().get("other/50").is_some());
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_large_state_is_written_down_no_more_than_the_log() {
+        // What is small, or has never been written down, is as often as openraft asks.
+        assert!(is_worth_writing(0, 0, 1) && is_worth_writing(SMALL_STATE, 0, 1));
+        let large = 100 * SMALL_STATE;
+        assert!(!is_worth_writing(large, large - 1, LONG_LOG - 1));
+        assert!(is_worth_writing(large, large, 1) && is_worth_writing(large, 0, LONG_LOG));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_a_large_state_waits_until_the_log_is_as_long_unless_it_must_be() {
+        let env = env_in_memory(3);
+        env.scope(async {
+            let store = Store::open(&env, StoreOptions::default()).await.unwrap();
+            let (mut machine, _) = StateMachine::load(&env, &store, State::default()).await.unwrap();
+            let large = |bytes: u64| {
+                let (key, value) = ("k".into(), vec![7; bytes as usize].into());
+                Command::Kv(KvCommand::Set { key, value, flags: 0, cas: None })
+            };
+            let append = |index: u64, command: Command| {
+                let (store, entry) = (store.clone(), entry(index, command));
+                async move {
+                    store.append([entry.clone()], openraft::storage::IOFlushed::noop()).await.unwrap();
+                    store.flush().await.unwrap();
+                    futures_util::stream::iter([Ok((entry, None))])
+                }
+            };
+            machine.apply(append(1, large(2 * SMALL_STATE)).await).await.unwrap();
+            let mut builder = machine.try_create_snapshot_builder(false).await.expect("the first");
+            builder.build_snapshot().await.unwrap();
+            machine.apply(append(2, set("a")).await).await.unwrap();
+            assert!(machine.try_create_snapshot_builder(false).await.is_none());
+            assert!(machine.try_create_snapshot_builder(true).await.is_some());
+            machine.apply(append(3, large(3 * SMALL_STATE)).await).await.unwrap();
+            assert!(machine.try_create_snapshot_builder(false).await.is_some());
         })
         .await;
     }

@@ -666,6 +666,20 @@ impl Catalog {
         (self.nodes.len(), names.len(), self.services.len())
     }
 
+    /// The index of the newest change to anything in it, or to how anything in it looks.
+    pub(super) fn newest(&self) -> u64 {
+        let rows = self.nodes.newest().max(self.services.newest()).max(self.checks.newest());
+        let marks = [
+            self.nodes_changed.newest(),
+            self.services_changed.newest(),
+            self.health_changed.newest(),
+            self.node_checks_changed.newest(),
+            self.service_checks_changed.newest(),
+            self.states_changed.newest(),
+        ];
+        marks.into_iter().fold(rows, u64::max)
+    }
+
     /// A hash of the catalog.
     pub(super) fn digest(&self) -> u64 {
         let tables = [self.nodes.digest(), self.services.digest(), self.checks.digest()];
@@ -682,7 +696,7 @@ impl Catalog {
 
     /// The same rows as if written at log index `index`.
     pub(super) fn written_at(self, index: u64) -> Catalog {
-        fn anew<K: Ord + Clone + Serialize, T: Serialize>(
+        fn anew<K: Ord + Clone + Serialize, T: Clone + Serialize>(
             index: u64,
             table: Table<K, Row<T>>,
         ) -> Table<K, Row<T>> {

@@ -96,6 +96,11 @@ impl Places {
         })
     }
 
+    /// The index of the newest change to any of them.
+    pub(super) fn newest(&self) -> u64 {
+        self.table.newest()
+    }
+
     /// A hash of all places.
     pub(super) fn digest(&self) -> u64 {
         self.table.digest()
@@ -130,7 +135,7 @@ impl Asked for CoordinatesOfAll {
     }
 
     fn index(&self, state: &State) -> u64 {
-        state.places().table.newest()
+        state.places().newest()
     }
 }
 

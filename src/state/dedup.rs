@@ -9,11 +9,10 @@
 //! index) is forgotten, on every replica at the same index. An agent retries for seconds, so
 //! forgetting hurts only if thousands of other agents started in that time.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::map::Map;
 use super::{Outcome, tables};
 
 /// How many origins are remembered.
@@ -39,15 +38,15 @@ pub struct RequestId {
 struct Origin {
     last_index: u64,
     done_below: u64,
-    outcomes: BTreeMap<u64, Outcome>,
+    outcomes: Map<u64, Outcome>,
 }
 
 /// The table.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Dedup {
-    origins: BTreeMap<u64, Origin>,
+    origins: Map<u64, Origin>,
     /// Origins by the index at which they last wrote: the first is the next to be forgotten.
-    by_age: BTreeMap<u64, u64>,
+    by_age: Map<u64, u64>,
     #[serde(skip)]
     digest: u64,
 }
@@ -90,19 +89,23 @@ impl Dedup {
 
     /// Records the outcome of a request applied at `index`, and drops what the origin no longer needs.
     pub fn remember(&mut self, index: u64, id: RequestId, done_below: u64, outcome: &Outcome) {
-        let origin = self.origins.entry(id.origin).or_default();
+        if !self.origins.contains_key(&id.origin) {
+            self.origins.insert(id.origin, Origin::default());
+        }
+        let Some(origin) = self.origins.get_mut(&id.origin) else { return };
         self.by_age.remove(&origin.last_index);
         origin.last_index = index;
         self.by_age.insert(index, id.origin);
 
         origin.done_below = origin.done_below.max(done_below);
-        let kept = origin.outcomes.split_off(&origin.done_below);
-        for (number, outcome) in std::mem::replace(&mut origin.outcomes, kept) {
+        while origin.outcomes.first().is_some_and(|(number, _)| *number < origin.done_below)
+            && let Some((number, outcome)) = origin.outcomes.pop_first()
+        {
             self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
         }
         // Mutant R45: only the newest outcome of an origin is remembered.
         if crate::mutant::is("R45") {
-            for (number, outcome) in std::mem::take(&mut origin.outcomes) {
+            for (number, outcome) in std::mem::take(&mut origin.outcomes).into_entries() {
                 self.digest = self.digest.wrapping_sub(part(id.origin, number, &outcome));
             }
         }
@@ -121,7 +124,7 @@ impl Dedup {
             && let Some((_, oldest)) = self.by_age.pop_first()
             && let Some(forgotten) = self.origins.remove(&oldest)
         {
-            for (number, outcome) in &forgotten.outcomes {
+            for (number, outcome) in forgotten.outcomes.iter() {
                 self.digest = self.digest.wrapping_sub(part(oldest, *number, outcome));
             }
         }
@@ -135,8 +138,8 @@ impl Dedup {
     /// Computes the digest anew, after loading.
     pub(super) fn rebuild_digest(&mut self) {
         self.digest = 0;
-        for (origin, table) in &self.origins {
-            for (number, outcome) in &table.outcomes {
+        for (origin, table) in self.origins.iter() {
+            for (number, outcome) in table.outcomes.iter() {
                 self.digest = self.digest.wrapping_add(part(*origin, *number, outcome));
             }
         }

@@ -6,16 +6,13 @@
 //! A key can be locked by a session. The lock is advisory: a plain write changes a locked key like any
 //! other, and leaves the lock where it is. `lock_index` counts how often the lock was taken, and so is a
 //! fencing token together with the key and the session.
-//!
-//! A transaction writes as it goes and takes it all back if one of its operations fails: while
-//! one is under way, each change notes how to undo it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::map::{Map, Set};
 use super::session::Sessions;
 use super::tables::Tombstones;
 use super::{Outcome, Refusal, Shared};
@@ -94,36 +91,16 @@ pub struct Entry {
 /// The store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KvStore {
-    entries: BTreeMap<String, Entry>,
+    entries: Map<String, Entry>,
     /// The deleted keys.
     tombstones: Tombstones<String>,
     /// The newest change of all.
     newest: u64,
     #[serde(skip)]
     digest: u64,
-    /// The keys that each session holds: derived.
+    /// Sessions with the keys that they hold: derived.
     #[serde(skip)]
-    held: BTreeMap<String, BTreeSet<String>>,
-    /// How to undo the transaction under way.
-    #[serde(skip)]
-    journal: Option<Vec<Undo>>,
-}
-
-/// What one change replaced.
-#[derive(Clone, Debug)]
-struct Undo {
-    key: String,
-    entry: Option<Entry>,
-    tombstones: Buried,
-    newest: u64,
-}
-
-/// How the tombstones were.
-#[derive(Clone, Debug)]
-struct Buried {
-    key: Option<u64>,
-    oldest: Option<(u64, String)>,
-    floor: u64,
+    held: Set<(String, String)>,
 }
 
 impl PartialEq for KvStore {
@@ -149,10 +126,10 @@ fn after_prefix(prefix: &str) -> Bound<String> {
 }
 
 fn under<'a, V>(
-    map: &'a BTreeMap<String, V>,
+    map: &'a Map<String, V>,
     prefix: &str,
 ) -> impl Iterator<Item = (&'a String, &'a V)> + use<'a, V> {
-    map.range((Bound::Included(prefix.to_owned()), after_prefix(prefix)))
+    map.range::<String, _>((Bound::Included(prefix.to_owned()), after_prefix(prefix)))
 }
 
 fn entry_part(key: &str, entry: &Entry) -> u64 {
@@ -346,7 +323,8 @@ impl KvStore {
 
     /// The keys that a session holds.
     pub fn held_by(&self, session: &str) -> impl Iterator<Item = &String> {
-        self.held.get(session).into_iter().flatten()
+        let held = self.held.range((session.to_owned(), String::new())..);
+        held.take_while(move |(holder, _)| holder == session).map(|(_, key)| key)
     }
 
     // ---- the two ways in which anything changes ----
@@ -362,12 +340,11 @@ impl KvStore {
         if self.entries.get(key).filter(same).is_some() {
             return;
         }
-        self.note(key);
         let key = key.to_owned();
         self.count(&key, u64::wrapping_sub);
         self.tombstones.unearth(&key);
         if let Some(session) = &entry.session {
-            self.held.entry(session.clone()).or_default().insert(key.clone());
+            self.held.insert((session.clone(), key.clone()));
         }
         let session = entry.session.clone();
         let before = self.entries.insert(key.clone(), entry);
@@ -381,7 +358,6 @@ impl KvStore {
         if !self.entries.contains_key(key) {
             return;
         }
-        self.note(key);
         let key = key.to_owned();
         self.count(&key, u64::wrapping_sub);
         let before = self.entries.remove(&key);
@@ -404,65 +380,9 @@ impl KvStore {
     }
 
     fn no_longer_held(&mut self, session: Option<String>, key: &str) {
-        if let Some(session) = session
-            && let Some(keys) = self.held.get_mut(&session)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.held.remove(&session);
-            }
+        if let Some(session) = session {
+            self.held.remove(&(session, key.to_owned()));
         }
-    }
-
-    // ---- transactions ----
-
-    /// From here on every change can be undone, until [`KvStore::commit`] or [`KvStore::roll_back`].
-    pub(super) fn begin(&mut self) {
-        self.journal = Some(Vec::new());
-    }
-
-    /// Keeps what was changed.
-    pub(super) fn commit(&mut self) {
-        self.journal = None;
-    }
-
-    /// Undoes what was changed, the last change first.
-    pub(super) fn roll_back(&mut self) {
-        for undo in self.journal.take().unwrap_or_default().into_iter().rev() {
-            let Undo { key, entry, tombstones: Buried { key: buried, oldest, floor }, newest } = undo;
-            self.count(&key, u64::wrapping_sub);
-            let now = self.entries.remove(&key);
-            self.no_longer_held(now.and_then(|now| now.session), &key);
-            if let Some(session) = entry.as_ref().and_then(|entry| entry.session.clone()) {
-                self.held.entry(session).or_default().insert(key.clone());
-            }
-            if let Some(entry) = entry {
-                self.entries.insert(key.clone(), entry);
-            }
-            self.tombstones.put_back(&key, buried);
-            self.count(&key, u64::wrapping_add);
-            if let Some((index, evicted)) = oldest.filter(|(_, oldest)| *oldest != key)
-                && self.tombstones.get(&evicted).is_none()
-            {
-                self.tombstones.put_back(&evicted, Some(index));
-                self.digest = self.digest.wrapping_add(tombstone_part(&evicted, index));
-            }
-            self.tombstones.set_floor(floor);
-            self.newest = newest;
-        }
-    }
-
-    /// Notes how things are before a change.
-    fn note(&mut self, key: &str) {
-        let Some(journal) = &mut self.journal else { return };
-        let key = key.to_owned();
-        let tombstones = Buried {
-            key: self.tombstones.get(&key),
-            oldest: self.tombstones.oldest().cloned(),
-            floor: self.tombstones.floor(),
-        };
-        let entry = self.entries.get(&key).cloned();
-        journal.push(Undo { key, entry, tombstones, newest: self.newest });
     }
 
     // ---- reads ----
@@ -546,8 +466,10 @@ impl KvStore {
         present: &KvStore,
         ephemeral: impl Fn(&str) -> bool,
     ) -> KvStore {
-        let lasting =
-            self.entries.into_iter().filter(|(_, entry)| !entry.session.as_deref().is_some_and(&ephemeral));
+        let lasting = self
+            .entries
+            .into_entries()
+            .filter(|(_, entry)| !entry.session.as_deref().is_some_and(&ephemeral));
         let entries = lasting.map(|(key, entry)| {
             let fenced = present.entries.get(&key).map_or(0, |entry| entry.lock_index);
             let lock_index = entry.lock_index.max(fenced);
@@ -565,17 +487,15 @@ impl KvStore {
     pub(super) fn rebuild(&mut self) {
         // Mutant R53: a snapshot does not hold when a key was last changed, only when it was created.
         if mutant::is("R53") {
-            self.entries.values_mut().for_each(|entry| entry.modify_index = entry.create_index);
+            let entries = std::mem::take(&mut self.entries).into_entries();
+            let as_made = |entry: Entry| Entry { modify_index: entry.create_index, ..entry };
+            self.entries = entries.map(|(key, entry)| (key, as_made(entry))).collect();
         }
         let entries = self.entries.iter().map(|(key, entry)| entry_part(key, entry));
         let tombstones = self.tombstones.iter().map(|(key, index)| tombstone_part(key, index));
         self.digest = entries.chain(tombstones).fold(0, u64::wrapping_add);
-        self.held.clear();
-        for (key, entry) in &self.entries {
-            if let Some(session) = &entry.session {
-                self.held.entry(session.clone()).or_default().insert(key.clone());
-            }
-        }
+        let held = self.entries.iter();
+        self.held = held.filter_map(|(key, entry)| Some((entry.session.clone()?, key.clone()))).collect();
     }
 }
 

@@ -34,7 +34,7 @@ pub trait Machine: Send + Sync {
     /// A hash of the whole state. Asked after every entry: keep it up to date rather than compute it.
     fn digest(&self) -> u64;
 
-    /// A copy that later commands do not touch, to make a snapshot of.
+    /// A copy that later commands do not touch, to make a snapshot of. Commands wait until it is there: let it share what it can.
     fn copy(&self) -> Box<dyn Machine>;
 }
 

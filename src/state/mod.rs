@@ -13,6 +13,7 @@
 //! * [`acl`]: tokens, policies and roles.
 //! * [`prepared`]: questions about services that were written down.
 //! * [`autopilot`]: how the leader is to look after the servers.
+//! * [`map`]: what all of it is kept in, so that a copy of the state costs next to nothing.
 //! * [`tables`]: what the other families keep their rows in: indexes, tombstones, digests.
 //! * [`query`]: reads as data, so that a node without a state can ask one that has it.
 //! * [`dedup`]: which requests were already applied, so that a retry applies once.
@@ -40,6 +41,7 @@ pub mod coordinate;
 pub mod dedup;
 pub mod kv;
 pub mod machine;
+pub mod map;
 pub mod prepared;
 pub mod query;
 pub mod restore;
@@ -509,6 +511,20 @@ impl State {
     /// The prepared queries, to read from.
     pub fn prepared(&self) -> &PreparedQueries {
         &self.prepared
+    }
+
+    /// The index of the newest change to anything that readers wait for but keys.
+    pub fn newest_but_keys(&self) -> u64 {
+        let State { sessions, catalog, places, acl, autopilot, prepared, .. } = self;
+        let tables = [
+            sessions.table_index(),
+            catalog.newest(),
+            places.newest(),
+            acl.newest(),
+            autopilot.modify_index,
+            prepared.newest(),
+        ];
+        tables.into_iter().fold(0, u64::max)
     }
 
     /// A hash of the state, in constant time: of all that answers are made of, and of the outcomes that are remembered. Which of

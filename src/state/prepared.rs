@@ -9,12 +9,13 @@
 //! Left out: failing over to other datacenters, since there is one (what is written down about it is kept), and
 //! tokens inside of queries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Instance, Row, Status, has_meta};
+use super::map::{Map, Set};
 use super::query::{Asked, Indexed};
 use super::session::Sessions;
 use super::tables::Table;
@@ -107,10 +108,10 @@ pub struct PreparedQueries {
     /// Ids by name in small letters: derived. Names are those of one query each, templates' as well; letters that are
     /// small in one and not in the other make no difference, as in DNS.
     #[serde(skip)]
-    by_name: BTreeMap<String, String>,
+    by_name: Map<String, String>,
     /// Sessions with the ids of the queries that go with them: derived.
     #[serde(skip)]
-    bound: BTreeSet<(String, String)>,
+    bound: Set<(String, String)>,
 }
 
 impl PreparedQueries {
@@ -223,7 +224,12 @@ impl PreparedQueries {
 
     /// Whether there was ever one.
     pub(super) fn is_blank(&self) -> bool {
-        self.queries.newest() == 0
+        self.newest() == 0
+    }
+
+    /// The index of the newest change to any of them.
+    pub(super) fn newest(&self) -> u64 {
+        self.queries.newest()
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -233,8 +239,7 @@ impl PreparedQueries {
     /// Computes anew what is derived, after loading.
     pub(super) fn rebuild(&mut self) {
         self.queries.rebuild_digest();
-        self.by_name.clear();
-        self.bound.clear();
+        (self.by_name, self.bound) = Default::default();
         let all: Vec<PreparedQuery> = self.queries.iter().map(|(_, row)| row.info.clone()).collect();
         for query in &all {
             self.note(query);

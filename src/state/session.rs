@@ -16,10 +16,9 @@
 //!
 //! What is refused, and in which words, is Consul's.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::{Deserialize, Serialize};
 
+use super::map::{Map, Set};
 use super::tables::{Marks, Table};
 
 /// A change to sessions.
@@ -121,13 +120,13 @@ pub struct Sessions {
     delays: Table<String, Delay>,
     /// Sessions with a TTL by their last renewal: derived, so that timers find what is new to them.
     #[serde(skip)]
-    by_renewal: BTreeMap<u64, String>,
+    by_renewal: Map<u64, String>,
     /// Delays by their beginning: derived, as above. One session's end delays many keys.
     #[serde(skip)]
-    by_since: BTreeSet<(u64, String)>,
+    by_since: Set<(u64, String)>,
     /// Nodes with their sessions: derived.
     #[serde(skip)]
-    on_nodes: BTreeSet<(String, String)>,
+    on_nodes: Set<(String, String)>,
 }
 
 impl Sessions {

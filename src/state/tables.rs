@@ -14,11 +14,12 @@
 //! A digest is a sum of one hash for each part, so that order does not matter and a part can be taken out
 //! again; keeping it costs a hash a change.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeBounds;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::map::{Map, Set};
 
 /// How many removed keys a [`Table`] or [`Marks`] remembers.
 pub const MAX_TOMBSTONES: usize = 8192;
@@ -37,18 +38,18 @@ pub(super) fn part(kind: u64, value: &impl Serialize) -> u64 {
 
 /// The removed keys of something, and when they were removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(bound(deserialize = "K: Ord + Deserialize<'de>"))]
+#[serde(bound(deserialize = "K: Ord + Clone + Deserialize<'de>"))]
 pub struct Tombstones<K> {
-    by_key: BTreeMap<K, u64>,
+    by_key: Map<K, u64>,
     /// The same by index. Several keys can share an index: one command may remove many.
-    by_index: BTreeSet<(u64, K)>,
+    by_index: Set<(u64, K)>,
     /// The newest removal that is no longer remembered.
     floor: u64,
 }
 
 impl<K> Default for Tombstones<K> {
     fn default() -> Tombstones<K> {
-        Tombstones { by_key: BTreeMap::new(), by_index: BTreeSet::new(), floor: 0 }
+        Tombstones { by_key: Map::default(), by_index: Set::default(), floor: 0 }
     }
 }
 
@@ -68,7 +69,9 @@ impl<K: Ord + Clone + Serialize> Tombstones<K> {
 
     /// Remembers a removal. Gives back the one that is forgotten instead, if there is no room for both.
     pub fn bury(&mut self, index: u64, key: &K) -> Option<(u64, K)> {
-        self.put_back(key, Some(index));
+        self.unearth(key);
+        self.by_key.insert(key.clone(), index);
+        self.by_index.insert((index, key.clone()));
         if self.by_key.len() <= MAX_TOMBSTONES {
             return None;
         }
@@ -76,15 +79,6 @@ impl<K: Ord + Clone + Serialize> Tombstones<K> {
         self.by_key.remove(&evicted.1);
         self.floor = self.floor.max(evicted.0);
         Some(evicted)
-    }
-
-    /// Makes a key's tombstone what it was.
-    pub(super) fn put_back(&mut self, key: &K, index: Option<u64>) {
-        self.unearth(key);
-        if let Some(index) = index {
-            self.by_key.insert(key.clone(), index);
-            self.by_index.insert((index, key.clone()));
-        }
     }
 
     /// Forgets a removal, because the key is back.
@@ -114,18 +108,9 @@ impl<K: Ord + Clone + Serialize> Tombstones<K> {
         self.by_key.iter().map(|(key, index)| (key, *index))
     }
 
-    /// The tombstone that is the next to be forgotten.
-    pub(super) fn oldest(&self) -> Option<&(u64, K)> {
-        self.by_index.first()
-    }
-
     /// The newest removal that is no longer remembered.
     pub(super) fn floor(&self) -> u64 {
         self.floor
-    }
-
-    pub(super) fn set_floor(&mut self, floor: u64) {
-        self.floor = floor;
     }
 }
 
@@ -137,10 +122,10 @@ fn tombstone_part<K: Serialize>(key: &K, index: u64) -> u64 {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "K: Serialize, V: Serialize",
-    deserialize = "K: Ord + Deserialize<'de>, V: Deserialize<'de>"
+    deserialize = "K: Ord + Clone + Deserialize<'de>, V: Clone + Deserialize<'de>"
 ))]
 pub struct Table<K, V> {
-    rows: BTreeMap<K, V>,
+    rows: Map<K, V>,
     tombstones: Tombstones<K>,
     newest: u64,
     #[serde(skip)]
@@ -149,7 +134,7 @@ pub struct Table<K, V> {
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Table<K, V> {
-        Table { rows: BTreeMap::new(), tombstones: Tombstones::default(), newest: 0, digest: 0 }
+        Table { rows: Map::default(), tombstones: Tombstones::default(), newest: 0, digest: 0 }
     }
 }
 
@@ -161,7 +146,7 @@ impl<K: PartialEq, V: PartialEq> PartialEq for Table<K, V> {
 
 impl<K: Eq, V: Eq> Eq for Table<K, V> {}
 
-impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
+impl<K: Ord + Clone + Serialize, V: Clone + Serialize> Table<K, V> {
     /// These rows, as if nothing else had been there since log index `index`.
     pub(super) fn of_rows(index: u64, rows: impl IntoIterator<Item = (K, V)>) -> Table<K, V> {
         let (rows, tombstones) = (rows.into_iter().collect(), Tombstones::of_all(index));
@@ -172,7 +157,7 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
 
     /// The rows alone.
     pub(super) fn into_rows(self) -> impl Iterator<Item = (K, V)> {
-        self.rows.into_iter()
+        self.rows.into_entries()
     }
 
     /// The row of a key.
@@ -274,11 +259,11 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
 /// The keys of rows by something else, which several may have in common: what is looked for is found without looking at
 /// every row. Derived: it is neither sent nor part of a digest, and made anew after loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sorted<B, K>(BTreeSet<(B, K)>);
+pub struct Sorted<B, K>(Set<(B, K)>);
 
 impl<B, K> Default for Sorted<B, K> {
     fn default() -> Sorted<B, K> {
-        Sorted(BTreeSet::new())
+        Sorted(Set::default())
     }
 }
 
@@ -306,7 +291,7 @@ impl<B: Ord + Clone, K: Ord + Clone + Default> Sorted<B, K> {
 /// [`MAX_TOMBSTONES`]. `K` is what the view is by: a service's name, a node's, a check's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-#[serde(bound(serialize = "K: Serialize", deserialize = "K: Ord + Deserialize<'de>"))]
+#[serde(bound(serialize = "K: Serialize", deserialize = "K: Ord + Clone + Deserialize<'de>"))]
 pub struct Marks<K>(Table<K, u64>);
 
 impl<K> Default for Marks<K> {

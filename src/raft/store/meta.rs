@@ -55,6 +55,8 @@ pub struct Facts {
 pub struct MetaFile {
     file: Box<dyn File>,
     version: u64,
+    /// Whether a write of it failed: what it holds is not known then.
+    failed: bool,
 }
 
 fn write_copy(file: &dyn File, place: u64, version: u64, facts: &Facts) -> io::Result<()> {
@@ -117,7 +119,7 @@ impl MetaFile {
                 "this server's identity and vote: damaged copies are replaced by another"
             );
         }
-        Ok(Some((MetaFile { file, version }, facts)))
+        Ok(Some((MetaFile { file, version, failed: false }, facts)))
     }
 
     /// Makes the file of a new server, durably.
@@ -133,14 +135,22 @@ impl MetaFile {
         sync(&*file)?;
         disk.rename(MAKING, NAME)?;
         sync_dir(disk)?;
-        Ok(MetaFile { file, version: 1 })
+        Ok(MetaFile { file, version: 1, failed: false })
+    }
+
+    /// Whether it holds what was last given to it.
+    pub fn is_sound(&self) -> bool {
+        !self.failed
     }
 
     /// Replaces what is remembered, durably.
     ///
     /// # Errors
-    /// The disk's. It is not known then which of the two states it holds.
+    /// The disk's. It is not known then which of the two states it holds, and nothing is believed any more.
     pub fn save(&mut self, facts: &Facts) -> io::Result<()> {
+        if std::mem::replace(&mut self.failed, true) {
+            return Err(io::Error::other("an earlier write of this server's identity and vote failed"));
+        }
         self.version += 1;
         let [first, others @ ..] = COPIES;
         write_copy(&*self.file, first, self.version, facts)?;
@@ -148,7 +158,9 @@ impl MetaFile {
         for place in others {
             write_copy(&*self.file, place, self.version, facts)?;
         }
-        sync(&*self.file)
+        sync(&*self.file)?;
+        self.failed = false;
+        Ok(())
     }
 }
 

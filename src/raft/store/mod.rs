@@ -270,6 +270,14 @@ fn sync_dir(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_dir().map_err(|error| io::Error::other(format!("a sync of the directory failed: {error}")))
 }
 
+/// Changes what is remembered about this server, durably, unless it is so already.
+fn remember((file, facts): &mut (MetaFile, Facts), change: impl FnOnce(&mut Facts)) -> io::Result<()> {
+    let before = facts.clone();
+    change(facts);
+    // Whoever asks for what another has asked for, and could not be saved, must not be told that it is so.
+    if *facts == before && file.is_sound() { Ok(()) } else { file.save(facts) }
+}
+
 /// A digest of what an entry says.
 pub(super) fn entry_digest(entry: &Entry) -> u64 {
     let bytes = postcard::to_extend(&entry.payload, Vec::with_capacity(wal::USUAL_RECORD));
@@ -519,10 +527,7 @@ impl Store {
         let (meta, lock) = (self.shared.meta.clone(), self.shared.lock.clone());
         let job = move || {
             let _lock = lock;
-            let (file, facts) = &mut *locked(&meta);
-            let before = facts.clone();
-            change(facts);
-            if *facts == before { Ok(()) } else { file.save(facts) }
+            remember(&mut locked(&meta), change)
         };
         let saved = self.shared.env.blocking(job).await.map_err(io::Error::other)?;
         saved.inspect_err(|error| self.shared.fail(error))

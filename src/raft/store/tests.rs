@@ -469,15 +469,16 @@ async fn data_of_the_old_format_is_refused_and_left_alone() {
     .await;
 }
 
-/// A disk in memory that is full while it is told so.
+/// A disk in memory that is full, or does not sync, while it is told so.
 #[derive(Clone, Default)]
 struct Small {
     disk: MemoryDisk,
     full: Arc<std::sync::atomic::AtomicBool>,
+    failing: Arc<std::sync::atomic::AtomicBool>,
 }
 
 #[derive(Debug)]
-struct SmallFile(Box<dyn File>, Arc<std::sync::atomic::AtomicBool>);
+struct SmallFile(Box<dyn File>, Arc<std::sync::atomic::AtomicBool>, Arc<std::sync::atomic::AtomicBool>);
 
 impl SmallFile {
     fn room(&self, end: u64) -> io::Result<()> {
@@ -506,7 +507,8 @@ impl File for SmallFile {
         self.0.preallocate(len)
     }
     fn sync(&self) -> io::Result<()> {
-        self.0.sync()
+        let failing = self.2.load(std::sync::atomic::Ordering::Relaxed);
+        if failing { Err(io::Error::other("no")) } else { self.0.sync() }
     }
 }
 
@@ -515,7 +517,7 @@ impl Disk for Small {
         self.disk.lock()
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(SmallFile(self.disk.open(name)?, self.full.clone())))
+        Ok(Box::new(SmallFile(self.disk.open(name)?, self.full.clone(), self.failing.clone())))
     }
     fn exists(&self, name: &str) -> io::Result<bool> {
         self.disk.exists(name)
@@ -568,6 +570,23 @@ async fn a_full_disk_makes_writes_wait_and_votes_behind_them_and_all_goes_on_whe
         drop(store);
         let store = open(&env, OPTIONS).await.unwrap();
         assert_eq!((store.vote(), store.log_bounds().1), (Some(vote(2, 7)), Some(id(1, 19))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_saved_is_not_so_for_whoever_asks_for_the_same() {
+    let small = Small::default();
+    let env = env_on(Arc::new(small.clone()), 6);
+    env.scope(async {
+        let store = open(&env, OPTIONS).await.unwrap();
+        let promise = |facts: &mut Facts| facts.promise = Some(Promise { cluster: 7 });
+        // Two asked at once: the second job has begun when the first one's failure is not known yet.
+        let meta = &mut *locked(&store.shared.meta);
+        small.failing.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(remember(meta, promise).is_err());
+        small.failing.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(remember(meta, promise).is_err(), "a promise that may be on no disk");
     })
     .await;
 }

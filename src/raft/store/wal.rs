@@ -237,9 +237,17 @@ impl Places {
 
     /// The last entry that may go, if those behind it are to be `most` bytes at least.
     pub fn beyond(&self, most: u64) -> Option<u64> {
-        let last = self.entries.last_key_value()?.1.upto;
-        let goes = self.entries.iter().take_while(|(_, place)| last - place.upto >= most);
-        goes.last().map(|(index, _)| *index)
+        let ((first, _), (newest, last)) = (self.entries.first_key_value()?, self.entries.last_key_value()?);
+        let (mut stays, mut end) = (*first, newest + 1);
+        // Not one by one: a log that no snapshot covers yet may be long, and this is asked often.
+        while stays < end {
+            let middle = stays + (end - stays) / 2;
+            match self.entries.range(middle..).next() {
+                Some((index, place)) if last.upto - place.upto >= most => stays = index + 1,
+                _ => end = middle,
+            }
+        }
+        self.entries.range(..stays).next_back().map(|(index, _)| *index)
     }
 }
 

@@ -21,7 +21,7 @@
 pub mod authorizer;
 pub mod rules;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::mutant;
 use crate::secret::Secret;
 
+use super::map::{Map, Set};
 use super::query::{Asked, Indexed};
 use super::tables::Table;
 use super::{Outcome, Refusal, Returned, State};
@@ -332,10 +333,10 @@ pub struct Acl {
     bootstrapped: u64,
     /// Tokens by the hashes of their secrets: derived.
     #[serde(skip)]
-    by_secret: BTreeMap<[u8; 32], String>,
+    by_secret: Map<[u8; 32], String>,
     /// Tokens with a time to live by their creation: derived, so that timers find what is new to them.
     #[serde(skip)]
-    mortal: BTreeSet<(u64, String)>,
+    mortal: Set<(u64, String)>,
 }
 
 type Judged<T> = Result<T, Refusal>;
@@ -362,7 +363,10 @@ impl Acl {
         if self.bootstrapped == 0 && present.bootstrapped != 0 {
             return present.clone();
         }
-        fn anew<T: Serialize>(index: u64, table: Table<String, Entered<T>>) -> Table<String, Entered<T>> {
+        fn anew<T: Clone + Serialize>(
+            index: u64,
+            table: Table<String, Entered<T>>,
+        ) -> Table<String, Entered<T>> {
             let row = |row: Entered<T>| Entered { it: row.it, create_index: index, modify_index: index };
             Table::of_rows(index, table.into_rows().map(|(id, at)| (id, row(at))))
         }
