@@ -170,7 +170,7 @@ fn what_exists_is_not_overwritten() {
     is_refused(&["shrink", "--seed", "1", "--shrunk", name], "mine exists; --force overwrites it");
     is_refused(
         &["run", "--seed", "1", "--code", "v7"],
-        "--code is told in reports: it wants --out or --json",
+        "--code is told in reports: it wants --out, --json or --coverage-report",
     );
     assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
 }
