@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(unix)]
+    #[cfg(all(unix, madsim))]
     fn a_hunt_goes_on_with_the_code_that_it_is_of() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("hunt");
