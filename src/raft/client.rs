@@ -214,7 +214,20 @@ impl Client {
     /// # Errors
     /// [`WriteError`] as for a write.
     pub async fn remove_server(&self, node_id: u64) -> Result<(), WriteError> {
-        self.change(|| Ask::RemoveServer { node_id }).await
+        let led = self.leader_seen() == Some(node_id);
+        match self.change(|| Ask::RemoveServer { node_id }).await {
+            // A leader that is to go hands over first, and the heir may be seen to lead before its answer is here. The heir
+            // is asked then; if the leader had gone already, there is nothing left to do.
+            Err(WriteError::Unknown(_)) if led && self.leader_seen().is_some_and(|now| now != node_id) => {
+                self.change(|| Ask::RemoveServer { node_id }).await
+            }
+            done => done,
+        }
+    }
+
+    /// Who leads, as openraft here sees it.
+    fn leader_seen(&self) -> Option<u64> {
+        self.inner.node.inner.core.server_metrics().borrow_watched().current_leader
     }
 
     /// Hands leadership to another server.
@@ -222,12 +235,13 @@ impl Client {
     /// # Errors
     /// [`WriteError`] as for a write.
     pub async fn transfer_leadership(&self, node_id: Option<u64>) -> Result<(), WriteError> {
-        let leader = || self.inner.node.inner.core.server_metrics().borrow_watched().current_leader;
-        let before = leader();
+        let before = self.leader_seen();
         match self.change(|| Ask::TransferTo { node_id }).await {
             // The heir may be seen to lead before the old leader's answer is here: what was asked is done.
             Err(WriteError::Unknown(_))
-                if leader().is_some_and(|now| node_id.map_or(Some(now) != before, |heir| heir == now)) =>
+                if self
+                    .leader_seen()
+                    .is_some_and(|now| node_id.map_or(Some(now) != before, |heir| heir == now)) =>
             {
                 Ok(())
             }
