@@ -67,8 +67,12 @@ pub fn plan(seen: &[Seen], configuration: &[RaftMember], me: u64) -> Option<Step
     if let Some(replaced) = replaced {
         return Some(Step::Remove { node_id: replaced.server.node_id });
     }
-    let newcomer =
-        seen.iter().find(|seen| seen.status == Status::Alive && configured(seen.server.node_id).is_none());
+    // Who leads is in the configuration, or was taken out of it a moment ago: either way it is not for it to add itself. A
+    // founder that leads already may not have seen yet that it is in.
+    let newcomer = seen.iter().find(|seen| {
+        let node_id = seen.server.node_id;
+        node_id != me && seen.status == Status::Alive && configured(node_id).is_none()
+    });
     newcomer.map(|newcomer| Step::Add(newcomer.server.clone()))
 }
 
@@ -127,7 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_does_not_remove_itself() {
+    fn a_leader_neither_removes_nor_adds_itself() {
         assert_eq!(plan(&[seen(1, Status::Left)], &[member(1, true)], 1), None);
+        assert_eq!(plan(&[seen(1, Status::Alive)], &[], 1), None);
+        assert_eq!(plan(&[seen(1, Status::Alive)], &[], 2), Some(Step::Add(server(1))));
     }
 }
