@@ -1231,6 +1231,28 @@ mod tests {
         extend(&left, &None)
     }
 
+    /// A call and what it is answered: a read, a write of `new`, a write if the key holds `some`, or a removal.
+    fn asked(deed: u8, some: Option<String>, new: String, held: bool) -> (Action, Response) {
+        match deed {
+            0 => {
+                let seen = some.map(|value| Versioned { value, modify_index: 1 });
+                (Action::Get, Response::Value(seen))
+            }
+            1 => (Action::Put { value: new }, Response::Done(true)),
+            2 => (Action::Cas { expected: some, value: new }, Response::Done(held)),
+            _ => (Action::Delete, Response::Done(true)),
+        }
+    }
+
+    /// What becomes of an answer, and when the call ends: 0 is a refusal, and those of `lost` never come.
+    fn told(fate: u8, lost: std::ops::Range<u8>, response: Response, end: u64) -> (Outcome, u64) {
+        match fate {
+            0 => (Outcome::Failed("refused".into()), end),
+            fate if lost.contains(&fate) => (Outcome::Unknown("lost".into()), u64::MAX),
+            _ => (Outcome::Ok(response), end),
+        }
+    }
+
     /// Any small history, true or not: values are unique, everything else is free.
     fn any_history() -> impl Strategy<Value = Vec<Operation>> {
         let operation = (0u8..4, 0u64..12, 0u64..8, 0u8..10, 0u8..6, any::<bool>());
@@ -1239,20 +1261,8 @@ mod tests {
             for (at, (action, from, span, fate, value, held)) in parts.into_iter().enumerate() {
                 let some = (value > 0).then(|| format!("v{}", value - 1));
                 let own = format!("v{at}");
-                let (action, response) = match action {
-                    0 => {
-                        let seen = some.map(|value| Versioned { value, modify_index: 1 });
-                        (Action::Get, Response::Value(seen))
-                    }
-                    1 => (Action::Put { value: own }, Response::Done(true)),
-                    2 => (Action::Cas { expected: some, value: own }, Response::Done(held)),
-                    _ => (Action::Delete, Response::Done(true)),
-                };
-                let (outcome, end) = match fate {
-                    0 => (Outcome::Failed("refused".into()), from + span),
-                    1..4 => (Outcome::Unknown("lost".into()), u64::MAX),
-                    _ => (Outcome::Ok(response), from + span),
-                };
+                let (action, response) = asked(action, some, own, held);
+                let (outcome, end) = told(fate, 1..4, response, from + span);
                 story = story.add((from, end), action, outcome);
             }
             story.0
@@ -1267,20 +1277,9 @@ mod tests {
             for (action, from, span, fate, value, new, held) in parts {
                 let some = (value > 0).then(|| format!("v{}", value - 1));
                 let new = format!("v{new}");
-                let (action, response) = match action {
-                    0..3 => {
-                        let seen = some.map(|value| Versioned { value, modify_index: 1 });
-                        (Action::Get, Response::Value(seen))
-                    }
-                    3..5 => (Action::Put { value: new }, Response::Done(true)),
-                    5..7 => (Action::Cas { expected: some, value: new }, Response::Done(held)),
-                    _ => (Action::Delete, Response::Done(true)),
-                };
-                let (outcome, end) = match fate {
-                    0 => (Outcome::Failed("refused".into()), from + span),
-                    1..5 => (Outcome::Unknown("lost".into()), u64::MAX),
-                    _ => (Outcome::Ok(response), from + span),
-                };
+                let deed = [0, 0, 0, 1, 1, 2, 2, 3][usize::from(action)];
+                let (action, response) = asked(deed, some, new, held);
+                let (outcome, end) = told(fate, 1..5, response, from + span);
                 story = story.add((from, end), action, outcome);
             }
             story.0

@@ -760,6 +760,20 @@ mod tests {
         Page::of(small().story(), material)
     }
 
+    /// A report, and nothing else that is known of the run.
+    fn bare(report: &RunReport) -> Material<'_> {
+        let history = &[];
+        Material {
+            report,
+            history,
+            broken: None,
+            scenario: None,
+            mutant: None,
+            again: None,
+            own_client: None,
+        }
+    }
+
     #[test]
     fn a_page_holds_the_story_the_verdict_and_why() {
         // The plan as a file is told elsewhere.
@@ -810,15 +824,7 @@ mod tests {
         }
         let mut report = RunReport::default();
         report.violate("DUR", "lost is [0.1s .. 0.2s] op 69000: client 1 wrote".to_owned());
-        let material = Material {
-            report: &report,
-            history: &clients.0,
-            broken: None,
-            scenario: None,
-            mutant: None,
-            again: None,
-            own_client: None,
-        };
+        let material = Material { history: &clients.0, ..bare(&report) };
         let page = Page::of(story, material);
         assert_eq!(page.messages.sent_us.len(), MOST_MESSAGES);
         assert_eq!(page.messages.left_out, 180_000);
@@ -850,15 +856,7 @@ mod tests {
         report
             .violate("LOCK", format!("lock \"lock-1\": session {session} holds it, and a read shows nobody"));
         report.violations[0].at_ns = 30 * MS;
-        let material = Material {
-            report: &report,
-            history: &[],
-            broken: None,
-            scenario: None,
-            mutant: None,
-            again: None,
-            own_client: None,
-        };
+        let material = bare(&report);
         let page = Page::of(story, material);
         assert_eq!(page.operations.len(), 4);
         assert_eq!(page.violations[0].operations, [0, 2].into());
@@ -890,15 +888,8 @@ mod tests {
     fn a_run_without_a_record_still_shows_its_plan_and_its_blame() {
         let report = RunReport::crashed(3, "no verdict after 120 s of real time; it said nothing".into());
         let scenario = Scenario::generate(3, &Default::default());
-        let material = Material {
-            report: &report,
-            history: &[],
-            broken: None,
-            scenario: Some(&scenario),
-            mutant: None,
-            again: Some("cargo sim run --seed 3"),
-            own_client: None,
-        };
+        let material =
+            Material { scenario: Some(&scenario), again: Some("cargo sim run --seed 3"), ..bare(&report) };
         let page = Page::of(Scribe::new(1_000, &[]).story(), material);
         assert_eq!(page.headline, "No verdict after 120 s of real time; it said nothing");
         assert!(page.plan.len() >= scenario.faults.len() && page.lanes.is_empty());
